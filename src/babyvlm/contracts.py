@@ -1,0 +1,116 @@
+"""The few types that stages share.
+
+Shape letters: B images, T texts, L tokens, C channels, H height, W width, D embedding width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:  # torch costs seconds; the commands that train nothing never load it
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+class UserError(Exception):
+    """A mistake in what the user gave. The message is one line: what is wrong, where, and how to mend it.
+
+    The command line prints it without a traceback and exits with 2.
+    """
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image and what was said while it was seen: a row of a pair store.
+
+    Attributes:
+        key: stable and unique within its store.
+        image: JPEG, PNG or WebP bytes.
+        utterance: lower-case text; ``<unk>`` stands for what could not be heard.
+        source: the corpus the pair came from.
+        group: the utterance that several frames share; equal to ``key`` for single images.
+        split: ``train``, ``val`` or ``test``; one group is always in one split.
+    """
+
+    key: str
+    image: bytes
+    utterance: str
+    source: str
+    group: str
+    split: str
+
+
+@dataclass
+class Batch:
+    """What a model trains on.
+
+    Attributes:
+        keys: B store keys, for messages and per-item randomness.
+        images_BCHW: float32, normalised.
+        tokens_BL: int64, ``<sos> words <eos>`` padded at the right with 0.
+        utterances: the B texts as written, for models with a tokenizer of their own.
+    """
+
+    keys: list[str]
+    images_BCHW: Tensor
+    tokens_BL: Tensor
+    utterances: list[str]
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How one test item came out.
+
+    Attributes:
+        item: the item's id in its list.
+        half: ``dev`` (may choose a checkpoint) or ``test`` (stands in tables).
+        category: what the item is counted under besides the total (object category, word class).
+        scores: the score of each option, in the list's order.
+        choice: the option with the highest score, the first of them if tied.
+        credit: 1 right, 0 wrong, 1/k if the right option is among k tied best.
+    """
+
+    item: str
+    half: str
+    category: str
+    scores: tuple[float, ...]
+    choice: int
+    credit: float
+
+
+@runtime_checkable
+class ImageTextScorer(Protocol):
+    """Says how well texts fit images. Higher is better; the scale is the model's own."""
+
+    def preprocess(self, image: Image) -> Tensor:
+        """Turn an RGB picture into the (C, H, W) tensor that ``score`` takes."""
+        ...
+
+    def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
+        """Score every text against every image.
+
+        Args:
+            images_BCHW: preprocessed images.
+            texts: T texts.
+            wanted_BT: bool; the pairs that will be read. A scorer for which a pair is dear may leave NaN elsewhere.
+
+        Returns:
+            (B, T) float scores.
+        """
+        ...
+
+
+@runtime_checkable
+class Captioner(Protocol):
+    """Says what it sees."""
+
+    def preprocess(self, image: Image) -> Tensor:
+        """Turn an RGB picture into the (C, H, W) tensor that ``caption`` takes."""
+        ...
+
+    def caption(self, images_BCHW: Tensor, max_new_tokens: int = 25) -> list[str]:
+        """Caption B images greedily, each with at most ``max_new_tokens`` tokens."""
+        ...

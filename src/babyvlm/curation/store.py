@@ -1,0 +1,138 @@
+"""The pair store: Parquet shards with the image bytes inside, and a ``store.json`` that says where they came from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from babyvlm import artefact
+from babyvlm.contracts import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from babyvlm.curation.funnel import Funnel
+
+SCHEMA_VERSION = 1
+SHARD_ROWS = 4096  # about 60 MB of 224-pixel JPEGs
+FIELDS = {
+    "key": pa.string(),
+    "image": pa.binary(),
+    "utterance": pa.string(),
+    "source": pa.string(),
+    "group": pa.string(),
+    "split": pa.string(),
+}
+
+
+def split_of(group: str) -> str:
+    """The split of a group: 90 % train, 5 % val, 5 % test (paper), by a hash, so that it survives every later stage."""
+    bucket = int.from_bytes(hashlib.sha256(group.encode()).digest()[:4], "big") % 100
+    return "train" if bucket < 90 else "val" if bucket < 95 else "test"
+
+
+def write_store(
+    out: Path,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    arguments: Mapping[str, Any],
+    funnel: Funnel,
+    licensed: bool,
+    extra_fields: Mapping[str, pa.DataType] | None = None,
+) -> Store:
+    """Write a pair store, whole or not at all.
+
+    Args:
+        out: the folder to make.
+        rows: the columns of ``Pair`` and of ``extra_fields``; read once, held a shard at a time.
+        arguments: what the store is a function of, inputs' fingerprints included; compared by ``made_already``.
+        funnel: filled while ``rows`` is read; kept in ``store.json``.
+        licensed: whether its frames and utterances may never leave the machine.
+        extra_fields: columns that this stage adds.
+
+    Raises:
+        UserError: no row was left, or a key came twice.
+    """
+    schema = pa.schema(list((FIELDS | dict(extra_fields or {})).items()))
+    manifest: artefact.Manifest = {"schema_version": SCHEMA_VERSION, "arguments": dict(arguments), "licensed": licensed}
+    keys: set[str] = set()
+    with artefact.making(out, "store", manifest) as partial:
+        shards: list[dict[str, Any]] = []
+        stream = iter(rows)
+        while chunk := list(islice(stream, SHARD_ROWS)):
+            keys.update(row["key"] for row in chunk)
+            path = partial / f"part-{len(shards):05d}.parquet"
+            # Image bytes are compressed already; small row groups keep a random read small.
+            pq.write_table(pa.Table.from_pylist(chunk, schema), path, compression="none", row_group_size=256)
+            shards.append({"file": path.name, "rows": len(chunk), "sha256": artefact.sha256(path)})
+        count = sum(shard["rows"] for shard in shards)
+        if not count:
+            raise UserError(f"{out}: nothing was left to write. {funnel}".replace("\n", ";"))
+        if len(keys) != count:
+            raise UserError(f"{out}: {count - len(keys)} keys came more than once; keys must be unique in a store")
+        manifest |= {"rows": count, "columns": schema.names, "shards": shards, "funnel": funnel.as_dict()}
+    return Store(out)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A pair store on disk, read by column or row without loading images that nobody asked for.
+
+    Raises:
+        UserError: on first use, if ``path`` is no whole store of this schema version.
+    """
+
+    path: Path
+
+    @cached_property
+    def manifest(self) -> artefact.Manifest:
+        """The contents of ``store.json``."""
+        manifest = artefact.read_manifest(self.path, "store")
+        if manifest.get("schema_version") != SCHEMA_VERSION:
+            found = manifest.get("schema_version")
+            raise UserError(f"{self.path}: store schema {found}, this version reads {SCHEMA_VERSION}; make it again")
+        return manifest
+
+    @property
+    def files(self) -> list[Path]:
+        """The Parquet shards, in order."""
+        return [self.path / shard["file"] for shard in self.manifest["shards"]]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over the contents."""
+        return artefact.fingerprint(self.path, "store")
+
+    @property
+    def licensed(self) -> bool:
+        """Whether frames and utterances may never leave the machine."""
+        return bool(self.manifest["licensed"])
+
+    @property
+    def extra_fields(self) -> dict[str, pa.DataType]:
+        """Columns that stages added to those of ``Pair``."""
+        schema = pq.read_schema(self.files[0])
+        return {name: schema.field(name).type for name in schema.names if name not in FIELDS}
+
+    def __len__(self) -> int:
+        return int(self.manifest["rows"])
+
+    def columns(self, *names: str) -> pa.Table:
+        """The named columns of all rows, in store order."""
+        try:
+            return pa.concat_tables(pq.read_table(file, columns=list(names)) for file in self.files)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{self.path}: a shard cannot be read ({error}); make the store again") from None
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """All rows in store order, a row group in memory at a time."""
+        for file in self.files:
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=256, columns=columns):
+                yield from batch.to_pylist()
