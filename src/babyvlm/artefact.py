@@ -86,7 +86,12 @@ def making(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = 
     if not keep_partial:
         shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, exist_ok=True)
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        if not keep_partial:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     text = json.dumps({"kind": kind, "code_version": __version__, **manifest}, indent=2, sort_keys=True, default=str)
     (partial / f"{kind}.json").write_text(text + "\n")
     partial.rename(folder)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 SHARD_ROWS = 4096  # about 60 MB of 224-pixel JPEGs
+GROUP_ROWS = 256  # rows read at once; divides SHARD_ROWS, so that row n is in group n // 256
 FIELDS = {
     "key": pa.string(),
     "image": pa.binary(),
@@ -69,8 +70,8 @@ def write_store(
         while chunk := list(islice(stream, SHARD_ROWS)):
             keys.update(row["key"] for row in chunk)
             path = partial / f"part-{len(shards):05d}.parquet"
-            # Image bytes are compressed already; small row groups keep a random read small.
-            pq.write_table(pa.Table.from_pylist(chunk, schema), path, compression="none", row_group_size=256)
+            # Image bytes are compressed already.
+            pq.write_table(pa.Table.from_pylist(chunk, schema), path, compression="none", row_group_size=GROUP_ROWS)
             shards.append({"file": path.name, "rows": len(chunk), "sha256": artefact.sha256(path)})
         count = sum(shard["rows"] for shard in shards)
         if not count:
@@ -134,5 +135,18 @@ class Store:
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """All rows in store order, a row group in memory at a time."""
         for file in self.files:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=256, columns=columns):
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=GROUP_ROWS, columns=columns):
                 yield from batch.to_pylist()
+
+    def part(self, number: int, rows: int) -> list[dict[str, Any]]:
+        """Rows ``number * rows`` to ``(number + 1) * rows``; reads only the row groups that hold them.
+
+        Args:
+            number: which part, from 0.
+            rows: its size; a multiple of ``GROUP_ROWS`` that divides ``SHARD_ROWS``.
+        """
+        shard, offset = divmod(number * rows, SHARD_ROWS)
+        file = pq.ParquetFile(self.files[shard])
+        first = offset // GROUP_ROWS
+        groups = range(first, min(first + rows // GROUP_ROWS, file.num_row_groups))
+        return list(file.read_row_groups(list(groups)).to_pylist())

@@ -1,0 +1,133 @@
+"""CLIP models by name, and their embeddings of a store by Lightning's ``predict``."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import open_clip
+import torch
+from lightning import LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.utils.data import DataLoader, Dataset
+
+import babyvlm.playroom
+from babyvlm.contracts import UserError
+from babyvlm.curation.embed import PART_ROWS, part_path
+from babyvlm.curation.store import Store
+
+PLAYROOM_CLIP = Path(babyvlm.playroom.__file__).parent / "clip"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A CLIP with the preprocessing and the tokenizer it was trained with."""
+
+    model: torch.nn.Module
+    preprocess: Callable[[Image.Image], Tensor]
+    tokenize: Callable[[Sequence[str]], Tensor]
+
+    def images(self, images_BCHW: Tensor) -> Tensor:
+        """(B, D) normalised image embeddings."""
+        return normalize(cast("Any", self.model).encode_image(images_BCHW), dim=-1)
+
+    def texts(self, texts: Sequence[str], device: torch.device) -> Tensor:
+        """(T, D) normalised text embeddings."""
+        return normalize(cast("Any", self.model).encode_text(self.tokenize(list(texts)).to(device)), dim=-1)
+
+
+def load_clip(name: str) -> Clip:
+    """Load a CLIP model for evaluation.
+
+    Args:
+        name: ``playroom``, ``MODEL/PRETRAINED`` as in ``ViT-L-14/openai``, ``hf-hub:ORG/NAME`` or ``local-dir:FOLDER``.
+
+    Raises:
+        UserError: no such model, its weights cannot be had, or they belong to another activation (GELU or QuickGELU):
+            the features, and the meaning of a similarity of 0.2, would change in silence.
+    """
+    model_name, pretrained = _resolve(name)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*QuickGELU mismatch.*")
+            model, _, preprocess = open_clip.create_model_and_transforms(model_name, pretrained=pretrained)
+        tokenize = open_clip.get_tokenizer(model_name)
+    except (UserWarning, RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"--clip {name}: open_clip cannot load it ({reason})") from error
+    return Clip(model.eval(), preprocess, tokenize)
+
+
+def _resolve(name: str) -> tuple[str, str | None]:
+    if name == "playroom":
+        return f"local-dir:{PLAYROOM_CLIP}", None
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return name, None
+    model_name, _, pretrained = name.partition("/")
+    if not pretrained:
+        raise UserError(f"--clip {name}: name the weights too, as in ViT-L-14/openai (without them it knows nothing)")
+    return model_name, pretrained
+
+
+def decode(image: bytes) -> Image.Image:
+    """An RGB picture from JPEG, PNG or WebP bytes."""
+    return Image.open(io.BytesIO(image)).convert("RGB")
+
+
+def predict_parts(
+    store: Store, folder: Path, clip: str, *, batch_size: int, num_workers: int, accelerator: str, devices: int,
+    num_nodes: int,
+) -> bool:  # fmt: skip
+    """Commit the parts that ``folder`` still lacks, on any number of devices; true on the first rank."""
+    missing = [n for n in range(-(-len(store) // PART_ROWS)) if not part_path(folder, n).exists()]
+    embedder = _Embedder(load_clip(clip), folder, batch_size)
+    trainer = Trainer(
+        accelerator=accelerator, devices=devices, num_nodes=num_nodes, logger=False, enable_checkpointing=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    if missing:
+        loader = DataLoader(_Parts(store, missing, embedder.clip.preprocess), batch_size=None, num_workers=num_workers)
+        trainer.predict(embedder, loader, return_predictions=False)
+    trainer.strategy.barrier()
+    return trainer.is_global_zero
+
+
+class _Parts(Dataset[tuple[int, Tensor, list[str]]]):
+    """Part number -> that number, its images preprocessed, its utterances."""
+
+    def __init__(self, store: Store, numbers: list[int], preprocess: Callable[[Image.Image], Tensor]) -> None:
+        self.store, self.numbers, self.preprocess = store, numbers, preprocess
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor, list[str]]:
+        rows = self.store.part(self.numbers[index], PART_ROWS)
+        images = torch.stack([self.preprocess(decode(row["image"])) for row in rows])
+        return self.numbers[index], images, [row["utterance"] for row in rows]
+
+
+class _Embedder(LightningModule):
+    def __init__(self, clip: Clip, folder: Path, batch_size: int) -> None:
+        super().__init__()
+        self.clip, self.folder, self.batch_size = clip, folder, batch_size
+        self.model = clip.model  # registered, so that Lightning moves it to the device
+
+    def predict_step(self, batch: tuple[int, Tensor, list[str]]) -> None:
+        number, images, texts = batch
+        chunks: Iterable[int] = range(0, len(texts), self.batch_size)
+        image = torch.cat([self.clip.images(images[i : i + self.batch_size]) for i in chunks])
+        text = torch.cat([self.clip.texts(texts[i : i + self.batch_size], self.device) for i in chunks])
+        both = torch.stack([image, text], 1).half().cpu().numpy()
+        path = part_path(self.folder, number)
+        beside = path.with_suffix(f".rank{self.global_rank}")
+        with beside.open("wb") as file:
+            np.save(file, both)
+        beside.rename(path)

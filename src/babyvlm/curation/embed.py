@@ -1,0 +1,140 @@
+"""CLIP embeddings of a store's images and utterances: one row a pair, float16 on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from babyvlm import artefact
+from babyvlm.curation.store import Store
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+PART_ROWS = 512  # rows committed at a time: seconds of work to lose, and a few hundred files a million rows
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings on disk, in the order of the store they were computed from; rows are L2-normalised."""
+
+    path: Path
+
+    @cached_property
+    def manifest(self) -> artefact.Manifest:
+        """The contents of ``embeddings.json``."""
+        return artefact.read_manifest(self.path, "embeddings")
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The N store keys."""
+        return list(json.loads((self.path / "keys.json").read_text()))
+
+    @cached_property
+    def image(self) -> npt.NDArray[np.float16]:
+        """(N, D) memory map."""
+        return self._open("image")
+
+    @cached_property
+    def text(self) -> npt.NDArray[np.float16]:
+        """(N, D) memory map."""
+        return self._open("text")
+
+    @property
+    def clip(self) -> str:
+        """The CLIP model: a similarity means nothing without its name."""
+        return str(self.manifest["arguments"]["clip"])
+
+    @property
+    def store(self) -> str:
+        """Fingerprint of the store they were computed from."""
+        return str(self.manifest["arguments"]["store"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over the contents."""
+        return artefact.fingerprint(self.path, "embeddings")
+
+    def _open(self, side: str) -> npt.NDArray[Any]:
+        array: npt.NDArray[Any] = np.load(self.path / f"{side}.npy", mmap_mode="r")
+        return array
+
+
+def embed(
+    store: Path,
+    out: Path,
+    clip: str = "playroom",
+    batch_size: int = 256,
+    accelerator: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    num_workers: int = 0,
+) -> None:
+    """Embed the images and utterances of a store with a CLIP model.
+
+    Rows are committed in parts: a call that was interrupted goes on with the parts that are missing, whatever the
+    number of devices then and now.
+
+    Args:
+        store: pair store to embed.
+        out: folder to make.
+        clip: `playroom` (shipped), an open_clip `MODEL/PRETRAINED` such as `ViT-L-14/openai`, `hf-hub:ORG/NAME` or
+            `local-dir:FOLDER`.
+        batch_size: rows encoded at once on a device.
+        accelerator: Lightning's name of the hardware.
+        devices: how many of them on a node.
+        num_nodes: how many nodes.
+        num_workers: processes a device that decode images.
+    """
+    source = Store(store)
+    arguments = {"store": source.fingerprint, "clip": clip}
+    if artefact.made_already(out, "embeddings", arguments):
+        print(f"{out}: whole already, nothing to do")
+        return
+    manifest: artefact.Manifest = {"arguments": arguments, "rows": len(source)}
+    with artefact.making(out, "embeddings", manifest, keep_partial=True) as partial:
+        if _started_by_another_call(partial, arguments):
+            for leftover in partial.iterdir():
+                leftover.unlink()
+        (partial / "arguments.json").write_text(json.dumps(arguments))
+        from babyvlm.curation.clip import predict_parts
+
+        is_first_rank = predict_parts(
+            source, partial, clip, batch_size=batch_size, num_workers=num_workers, accelerator=accelerator,
+            devices=devices, num_nodes=num_nodes,
+        )  # fmt: skip
+        if not is_first_rank:
+            raise SystemExit(0)
+        manifest |= _merge(source, partial)
+    print(f"{out}: {len(source):,} pairs embedded by {clip}")
+
+
+def part_path(folder: Path, number: int) -> Path:
+    """Where part ``number`` is committed."""
+    return folder / f"part-{number:06d}.npy"
+
+
+def _started_by_another_call(partial: Path, arguments: dict[str, str]) -> bool:
+    before = partial / "arguments.json"
+    return not before.exists() or json.loads(before.read_text()) != arguments
+
+
+def _merge(store: Store, partial: Path) -> artefact.Manifest:
+    """Turn the parts, each (rows, 2, D), into the final files and remove them."""
+    paths = [part_path(partial, number) for number in range(-(-len(store) // PART_ROWS))]
+    width = np.load(paths[0], mmap_mode="r").shape[2]
+    for side, name in enumerate(("image", "text")):
+        out = np.lib.format.open_memmap(partial / f"{name}.npy", "w+", np.float16, (len(store), width))
+        for number, path in enumerate(paths):
+            part = np.load(path)
+            out[number * PART_ROWS : number * PART_ROWS + len(part)] = part[:, side]
+        out.flush()
+    (partial / "keys.json").write_text(json.dumps(store.columns("key")["key"].to_pylist()))
+    for path in [*paths, partial / "arguments.json"]:
+        path.unlink()
+    return {"width": width, "sha256": {name: artefact.sha256(partial / f"{name}.npy") for name in ("image", "text")}}
