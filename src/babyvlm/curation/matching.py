@@ -1,0 +1,238 @@
+"""One-to-one matching of targets to candidates by summed cosine similarity, with a certificate of optimality.
+
+The paper's "Hungarian matching on CLIP image similarity". Shape letters: N targets, M candidates, D embedding width,
+F forbidden pairs.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from babyvlm.contracts import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Method = Literal["exact", "greedy", "random"]
+Array = NDArray[Any]
+
+# Above so many pairs the dense solvers' float64 costs (8 bytes a pair) and their time are worse than the lazy solver's.
+DENSE_PAIRS = 1 << 22
+DENSE_PAIRS_SQUARE = 1 << 26  # squares are lapjv's ground and the lazy solver's hardest case
+NORM_TOLERANCE = 1e-2  # float16 keeps a norm to 5e-4; what is further off was never normalised
+CHECK_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Which candidate each target got, and how good that is.
+
+    Attributes:
+        index: (N,) int64, the candidate of each target; all different.
+        similarity: (N,) float32, the cosine of each matched pair, computed in float64.
+        primal: sum of ``similarity``, in float64.
+        dual: an upper bound on the sum of any one-to-one matching (weak duality); NaN unless the method is exact.
+        gap: ``(dual - primal) / |primal|``; rounding may leave it slightly below 0.
+        passes: scored pairs over N x M; 1 is every target against every candidate once.
+        seconds: wall clock, over all the calls that a checkpoint joined.
+        peak_memory: the process's largest resident set until now, in bytes.
+        prices: (M,) float64 >= 0, the proof: ``sum_i max_j (s_ij - prices_j) + sum_j prices_j`` equals ``dual`` up to
+            rounding, and is a bound whatever the prices. Empty unless the method is exact.
+        method: how it was found.
+    """
+
+    index: NDArray[np.int64]
+    similarity: NDArray[np.float32]
+    primal: float
+    dual: float
+    gap: float
+    passes: float
+    seconds: float
+    peak_memory: int
+    prices: NDArray[np.float64]
+    method: Method
+
+    def certificate(self) -> str:
+        """Say in words what was found and how it is known to be the best."""
+        mean = self.primal / len(self.index)
+        found = f"{len(self.index):,} targets matched, similarity {self.primal:.6f} in sum, {mean:.6f} on average"
+        cost = f"{self.passes:.3f} passes over all pairs, {self.seconds:.1f} s, {self.peak_memory / 1e9:.2f} GB at most"
+        if self.method != "exact":
+            return f"{found} ({self.method}: no claim to be the best); {cost}."
+        return (
+            f"{found}. No one-to-one matching can reach more than {self.dual:.6f}, by the candidates' prices (linear "
+            f"programming duality): this one is the best, to a relative {abs(self.gap):.1e}. {cost}."
+        )
+
+
+def match(
+    targets: Array,
+    candidates: Array,
+    *,
+    k: int = 512,
+    batch_rows: int = 2048,
+    seed: int = 0,
+    forbidden: Array | None = None,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> Matching:
+    """Give each target a candidate of its own so that the summed cosine is the largest possible.
+
+    Args:
+        targets: (N, D) L2-normalised, float16 to float64, in memory or mapped.
+        candidates: (M, D) likewise, M >= N.
+        k: candidates first listed for a target; more cost memory (12 bytes each), fewer cost passes.
+        batch_rows: targets that enter at a time.
+        seed: of the order in which targets enter. It changes the time, and the result only among exact ties.
+        forbidden: (F, 2) integer pairs (target row, candidate row) that must not be matched.
+        checkpoint: folder in which a long run keeps its state after every batch, and from which it goes on.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: wrong shapes, NaN or Inf, rows not normalised, N > M, or no matching avoids the forbidden pairs.
+    """
+    del k, batch_rows, seed, checkpoint, progress
+    started = time.perf_counter()
+    forbidden = check_inputs(targets, candidates, forbidden)
+    index, prices, dual = dense_assignment(targets, candidates, forbidden)
+    return describe(targets, candidates, index, started=started, passes=1.0, prices=prices, dual=dual)
+
+
+def describe(
+    targets: Array,
+    candidates: Array,
+    index: NDArray[np.int64],
+    *,
+    started: float,
+    passes: float,
+    prices: NDArray[np.float64] | None = None,
+    dual: float = float("nan"),
+    method: Method = "exact",
+) -> Matching:
+    """Score an assignment in float64 and put it beside its bound; ``started`` is of ``time.perf_counter``."""
+    similarity = np.empty(len(index))
+    for start in range(0, len(index), CHECK_ROWS):
+        rows = slice(start, start + CHECK_ROWS)
+        pairs = targets[rows].astype(np.float64), candidates[index[rows]].astype(np.float64)
+        similarity[rows] = np.einsum("nd,nd->n", *pairs)
+    primal = float(similarity.sum())
+    return Matching(
+        index=index,
+        similarity=similarity.astype(np.float32),
+        primal=primal,
+        dual=dual,
+        gap=(dual - primal) / max(abs(primal), 1e-12),
+        passes=passes,
+        seconds=time.perf_counter() - started,
+        peak_memory=peak_memory(),
+        prices=np.empty(0) if prices is None else prices,
+        method=method,
+    )
+
+
+def dense_assignment(
+    targets: Array, candidates: Array, forbidden: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
+    """Solve with all N x M similarities in memory: index (N,), prices (M,) and the dual value.
+
+    lapjv takes squares only, and pads badly; scipy takes rectangles and forbidden pairs.
+    """
+    scores = targets.astype(np.float64) @ candidates.astype(np.float64).T
+    scores[forbidden[:, 0], forbidden[:, 1]] = -np.inf
+    if scores.shape[0] == scores.shape[1] and not len(forbidden):
+        from lapjv import lapjv
+
+        index = lapjv(-scores)[0].astype(np.int64)
+    else:
+        from scipy.optimize import linear_sum_assignment
+
+        try:
+            index = linear_sum_assignment(scores, maximize=True)[1].astype(np.int64)
+        except ValueError:
+            raise no_matching() from None
+    prices = least_prices(scores, index)
+    return index, prices, float((scores - prices).max(axis=1).sum() + prices.sum())
+
+
+def least_prices(scores: NDArray[np.float64], index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The lowest prices (M,) at which no target prefers another's candidate to its own.
+
+    A least fixed point of ``price[of k] = max_i (s[i, of k] - s[i, of i] + price[of i])``, from 0 (Bellman-Ford). It
+    knows nothing of how ``index`` was found; the bound it gives meets the primal value only if ``index`` is optimal.
+    """
+    own = scores[np.arange(len(index)), index]
+    envy = scores[:, index] - own[:, None]  # (N, N): what i would gain by k's candidate, prices aside
+    price = np.zeros(len(index))
+    for _ in range(len(index)):
+        risen = np.maximum(price, (envy + price[:, None]).max(axis=0))
+        if (risen - price).max() < 1e-13:
+            break
+        price = risen
+    prices = np.zeros(scores.shape[1])
+    prices[index] = price
+    return prices
+
+
+def check_inputs(targets: Array, candidates: Array, forbidden: Array | None) -> NDArray[np.int64]:
+    """Refuse what cannot be matched; return the forbidden pairs as (F, 2) int64.
+
+    Raises:
+        UserError: see ``match``.
+    """
+    check_embeddings("targets", targets)
+    check_embeddings("candidates", candidates)
+    if targets.shape[1] != candidates.shape[1]:
+        raise UserError(
+            f"targets are {targets.shape[1]} wide, candidates {candidates.shape[1]}; embed both with the same model"
+        )
+    if len(targets) > len(candidates):
+        raise UserError(
+            f"{len(targets):,} targets but only {len(candidates):,} candidates; one-to-one matching needs at least as "
+            "many candidates: add candidates or take a subset of the targets"
+        )
+    if forbidden is None:
+        return np.empty((0, 2), np.int64)
+    pairs = np.asarray(forbidden)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or (len(pairs) and not np.issubdtype(pairs.dtype, np.integer)):
+        raise UserError(f"forbidden pairs must be integers of shape (F, 2), not {pairs.dtype} of shape {pairs.shape}")
+    if ((pairs < 0) | (pairs >= [len(targets), len(candidates)])).any():
+        raise UserError("a forbidden pair names a row that is not there; give (target row, candidate row), from 0")
+    return np.unique(pairs.astype(np.int64), axis=0)
+
+
+def check_embeddings(name: str, embeddings: Array) -> None:
+    """Refuse anything but (rows, D) finite numbers of norm 1; NaN would pass every later comparison silently.
+
+    Raises:
+        UserError: names the first bad row.
+    """
+    if embeddings.ndim != 2 or 0 in embeddings.shape or not np.issubdtype(embeddings.dtype, np.floating):
+        raise UserError(
+            f"{name}: expected floats of shape (rows, width), found {embeddings.dtype} of shape {embeddings.shape}"
+        )
+    for start in range(0, len(embeddings), CHECK_ROWS):
+        rows = embeddings[start : start + CHECK_ROWS].astype(np.float32)
+        norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+        wrong = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))  # catches NaN and Inf too
+        if len(wrong):
+            row, norm = start + wrong[0], norms[wrong[0]]
+            fault = f"has norm {norm:.4g}, not 1; normalise it" if np.isfinite(norm) else "holds NaN or Inf; remake it"
+            raise UserError(f"{name}: row {row} {fault}")
+
+
+def no_matching() -> UserError:
+    """The error for forbidden pairs that leave no one-to-one matching."""
+    return UserError("no one-to-one matching avoids all forbidden pairs; forbid fewer or add candidates")
+
+
+def peak_memory() -> int:
+    """The process's largest resident set, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
