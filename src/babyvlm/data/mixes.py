@@ -1,0 +1,119 @@
+"""The DataModule of every mix: a mix is a list of stores and sizes in a YAML."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from babyvlm.curation.store import Store
+from babyvlm.data.pairs import Item, Mixed, UtteranceFrames, collate, open_rows
+from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader
+from babyvlm.data.transforms import eval_transform, train_transform
+from babyvlm.data.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pair store in a mix.
+
+    Attributes:
+        path: the store.
+        utterances: how many of its training utterances to take, drawn by the run's seed; all by default.
+    """
+
+    path: Path
+    utterances: int | None = None
+
+
+class PairMix(LightningDataModule):
+    """Training pairs from some stores, validation pairs from one.
+
+    Args:
+        name: of the mix, for the run's name and the tables.
+        sources: what is trained on.
+        validation: store whose ``val`` and ``test`` splits the losses are measured on; the same for all mixes, so that
+            they compare.
+        vocabulary: folder made by ``curate vocabulary``.
+        batch_size: global: split over all devices.
+        image_size: side of the square that models see, in pixels.
+        max_tokens: tokens an utterance, ``<sos>`` and ``<eos>`` included.
+        augment: augment training images as CVCL does; else they are only resized.
+        num_workers: processes a device that decode and augment.
+        seed: of order, frames and augmentation; the run's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sources: list[Source],
+        validation: Path,
+        vocabulary: Path,
+        batch_size: int = 8,
+        image_size: int = 224,
+        max_tokens: int = 25,
+        augment: bool = True,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.name, self.sources, self.validation = name, sources, validation
+        self.vocabulary = Vocabulary(vocabulary)
+        self.batch_size, self.image_size, self.max_tokens = batch_size, image_size, max_tokens
+        self.augment, self.num_workers, self.seed = augment, num_workers, seed
+        self.identity = self._identify()
+
+    def _identify(self) -> int:
+        """A number that changes with what is in the mix."""
+        parts = [f"{Store(source.path).fingerprint}:{source.utterances}" for source in self.sources]
+        return int.from_bytes(hashlib.sha256("\n".join(parts).encode()).digest()[:8], "big")
+
+    def prepare_data(self) -> None:
+        """Write the memory-mapped copies once, on one rank."""
+        for path in {self.validation, *(source.path for source in self.sources)}:
+            open_rows(Store(path))
+
+    def train_dataloader(self) -> ResumableLoader[Item]:
+        """Utterances of all sources in the order of (seed, epoch, mix)."""
+        assert self.trainer is not None
+        transform = train_transform(self.image_size) if self.augment else eval_transform(self.image_size)
+        parts = [
+            UtteranceFrames(
+                Store(source.path), "train", transform, self.vocabulary,
+                max_tokens=self.max_tokens, seed=self.seed, limit=source.utterances,
+            )
+            for source in self.sources
+        ]  # fmt: skip
+        dataset = Mixed(parts)
+        sampler = GlobalBatchSampler(
+            len(dataset), self.batch_size, seed=self.seed, mix=self.identity,
+            rank=self.trainer.global_rank, world_size=self.trainer.world_size,
+        )  # fmt: skip
+        return ResumableLoader(
+            dataset, batch_sampler=sampler, collate_fn=collate, num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )  # fmt: skip
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        """The validation utterances, each with one fixed frame."""
+        return self._fixed("val")
+
+    def test_dataloader(self) -> DataLoader[Item]:
+        """The held-out utterances, each with one fixed frame."""
+        return self._fixed("test")
+
+    def _fixed(self, split: str) -> DataLoader[Item]:
+        assert self.trainer is not None
+        dataset = UtteranceFrames(
+            Store(self.validation), split, eval_transform(self.image_size), self.vocabulary,
+            max_tokens=self.max_tokens, seed=0,
+        )  # fmt: skip
+        # The same pairs in each batch on any number of ranks: a contrastive loss depends on its negatives.
+        size = min(self.batch_size, len(dataset) // self.trainer.world_size * self.trainer.world_size)
+        sampler = GlobalBatchSampler(
+            len(dataset), size, seed=0, rank=self.trainer.global_rank, world_size=self.trainer.world_size
+        )
+        return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=self.num_workers)

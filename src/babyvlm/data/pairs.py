@@ -1,0 +1,138 @@
+"""Pair stores as a map-style dataset: one item an utterance, one of its frames each epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from babyvlm.contracts import Batch, UserError
+from babyvlm.curation.store import Store
+from babyvlm.data.transforms import seeded
+from babyvlm.data.vocabulary import PAD, Vocabulary
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image and its utterance, ready to be batched."""
+
+    key: str
+    image_CHW: Tensor
+    tokens_L: Tensor
+    utterance: str
+
+
+def open_rows(store: Store) -> datasets.Dataset:
+    """The rows of a store by number, memory-mapped.
+
+    The first call writes an Arrow copy beside the shards (as large as they are), later ones map it.
+    """
+    columns = ["key", "image", "utterance"]
+    cache = str(store.path / "arrow")
+    files = [str(file) for file in store.files]
+    return datasets.Dataset.from_parquet(files, cache_dir=cache, columns=columns)
+
+
+class UtteranceFrames(Dataset[Item]):
+    """The utterances of one split of a store, each with one of its frames.
+
+    Args:
+        store: where the pairs are.
+        split: ``train``, ``val`` or ``test``.
+        transform: picture -> (C, H, W).
+        vocabulary: encodes the utterances.
+        max_tokens: tokens an utterance, ``<sos>`` and ``<eos>`` included.
+        seed: with the epoch and the utterance it fixes which frame is shown and how it is augmented.
+        limit: take this many utterances, drawn by ``seed``; all by default.
+
+    Raises:
+        UserError: the split is empty or smaller than ``limit``.
+    """
+
+    def __init__(
+        self, store: Store, split: str, transform: v2.Compose, vocabulary: Vocabulary, *, max_tokens: int = 25,
+        seed: int = 0, limit: int | None = None,
+    ) -> None:  # fmt: skip
+        self.store, self.transform, self.vocabulary = store, transform, vocabulary
+        self.max_tokens, self.seed = max_tokens, seed
+        self._rows = open_rows(store)
+        self._group_rows = _rows_by_group(store, split)
+        if limit is not None:
+            if limit > len(self._group_rows):
+                raise UserError(f"{store.path}: {limit} utterances asked for, {split} has {len(self._group_rows)}")
+            chosen = np.random.default_rng([seed, limit]).permutation(len(self._group_rows))[:limit]
+            self._group_rows = [self._group_rows[index] for index in sorted(chosen)]
+        if not self._group_rows:
+            raise UserError(f"{store.path}: no utterance in split {split}")
+
+    def __len__(self) -> int:
+        return len(self._group_rows)
+
+    def __getitem__(self, index_epoch: tuple[int, int]) -> Item:
+        """Item of (index, epoch)."""
+        index, epoch = index_epoch
+        rows = self._group_rows[index]
+        draw = np.random.default_rng([self.seed, epoch, _stable_hash(self._rows[int(rows[0])]["key"])])
+        row = self._rows[int(rows[draw.integers(len(rows))])]
+        try:
+            with Image.open(io.BytesIO(row["image"])) as file:
+                image = seeded(self.transform, file.convert("RGB"), int(draw.integers(2**62)))
+        except OSError as error:
+            # Never a neighbour in its place: what was trained on would not be what the store says.
+            raise UserError(f"{self.store.path}: image of {row['key']} cannot be read ({error})") from error
+        tokens = torch.tensor(self.vocabulary.encode([row["utterance"]], self.max_tokens)[0])
+        return Item(row["key"], image, tokens, row["utterance"])
+
+
+def _rows_by_group(store: Store, split: str) -> list[Any]:
+    """For each group of the split, in order of first appearance, the numbers of its rows."""
+    table = store.columns("group", "split")
+    codes = table["group"].combine_chunks().dictionary_encode().indices.to_numpy()
+    rows = np.flatnonzero(table["split"].to_numpy() == split)
+    order = rows[np.argsort(codes[rows], kind="stable")]
+    if not len(order):
+        return []
+    return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+
+
+def _stable_hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Stack items into a batch, tokens padded at the right."""
+    return Batch(
+        keys=[item.key for item in items],
+        images_BCHW=torch.stack([item.image_CHW for item in items]),
+        tokens_BL=pad_sequence([item.tokens_L for item in items], batch_first=True, padding_value=PAD),
+        utterances=[item.utterance for item in items],
+    )
+
+
+class Mixed(Dataset[Item]):
+    """Several datasets end to end."""
+
+    def __init__(self, parts: Sequence[UtteranceFrames]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index_epoch: tuple[int, int]) -> Item:
+        """Item of (index, epoch)."""
+        index, epoch = index_epoch
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        part = self._parts[number]
+        return part[index - int(self._ends[number]) + len(part), epoch]

@@ -1,0 +1,83 @@
+"""The order of samples: a pure function of (seed, epoch, mix). The state is how many samples were used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+from babyvlm.contracts import Batch, UserError
+
+T = TypeVar("T")
+
+
+class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (index, epoch) for one rank, cut from one global order.
+
+    Every global batch is the next ``batch_size`` samples of the epoch's permutation; rank r of R takes every R-th of
+    them, so that the union over ranks is the same on 1, 2 or 4 of them. A last batch that is not full is left out;
+    another permutation leaves out others.
+
+    Args:
+        length: samples in the mix.
+        batch_size: global, over all ranks.
+        seed: of the run.
+        mix: identity of the mix; another mix has another order.
+        rank: this process.
+        world_size: number of processes.
+
+    Raises:
+        UserError: the batch cannot be split evenly over the ranks, or the mix holds less than one batch.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, *, seed: int, mix: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if batch_size % world_size:
+            raise UserError(f"data.batch_size {batch_size} is global: it must divide by the {world_size} devices")
+        if length < batch_size:
+            raise UserError(f"data.batch_size {batch_size} is more than the {length} training utterances; lower it")
+        self.length, self.batch_size, self.seed, self.mix = length, batch_size, seed, mix
+        self.rank, self.world_size = rank, world_size
+        self.samples_used = 0
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples in the whole batches of an epoch."""
+        return self.length // self.batch_size * self.batch_size
+
+    def __len__(self) -> int:
+        return self.length // self.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """From where ``samples_used`` stands to the end of that epoch."""
+        epoch, start = divmod(self.samples_used, self.samples_per_epoch)
+        order = np.random.default_rng([self.seed, epoch, self.mix]).permutation(self.length)
+        for first in range(start, self.samples_per_epoch, self.batch_size):
+            batch = order[first : first + self.batch_size][self.rank :: self.world_size]
+            yield [(int(index), epoch) for index in batch]
+
+
+class ResumableLoader(DataLoader[T]):
+    """A DataLoader that knows how many samples were handed out, and goes on from there.
+
+    Its ``batch_sampler`` must be a ``GlobalBatchSampler``. What workers fetched ahead does not count.
+    """
+
+    batch_sampler: GlobalBatchSampler
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override] # torch types a loader by its items, not its batches
+        """The rest of the current epoch."""
+        for batch in super().__iter__():
+            self.batch_sampler.samples_used += self.batch_sampler.batch_size
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many samples were used, over all epochs and ranks."""
+        return {"samples_used": self.batch_sampler.samples_used}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a state, whatever the number of workers and ranks it was saved with."""
+        self.batch_sampler.samples_used = state["samples_used"]
