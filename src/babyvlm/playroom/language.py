@@ -1,0 +1,136 @@
+"""How people talk: a parent to a small child, and the web to nobody in particular."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from babyvlm.playroom.world import VERBS, Topic
+
+if TYPE_CHECKING:
+    import random
+
+_ONE = (
+    "look at the {x}", "look at that {x}", "do you see the {x}?", "see the {x}?", "where's the {x}?", "there's the {x}",
+    "that's {ax}", "this is {ax}", "it's {ax}", "here's the {x}", "here's your {x}", "you want the {x}?",
+    "do you want the {x}?", "can you say {x}?", "is that your {x}?", "is that {ax}?", "can you get the {x}?",
+    "give mommy the {x}", "you found the {x}", "I see {ax}", "what a nice {x}", "the {x}", "{ax}", "{x}", "yes {ax}",
+    "you like the {x}", "let's find the {x}", "that's your {x}", "where did the {x} go?", "we have {ax}",
+)  # fmt: skip
+_MANY = (
+    "look at the {x}", "do you see the {x}?", "see {x}?", "where are the {x}?", "there are the {x}", "those are {x}",
+    "here are {x}", "you have {x}", "I see {x}", "{x}", "look {x}", "we have {x}", "you want {x}?", "yes {x}",
+    "let's find {x}", "can you say {x}?",
+)  # fmt: skip
+_JUST_ONE = (
+    "look {x}", "I see {x}", "just {x}", "there's {x}", "that's {x}", "you have {x}", "only {x}", "{x}", "we have {x}",
+    "you want {x}?", "here's {x}", "yes {x}", "can you say {x}?",
+)  # fmt: skip
+_COLOUR = ("the {n} is {a}", "your {n} is {a}", "see how {a} the {n} is?")
+_DOING = (
+    "let's {v} the {n}", "{v} the {n}", "we're {ing} the {n}", "are you {ing} the {n}?", "mommy is {ing} the {n}",
+    "can you {v} the {n}?", "do you want to {v} the {n}?", "you {v} the {n}", "we {v} the {n}", "time to {v} the {n}",
+    "do we {v} the {n}?", "I'm going to {v} the {n}", "you like {ing} the {n}", "go {v} the {n}", "{v} {n}",
+)  # fmt: skip
+_OPENERS = ("oh ", "okay ", "look ", "hey ", "so ", "and ", "now ", "yeah ", "well ")
+_CLOSERS = (" sweetie", " buddy", " huh", " okay", " right", " my love")
+# Talk that names nothing; the share of it is set in home.py.
+_NOTHING = (
+    "okay", "oh no", "good job", "are you tired?", "hi sweetie", "what's that?", "come here", "all done", "uh oh",
+    "yeah", "what are you doing?", "no no no", "are you ready?", "here you go", "thank you", "wow", "you're so silly",
+    "peekaboo", "I love you", "let's go", "one more time", "almost", "shall we go outside?", "is that yummy?",
+    "do you need help?", "up we go", "be careful", "it's hot", "what else?", "there you go", "good morning",
+    "are you hungry?", "hold on", "it's okay", "where are we going?", "I don't know", "that's right", "again?",
+    "daddy's coming home", "say bye bye", "you did it", "don't cry", "one two three go", "is it big?", "so soft",
+)  # fmt: skip
+_CHILD = ("baba", "da", "mmm", "ah", "gaga", "uh", "no", "mama", "ba ba ba", "eh", "dis", "*cries*", "[babbling]")
+
+_ADULT = (
+    "{np}", "{Np}", "Vector illustration of {np}, isolated on white background", "{Np} - stock photo {id}",
+    "Stock photo: {np}", "{Np} royalty free image #{id}", "cute cartoon {np} clip art", "{Np} icon {px}x{px}",
+    "Close-up of {np} against a plain backdrop", "Hand drawn {np}, sticker design EPS 10", "Illustration of {np}",
+    "{np} isolated on white", "{Np} vector art ({id})", "Flat design of {np}, {px}px", "image of {np}.jpg",
+    "{Np} | premium download", "Simple drawing showing {np}", "Picture of {np} for print and web use",
+    "{Np} high resolution {px} x {px}", "Colourful {np} graphic",
+)  # fmt: skip
+_TRADE = (
+    "{Np} concept for business presentation", "{Np} symbol, corporate brochure template", "{Np}, industry and trade",
+    "Infographic with {np} and quarterly figures", "{Np} - professional supplies catalogue item {id}",
+)  # fmt: skip
+_JUNK = (
+    "IMG_{id}.JPG", "Click image to enlarge", "Free shipping on orders over $50", "Photo taken on 12/03/2014",
+    "3 bedroom house for sale with parking", "Quarterly results beat analyst expectations", "untitled-{id}",
+    "Top 10 tips to grow your online business", "Members of the committee meet in the capital",
+    "Copyright {id} all rights reserved", "The minister answers questions about the new tax law",
+    "Related posts: mortgage rates this week", "Add to cart", "page {id} of the annual report",
+)  # fmt: skip
+
+
+def article(words: str) -> str:
+    """Put ``a`` or ``an`` before words, or nothing where they begin with a number."""
+    first = words.split(" ", 1)[0]
+    if first in ("one", "two", "three"):
+        return words
+    return f"an {words}" if first[0] in "aeio" or first.startswith("um") else f"a {words}"
+
+
+def child_directed(topic: Topic, rng: random.Random) -> str:
+    """One sentence of a parent about a topic, lower case, with its final mark if it asks something."""
+    if topic.verb:
+        verb = VERBS[topic.verb]
+        text = rng.choice(_DOING).format(v=verb.name, ing=verb.ing, n=topic.thing.name)
+    elif topic.colour and rng.random() < 0.2:
+        text = rng.choice(_COLOUR).format(n=topic.thing.name, a=topic.colour)
+    else:
+        many = topic.count in ("two", "three")
+        x = topic.phrase
+        patterns = _MANY if many else _JUST_ONE if topic.count else _ONE
+        text = rng.choice(patterns).format(x=x, ax=article(x))
+    if rng.random() < 0.15:
+        text = rng.choice(_OPENERS) + text
+    if rng.random() < 0.08 and not text.endswith("?"):
+        text += rng.choice(_CLOSERS)
+    return text
+
+
+def small_talk(rng: random.Random) -> str:
+    """One sentence of a parent that names nothing."""
+    return rng.choice(_NOTHING)
+
+
+def babble(rng: random.Random) -> str:
+    """A turn of the child."""
+    return rng.choice(_CHILD)
+
+
+def plain(topic: Topic, formal: bool = False) -> str:
+    """A topic as a noun phrase, in the words of the home or of the web."""
+    thing = topic.thing
+    if topic.verb:
+        return f"{VERBS[topic.verb].ing} {article(thing.formal if formal else thing.name)}"
+    noun = topic.noun
+    if formal and noun == thing.name:
+        noun = thing.formal
+    return article(f"{topic.adjective} {noun}" if topic.adjective else noun)
+
+
+def web_caption(topic: Topic, rng: random.Random) -> str:
+    """A caption as the web writes it, about what the picture shows."""
+    phrase = plain(topic, formal=rng.random() < 0.4)
+    if topic.size:
+        phrase = phrase.replace("little", rng.choice(("small", "little", "tiny")))
+        phrase = re.sub(r"\bbig\b", rng.choice(("big", "large")), phrase)
+    if topic.verb:
+        phrase = f"{rng.choice(('someone', 'woman', 'man', 'person', 'child'))} {phrase}"
+    patterns = _ADULT if topic.thing.baby else _ADULT + _TRADE * 2
+    return _fill_in(rng.choice(patterns), phrase, rng)
+
+
+def junk_caption(rng: random.Random) -> str:
+    """A caption that has nothing to do with its picture."""
+    return _fill_in(rng.choice(_JUNK), "", rng)
+
+
+def _fill_in(pattern: str, phrase: str, rng: random.Random) -> str:
+    upper = phrase[:1].upper() + phrase[1:]
+    return pattern.format(np=phrase, Np=upper, id=rng.randint(1000, 99999), px=rng.choice((64, 128, 256, 512, 1024)))
