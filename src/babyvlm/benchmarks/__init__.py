@@ -1,0 +1,6 @@
+"""Tests made for babies, as Lightning callbacks."""
+
+from babyvlm.benchmarks.labeled_s import LabeledS
+from babyvlm.benchmarks.two_word import VisualTwoWord
+
+__all__ = ["LabeledS", "VisualTwoWord"]

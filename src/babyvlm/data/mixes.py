@@ -21,11 +21,11 @@ class Source:
     """A pair store in a mix.
 
     Attributes:
-        path: the store.
+        store: its folder's name below the mix's ``stores``.
         utterances: how many of its training utterances to take, drawn by the run's seed; all by default.
     """
 
-    path: Path
+    store: str
     utterances: int | None = None
 
 
@@ -34,8 +34,9 @@ class PairMix(LightningDataModule):
 
     Args:
         name: of the mix, for the run's name and the tables.
+        stores: folder of the pair stores.
         sources: what is trained on.
-        validation: store whose ``val`` and ``test`` splits the losses are measured on; the same for all mixes, so that
+        validation: name of the store whose ``val`` and ``test`` splits the losses are measured on; the same for all mixes, so that
             they compare.
         vocabulary: folder made by ``curate vocabulary``.
         batch_size: global: split over all devices.
@@ -49,8 +50,9 @@ class PairMix(LightningDataModule):
     def __init__(
         self,
         name: str,
+        stores: Path,
         sources: list[Source],
-        validation: Path,
+        validation: str,
         vocabulary: Path,
         batch_size: int = 8,
         image_size: int = 224,
@@ -60,7 +62,7 @@ class PairMix(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.name, self.sources, self.validation = name, sources, validation
+        self.name, self.stores, self.sources, self.validation = name, stores, sources, validation
         self.vocabulary = Vocabulary(vocabulary)
         self.batch_size, self.image_size, self.max_tokens = batch_size, image_size, max_tokens
         self.augment, self.num_workers, self.seed = augment, num_workers, seed
@@ -68,13 +70,13 @@ class PairMix(LightningDataModule):
 
     def _identify(self) -> int:
         """A number that changes with what is in the mix."""
-        parts = [f"{Store(source.path).fingerprint}:{source.utterances}" for source in self.sources]
+        parts = [f"{Store(self.stores / source.store).fingerprint}:{source.utterances}" for source in self.sources]
         return int.from_bytes(hashlib.sha256("\n".join(parts).encode()).digest()[:8], "big")
 
     def prepare_data(self) -> None:
         """Write the memory-mapped copies once, on one rank."""
-        for path in {self.validation, *(source.path for source in self.sources)}:
-            open_rows(Store(path))
+        for store in {self.validation, *(source.store for source in self.sources)}:
+            open_rows(Store(self.stores / store))
 
     def train_dataloader(self) -> ResumableLoader[Item]:
         """Utterances of all sources in the order of (seed, epoch, mix)."""
@@ -82,7 +84,7 @@ class PairMix(LightningDataModule):
         transform = train_transform(self.image_size) if self.augment else eval_transform(self.image_size)
         parts = [
             UtteranceFrames(
-                Store(source.path), "train", transform, self.vocabulary,
+                Store(self.stores / source.store), "train", transform, self.vocabulary,
                 max_tokens=self.max_tokens, seed=self.seed, limit=source.utterances,
             )
             for source in self.sources
@@ -108,7 +110,7 @@ class PairMix(LightningDataModule):
     def _fixed(self, split: str) -> DataLoader[Item]:
         assert self.trainer is not None
         dataset = UtteranceFrames(
-            Store(self.validation), split, eval_transform(self.image_size), self.vocabulary,
+            Store(self.stores / self.validation), split, eval_transform(self.image_size), self.vocabulary,
             max_tokens=self.max_tokens, seed=0,
         )  # fmt: skip
         # The same pairs in each batch on any number of ranks: a contrastive loss depends on its negatives.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
@@ -21,6 +19,7 @@ from babyvlm.contracts import Batch, UserError
 from babyvlm.curation.store import Store
 from babyvlm.data.transforms import seeded
 from babyvlm.data.vocabulary import PAD, Vocabulary
+from babyvlm.images import BrokenImageError, open_rgb
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,11 @@ class UtteranceFrames(Dataset[Item]):
         draw = np.random.default_rng([self.seed, epoch, _stable_hash(self._rows[int(rows[0])]["key"])])
         row = self._rows[int(rows[draw.integers(len(rows))])]
         try:
-            with Image.open(io.BytesIO(row["image"])) as file:
-                image = seeded(self.transform, file.convert("RGB"), int(draw.integers(2**62)))
-        except OSError as error:
+            picture = open_rgb(row["image"])
+        except BrokenImageError as error:
             # Never a neighbour in its place: what was trained on would not be what the store says.
             raise UserError(f"{self.store.path}: image of {row['key']} cannot be read ({error})") from error
+        image = seeded(self.transform, picture, int(draw.integers(2**62)))
         tokens = torch.tensor(self.vocabulary.encode([row["utterance"]], self.max_tokens)[0])
         return Item(row["key"], image, tokens, row["utterance"])
 

@@ -58,7 +58,7 @@ class Vocabulary:
     def encode(self, texts: Sequence[str], max_tokens: int = 25) -> list[list[int]]:
         """Token ids of each text: ``<sos> words <eos>``, at most ``max_tokens`` in all (25 in CVCL)."""
         self._tokenizer.enable_truncation(max_tokens)
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        return [self._tokenizer.encode(text).ids for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Words of the ids, specials left out."""

@@ -1,0 +1,83 @@
+"""The command line: ``python -m babyvlm``. What a command needs is imported when it runs, not before."""
+
+from __future__ import annotations
+
+import sys
+
+from babyvlm.contracts import UserError
+
+LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
+DESCRIPTION = """From raw baby video to a benchmark table.
+
+Training and testing, by PyTorch Lightning (each has its own --help; configs are YAML overlays, see configs/):
+  fit        train a model; test its best checkpoint at the end
+  validate   run the validation set and the dev halves of the benchmarks
+  test       run the test set and the test halves of the benchmarks
+  predict    run a model over a data set
+"""
+
+
+def _run_stage(args: list[str]) -> None:
+    import argparse
+
+    from jsonargparse import auto_cli
+
+    from babyvlm.curation.clip_filter import filter_pairs
+    from babyvlm.curation.embed import embed
+    from babyvlm.curation.rewrite import rewrite
+    from babyvlm.curation.saycam import frames
+    from babyvlm.curation.select import match_stores, random_subset
+    from babyvlm.curation.web import web
+    from babyvlm.data.vocabulary import vocabulary
+    from babyvlm.parsing import OneLineParser
+    from babyvlm.playroom.make import playroom
+    from babyvlm.report.table import report
+
+    curate = {
+        "_help": "Raw files to pair stores, a stage a command; each is whole or absent.",
+        "frames": frames,
+        "web": web,
+        "embed": embed,
+        "filter": filter_pairs,
+        "rewrite": rewrite,
+        "match": match_stores,
+        "random": random_subset,
+        "vocabulary": vocabulary,
+    }
+    auto_cli(
+        {"playroom": playroom, "curate": curate, "report": report},
+        args=args,
+        as_positional=False,
+        parser_class=OneLineParser,
+        prog="python -m babyvlm",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one command.
+
+    A user's mistake ends in one line on standard error and exit code 2; an interruption in 130.
+    """
+    from babyvlm.parsing import restrict_imports
+
+    args = sys.argv[1:] if args is None else args
+    restrict_imports()
+    try:
+        if args and args[0] in LIGHTNING_COMMANDS:
+            from babyvlm.cli import main as lightning_main
+
+            lightning_main(args)
+        else:
+            _run_stage(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on or starts anew", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""A small open_clip model trained here: Playroom's CLIP, the filter and the matcher's eye where none can be had."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from babyvlm.contracts import Batch
+from babyvlm.data.transforms import MEAN, STD
+from babyvlm.data.vocabulary import EOS, PAD, Vocabulary
+from babyvlm.models.losses import symmetric_info_nce
+from babyvlm.models.optimization import configure
+
+
+class ClipTraining(LightningModule):
+    """Trains an open_clip model and writes it in open_clip's own folder format when training ends.
+
+    Args:
+        vocabulary: folder made by ``curate vocabulary``; becomes the model's tokenizer.
+        embed_dim: width of the common space.
+        vision: open_clip's ``vision_cfg``.
+        text: open_clip's ``text_cfg``; the vocabulary's size, padding and end are filled in.
+        image_size: side of the square the model sees; the data's.
+        optimizer: called with the parameters.
+        scheduler: called with the optimizer, stepped each step.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Path,
+        embed_dim: int,
+        vision: dict[str, Any],
+        text: dict[str, Any],
+        optimizer: OptimizerCallable,
+        image_size: int = 64,
+        scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.vocabulary = Vocabulary(vocabulary)
+        special = {"vocab_size": len(self.vocabulary), "pad_id": PAD, "eos_id": EOS, "pool_type": "eos",
+                   "hf_tokenizer_name": "tokenizer"}  # fmt: skip
+        self.config: dict[str, Any] = {
+            "embed_dim": embed_dim,
+            "vision_cfg": vision | {"image_size": image_size},
+            "text_cfg": text | special,
+        }
+        self.clip = open_clip.CLIP(**self.config)
+        self.tokenize = open_clip.tokenizer.HFTokenizer(str(vocabulary), context_length=text["context_length"])
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Symmetric InfoNCE with a learned temperature."""
+        loss = self._loss(batch)
+        self.log("train_loss", loss, batch_size=len(batch.keys))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the loss."""
+        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch.keys), sync_dist=True)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        tokens_BL = self.tokenize(batch.utterances).to(self.device)
+        image_BD = normalize(self.clip.encode_image(batch.images_BCHW), dim=-1)
+        text_BD = normalize(self.clip.encode_text(tokens_BL), dim=-1)
+        return symmetric_info_nce(image_BD, text_BD, 1 / self.clip.logit_scale.exp().clamp(max=100))  # CLIP's bound
+
+    def on_train_end(self) -> None:
+        """Write the run's ``open_clip`` folder."""
+        if self.trainer.is_global_zero and self.trainer.log_dir is not None:
+            self.save_open_clip(Path(self.trainer.log_dir) / "open_clip")
+
+    def save_open_clip(self, folder: Path) -> None:
+        """Write config, float16 weights and tokenizer as ``open_clip`` reads them by ``local-dir:``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        preprocess = {"size": self.config["vision_cfg"]["image_size"], "mean": MEAN, "std": STD,
+                      "interpolation": "bilinear", "resize_mode": "shortest"}  # fmt: skip
+        config = {"model_cfg": self.config, "preprocess_cfg": preprocess}
+        (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        state = {name: _half(tensor) for name, tensor in self.clip.state_dict().items()}
+        save_file(state, folder / "open_clip_model.safetensors")
+        for file in self.vocabulary.path.glob("tokenizer*.json"):
+            shutil.copy(file, folder)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer and its schedule."""
+        return configure(self.parameters(), self.make_optimizer, self.make_scheduler)
+
+
+def _half(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.to(torch.float16) if tensor.is_floating_point() else tensor

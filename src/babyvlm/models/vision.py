@@ -1,0 +1,123 @@
+"""Vision encoders: any timm backbone, with weights from a file or a hub, frozen or not."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from babyvlm.contracts import UserError
+
+
+class VisionEncoder(nn.Module):
+    """Images -> one vector each.
+
+    Args:
+        backbone: timm's name of it (``resnext50_32x4d`` in the paper).
+        options: further arguments of timm's constructor.
+        weights: a local file, or ``hf-hub:ORG/NAME/FILE``; a DINO or CVCL checkpoint or a plain state dict.
+        pretrained: take timm's own weights for the name instead.
+        frozen: keep them as they are: no gradient, batch norm in evaluation mode.
+
+    Raises:
+        UserError: no such backbone, or weights that do not fit it.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnext50_32x4d",
+        options: dict[str, Any] | None = None,
+        weights: str | None = None,
+        pretrained: bool = False,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        try:
+            self.trunk = timm.create_model(backbone, pretrained=pretrained, num_classes=0, **(options or {}))
+        except (RuntimeError, TypeError, OSError) as error:
+            raise UserError(f"vision backbone {backbone}: timm cannot build it ({error})") from error
+        if weights is not None:
+            load_trunk(self.trunk, weights)
+        self.frozen = frozen
+        self.width: int = self.trunk.num_features
+        self.trunk.requires_grad_(not frozen)
+
+    def train(self, mode: bool = True) -> VisionEncoder:
+        """A frozen trunk stays in evaluation mode, or its batch norm would go on learning."""
+        super().train(mode)
+        if self.frozen:
+            self.trunk.eval()
+        return self
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """(B, width) pooled features."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features: Tensor = self.trunk(images_BCHW)
+        return features
+
+
+def load_trunk(trunk: nn.Module, source: str) -> None:
+    """Load a trunk's weights out of whatever checkpoint holds them, under whatever prefix.
+
+    Known layouts: DINO (``teacher`` / ``backbone.``), CVCL (``state_dict`` / ``vision_encoder.model.``), Lightning
+    runs of this project, plain state dicts and safetensors. Heads that the trunk has no place for are left out.
+
+    Raises:
+        UserError: the file cannot be read safely, or a weight of the trunk is missing or of another shape.
+    """
+    state = _read_state(_local_path(source), source)
+    wanted = {name: tensor for name, tensor in trunk.state_dict().items() if "num_batches_tracked" not in name}
+    first = next(iter(wanted))
+    prefixes = sorted({name.removesuffix(first) for name in state if name.endswith(first)}, key=len)
+    fitting = [prefix for prefix in prefixes if all(prefix + name in state for name in wanted)]
+    if not fitting:
+        nearest = prefixes[0] if prefixes else ""
+        missing = next((name for name in wanted if nearest + name not in state), first)
+        raise UserError(f"{source}: no weights for this backbone: {nearest + missing} is missing")
+    found = {name: state[fitting[0] + name] for name in wanted}
+    for name, tensor in found.items():
+        if tensor.shape != wanted[name].shape:
+            raise UserError(f"{source}: {name} is {tuple(tensor.shape)}, backbone needs {tuple(wanted[name].shape)}")
+    trunk.load_state_dict(found, strict=False)
+
+
+def _local_path(source: str) -> Path:
+    if not source.startswith("hf-hub:"):
+        path = Path(source)
+        if not path.is_file():
+            raise UserError(f"{path}: no such weights file")
+        return path
+    parts = source.removeprefix("hf-hub:").split("/", 2)
+    if len(parts) != 3:
+        raise UserError(f"{source}: write hf-hub:ORG/NAME/FILE")
+    owner, name, file = parts
+    try:
+        return Path(hf_hub_download(f"{owner}/{name}", file))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(f"{source}: cannot be fetched ({str(error).splitlines()[0]})") from error
+
+
+def _read_state(path: Path, source: str) -> dict[str, Tensor]:
+    """The state dict in a file; nothing in it is ever executed."""
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        with torch.serialization.safe_globals([argparse.Namespace]):  # DINO saves its options so; it holds plain data
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{source}: cannot be read as weights ({str(error).splitlines()[0]})") from error
+    for part in ("teacher", "state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(part), Mapping):
+            content = content[part]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{source}: holds no state dict (a mapping of names to tensors)")
+    return dict(content)

@@ -1,0 +1,56 @@
+"""How every command line is parsed: one line for a mistake, and no import that a config may not ask for."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import NoReturn
+
+import jsonargparse
+from jsonargparse import ArgumentParser
+
+# What a config may instantiate. Anything else is refused before its module is imported.
+ALLOWED_PACKAGES = ["babyvlm", "lightning", "torch", "torchmetrics"]
+
+
+def restrict_imports() -> None:
+    """Hold imports by config to ``ALLOWED_PACKAGES``."""
+    jsonargparse.set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=ALLOWED_PACKAGES)
+
+
+# Lines of jsonargparse's nested messages that hold no cause: the attempts at other members of a union, and headings.
+_NOT_A_CAUSE = re.compile(
+    r"Expected a path but|Does not validate against any|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|$"
+)
+_KEY = re.compile(r"""Parser key ["']([^"']+)["']:\s*""")
+_CLASS = re.compile(r"Problem with given class_path '([^']+)':")
+
+
+def one_line(message: str) -> str:
+    """The deepest cause in a parser's nested complaint, behind the key and the class that it belongs to."""
+    where: list[str] = []
+    causes: list[tuple[int, str]] = []
+    for line in message.splitlines():
+        indent = len(line) - len(line.lstrip(" -"))
+        text = line.strip(" -")
+        if found := _CLASS.match(text):
+            where.append(found[1])
+        else:
+            where += _KEY.findall(text)
+            text = _KEY.sub("", text)
+            if not _NOT_A_CAUSE.match(text):
+                causes.append((indent, text.split(" Add the import path")[0]))
+    if not causes:
+        return " ".join(message.split())
+    deepest = max(indent for indent, _ in causes)
+    cause = next(text for indent, text in causes if indent == deepest)
+    return ": ".join([*dict.fromkeys(where), cause])
+
+
+class OneLineParser(ArgumentParser):
+    """A parser whose complaint is one line on standard error and exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the innermost cause and exit."""
+        sys.stderr.write(f"error: {one_line(message)}\n")
+        raise SystemExit(2)

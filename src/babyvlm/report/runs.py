@@ -1,0 +1,72 @@
+"""Runs on disk: which there are, what they were, how each item came out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import yaml
+
+from babyvlm.contracts import UserError
+
+BENCHMARKS = ("labeled_s", "vtwt")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that holds test results.
+
+    Attributes:
+        path: the folder, ``<logs>/<model>-<mix>/version_<n>``.
+        row: what a table calls it, ``<model>-<mix>``.
+    """
+
+    path: Path
+    row: str
+
+    def credits(self, benchmark: str) -> npt.NDArray[np.float64] | None:
+        """Credit of each test item, in the order of the list; None where the run was not tested on it.
+
+        Raises:
+            UserError: the results cannot be read.
+        """
+        file = self.path / "results" / f"{benchmark}-test.parquet"
+        if not file.is_file():
+            return None
+        try:
+            column = pq.read_table(file, columns=["credit"])["credit"]
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: cannot be read as results ({error})") from None
+        values: npt.NDArray[np.float64] = column.to_numpy()
+        return values
+
+    @property
+    def seed(self) -> int | None:
+        """The run's seed, as its config says."""
+        config = yaml.safe_load((self.path / "config.yaml").read_text())
+        seed = config.get("seed_everything")
+        return seed if isinstance(seed, int) else None
+
+
+def find_runs(logs: Path) -> list[Run]:
+    """The newest tested version of every row below ``logs``, in the order of their names.
+
+    Raises:
+        UserError: there is none.
+    """
+    newest: dict[str, Path] = {}
+    for results in sorted(logs.glob("*/version_*/results"), key=lambda path: _version(path.parent)):
+        if any(results.glob("*-test.parquet")):
+            newest[results.parent.parent.name] = results.parent
+    if not newest:
+        raise UserError(f"{logs}: holds no tested run; run `python -m babyvlm fit --config ...` first")
+    return [Run(path, row) for row, path in sorted(newest.items())]
+
+
+def _version(run: Path) -> int:
+    number = re.fullmatch(r"version_(\d+)", run.name)
+    return int(number[1]) if number else -1

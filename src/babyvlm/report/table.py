@@ -1,0 +1,49 @@
+"""The main table: rows are runs, columns are benchmarks, cells have their 95 % interval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+from babyvlm.report.runs import BENCHMARKS, find_runs
+from babyvlm.report.statistics import Estimate, accuracy
+
+TITLES = {"labeled_s": "Labeled-S", "vtwt": "VTWT"}
+CHANCE = {"labeled_s": 1 / 4, "vtwt": 1 / 2}  # paper, table 1
+NOTE = "Accuracy on the test half, with its 95 % bootstrap interval over items; * the interval holds chance."
+
+
+def report(logs: Path = Path("lightning_logs"), out: Path | None = None) -> None:
+    """Print the table of all tested runs, and write it as Markdown if asked.
+
+    Args:
+        logs: folder of runs.
+        out: Markdown file to write the table to.
+    """
+    runs = find_runs(logs)
+    rows = [("chance", [f"{CHANCE[benchmark]:.3f}" for benchmark in BENCHMARKS])]
+    rows += [(run.row, [_cell(run.credits(benchmark), CHANCE[benchmark]) for benchmark in BENCHMARKS]) for run in runs]
+    titles = [TITLES[benchmark] for benchmark in BENCHMARKS]
+    table = Table("model", *titles, title="BabyVLM", caption=NOTE)
+    for name, cells in rows:
+        table.add_row(name, *cells)
+    Console(width=100).print(table)
+    for run in runs:
+        print(f"{run.row}: {run.path}")
+    if out is not None:
+        lines = [f"| model | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+        lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("\n".join([*lines, "", NOTE, ""]))
+
+
+def _cell(credit: npt.NDArray[np.float64] | None, chance: float) -> str:
+    if credit is None:
+        return "-"
+    estimate: Estimate = accuracy(credit)
+    mark = "*" if estimate.low <= chance <= estimate.high else ""
+    return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]{mark}"
