@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from babyvlm.contracts import UserError
+from babyvlm.curation.dense_assignment import assign_dense
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,11 +24,9 @@ if TYPE_CHECKING:
 Method = Literal["exact", "greedy", "random"]
 Array = NDArray[Any]
 
-# Above so many pairs the dense solvers' float64 costs (8 bytes a pair) and their time are worse than the lazy solver's.
-DENSE_PAIRS = 1 << 22
-DENSE_PAIRS_SQUARE = 1 << 26  # squares are lapjv's ground and the lazy solver's hardest case
 NORM_TOLERANCE = 1e-2  # float16 keeps a norm to 5e-4; what is further off was never normalised
-CHECK_ROWS = 8192
+CHECK_ROWS = 8192  # rows widened to float32 at a time: 16 MB at 512 wide
+GREEDY_SCORES = 1 << 26  # scores that the greedy method holds at a time: 256 MB
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,52 @@ def match(
     del k, batch_rows, seed, checkpoint, progress
     started = time.perf_counter()
     forbidden = check_inputs(targets, candidates, forbidden)
-    index, prices, dual = dense_assignment(targets, candidates, forbidden)
+    index, prices, dual = assign_dense(targets, candidates, forbidden)
     return describe(targets, candidates, index, started=started, passes=1.0, prices=prices, dual=dual)
+
+
+def match_greedily(
+    targets: Array, candidates: Array, *, seed: int = 0, forbidden: Array | None = None, progress: bool = True
+) -> Matching:
+    """Let targets, in random order, take the candidate most like them of those left. Arguments as in ``match``."""
+    from rich.console import Console
+    from rich.progress import track
+
+    started = time.perf_counter()
+    forbidden = check_inputs(targets, candidates, forbidden)
+    order = np.random.default_rng(seed).permutation(len(targets))
+    index = np.full(len(targets), -1, np.int64)
+    rows_at_once = max(1, GREEDY_SCORES // len(candidates))
+    starts = range(0, len(targets), rows_at_once)
+    for start in track(starts, "greedy", console=Console(stderr=True), disable=not progress):
+        rows = order[start : start + rows_at_once]
+        scores = scores_of(targets[rows], candidates)
+        for row, score in zip(rows, scores, strict=True):
+            score[index[order[:start]]] = -np.inf
+            score[index[rows[index[rows] >= 0]]] = -np.inf
+            score[forbidden[forbidden[:, 0] == row, 1]] = -np.inf
+            index[row] = score.argmax()
+            if score[index[row]] == -np.inf:
+                raise UserError(f"greedy matching leaves target {row} only forbidden candidates; use the exact method")
+    return describe(targets, candidates, index, started=started, passes=1.0, method="greedy")
+
+
+def match_randomly(targets: Array, candidates: Array, *, seed: int = 0) -> Matching:
+    """Give each target a random candidate of its own. Arguments as in ``match``."""
+    started = time.perf_counter()
+    check_inputs(targets, candidates, None)
+    index = np.random.default_rng(seed).choice(len(candidates), len(targets), replace=False)
+    return describe(targets, candidates, index, started=started, passes=0.0, method="random")
+
+
+def scores_of(targets: Array, candidates: Array) -> NDArray[np.float32]:
+    """All similarities (N, M) in float32, the candidates widened a block at a time."""
+    wide = targets.astype(np.float32)
+    scores = np.empty((len(targets), len(candidates)), np.float32)
+    for start in range(0, len(candidates), CHECK_ROWS):
+        columns = slice(start, start + CHECK_ROWS)
+        scores[:, columns] = wide @ candidates[columns].astype(np.float32).T
+    return scores
 
 
 def describe(
@@ -135,49 +178,6 @@ def describe(
         prices=np.empty(0) if prices is None else prices,
         method=method,
     )
-
-
-def dense_assignment(
-    targets: Array, candidates: Array, forbidden: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
-    """Solve with all N x M similarities in memory: index (N,), prices (M,) and the dual value.
-
-    lapjv takes squares only, and pads badly; scipy takes rectangles and forbidden pairs.
-    """
-    scores = targets.astype(np.float64) @ candidates.astype(np.float64).T
-    scores[forbidden[:, 0], forbidden[:, 1]] = -np.inf
-    if scores.shape[0] == scores.shape[1] and not len(forbidden):
-        from lapjv import lapjv
-
-        index = lapjv(-scores)[0].astype(np.int64)
-    else:
-        from scipy.optimize import linear_sum_assignment
-
-        try:
-            index = linear_sum_assignment(scores, maximize=True)[1].astype(np.int64)
-        except ValueError:
-            raise no_matching() from None
-    prices = least_prices(scores, index)
-    return index, prices, float((scores - prices).max(axis=1).sum() + prices.sum())
-
-
-def least_prices(scores: NDArray[np.float64], index: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The lowest prices (M,) at which no target prefers another's candidate to its own.
-
-    A least fixed point of ``price[of k] = max_i (s[i, of k] - s[i, of i] + price[of i])``, from 0 (Bellman-Ford). It
-    knows nothing of how ``index`` was found; the bound it gives meets the primal value only if ``index`` is optimal.
-    """
-    own = scores[np.arange(len(index)), index]
-    envy = scores[:, index] - own[:, None]  # (N, N): what i would gain by k's candidate, prices aside
-    price = np.zeros(len(index))
-    for _ in range(len(index)):
-        risen = np.maximum(price, (envy + price[:, None]).max(axis=0))
-        if (risen - price).max() < 1e-13:
-            break
-        price = risen
-    prices = np.zeros(scores.shape[1])
-    prices[index] = price
-    return prices
 
 
 def check_inputs(targets: Array, candidates: Array, forbidden: Array | None) -> NDArray[np.int64]:
@@ -225,11 +225,6 @@ def check_embeddings(name: str, embeddings: Array) -> None:
             row, norm = start + wrong[0], norms[wrong[0]]
             fault = f"has norm {norm:.4g}, not 1; normalise it" if np.isfinite(norm) else "holds NaN or Inf; remake it"
             raise UserError(f"{name}: row {row} {fault}")
-
-
-def no_matching() -> UserError:
-    """The error for forbidden pairs that leave no one-to-one matching."""
-    return UserError("no one-to-one matching avoids all forbidden pairs; forbid fewer or add candidates")
 
 
 def peak_memory() -> int:

@@ -1,0 +1,239 @@
+"""The commands that choose generic pairs for a target store: by matching, or at random."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from babyvlm import artefact
+from babyvlm.contracts import UserError
+from babyvlm.curation.embed import Embeddings
+from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.matching import Array, Matching, Method, match, match_greedily, match_randomly
+from babyvlm.curation.store import Store, write_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+# Scoring the other methods for comparison costs a pass over all pairs: seconds up to here, minutes beyond. Our choice.
+COMPARED_PAIRS = 1 << 30
+
+
+def match_stores(
+    targets: Path,
+    target_embeddings: Path,
+    candidates: Path,
+    candidate_embeddings: Path,
+    out: Path,
+    method: Method = "exact",
+    k: int = 512,
+    batch_rows: int = 2048,
+    seed: int = 0,
+) -> None:
+    """Choose for each target pair the candidate pair whose image is most like it, one to one (the paper's matching).
+
+    The summed CLIP similarity of the images is the largest possible, and the result says by which bound that is known.
+
+    Args:
+        targets: pair store to imitate; may be a filtered part of the store that was embedded.
+        target_embeddings: embeddings of (at least) these pairs.
+        candidates: pair store to choose from; at least as many pairs as `targets`.
+        candidate_embeddings: embeddings of (at least) these pairs, by the same CLIP model.
+        out: pair store to make: the chosen candidates in the order of the targets, with `match_key` and
+            `match_similarity`.
+        method: `exact` (best sum), `greedy` (targets in random order take the best that is left) or `random`.
+        k: candidates first listed for a target; more cost memory, fewer cost time.
+        batch_rows: targets that enter at a time.
+        seed: of the order in which targets enter, and of `random`.
+    """
+    wanted, offered = Store(targets), Store(candidates)
+    of_targets, of_candidates = Embeddings(target_embeddings), Embeddings(candidate_embeddings)
+    if of_targets.clip != of_candidates.clip:
+        raise UserError(
+            f"{target_embeddings} was made by CLIP {of_targets.clip}, {candidate_embeddings} by {of_candidates.clip}; "
+            "embed both with the same model"
+        )
+    arguments = {
+        "command": "match", "targets": wanted.fingerprint, "candidates": offered.fingerprint,
+        "target_embeddings": of_targets.fingerprint, "candidate_embeddings": of_candidates.fingerprint,
+        "method": method, "k": k, "batch_rows": batch_rows, "seed": seed,
+    }  # fmt: skip
+    if artefact.made_already(out, "store", arguments):
+        print(f"{out}: whole already, nothing to do")
+        return
+    target_keys, images = embedded_rows(wanted, of_targets)
+    _, offers = embedded_rows(offered, of_candidates)
+    state = out.with_name(out.name + ".matching")  # goes on from here after an interruption
+    found = find(images, offers, method, k=k, batch_rows=batch_rows, seed=seed, checkpoint=state)
+    funnel = Funnel("match", "candidates")
+    write_store(
+        out, matched_rows(offered, target_keys, found, funnel), arguments=arguments, funnel=funnel,
+        licensed=offered.licensed,
+        extra_fields=offered.extra_fields | {"match_key": pa.string(), "match_similarity": pa.float32()},
+    )  # fmt: skip
+    shutil.rmtree(state, ignore_errors=True)
+    print(funnel)
+    report(found, images, offers, seed)
+
+
+def match_arrays(
+    targets: Path,
+    candidates: Path,
+    out: Path,
+    method: Method = "exact",
+    k: int = 512,
+    batch_rows: int = 2048,
+    seed: int = 0,
+) -> None:
+    """Match the rows of two embedding files one to one; for embeddings that were made elsewhere.
+
+    The files are memory-mapped. A run that was interrupted goes on after its last batch.
+
+    Args:
+        targets: `.npy` of shape (N, D), L2-normalised floats.
+        candidates: `.npy` of shape (M, D), M at least N.
+        out: folder to make: `index.npy` (the candidate of each target), `similarity.npy`, and `prices.npy`, the proof.
+        method: `exact` (best sum), `greedy` (targets in random order take the best that is left) or `random`.
+        k: candidates first listed for a target; more cost memory, fewer cost time.
+        batch_rows: targets that enter at a time.
+        seed: of the order in which targets enter, and of `random`.
+    """
+    rows, offers = opened(targets), opened(candidates)
+    arguments = {
+        "command": "match-arrays", "targets": artefact.sha256(targets), "candidates": artefact.sha256(candidates),
+        "method": method, "k": k, "batch_rows": batch_rows, "seed": seed,
+    }  # fmt: skip
+    if artefact.made_already(out, "matching", arguments):
+        print(f"{out}: whole already, nothing to do")
+        return
+    manifest: artefact.Manifest = {"arguments": arguments}
+    with artefact.making(out, "matching", manifest, keep_partial=True) as partial:
+        state = partial / "checkpoint"
+        found = find(rows, offers, method, k=k, batch_rows=batch_rows, seed=seed, checkpoint=state)
+        for name in ("index", "similarity", "prices"):
+            np.save(partial / f"{name}.npy", getattr(found, name))
+            manifest[f"{name}_sha256"] = artefact.sha256(partial / f"{name}.npy")
+        manifest |= {"primal": found.primal, "dual": found.dual, "gap": found.gap}
+        shutil.rmtree(state, ignore_errors=True)
+    report(found, rows, offers, seed)
+
+
+def random_subset(candidates: Path, like: Path, out: Path, seed: int = 0) -> None:
+    """Choose as many random pairs as another store holds, without replacement (the paper's `filtered-random`).
+
+    Args:
+        candidates: pair store to choose from.
+        like: pair store whose size is wanted.
+        out: pair store to make, in the order of `candidates`.
+        seed: of the choice.
+    """
+    offered, wanted = Store(candidates), len(Store(like))
+    arguments = {"command": "random-subset", "candidates": offered.fingerprint, "rows": wanted, "seed": seed}
+    if artefact.made_already(out, "store", arguments):
+        print(f"{out}: whole already, nothing to do")
+        return
+    if wanted > len(offered):
+        raise UserError(f"{candidates}: has {len(offered):,} pairs, {like} asks for {wanted:,}; add candidates")
+    rows = np.sort(np.random.default_rng(seed).choice(len(offered), wanted, replace=False))
+    funnel = Funnel("random-subset", "candidates")
+    funnel.drop("not drawn", len(offered) - wanted)
+    funnel.keep(wanted)
+    write_store(
+        out, (row for _, row in picked(offered, rows)), arguments=arguments, funnel=funnel,
+        licensed=offered.licensed, extra_fields=offered.extra_fields,
+    )  # fmt: skip
+    print(funnel)
+
+
+def find(
+    targets: Array, candidates: Array, method: Method, *, k: int, batch_rows: int, seed: int, checkpoint: Path
+) -> Matching:
+    """Match by the method of that name."""
+    if method == "greedy":
+        return match_greedily(targets, candidates, seed=seed)
+    if method == "random":
+        return match_randomly(targets, candidates, seed=seed)
+    return match(targets, candidates, k=k, batch_rows=batch_rows, seed=seed, checkpoint=checkpoint)
+
+
+def report(found: Matching, targets: Array, candidates: Array, seed: int) -> None:
+    """Print the certificate, and what the other two methods would have scored where that is cheap to know."""
+    print(found.certificate())
+    others = [match_randomly(targets, candidates, seed=seed)]
+    if len(targets) * len(candidates) <= COMPARED_PAIRS:
+        others.append(match_greedily(targets, candidates, seed=seed, progress=False))
+    else:
+        print("greedy: not computed for comparison, it would cost another pass over all pairs; see --method greedy")
+    for other in others:
+        if other.method != found.method:
+            change = (other.primal - found.primal) / abs(found.primal)
+            print(f"{other.method} would have scored {other.primal:.4f} ({change:+.2%})")
+
+
+def opened(path: Path) -> Array:
+    """Memory-map an array file.
+
+    Raises:
+        UserError: it is missing or no ``.npy`` file.
+    """
+    try:
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not readable as a .npy array ({error}); write it with numpy.save") from None
+    return array
+
+
+def embedded_rows(store: Store, embeddings: Embeddings) -> tuple[list[str], NDArray[np.float16]]:
+    """The store's keys and their image embeddings (N, D), looked up by key.
+
+    Raises:
+        UserError: a pair has no embedding.
+    """
+    keys: list[str] = store.columns("key")["key"].to_pylist()
+    if keys == embeddings.keys:
+        return keys, embeddings.image
+    row_of = {key: row for row, key in enumerate(embeddings.keys)}
+    missing = [key for key in keys if key not in row_of]
+    if missing:
+        raise UserError(
+            f"{embeddings.path}: no embedding of {len(missing):,} of the {len(keys):,} pairs of {store.path}, "
+            f"{missing[0]} for one; embed that store"
+        )
+    return keys, embeddings.image[[row_of[key] for key in keys]]
+
+
+def matched_rows(offered: Store, target_keys: list[str], found: Matching, funnel: Funnel) -> Iterator[dict[str, Any]]:
+    """The chosen candidates' rows in target order.
+
+    Shards are read once, in their own order; the chosen images wait in a temporary file, as they may not fit in memory.
+    """
+    funnel.drop("no target's match", len(offered) - len(target_keys))
+    with tempfile.TemporaryFile() as spool:
+        waiting = {}
+        for row, fields in picked(offered, np.sort(found.index)):
+            image = fields.pop("image")
+            waiting[row] = fields, spool.tell(), len(image)
+            spool.write(image)
+        for key, row, similarity in zip(target_keys, found.index.tolist(), found.similarity.tolist(), strict=True):
+            fields, start, length = waiting[row]
+            spool.seek(start)
+            funnel.keep()
+            yield {**fields, "image": spool.read(length), "match_key": key, "match_similarity": similarity}
+
+
+def picked(store: Store, rows: NDArray[np.int64]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Row numbers and rows of a store, for ascending row numbers; only these become Python objects."""
+    start = 0
+    for file in store.files:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
+            inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(batch))]
+            yield from zip(inside.tolist(), batch.take(pa.array(inside - start)).to_pylist(), strict=True)
+            start += len(batch)
