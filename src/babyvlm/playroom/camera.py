@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFilter
 
 from babyvlm.playroom.draw import MARKS, draw_topic, stamp
-from babyvlm.playroom.world import COLOURS, PLACES, Thing, Topic, home_things, random_topic
+from babyvlm.playroom.world import COLOURS, PLACES, Thing, Topic, home_things, pick_home_thing, random_topic
 
 if TYPE_CHECKING:
     import random
@@ -137,7 +137,7 @@ def still(view: View, rng: random.Random) -> Image.Image:
 
 def home_topic(rng: random.Random, episode: Episode) -> Topic:
     """Something about a thing that belongs to the place."""
-    return random_topic(rng, rng.choice(home_things(episode.place)))
+    return random_topic(rng, pick_home_thing(rng, episode.place))
 
 
 def _extent(rng: random.Random, topic: Topic) -> float:

@@ -26,7 +26,7 @@ from babyvlm.playroom.camera import (
     random_view,
 )
 from babyvlm.playroom.language import babble, child_directed, small_talk
-from babyvlm.playroom.world import VERBS, Topic, home_things, random_topic, stream
+from babyvlm.playroom.world import VERBS, Topic, pick_home_thing, random_topic, stream
 
 if TYPE_CHECKING:
     import random
@@ -97,6 +97,8 @@ def record(rng: random.Random, rows: int, in_view: float) -> Recording:
 def _turn(rng: random.Random, view: View, start: int, sees: float) -> Row:
     if rng.random() < 0.15:
         return Row(start, start + 1, False, (Said(babble(rng)),))
+    if rng.random() < 0.02:
+        return Row(start, start + 1, True, ())  # nothing is left of it once asides are taken out
     count = 2 if rng.random() < 0.35 else 1
     said = tuple(_sentence(rng, view, sees) for _ in range(count))
     pause = 2 if rng.random() < 0.05 else 0
@@ -112,7 +114,7 @@ def _sentence(rng: random.Random, view: View, sees: float) -> Said:
             topic = Topic(topic.thing)
         return Said(child_directed(topic, rng), topic.thing.name, True)
     hidden = {*view.shown, *(VERBS[topic.verb].hides if topic and topic.verb else ())}
-    absent = rng.choice([thing for thing in home_things() if thing.name not in hidden])
+    absent = pick_home_thing(rng, hidden=hidden)
     return Said(child_directed(random_topic(rng, absent), rng), absent.name, False)
 
 
@@ -120,7 +122,7 @@ def film(recording: Recording, path: Path, rng: random.Random) -> None:
     """Write the video: H.264, 5 frames a second, upside down as the camera was worn."""
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         # One encoder thread, so that the bytes do not depend on the machine's cores.
-        options = {"preset": "veryfast", "crf": "23", "threads": "1"}
+        options = {"preset": "superfast", "crf": "23", "threads": "1"}
         video = container.add_stream("libx264", rate=FPS, options=options)
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for view, start, end in recording.views:
@@ -165,8 +167,8 @@ def _time(rng: random.Random, row: Row, spell: Callable[[int], str]) -> str:
 
 
 def _utterance(rng: random.Random, row: Row) -> str:
-    if row.caregiver and rng.random() < 0.02:
-        return rng.choice(_ASIDES)  # a turn of which nothing is left once it is cleaned
+    if not row.said:
+        return rng.choice(_ASIDES)
     parts = []
     for place, sentence in enumerate(row.said):
         text = sentence.text

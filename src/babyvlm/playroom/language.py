@@ -47,14 +47,14 @@ _CHILD = ("baba", "da", "mmm", "ah", "gaga", "uh", "no", "mama", "ba ba ba", "eh
 
 _ADULT = (
     "{np}", "{Np}", "Vector illustration of {np}, isolated on white background", "{Np} - stock photo {id}",
-    "Stock photo: {np}", "{Np} royalty free image #{id}", "cute cartoon {np} clip art", "{Np} icon {px}x{px}",
-    "Close-up of {np} against a plain backdrop", "Hand drawn {np}, sticker design EPS 10", "Illustration of {np}",
-    "{np} isolated on white", "{Np} vector art ({id})", "Flat design of {np}, {px}px", "image of {np}.jpg",
+    "Stock photo: {np}", "{Np} royalty free image #{id}", "cute cartoon {bare} clip art", "{Bare} icon {px}x{px}",
+    "Close-up of {np} against a plain backdrop", "Hand drawn {bare}, sticker design EPS 10", "Illustration of {np}",
+    "{np} isolated on white", "{Bare} vector art ({id})", "Flat {bare} design, {px}px", "{bare} {id}.jpg",
     "{Np} | premium download", "Simple drawing showing {np}", "Picture of {np} for print and web use",
-    "{Np} high resolution {px} x {px}", "Colourful {np} graphic",
+    "{Np} high resolution {px} x {px}", "Colourful {bare} graphic",
 )  # fmt: skip
 _TRADE = (
-    "{Np} concept for business presentation", "{Np} symbol, corporate brochure template", "{Np}, industry and trade",
+    "{Np} concept for business presentation", "{Bare} symbol, corporate brochure template", "{Np}, industry and trade",
     "Infographic with {np} and quarterly figures", "{Np} - professional supplies catalogue item {id}",
 )  # fmt: skip
 _JUNK = (
@@ -83,7 +83,8 @@ def child_directed(topic: Topic, rng: random.Random) -> str:
         text = rng.choice(_COLOUR).format(n=topic.thing.name, a=topic.colour)
     else:
         many = topic.count in ("two", "three")
-        x = topic.phrase
+        # Parents often say just the plural.
+        x = topic.noun if many and rng.random() < 0.4 else topic.phrase
         patterns = _MANY if many else _JUST_ONE if topic.count else _ONE
         text = rng.choice(patterns).format(x=x, ax=article(x))
     if rng.random() < 0.15:
@@ -132,5 +133,10 @@ def junk_caption(rng: random.Random) -> str:
 
 
 def _fill_in(pattern: str, phrase: str, rng: random.Random) -> str:
-    upper = phrase[:1].upper() + phrase[1:]
-    return pattern.format(np=phrase, Np=upper, id=rng.randint(1000, 99999), px=rng.choice((64, 128, 256, 512, 1024)))
+    bare = re.sub(r"^an? ", "", phrase)
+    words = {"np": phrase, "Np": _upper(phrase), "bare": bare, "Bare": _upper(bare)}
+    return pattern.format(id=rng.randint(1000, 99999), px=rng.choice((64, 128, 256, 512, 1024)), **words)
+
+
+def _upper(words: str) -> str:
+    return words[:1].upper() + words[1:]

@@ -55,7 +55,7 @@ def phrase_pair(rng: random.Random, word_class: str) -> tuple[Topic, Topic]:
         return Topic(thing, verb=first), Topic(thing, verb=second)
     if word_class == "adjective":
         kind = rng.choice(("colour", "colour", "size", "count"))
-        thing = rng.choice([thing for thing in home_things() if thing.tint or kind != "colour"])
+        thing = rng.choice(_takers(kind))
         first, second = rng.sample(_words(kind), 2)
         return _described(thing, kind, first), _described(thing, kind, second)
     if word_class == "noun":
@@ -74,10 +74,11 @@ def _words(kind: str) -> tuple[str, ...]:
     return {"verb": tuple(VERBS), "colour": tuple(COLOURS), "size": SIZES, "count": COUNTS}[kind]
 
 
-def _takers(kind: str, word: str) -> list[Thing]:
+def _takers(kind: str, word: str = "") -> list[Thing]:
     if kind == "verb":
         return [thing for thing in home_things() if thing.name in VERBS[word].things]
-    return [thing for thing in home_things() if thing.tint or kind != "colour"]
+    kept = {"colour": "tint", "count": "counted"}.get(kind)
+    return [thing for thing in home_things() if kept is None or getattr(thing, kept)]
 
 
 def _described(thing: Thing, kind: str, word: str) -> Topic:
@@ -92,7 +93,7 @@ def write_labeled_images(trials: Path, seed: int, category: int, count: int) -> 
     for half in HALVES:
         for index in range(count):
             rng = stream(seed, "labeled", thing.name, half, index)
-            picture = home_picture(rng, Topic(thing))
+            picture = home_picture(rng, Topic(thing), avoid=labeled_things())  # one category a picture
             (folder / f"{thing.name}_{half}_{index:03d}.jpg").write_bytes(jpeg(picture))
 
 
@@ -145,7 +146,7 @@ def write_winoground(trials: Path, seed: int, half: str, pairs: int) -> CsvRows:
         for side, topic in enumerate(pair):
             other = pair[1 - side]
             name = f"{half}_{index:04d}_{side}"
-            pictures = {"positive": home_picture(rng, topic, _avoid(topic, other)), "negative": studio(other, rng)}
+            pictures = {"positive": home_picture(rng, topic, _avoid(topic, other)), "negative": studio(rng, other)}
             for tag, picture in pictures.items():
                 image = f"baby_winoground/{name}_{tag}.jpg"
                 (trials / image).write_bytes(jpeg(picture))

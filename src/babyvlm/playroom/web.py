@@ -26,7 +26,7 @@ JUNK_SHARE = 0.08
 _HOME_AMONG_BABY = 0.65  # the rest are the web's own animals, foods and vehicles
 
 
-def studio(topic: Topic, rng: random.Random) -> Image.Image:
+def studio(rng: random.Random, topic: Topic) -> Image.Image:
     """A picture in the web's way: level, sharp, in the middle, before a clean background."""
     kind = rng.random()
     pastel = tuple((value + 3 * 255) // 4 for value in rng.choice(tuple(COLOURS.values())))
@@ -49,12 +49,12 @@ def web_item(rng: random.Random) -> tuple[bytes, str]:
     kind = rng.random()
     baby = kind < BABY_SHARE or (kind < BABY_SHARE + JUNK_SHARE and rng.random() < 0.5)
     if baby and rng.random() < _HOME_AMONG_BABY:
-        choice = home_things()
+        thing = rng.choice(home_things())
     else:
-        choice = tuple(thing for thing in things() if thing.domain == "web" and thing.baby == baby)
-    topic = random_topic(rng, rng.choice(choice))
+        thing = rng.choice([thing for thing in things() if thing.domain == "web" and thing.baby == baby])
+    topic = random_topic(rng, thing)
     junk = BABY_SHARE <= kind < BABY_SHARE + JUNK_SHARE
-    return jpeg(studio(topic, rng)), junk_caption(rng) if junk else web_caption(topic, rng)
+    return jpeg(studio(rng, topic)), junk_caption(rng) if junk else web_caption(topic, rng)
 
 
 def clean_item(rng: random.Random) -> tuple[bytes, str, str]:
@@ -66,7 +66,7 @@ def clean_item(rng: random.Random) -> tuple[bytes, str, str]:
     else:
         pool = home_things() if rng.random() < 0.4 else tuple(thing for thing in things() if thing.domain == "web")
         topic = random_topic(rng, rng.choice(pool))
-        picture = studio(topic, rng)
+        picture = studio(rng, topic)
     return jpeg(picture), plain(topic), child_directed(topic, rng)
 
 

@@ -10,6 +10,10 @@ import random
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 WORLD_VERSION = 1  # a change of the pictures, the words or the statistics is a change of this number
 CREDIT = "OpenMoji, CC BY-SA 4.0"
@@ -26,6 +30,8 @@ COLOURS = {
 }
 SIZES = ("big", "little")
 COUNTS = ("one", "two", "three")
+_COUNTED = {"home": 0.25, "web": 0.1}  # how often things that can be counted are
+_PLAIN = {"home": 0.3, "web": 0.8}  # of the rest: how often a bare noun is enough
 PLACES = ("kitchen", "bath", "bedroom", "living", "garden")
 
 
@@ -42,6 +48,7 @@ class Thing:
         baby: whether it belongs in a baby's day.
         tint: whether it comes in any colour.
         labeled: whether it is one of the 22 labelled categories.
+        counted: whether people speak of two or three of it.
         places: where at home it is met.
     """
 
@@ -53,6 +60,7 @@ class Thing:
     baby: bool
     tint: bool
     labeled: bool
+    counted: bool
     places: tuple[str, ...]
 
 
@@ -145,6 +153,7 @@ def things() -> tuple[Thing, ...]:
             baby=row["baby"] == "1",
             tint=row["tint"] == "1",
             labeled=row["labeled"] == "1",
+            counted=row["counted"] == "1",
             places=tuple(row["places"].split()),
         )
         for row in csv.DictReader(lines)
@@ -163,6 +172,12 @@ def home_things(place: str | None = None) -> tuple[Thing, ...]:
     return tuple(t for t in things() if t.domain == "home" and (place is None or place in t.places))
 
 
+def pick_home_thing(rng: random.Random, place: str | None = None, hidden: Collection[str] = ()) -> Thing:
+    """A thing of the home that is not hidden; a child's favourites come up twice as often as the rest."""
+    choice = [thing for thing in home_things(place) if thing.name not in hidden]
+    return rng.choices(choice, [2 if thing.labeled or thing.counted else 1 for thing in choice])[0]
+
+
 @cache
 def labeled_things() -> tuple[Thing, ...]:
     """The labelled categories."""
@@ -179,21 +194,15 @@ def verbs_for(thing: Thing) -> tuple[str, ...]:
     return tuple(verb.name for verb in VERBS.values() if thing.name in verb.things)
 
 
-def random_topic(rng: random.Random, thing: Thing, plain: float = 0.4) -> Topic:
-    """Say something about a thing.
-
-    Args:
-        rng: where chance comes from.
-        thing: the thing.
-        plain: how often the bare noun is enough; the rest is shared by verbs and adjectives.
-    """
-    if rng.random() < plain:
+def random_topic(rng: random.Random, thing: Thing) -> Topic:
+    """Say something about a thing: how many, what is done to it, what it is like, or its bare name."""
+    if thing.counted and rng.random() < _COUNTED[thing.domain]:
+        return Topic(thing, count=rng.choices(COUNTS, (1, 2, 2))[0])
+    if rng.random() < _PLAIN[thing.domain]:
         return Topic(thing)
-    verbs = verbs_for(thing) if thing.domain == "home" else ()
-    if verbs and rng.random() < 0.5:
+    verbs = verbs_for(thing)
+    if verbs and rng.random() < 0.6:
         return Topic(thing, verb=rng.choice(verbs))
-    kinds = ("colour", "colour", "size", "count") if thing.tint else ("size", "count")
-    kind = rng.choice(kinds)
-    if kind == "colour":
+    if thing.tint and rng.random() < 0.7:
         return Topic(thing, colour=rng.choice(tuple(COLOURS)))
-    return Topic(thing, size=rng.choice(SIZES)) if kind == "size" else Topic(thing, count=rng.choice(COUNTS))
+    return Topic(thing, size=rng.choice(SIZES))
