@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import babyvlm.playroom
 from babyvlm.contracts import UserError
 from babyvlm.curation.embed import PART_ROWS, part_path
 from babyvlm.curation.store import Store
+from babyvlm.images import open_rgb
 
 PLAYROOM_CLIP = Path(babyvlm.playroom.__file__).parent / "clip"
 
@@ -76,11 +76,6 @@ def _resolve(name: str) -> tuple[str, str | None]:
     return model_name, pretrained
 
 
-def decode(image: bytes) -> Image.Image:
-    """An RGB picture from JPEG, PNG or WebP bytes."""
-    return Image.open(io.BytesIO(image)).convert("RGB")
-
-
 def predict_parts(
     store: Store, folder: Path, clip: str, *, batch_size: int, num_workers: int, accelerator: str, devices: int,
     num_nodes: int,
@@ -110,7 +105,7 @@ class _Parts(Dataset[tuple[int, Tensor, list[str]]]):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor, list[str]]:
         rows = self.store.part(self.numbers[index], PART_ROWS)
-        images = torch.stack([self.preprocess(decode(row["image"])) for row in rows])
+        images = torch.stack([self.preprocess(open_rgb(row["image"])) for row in rows])
         return self.numbers[index], images, [row["utterance"] for row in rows]
 
 

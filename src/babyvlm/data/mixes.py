@@ -36,8 +36,8 @@ class PairMix(LightningDataModule):
         name: of the mix, for the run's name and the tables.
         stores: folder of the pair stores.
         sources: what is trained on.
-        validation: name of the store whose ``val`` and ``test`` splits the losses are measured on; the same for all mixes, so that
-            they compare.
+        validation: name of the store whose ``val`` and ``test`` splits the losses are measured on; the same for all
+            mixes, so that they compare.
         vocabulary: folder made by ``curate vocabulary``.
         batch_size: global: split over all devices.
         image_size: side of the square that models see, in pixels.

@@ -1,0 +1,71 @@
+# make help lists the targets. Set-up is part of each: a machine needs only Python >= 3.11 and make.
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python -m babyvlm
+SIZE   ?= default
+DATA   := data/playroom
+WORLD  := $(DATA)/world
+STORES := $(DATA)/stores
+EMBED  := $(DATA)/embeddings
+FIT    := $(RUN) fit --config configs/playroom.yaml
+MIXES  := filtered filtered-aug filtered-random aug-only
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo data mixes playroom-clip test soak check bench-matching
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup: $(VENV)/.ready ## make .venv with all that is needed (about 2 minutes and 6 GB)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "babyvlm needs Python >= 3.11; set PYTHON="'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --upgrade pip -c constraints.txt
+	$(VENV)/bin/pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $@
+
+data: setup ## the embedded world and its stores: raw video to matched pairs (whole stages are left as they are)
+	$(RUN) playroom --out $(WORLD) --size $(SIZE)
+	$(RUN) curate frames --videos $(WORLD)/home/videos --transcripts $(WORLD)/home/transcripts --out $(STORES)/frames \
+	    --frame_size 96 --max_frames 4 --licensed false
+	$(RUN) curate embed --store $(STORES)/frames --out $(EMBED)/frames
+	$(RUN) curate filter --store $(STORES)/frames --embeddings $(EMBED)/frames --out $(STORES)/filtered
+	$(RUN) curate web --sources '[$(WORLD)/web/tars,$(WORLD)/web/llava/list.json,$(WORLD)/web/parquet]' --out $(STORES)/web
+	$(RUN) curate rewrite --store $(STORES)/web --out $(STORES)/rewritten
+	$(RUN) curate embed --store $(STORES)/rewritten --out $(EMBED)/rewritten
+	$(RUN) curate match --targets $(STORES)/filtered --target_embeddings $(EMBED)/frames \
+	    --candidates $(STORES)/rewritten --candidate_embeddings $(EMBED)/rewritten --out $(STORES)/aug
+	$(RUN) curate random --candidates $(STORES)/web --like $(STORES)/aug --out $(STORES)/random
+	$(RUN) curate vocabulary --stores '[$(STORES)/filtered,$(STORES)/aug,$(STORES)/random]' --out $(DATA)/vocabulary
+
+demo: data ## raw video to a benchmark table on the embedded world (at most 10 minutes on two cores)
+	$(RUN) test --config configs/eval/playroom-clip.yaml
+	$(FIT) --config configs/model/cvcl.yaml --config configs/mix/filtered.yaml
+	$(FIT) --config configs/model/cvcl.yaml --config configs/mix/filtered-aug.yaml
+	$(RUN) report --logs lightning_logs
+
+mixes: data ## CVCL on each of the four mixes, and the table
+	for mix in $(MIXES); do $(FIT) --config configs/model/cvcl.yaml --config configs/mix/$$mix.yaml || exit 1; done
+	$(RUN) report --logs lightning_logs
+
+playroom-clip: setup ## train the CLIP that is shipped in src/babyvlm/playroom/clip
+	$(RUN) playroom --out $(WORLD) --size $(SIZE)
+	$(RUN) curate web --sources '[$(WORLD)/clean]' --out $(STORES)/clean
+	$(RUN) curate vocabulary --stores '[$(STORES)/clean]' --out $(DATA)/clip-vocabulary
+	$(FIT) --config configs/model/clip.yaml --config configs/mix/clean.yaml
+	cp lightning_logs/clip-clean/$$(ls -v lightning_logs/clip-clean | tail -1)/open_clip/* src/babyvlm/playroom/clip/
+
+test: setup ## the tests (at most 10 minutes on two cores)
+	$(VENV)/bin/pytest
+
+soak: setup ## the long tests
+	$(VENV)/bin/pytest -m soak --timeout 3600
+
+check: setup ## what CI checks besides the tests: lint, format, types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench-matching: setup ## exact matching against scipy: time and memory ratios
+	$(VENV)/bin/python benchmarks/matching.py --size small
