@@ -1,0 +1,180 @@
+"""Generic captioned images -> a pair store; what is broken or unsafe is set aside and listed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import tempfile
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+from rich.progress import track
+
+from babyvlm import artefact
+from babyvlm.contracts import UserError
+from babyvlm.curation.files import fingerprint_files
+from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.store import write_store
+from babyvlm.curation.web_readers import MAX_BYTES, Sample, Source, find_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+FORMATS = ("JPEG", "PNG", "WEBP")  # what a store may hold
+MIN_SIDE = 16  # pixels; tracking dots and spacers are smaller. Our choice.
+JPEG_QUALITY = 95  # of images made smaller: our choice, the same as of frames
+
+
+class _UnsoundError(Exception):
+    """Why a sample cannot serve."""
+
+
+@dataclass
+class _Sieve:
+    """Sound samples go on as rows of a store; the others are counted and listed."""
+
+    image_size: int
+    funnel: Funnel
+    quarantine: list[tuple[str, str]] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+
+    def rows(self, sources: Iterable[Source]) -> Iterator[dict[str, Any]]:
+        for source in sources:
+            for file in source.files:
+                for sample in source.read(file):
+                    yield from self._row(source.name, sample)
+
+    def _row(self, source: str, sample: Sample) -> Iterator[dict[str, Any]]:
+        key = f"{source}/{sample.id}".encode("utf-8", "backslashreplace").decode()
+        try:
+            caption, image = self._check(key, sample)
+        except _UnsoundError as error:
+            self.funnel.drop(str(error))
+            self.quarantine.append((key, str(error)))
+            return
+        self.keys.add(key)
+        self.funnel.keep()
+        # Web pairs are for training only: no benchmark and no validation loss is taken on them.
+        yield {"key": key, "image": image, "utterance": caption, "source": source, "group": key, "split": "train"}
+
+    def _check(self, key: str, sample: Sample) -> tuple[str, bytes]:
+        if sample.problem or sample.image is None:
+            raise _UnsoundError(sample.problem or "image missing")
+        caption = " ".join((sample.caption or "").replace("\0", " ").split())
+        if not caption:
+            raise _UnsoundError("no caption")
+        if any("\ud800" <= letter <= "\udfff" for letter in caption):
+            raise _UnsoundError("caption not readable")
+        if key in self.keys:
+            raise _UnsoundError("id came before")
+        return caption, sound_image(sample.image, self.image_size)
+
+
+def web(
+    sources: list[Path],
+    out: Path,
+    min_fraction: float = 0.5,
+    image_size: int = 0,
+    licensed: bool = False,
+) -> None:
+    """Read captioned images into a pair store.
+
+    Takes LLaVA's list (`.json`, with its images in `images/` or beside it), WebDataset tars, Parquet (`image`,
+    `caption` or `text`), and a CSV (`image`, `caption`) beside its images. Broken images, missing captions and
+    unsafe paths are left out and listed in `OUT.quarantine.csv`.
+
+    Args:
+        sources: files or folders; each gives its name to its pairs.
+        out: store to make.
+        min_fraction: least share of the samples that must be sound.
+        image_size: make images smaller until the shorter side has this many pixels; 0 keeps the bytes as they are.
+        licensed: the images may never leave this machine.
+    """
+    if image_size < 0 or not 0 <= min_fraction <= 1:
+        raise UserError(f"--image_size {image_size} must be 0 or more, --min_fraction {min_fraction} within 0 and 1")
+    found = [find_source(path) for path in sources]
+    names = [source.name for source in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not found:
+        wrong = f"two sources are named {twice[0]!r}; rename one of them" if twice else "name at least one source"
+        raise UserError(f"--sources: {wrong}")
+    arguments = {
+        "command": "web", "sources": {source.name: fingerprint_files(source.files) for source in found},
+        "min_fraction": min_fraction, "image_size": image_size, "licensed": licensed,
+    }  # fmt: skip
+    if artefact.made_already(out, "store", arguments):
+        print(f"{out}: whole already, nothing to do")
+        return
+    sieve = _Sieve(image_size, Funnel("web", unit="samples"))
+    rows = track(_until_enough(sieve, found, out, min_fraction), "reading", console=Console(stderr=True))
+    store = write_store(out, rows, arguments=arguments, funnel=sieve.funnel, licensed=licensed)
+    print(f"{sieve.funnel}\n{out}: {len(store):,} pairs; what was left out is listed in {_quarantine_path(out)}")
+
+
+def sound_image(content: bytes, image_size: int = 0) -> bytes:
+    """Decode an image to its last pixel; return its bytes, or those of a smaller JPEG.
+
+    Args:
+        content: an encoded image.
+        image_size: longest the shorter side may be in pixels; 0 for any.
+
+    Raises:
+        _UnsoundError: it is no JPEG, PNG or WebP, is cut short, is far too large or too small.
+    """
+    if len(content) > MAX_BYTES:
+        raise _UnsoundError("over 64 MiB")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _UnsoundError("image has too many pixels") from None
+    except UnidentifiedImageError:
+        raise _UnsoundError("not a JPEG, PNG or WebP image") from None
+    except Exception:  # hostile bytes make decoders raise whatever they like
+        raise _UnsoundError("image broken") from None
+    if min(image.size) < MIN_SIDE:
+        raise _UnsoundError(f"image under {MIN_SIDE} pixels")
+    return content if not image_size or min(image.size) <= image_size else _smaller(image, image_size)
+
+
+def _smaller(image: Image.Image, side: int) -> bytes:
+    if image.has_transparency_data:  # what is transparent was made to stand on a white page
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    width, height = (max(side, round(length * side / min(image.size))) for length in image.size)
+    buffer = io.BytesIO()
+    image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _until_enough(sieve: _Sieve, sources: list[Source], out: Path, min_fraction: float) -> Iterator[dict[str, Any]]:
+    """All rows; then write the list of what was left out, and refuse if that was too much."""
+    yield from sieve.rows(sources)
+    _write_quarantine(out, sieve.quarantine)
+    funnel = sieve.funnel
+    if funnel.seen and funnel.kept / funnel.seen < min_fraction:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in funnel.dropped.most_common(3))
+        raise UserError(
+            f"{out}: only {funnel.kept} of {funnel.seen} samples are sound ({reasons}; all in {_quarantine_path(out)});"
+            f" mend the sources or lower --min_fraction {min_fraction:g}"
+        )
+
+
+def _quarantine_path(out: Path) -> Path:
+    return out.with_name(f"{out.name}.quarantine.csv")
+
+
+def _write_quarantine(out: Path, rows: list[tuple[str, str]]) -> None:
+    path = _quarantine_path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("key", "reason"), *rows])
+    Path(temporary).replace(path)

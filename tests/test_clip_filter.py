@@ -1,0 +1,96 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from babyvlm import artefact
+from babyvlm.contracts import UserError
+from babyvlm.curation import clip_filter
+from babyvlm.curation.clip_filter import cosines, filter_pairs
+from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.store import Store, write_store
+
+COUNT = 600
+
+
+def make_store(path, count=COUNT, **options):
+    rows = ({"key": f"k{i:04}", "image": bytes([i % 256]), "utterance": f"u {i}", "source": "s", "group": f"g{i // 3}",
+             "split": "train", "n": i} for i in range(count))  # fmt: skip
+    options = {"licensed": True, "extra_fields": {"n": pa.int32()}, **options}
+    return write_store(path, rows, arguments={}, funnel=Funnel("x"), **options)
+
+
+def make_embeddings(path, store, image, text, keys=None):
+    manifest = {"arguments": {"store": store.fingerprint, "clip": "ViT-Test/none"}}
+    with artefact.making(path, "embeddings", manifest) as partial:
+        np.save(partial / "image.npy", image.astype(np.float16))
+        np.save(partial / "text.npy", text.astype(np.float16))
+        (partial / "keys.json").write_text(json.dumps(keys or store.columns("key")["key"].to_pylist()))
+
+
+def at_angles(cosine):
+    """Unit image vectors along x, unit text vectors at the given cosines."""
+    cosine = np.asarray(cosine, float)
+    image = np.zeros((len(cosine), 4))
+    image[:, 0] = 1
+    text = np.zeros_like(image)
+    text[:, 0], text[:, 2] = cosine, np.sqrt(1 - cosine**2)
+    return image, text
+
+
+def test_keeps_what_is_above_and_says_how_similar(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(clip_filter, "CHUNK_ROWS", 97)
+    store = make_store(tmp_path / "in")
+    wanted = np.linspace(-1, 1, COUNT)
+    make_embeddings(tmp_path / "e", store, *at_angles(wanted))
+    filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out")
+    out = Store(tmp_path / "out")
+    rows = list(out.rows())
+    assert [row["n"] for row in rows] == [i for i in range(COUNT) if wanted[i] > 0.2]
+    assert [row["clip_similarity"] for row in rows] == pytest.approx([c for c in wanted if c > 0.2], abs=1e-3)
+    assert [row["image"] for row in rows] == [bytes([row["n"] % 256]) for row in rows]
+    assert out.extra_fields == {"n": pa.int32(), "clip_similarity": pa.float32()}
+    assert out.licensed
+    assert out.manifest["arguments"]["clip"] == "ViT-Test/none"
+    assert out.manifest["funnel"]["dropped"] == {"similarity <= 0.2": COUNT - len(rows)}
+    filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out")
+    assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(UserError, match="other threshold"):
+        filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out", threshold=0.3)
+    with pytest.raises(UserError, match="has clip_similarity already"):
+        filter_pairs(tmp_path / "out", tmp_path / "e", tmp_path / "again")
+
+
+def test_equal_to_the_threshold_is_not_above(tmp_path):
+    store = make_store(tmp_path / "in", 3, licensed=False)
+    make_embeddings(tmp_path / "e", store, np.eye(3)[[0, 0, 0]], np.eye(3)[[0, 1, 0]])
+    filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out", threshold=0)
+    assert [row["n"] for row in Store(tmp_path / "out").rows()] == [0, 2]
+    assert not Store(tmp_path / "out").licensed
+    with pytest.raises(UserError, match="nothing was left"):
+        filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "none", threshold=1)
+
+
+def test_refuses_other_embeddings(tmp_path):
+    store, other = make_store(tmp_path / "in", 3), make_store(tmp_path / "other", 4)
+    make_embeddings(tmp_path / "e", other, *at_angles([0.5] * 4))
+    make_embeddings(tmp_path / "f", store, *at_angles([0.5] * 3), keys=["k0000", "k0002", "k0001"])
+    make_embeddings(tmp_path / "g", store, np.eye(3), np.diag([1, 0, 1]))
+    for name, message in (("e", "from another store"), ("f", "not those of"), ("g", r"row 1 \(k0001\) has no cosine")):
+        with pytest.raises(UserError, match=message):
+            filter_pairs(tmp_path / "in", tmp_path / name, tmp_path / "out")
+    with pytest.raises(UserError, match="--threshold 20"):
+        filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out", threshold=20)
+    assert not (tmp_path / "out").exists()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(2, 64))
+def test_cosines_agree_with_float64(seed, rows, width):
+    rng = np.random.default_rng(seed)
+    image, text = rng.normal(size=(2, rows, width)).astype(np.float16)
+    exact = [float(np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b)))
+             for a, b in zip(image.astype(float), text.astype(float), strict=True)]  # fmt: skip
+    np.testing.assert_allclose(cosines(image, text), exact, atol=1e-6)
