@@ -26,6 +26,9 @@ Array = NDArray[Any]
 
 NORM_TOLERANCE = 1e-2  # float16 keeps a norm to 5e-4; what is further off was never normalised
 CHECK_ROWS = 8192  # rows widened to float32 at a time: 16 MB at 512 wide
+# Up to so many pairs all scores fit in memory (8 bytes each) and the dense solvers are the quickest.
+DENSE_PAIRS = 1 << 22
+DENSE_PAIRS_SQUARE = 1 << 26  # squares are lapjv's ground, and the lazy solver's hardest case
 GREEDY_SCORES = 1 << 26  # scores that the greedy method holds at a time: 256 MB
 
 
@@ -97,11 +100,25 @@ def match(
     Raises:
         UserError: wrong shapes, NaN or Inf, rows not normalised, N > M, or no matching avoids the forbidden pairs.
     """
-    del k, batch_rows, seed, checkpoint, progress
     started = time.perf_counter()
+    if k < 1 or batch_rows < 1:
+        raise UserError(f"k and batch_rows must be at least 1, not {k} and {batch_rows}")
     forbidden = check_inputs(targets, candidates, forbidden)
-    index, prices, dual = assign_dense(targets, candidates, forbidden)
-    return describe(targets, candidates, index, started=started, passes=1.0, prices=prices, dual=dual)
+    pairs = len(targets) * len(candidates)
+    is_square = len(targets) == len(candidates) and not len(forbidden)
+    if pairs <= (DENSE_PAIRS_SQUARE if is_square else DENSE_PAIRS):
+        index, prices, dual = assign_dense(targets, candidates, forbidden)
+        return describe(targets, candidates, index, started=started, passes=1.0, prices=prices, dual=dual)
+    from babyvlm.curation.lazy_assignment import assign_lazily  # numba takes half a second to import
+
+    state, dual = assign_lazily(
+        targets, candidates, forbidden, k=k, batch_rows=batch_rows, seed=seed, checkpoint=checkpoint, progress=progress
+    )
+    earlier = state.seconds_before
+    return describe(
+        targets, candidates, state.now.column, started=started - earlier, passes=state.pairs / pairs,
+        prices=state.now.price, dual=dual,
+    )  # fmt: skip
 
 
 def match_greedily(

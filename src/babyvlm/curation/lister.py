@@ -1,0 +1,122 @@
+"""The best candidates of a batch of targets at given prices, by a blocked product over all candidates.
+
+Shape letters: N targets, M candidates, D embedding width, F forbidden pairs, B rows of a batch, T columns of a tile.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from babyvlm.curation._augment import SLACK
+from babyvlm.curation._listing import scan, unpack
+
+TILE = 2048  # candidates scored at a time: 16 MB of scores with 2,048 rows, which a processor's last cache holds
+
+
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Lists of some rows, one behind the other: the arrays of ``Lists``, but for ``start``."""
+
+    rows: NDArray[np.int64]
+    length: NDArray[np.int64]
+    bound: NDArray[np.float64]
+    column: NDArray[np.int32]
+    gain: NDArray[np.float32]
+    score: NDArray[np.float32]
+
+
+class Lister:
+    """Lists the best candidates of some targets at given prices."""
+
+    def __init__(
+        self, targets: NDArray[Any], candidates: NDArray[Any], forbidden: NDArray[np.int64], seed: int
+    ) -> None:
+        self.targets = targets
+        self.candidates_MD = candidates.astype(np.float32)
+        self.forbidden = forbidden[np.argsort(forbidden[:, 1], kind="stable")]
+        # Random, so that the first tiles foretell what the later ones hold, whatever the order of the files.
+        starts = np.arange(0, len(candidates), TILE)
+        self.starts = np.random.default_rng(seed).permutation(starts).tolist()
+        self.threads = numba.get_num_threads()
+
+    def list_best(self, rows: NDArray[np.int64], wanted: NDArray[np.int64], prices: NDArray[np.float64]) -> Batch:
+        """List the ``wanted`` (B,) best candidates of each of ``rows`` (B,) by score less price."""
+        total = len(self.candidates_MD)
+        offsets = np.concatenate([[0], np.cumsum(np.minimum(2 * wanted, total) + 1)])
+        found = np.empty(offsets[-1], np.int64)
+        counts, floors = np.zeros(len(rows), np.int64), np.full(len(rows), -np.inf, np.float32)
+        prices32 = np.zeros(-(-total // TILE) * TILE, np.float32)
+        prices32[:total] = prices
+        batch_BD = self.targets[rows].astype(np.float32)
+        scores_BT = np.empty((len(rows), TILE), np.float32)
+        cuts = np.linspace(0, len(rows), self.threads + 1).astype(int).tolist()
+        parts = list(pairwise(cuts))
+        with ThreadPoolExecutor(self.threads) as pool:
+            for number, start in enumerate(self.starts):
+                self._score(batch_BD, rows, start, scores_BT)
+                keep = self._worth_keeping(wanted, number)
+                prices_T = prices32[start : start + TILE]
+                list(pool.map(partial(scan, scores_BT, prices_T, start, found, offsets, keep, counts, floors), parts))
+        return _as_batch(rows, wanted, found, offsets, counts, floors, prices32)
+
+    def _worth_keeping(self, wanted: NDArray[np.int64], tiles_seen: int) -> NDArray[np.int64]:
+        """How many finds may still be among the best at the end: half as many again as expected, and 32 for chance.
+
+        A wrong guess costs no exactness: lists are shorter then, under a bound that is as true.
+        """
+        if tiles_seen == 0:
+            return wanted
+        expected = wanted * (1.5 * tiles_seen / len(self.starts)) + 32
+        return np.minimum(wanted, expected.astype(np.int64))
+
+    def _score(self, batch_BD: NDArray[np.float32], rows: NDArray[np.int64], start: int, scores_BT: Scores) -> None:
+        """Fill in the scores of a tile; -inf for forbidden pairs and beyond the last candidate."""
+        tile_TD = self.candidates_MD[start : start + TILE]
+        if len(tile_TD) == TILE:
+            np.dot(batch_BD, tile_TD.T, out=scores_BT)
+        else:
+            scores_BT[:, : len(tile_TD)] = batch_BD @ tile_TD.T
+            scores_BT[:, len(tile_TD) :] = -np.inf
+        if len(self.forbidden):
+            low, high = np.searchsorted(self.forbidden[:, 1], [start, start + TILE])
+            banned = self.forbidden[low:high]
+            order = np.argsort(rows)
+            at = np.searchsorted(rows, banned[:, 0], sorter=order).clip(max=len(rows) - 1)
+            places = order[at]
+            here = rows[places] == banned[:, 0]
+            scores_BT[places[here], banned[here, 1] - start] = -np.inf
+
+
+def _as_batch(
+    rows: NDArray[np.int64],
+    wanted: NDArray[np.int64],
+    found: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    floors: NDArray[np.float32],
+    prices32: NDArray[np.float32],
+) -> Batch:
+    """Sort the finds, best first, cut them to the wanted number, and bound what is left out."""
+    length = np.minimum(counts, wanted)
+    parts = zip(offsets[:-1], counts, length, strict=True)
+    best = np.concatenate([np.sort(found[start : start + count])[::-1][:size] for start, count, size in parts])
+    column, gain, score = (
+        np.empty(len(best), np.int32),
+        np.empty(len(best), np.float32),
+        np.empty(len(best), np.float32),
+    )
+    unpack(best, prices32, column, gain, score)
+    cut = np.flatnonzero(counts > wanted)
+    floors[cut] = gain[np.cumsum(length)[cut] - 1]
+    return Batch(rows, length, floors.astype(np.float64) + SLACK, column, gain, score)
