@@ -189,16 +189,22 @@ def test_video_is_upside_down_at_five_frames_a_second(room):
         assert np.abs(shown[::-1, ::-1] - upright).mean() < 0.6 * np.abs(shown - upright).mean()
 
 
-def test_truth_has_a_row_for_every_sentence_and_the_named_thing_was_on_view(room):
+def test_truth_names_what_the_utterance_names(room):
     truth = rows(room / "truth.csv")
     assert list(truth[0]) == list(home.TRUTH_COLUMNS)
     assert {row["in_view"] for row in truth} == {"0", "1"}
     for row in truth:
         assert not row["thing"] or re.search(world.thing(row["thing"]).name[:-1], row["utterance"])
-    for index in range(TINY.videos):
-        recording = home.record(world.stream(0, "home", index), TINY.rows, 0.4)
+
+
+def test_what_is_said_to_be_in_view_is_and_nothing_else_that_is_named():
+    for index in range(10):
+        recording = home.record(world.stream(1, "home", index), 60, 0.4)
         views = {second: view for view, start, end in recording.views for second in range(start, end)}
+        assert sorted(views) == list(range(recording.rows[-1].end))
+        assert [row.end for row in recording.rows[:-1]] == [row.start for row in recording.rows[1:]]
         for row in recording.rows:
+            assert row.end - row.start >= len(row.said)  # a second a sentence, at least
             for said in row.said:
                 assert not said.thing or (said.thing in views[row.start].shown) == said.in_view
 
@@ -341,6 +347,30 @@ def test_word_class_is_what_differs(room):
         expected = "both" if words and nouns else "noun" if nouns else "verb" if verb else "adjective"
         assert row["word_class"] == expected
     assert {row["word_class"] for row in listed} == set(trials.WORD_CLASSES)
+
+
+def test_nothing_that_would_make_a_wrong_answer_right_is_in_the_picture(tmp_path, monkeypatch):
+    views = []
+
+    def watched(*args, **kwargs):
+        views.append(camera.random_view(*args, **kwargs))
+        return views[-1]
+
+    monkeypatch.setattr(trials, "random_view", watched)
+    for name in ("vtwt", "baby_winoground"):
+        (tmp_path / name).mkdir()
+    for write in (trials.write_vtwt, trials.write_winoground):
+        views.clear()
+        write(tmp_path, 0, "test", 80)
+        for one, other in zip(views[::2], views[1::2], strict=True):
+            same = one.topic.thing == other.topic.thing
+            assert same or not {other.topic.thing.name} & one.shown
+            assert same or not {one.topic.thing.name} & other.shown
+    views.clear()
+    for category in range(22):
+        trials.write_labeled_images(tmp_path, 0, category, 4)
+    labeled = {thing.name for thing in world.labeled_things()}
+    assert all(view.shown & labeled == {view.topic.thing.name} for view in views)
 
 
 def test_winoground_has_two_rows_an_instance(room):

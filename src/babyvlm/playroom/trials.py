@@ -15,7 +15,6 @@ from babyvlm.playroom.web import studio
 from babyvlm.playroom.world import (
     COLOURS,
     COUNTS,
-    PLACES,
     SIZES,
     VERBS,
     Thing,
@@ -42,8 +41,8 @@ CsvRows = list[tuple[object, ...]]
 
 
 def home_picture(rng: random.Random, topic: Topic, avoid: tuple[Thing, ...] = ()) -> Image:
-    """A still from a held-out episode in a place where the thing is met."""
-    episode = random_episode(rng, rng.choice(topic.thing.places or PLACES))
+    """A still from a held-out episode in a place where the thing is met; nothing to avoid stands about in it."""
+    episode = random_episode(rng, rng.choice(topic.thing.places))
     return still(random_view(rng, episode, topic, avoid=[thing.name for thing in avoid]), rng)
 
 
@@ -131,8 +130,7 @@ def write_vtwt(trials: Path, seed: int, half: str, pairs: int) -> CsvRows:
         for side, topic in enumerate(pair):
             other = pair[1 - side]
             image = f"vtwt/{half}_{index:04d}_{side}.jpg"
-            avoid = _avoid(topic, other)
-            (trials / image).write_bytes(jpeg(home_picture(rng, topic, avoid)))
+            (trials / image).write_bytes(jpeg(home_picture(rng, topic, (other.thing,))))
             rows.append((image, topic.phrase, other.phrase, word_class, half))
     return rows
 
@@ -146,7 +144,7 @@ def write_winoground(trials: Path, seed: int, half: str, pairs: int) -> CsvRows:
         for side, topic in enumerate(pair):
             other = pair[1 - side]
             name = f"{half}_{index:04d}_{side}"
-            pictures = {"positive": home_picture(rng, topic, _avoid(topic, other)), "negative": studio(rng, other)}
+            pictures = {"positive": home_picture(rng, topic, (other.thing,)), "negative": studio(rng, other)}
             for tag, picture in pictures.items():
                 image = f"baby_winoground/{name}_{tag}.jpg"
                 (trials / image).write_bytes(jpeg(picture))
@@ -165,8 +163,3 @@ def write_captions(trials: Path, seed: int, half: str, count: int) -> CsvRows:
         (trials / image).write_bytes(jpeg(still(random_view(rng, episode, topic), rng)))
         rows.append((image, child_directed(topic, rng).rstrip("?"), half))
     return rows
-
-
-def _avoid(topic: Topic, other: Topic) -> tuple[Thing, ...]:
-    # What the other phrase names must not stand about in the picture.
-    return (other.thing,) if other.thing != topic.thing else ()
