@@ -107,15 +107,14 @@ def scan(
     wanted_B: NDArray[np.int64],
     counts_B: NDArray[np.int64],
     floors_B: NDArray[np.float32],
-    rows: tuple[int, int],
 ) -> None:
-    """Add a block's candidates to what was found for the rows from ``rows[0]`` to ``rows[1]``.
+    """Add a block's candidates to what was found for each row.
 
     Row i's finds lie in ``found[offsets_B[i]:offsets_B[i + 1]]``, ``counts_B[i]`` of them. When there are twice as many
     as ``wanted_B[i]`` or the room is full, the wanted number stays, and the least of these becomes ``floors_B[i]``:
     what was and what will be left out is not above it. NaN and -inf are never found. T is a multiple of ``STRIDE``.
     """
-    for i in range(rows[0], rows[1]):
+    for i in range(len(scores_BT)):
         room, scores = found[offsets_B[i] : offsets_B[i + 1]], scores_BT[i]
         count, floor, wanted = counts_B[i], floors_B[i], wanted_B[i]
         if count >= 2 * wanted:

@@ -6,22 +6,22 @@ Shape letters: N targets, M candidates, D embedding width, F forbidden pairs, B 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from babyvlm.curation._augment import SLACK
 from babyvlm.curation._listing import scan, unpack
 
-TILE = 2048  # candidates scored at a time: 16 MB of scores with 2,048 rows, which a processor's last cache holds
+# A thread's scores fill 4 MB, which stay in the last cache between product and scan; BLAS is at its best from here on.
+TILE = 2048
+ROWS_AT_ONCE = 512
 
-
-Scores = NDArray[np.float32]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -37,37 +37,46 @@ class Batch:
 
 
 class Lister:
-    """Lists the best candidates of some targets at given prices."""
+    """Lists the best candidates of some targets at given prices.
+
+    Each thread takes rows of its own from the product to the finished lists, so none waits for another, and BLAS, whose
+    threads would go on spinning while scores are scanned, is held to one.
+    """
 
     def __init__(
         self, targets: NDArray[Any], candidates: NDArray[Any], forbidden: NDArray[np.int64], seed: int
     ) -> None:
         self.targets = targets
         self.candidates_MD = candidates.astype(np.float32)
-        self.forbidden = forbidden[np.argsort(forbidden[:, 1], kind="stable")]
+        self.forbidden = forbidden
         # Random, so that the first tiles foretell what the later ones hold, whatever the order of the files.
         starts = np.arange(0, len(candidates), TILE)
         self.starts = np.random.default_rng(seed).permutation(starts).tolist()
-        self.threads = numba.get_num_threads()
 
     def list_best(self, rows: NDArray[np.int64], wanted: NDArray[np.int64], prices: NDArray[np.float64]) -> Batch:
         """List the ``wanted`` (B,) best candidates of each of ``rows`` (B,) by score less price."""
-        total = len(self.candidates_MD)
-        offsets = np.concatenate([[0], np.cumsum(np.minimum(2 * wanted, total) + 1)])
+        prices32 = np.zeros(-(-len(prices) // TILE) * TILE, np.float32)
+        prices32[: len(prices)] = prices
+        parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(rows), ROWS_AT_ONCE)]
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(numba.get_num_threads()) as pool:
+            batches = list(pool.map(lambda part: self._list_part(rows[part], wanted[part], prices32), parts))
+        names = [field.name for field in fields(Batch)]
+        return Batch(**{name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names})
+
+    def _list_part(self, rows: NDArray[np.int64], wanted: NDArray[np.int64], prices32: NDArray[np.float32]) -> Batch:
+        """List for a few rows, in one thread."""
+        offsets = np.concatenate([[0], np.cumsum(np.minimum(2 * wanted, len(self.candidates_MD)) + 1)])
         found = np.empty(offsets[-1], np.int64)
         counts, floors = np.zeros(len(rows), np.int64), np.full(len(rows), -np.inf, np.float32)
-        prices32 = np.zeros(-(-total // TILE) * TILE, np.float32)
-        prices32[:total] = prices
-        batch_BD = self.targets[rows].astype(np.float32)
+        rows_BD = self.targets[rows].astype(np.float32)
+        banned = self.forbidden[np.isin(self.forbidden[:, 0], rows)]
+        order = np.argsort(rows)
+        banned[:, 0] = order[np.searchsorted(rows, banned[:, 0], sorter=order)]  # row numbers of the part
         scores_BT = np.empty((len(rows), TILE), np.float32)
-        cuts = np.linspace(0, len(rows), self.threads + 1).astype(int).tolist()
-        parts = list(pairwise(cuts))
-        with ThreadPoolExecutor(self.threads) as pool:
-            for number, start in enumerate(self.starts):
-                self._score(batch_BD, rows, start, scores_BT)
-                keep = self._worth_keeping(wanted, number)
-                prices_T = prices32[start : start + TILE]
-                list(pool.map(partial(scan, scores_BT, prices_T, start, found, offsets, keep, counts, floors), parts))
+        for number, start in enumerate(self.starts):
+            self._score(rows_BD, banned, start, scores_BT)
+            keep = self._worth_keeping(wanted, number)
+            scan(scores_BT, prices32[start : start + TILE], start, found, offsets, keep, counts, floors)
         return _as_batch(rows, wanted, found, offsets, counts, floors, prices32)
 
     def _worth_keeping(self, wanted: NDArray[np.int64], tiles_seen: int) -> NDArray[np.int64]:
@@ -80,22 +89,17 @@ class Lister:
         expected = wanted * (1.5 * tiles_seen / len(self.starts)) + 32
         return np.minimum(wanted, expected.astype(np.int64))
 
-    def _score(self, batch_BD: NDArray[np.float32], rows: NDArray[np.int64], start: int, scores_BT: Scores) -> None:
+    def _score(self, rows_BD: Floats, banned: NDArray[np.int64], start: int, scores_BT: Floats) -> None:
         """Fill in the scores of a tile; -inf for forbidden pairs and beyond the last candidate."""
         tile_TD = self.candidates_MD[start : start + TILE]
         if len(tile_TD) == TILE:
-            np.dot(batch_BD, tile_TD.T, out=scores_BT)
+            np.dot(rows_BD, tile_TD.T, out=scores_BT)
         else:
-            scores_BT[:, : len(tile_TD)] = batch_BD @ tile_TD.T
+            scores_BT[:, : len(tile_TD)] = rows_BD @ tile_TD.T
             scores_BT[:, len(tile_TD) :] = -np.inf
-        if len(self.forbidden):
-            low, high = np.searchsorted(self.forbidden[:, 1], [start, start + TILE])
-            banned = self.forbidden[low:high]
-            order = np.argsort(rows)
-            at = np.searchsorted(rows, banned[:, 0], sorter=order).clip(max=len(rows) - 1)
-            places = order[at]
-            here = rows[places] == banned[:, 0]
-            scores_BT[places[here], banned[here, 1] - start] = -np.inf
+        if len(banned):
+            here = banned[(banned[:, 1] >= start) & (banned[:, 1] < start + TILE)]
+            scores_BT[here[:, 0], here[:, 1] - start] = -np.inf
 
 
 def _as_batch(
