@@ -31,7 +31,8 @@ def core(caption):
      ("hot air balloon", "hot air balloon"),
      ("infant in crib", "baby in the crib"), ("cup, red", "cup"),
      ("soccer ball on grass", "ball on the grass"), ("A glass of milk", "glass"),
-     ("Two automobiles", "two cars"), ("women", "ladies"), ("ball blue 512x512 px", "blue ball")],
+     ("Two automobiles", "two cars"), ("women", "ladies"), ("one cats", "cats"), ("three ball", "ball"),
+     ("ball blue 512x512 px", "blue ball")],
 )  # fmt: skip
 def test_the_core_of_a_caption(caption, wanted):
     assert core(caption).removeprefix("a ").removeprefix("an ").removeprefix("the ").removeprefix("some ") == wanted
@@ -100,6 +101,15 @@ def test_plenty_of_words_and_ways():
     assert {"red", "blue", "green", "yellow"} <= kinds["colour"]
     assert len({rewrite_caption(f"a ball {letter}").utterance for letter in "?!.;:,"}) > 2
     assert not {name for name in lexicon() if "_" in name or name != name.lower()}
+
+
+@pytest.mark.parametrize("sign", [*"?!.;:,()[]=+"])
+def test_what_is_too_much_for_one_breath_is_left_out(sign):
+    many = "two big red hot air balloons pulling five little brown hot air balloons in a police car"
+    said = rewrite_caption(f"{many} {sign}").utterance
+    assert "hot air balloons" in said
+    assert "pulling" in said
+    assert len(said.split()) <= MAX_WORDS
 
 
 @pytest.mark.parametrize(("one", "many"), [("box", "boxes"), ("berry", "berries"), ("boy", "boys"), ("dish", "dishes")])

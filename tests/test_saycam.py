@@ -232,6 +232,14 @@ def test_a_video_that_does_not_begin_at_zero(tmp_path):
 def test_missing_frames_are_left_out_and_a_broken_off_file_is_told(tmp_path):
     write_video(tmp_path / "v.mp4", 30)
     assert list(frames_at(tmp_path / "v.mp4", [2900, 2999, 3000, 60_000], as_jpeg)) == [2900, 2999]
+    write_video(tmp_path / "cut.mp4", 300, options={"movflags": "faststart"})
+    with av.open(str(tmp_path / "cut.mp4")) as container:
+        ends = [packet.pos for packet in container.demux(video=0) if packet.pos]
+    content = (tmp_path / "cut.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: ends[150]])  # between two packets, so that no decoder complains
+    assert list(frames_at(tmp_path / "cut.mp4", [0, 5000], as_jpeg)) == [0, 5000]
+    with pytest.raises(VideoError, match="breaks off"):
+        frames_at(tmp_path / "cut.mp4", [0, 25_000], as_jpeg)
     with pytest.raises(VideoError, match="missing"):
         frames_at(tmp_path / "w.mp4", [0], as_jpeg)
 

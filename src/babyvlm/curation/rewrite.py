@@ -134,15 +134,18 @@ def strip_noise(caption: str) -> str:
 
 
 def _say(reading: Reading, subject: Phrase, choice: int) -> str:
+    """The fullest utterance that is not too long: with the place, else with the object, else bare."""
     act, place = reading.action, reading.place
-    tail = ""
-    if act:
-        tail = f"{act} {reading.object.with_article()}" if reading.object else act
     ways = WAYS[("all doing" if subject.plural else "doing") if act else ("many" if subject.plural else "one")]
-    way = ways[choice % len(ways)]
-    said = way.format(a=subject.with_article(), the=subject.with_the(), act=tail)
-    longer = f"{said} {place[0]} the {place[1].name}" if place else said
-    return longer if len(longer.split()) <= MAX_WORDS else said
+    tails = [act]
+    if reading.object:
+        tails.insert(0, f"{act} {reading.object.with_article()}")
+    said = [
+        ways[choice % len(ways)].format(a=subject.with_article(), the=subject.with_the(), act=tail) for tail in tails
+    ]
+    if place:
+        said.insert(0, f"{said[0]} {place[0]} the {place[1].name}")
+    return next(text for text in said if len(text.split()) <= MAX_WORDS)
 
 
 def _rewritten(rows: Iterable[dict[str, Any]], funnel: Funnel) -> Iterator[dict[str, Any]]:
