@@ -21,7 +21,6 @@ setup: $(VENV)/.ready ## make .venv with all that is needed (about 2 minutes and
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "babyvlm needs Python >= 3.11; set PYTHON="'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --upgrade pip -c constraints.txt
 	$(VENV)/bin/pip install --quiet -e '.[dev]' -c constraints.txt
 	touch $@
 
@@ -51,7 +50,7 @@ mixes: data ## CVCL on each of the four mixes, and the table
 
 playroom-clip: setup ## train the CLIP that is shipped in src/babyvlm/playroom/clip
 	$(RUN) playroom --out $(WORLD) --size $(SIZE)
-	$(RUN) curate web --sources '[$(WORLD)/clean]' --out $(STORES)/clean
+	$(RUN) curate web --sources '[$(WORLD)/clean]' --hold_out true --out $(STORES)/clean
 	$(RUN) curate vocabulary --stores '[$(STORES)/clean]' --out $(DATA)/clip-vocabulary
 	$(FIT) --config configs/model/clip.yaml --config configs/mix/clean.yaml
 	cp lightning_logs/clip-clean/$$(ls -v lightning_logs/clip-clean | tail -1)/open_clip/* src/babyvlm/playroom/clip/

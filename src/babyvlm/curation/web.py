@@ -19,7 +19,7 @@ from babyvlm import artefact
 from babyvlm.contracts import UserError
 from babyvlm.curation.files import fingerprint_files
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store import write_store
+from babyvlm.curation.store import split_of, write_store
 from babyvlm.curation.web_readers import MAX_BYTES, Sample, Source, find_source
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class _Sieve:
     """Sound samples go on as rows of a store; the others are counted and listed."""
 
     image_size: int
+    hold_out: bool
     funnel: Funnel
     quarantine: list[tuple[str, str]] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
@@ -59,8 +60,8 @@ class _Sieve:
             return
         self.keys.add(key)
         self.funnel.keep()
-        # Web pairs are for training only: no benchmark and no validation loss is taken on them.
-        yield {"key": key, "image": image, "utterance": caption, "source": source, "group": key, "split": "train"}
+        split = split_of(key) if self.hold_out else "train"
+        yield {"key": key, "image": image, "utterance": caption, "source": source, "group": key, "split": split}
 
     def _check(self, key: str, sample: Sample) -> tuple[str, bytes]:
         if sample.problem or sample.image is None:
@@ -80,6 +81,7 @@ def web(
     out: Path,
     min_fraction: float = 0.5,
     image_size: int = 0,
+    hold_out: bool = False,
     licensed: bool = False,
 ) -> None:
     """Read captioned images into a pair store.
@@ -93,6 +95,8 @@ def web(
         out: store to make.
         min_fraction: least share of the samples that must be sound.
         image_size: make images smaller until the shorter side has this many pixels; 0 keeps the bytes as they are.
+        hold_out: put 5 % each into validation and test, where a model is judged on web pairs too; else all of them are
+            for training, as in the paper.
         licensed: the images may never leave this machine.
     """
     if image_size < 0 or not 0 <= min_fraction <= 1:
@@ -105,12 +109,12 @@ def web(
         raise UserError(f"--sources: {wrong}")
     arguments = {
         "command": "web", "sources": {source.name: fingerprint_files(source.files) for source in found},
-        "min_fraction": min_fraction, "image_size": image_size, "licensed": licensed,
+        "min_fraction": min_fraction, "image_size": image_size, "hold_out": hold_out, "licensed": licensed,
     }  # fmt: skip
     if artefact.made_already(out, "store", arguments):
         print(f"{out}: whole already, nothing to do")
         return
-    sieve = _Sieve(image_size, Funnel("web", unit="samples"))
+    sieve = _Sieve(image_size, hold_out, Funnel("web", unit="samples"))
     rows = track(_until_enough(sieve, found, out, min_fraction), "reading", console=Console(stderr=True))
     store = write_store(out, rows, arguments=arguments, funnel=sieve.funnel, licensed=licensed)
     print(f"{sieve.funnel}\n{out}: {len(store):,} pairs; what was left out is listed in {_quarantine_path(out)}")

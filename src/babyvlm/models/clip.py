@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from PIL.Image import Image
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from babyvlm.contracts import Batch
-from babyvlm.data.transforms import MEAN, STD
+from babyvlm.curation.clip import Clip
+from babyvlm.data.transforms import MEAN, STD, eval_transform
 from babyvlm.data.vocabulary import EOS, PAD, Vocabulary
 from babyvlm.models.losses import symmetric_info_nce
 from babyvlm.models.optimization import configure
@@ -55,9 +57,18 @@ class ClipTraining(LightningModule):
             "vision_cfg": vision | {"image_size": image_size},
             "text_cfg": text | special,
         }
-        self.clip = open_clip.CLIP(**self.config)
-        self.tokenize = open_clip.tokenizer.HFTokenizer(str(vocabulary), context_length=text["context_length"])
+        self.model = open_clip.CLIP(**self.config)
+        tokenize = open_clip.tokenizer.HFTokenizer(str(vocabulary), context_length=text["context_length"])
+        self.clip = Clip(self.model, eval_transform(image_size), tokenize)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
+
+    def preprocess(self, image: Image) -> Tensor:
+        """RGB picture -> (C, H, W)."""
+        return self.clip.preprocess(image)
+
+    def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
+        """(B, T) cosines."""
+        return self.clip.images(images_BCHW) @ self.clip.texts(texts, self.device).T
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Symmetric InfoNCE with a learned temperature."""
@@ -70,10 +81,8 @@ class ClipTraining(LightningModule):
         self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch.keys), sync_dist=True)
 
     def _loss(self, batch: Batch) -> Tensor:
-        tokens_BL = self.tokenize(batch.utterances).to(self.device)
-        image_BD = normalize(self.clip.encode_image(batch.images_BCHW), dim=-1)
-        text_BD = normalize(self.clip.encode_text(tokens_BL), dim=-1)
-        return symmetric_info_nce(image_BD, text_BD, 1 / self.clip.logit_scale.exp().clamp(max=100))  # CLIP's bound
+        image_BD, text_BD = self.clip.images(batch.images_BCHW), self.clip.texts(batch.utterances, self.device)
+        return symmetric_info_nce(image_BD, text_BD, 1 / self.model.logit_scale.exp().clamp(max=100))  # CLIP's bound
 
     def on_train_end(self) -> None:
         """Write the run's ``open_clip`` folder."""
@@ -87,7 +96,7 @@ class ClipTraining(LightningModule):
                       "interpolation": "bilinear", "resize_mode": "shortest"}  # fmt: skip
         config = {"model_cfg": self.config, "preprocess_cfg": preprocess}
         (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        state = {name: _half(tensor) for name, tensor in self.clip.state_dict().items()}
+        state = {name: _half(tensor) for name, tensor in self.model.state_dict().items()}
         save_file(state, folder / "open_clip_model.safetensors")
         for file in self.vocabulary.path.glob("tokenizer*.json"):
             shutil.copy(file, folder)

@@ -1,0 +1,92 @@
+"""The order of the stages, held over the imports as they are written."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "babyvlm"
+FOUNDATION = ["contracts", "artefact", "images", "parsing", "__init__"]
+STAGES = ["playroom", "curation", "data", "models", "benchmarks", "report", "cli", "__main__"]
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+
+def stage_of(path):
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """Names of all modules a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_stages(path):
+    own = (name.split(".") for name in imported(path) if name.startswith("babyvlm."))
+    return {parts[1] for parts in own if parts[1] in STAGES}
+
+
+def test_every_module_belongs_to_a_stage():
+    assert {stage_of(path) for path in MODULES} <= {*STAGES, *FOUNDATION}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_stage_imports_only_what_comes_before_it(path):
+    stage = stage_of(path)
+    allowed = set() if stage in FOUNDATION else set(STAGES[: STAGES.index(stage) + 1])
+    if stage == "benchmarks":
+        allowed -= {"models"}  # it sees the two protocols
+    assert imported_stages(path) <= allowed
+
+
+@pytest.mark.parametrize("folder", ["report", "playroom"])
+def test_no_torch_in(folder):
+    for path in (SOURCE / folder).rglob("*.py"):
+        assert not {name.split(".")[0] for name in imported(path)} & {"torch", "lightning", "torchvision"}, path
+
+
+def test_modules_stay_small():
+    long = {str(path): count for path in MODULES if (count := len(path.read_text().splitlines())) > 250}
+    assert not long
+
+
+def test_commands_that_train_nothing_load_no_torch():
+    code = (
+        "import sys; from babyvlm.__main__ import main\n"
+        "try: main(['curate', 'match', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'lightning', 'open_clip', 'transformers', 'numba', 'datasets') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["playroom", "--help"], ["curate", "--help"], ["curate", "embed", "--help"], ["report", "--help"]],
+)
+def test_help_answers_within_two_seconds_of_cpu(args):
+    # CPU seconds, since a loaded machine stretches the clock but not the work.
+    code = (
+        "import resource, subprocess, sys\n"
+        f"subprocess.run([sys.executable, '-m', 'babyvlm', *{args!r}], check=True, stdout=subprocess.DEVNULL)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_utime + used.ru_stime)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert float(out) < 2
+
+
+def test_make_targets_are_listed():
+    makefile = (ROOT / "Makefile").read_text()
+    out = subprocess.run(["make", "-C", str(ROOT), "help"], capture_output=True, text=True, check=True).stdout
+    targets = set(re.search(r"\.PHONY: (.*)", makefile)[1].split()) - {"help"}
+    assert all(re.search(rf"^{target} ", out, re.M) for target in targets)
