@@ -58,7 +58,8 @@ class Lister:
         prices32 = np.zeros(-(-len(prices) // TILE) * TILE, np.float32)
         prices32[: len(prices)] = prices
         parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(rows), ROWS_AT_ONCE)]
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(numba.get_num_threads()) as pool:
+        threads: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # numba sets it at run time
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
             batches = list(pool.map(lambda part: self._list_part(rows[part], wanted[part], prices32), parts))
         names = [field.name for field in fields(Batch)]
         return Batch(**{name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names})
