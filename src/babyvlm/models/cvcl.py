@@ -43,7 +43,7 @@ class CVCL(LightningModule):
         image_size: side of the square the model sees; the data's.
         max_tokens: tokens an utterance; the data's.
         optimizer: called with the parameters that are trained.
-        scheduler: called with the optimizer; ``ReduceLROnPlateau`` is stepped each validation, any other each step.
+        scheduler: called with the optimizer; ``ReduceLROnPlateau`` is stepped after each epoch, any other each step.
     """
 
     def __init__(

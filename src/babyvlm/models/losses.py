@@ -16,8 +16,10 @@ def symmetric_info_nce(image_ND: Tensor, text_ND: Tensor, temperature: Tensor | 
         temperature: divides the cosines.
 
     Returns:
-        Scalar, in nats; ``log N`` for embeddings that say nothing.
+        Scalar, in nats, float32 or better; ``log N`` for embeddings that say nothing.
     """
-    logits_NN = image_ND.float() @ text_ND.float().T / temperature  # float32 under any precision
-    target_N = torch.arange(len(logits_NN), device=logits_NN.device)
-    return (cross_entropy(logits_NN, target_N) + cross_entropy(logits_NN.T, target_N)) / 2
+    precision = torch.promote_types(image_ND.dtype, torch.float32)
+    with torch.autocast(image_ND.device.type, enabled=False):  # it would take the product in half precision again
+        logits_NN = image_ND.to(precision) @ text_ND.to(precision).T / temperature
+        target_N = torch.arange(len(logits_NN), device=logits_NN.device)
+        return (cross_entropy(logits_NN, target_N) + cross_entropy(logits_NN.T, target_N)) / 2

@@ -14,7 +14,7 @@ def configure(
 ) -> OptimizerLRScheduler:
     """What ``configure_optimizers`` returns, for the parameters that are trained.
 
-    ``ReduceLROnPlateau`` is stepped each validation on what it monitors, any other schedule each optimizer step.
+    ``ReduceLROnPlateau`` is stepped after each epoch on what it monitors, any other schedule each optimizer step.
     """
     optimizer = make_optimizer([parameter for parameter in parameters if parameter.requires_grad])
     if make_scheduler is None:

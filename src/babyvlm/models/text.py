@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from babyvlm.contracts import UserError
 from babyvlm.data.vocabulary import PAD
 
 
@@ -58,6 +59,9 @@ class TransformerText(nn.Module):
         width: of embeddings and layer.
         heads: of its attention (8: our choice).
         max_tokens: positions (25 in CVCL).
+
+    Raises:
+        UserError: on an utterance longer than that.
     """
 
     def __init__(self, vocabulary_size: int, width: int = 512, heads: int = 8, max_tokens: int = 25) -> None:
@@ -68,6 +72,9 @@ class TransformerText(nn.Module):
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """(B, width)."""
+        if tokens_BL.shape[1] > len(self.positions):
+            longest = tokens_BL.shape[1]
+            raise UserError(f"the transformer text encoder has max_tokens {len(self.positions)}, a batch has {longest}")
         padding_BL = tokens_BL == PAD
         hidden_BLD = self.embedding(tokens_BL) + self.positions[: tokens_BL.shape[1]]
         hidden_BLD = self.layer(hidden_BLD, src_key_padding_mask=padding_BL).masked_fill(padding_BL[..., None], 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import timm
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -42,13 +42,14 @@ class VisionEncoder(nn.Module):
         super().__init__()
         try:
             self.trunk = timm.create_model(backbone, pretrained=pretrained, num_classes=0, **(options or {}))
-        except (RuntimeError, TypeError, OSError) as error:
-            raise UserError(f"vision backbone {backbone}: timm cannot build it ({error})") from error
+        except (RuntimeError, TypeError, ValueError, OSError) as error:
+            raise UserError(f"vision backbone {backbone}: timm cannot build it ({_first_line(error)})") from error
         if weights is not None:
             load_trunk(self.trunk, weights)
         self.frozen = frozen
         self.width: int = self.trunk.num_features
         self.trunk.requires_grad_(not frozen)
+        self.train()  # Lightning keeps the mode in which it finds a module
 
     def train(self, mode: bool = True) -> VisionEncoder:
         """A frozen trunk stays in evaluation mode, or its batch norm would go on learning."""
@@ -101,8 +102,35 @@ def _local_path(source: str) -> Path:
     owner, name, file = parts
     try:
         return Path(hf_hub_download(f"{owner}/{name}", file))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"{source}: cannot be fetched ({str(error).splitlines()[0]})") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:  # LocalEntryNotFoundError is an OSError
+        raise UserError(f"{source}: cannot be fetched ({_first_line(error)})") from error
+
+
+class _Inert:
+    """Stands for an object that lies beside the weights: nothing that it is given is kept or run."""
+
+    def __new__(cls, *_: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _inert_globals(path: Path) -> list[Any]:
+    """What a checkpoint names besides tensors and may be read past; all other names are refused by torch.
+
+    DINO pickles its options, an ``argparse.Namespace``. CVCL's ``save_hyperparameters()`` pickles whole modules of its
+    package ``multimodal``, of torch and torchvision, and the optimizer's class.
+    """
+    named = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+    beside = {name for name in named if name.partition(".")[0] in ("multimodal", "torch", "torchvision")}
+    return [(_Inert, name) for name in sorted(beside | {"argparse.Namespace"})]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _read_state(path: Path, source: str) -> dict[str, Tensor]:
@@ -110,10 +138,10 @@ def _read_state(path: Path, source: str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        with torch.serialization.safe_globals([argparse.Namespace]):  # DINO saves its options so; it holds plain data
+        with torch.serialization.safe_globals(_inert_globals(path)):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{source}: cannot be read as weights ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{source}: cannot be read as weights ({_first_line(error)})") from error
     for part in ("teacher", "state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(part), Mapping):
             content = content[part]

@@ -1,0 +1,82 @@
+"""Shared inputs: small and real, made anew for each test."""
+
+import io
+import os
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image, ImageDraw
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network; read when huggingface_hub is imported
+
+settings.register_profile("tests", deadline=None)  # a busy machine is not a slow function
+settings.load_profile("tests")
+
+UTTERANCES = ["look at the ball", "the ball is red", "look at the dog", "the dog runs", "wash the cup", "a red cup"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Torch on one thread, where a test uses torch."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def draw_jpeg():
+    """``draw_jpeg(seed, size)``: the bytes of a small drawn picture, another one for each seed."""
+
+    def draw(seed, size=24):
+        colours = np.random.default_rng(seed).integers(0, 256, (2, 3))
+        picture = Image.new("RGB", (size, size), tuple(colours[0].tolist()))
+        corner = seed % 3 * size // 6
+        ImageDraw.Draw(picture).ellipse((corner, corner, corner + size // 2, corner + size // 2), tuple(colours[1]))
+        out = io.BytesIO()
+        picture.save(out, "JPEG", quality=90)
+        return out.getvalue()
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory, draw_jpeg):
+    """``tiny_store(utterances, groups=, splits=, path=, size=, source=, licensed=)``: a real pair store.
+
+    Groups default to one a row, splits to ``train``. Keys are ``k00000``, ``k00001``, ...
+    """
+    from babyvlm.curation.funnel import Funnel
+    from babyvlm.curation.store import write_store
+
+    def make(utterances=UTTERANCES, *, groups=None, splits=None, path=None, size=24, source="tiny", licensed=False):
+        keys = [f"k{number:05d}" for number in range(len(utterances))]
+        columns = (keys, utterances, groups or keys, splits or ["train"] * len(keys))
+        rows = [
+            {"key": key, "image": draw_jpeg(number, size), "utterance": utterance, "source": source, "group": group,
+             "split": split}
+            for number, (key, utterance, group, split) in enumerate(zip(*columns, strict=True))
+        ]  # fmt: skip
+        folder = path or tmp_path_factory.mktemp("tiny") / "store"
+        return write_store(folder, rows, arguments={"rows": len(rows)}, funnel=Funnel("tiny"), licensed=licensed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_vocabulary(tmp_path_factory):
+    """``make_vocabulary(*stores, min_count=1)``: the folder of the vocabulary of some stores."""
+    from babyvlm.data.vocabulary import vocabulary as curate_vocabulary
+
+    def make(*stores, min_count=1):
+        out = tmp_path_factory.mktemp("vocabulary") / "words"
+        curate_vocabulary([store.path for store in stores], out, min_count)
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tiny_store, make_vocabulary):
+    """The folder of a vocabulary of ten words: look at the ball is red dog runs wash cup a."""
+    return make_vocabulary(tiny_store())
