@@ -53,7 +53,7 @@ playroom-clip: setup ## train the CLIP that is shipped in src/babyvlm/playroom/c
 	$(RUN) curate web --sources '[$(WORLD)/clean]' --hold_out true --out $(STORES)/clean
 	$(RUN) curate vocabulary --stores '[$(STORES)/clean]' --out $(DATA)/clip-vocabulary
 	$(FIT) --config configs/model/clip.yaml --config configs/mix/clean.yaml
-	cp lightning_logs/clip-clean/$$(ls -v lightning_logs/clip-clean | tail -1)/open_clip/* src/babyvlm/playroom/clip/
+	cp lightning_logs/CLIP-clean/$$(ls -v lightning_logs/CLIP-clean | tail -1)/open_clip/* src/babyvlm/playroom/clip/
 
 test: setup ## the tests (at most 10 minutes on two cores)
 	$(VENV)/bin/pytest

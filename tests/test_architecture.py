@@ -64,7 +64,8 @@ def test_commands_that_train_nothing_load_no_torch():
         "import sys; from babyvlm.__main__ import main\n"
         "try: main(['curate', 'match', '--help'])\n"
         "except SystemExit: pass\n"
-        "print([m for m in ('torch', 'lightning', 'open_clip', 'transformers', 'numba', 'datasets') if m in sys.modules])"
+        "heavy = ('torch', 'lightning', 'open_clip', 'transformers', 'numba', 'datasets')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "[]"

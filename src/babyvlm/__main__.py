@@ -72,7 +72,8 @@ def main(args: list[str] | None = None) -> None:
         else:
             _run_stage(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # From a loader's worker it comes wrapped in that process's traceback; the cause is the last line.
+        print(f"error: {str(error).rpartition('UserError: ')[2].strip()}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on or starts anew", file=sys.stderr)

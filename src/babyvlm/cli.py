@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class BabyVLMCLI(LightningCLI):
 
 def main(args: list[str]) -> None:
     """Run one of Lightning's subcommands."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no list of absent devices, no advertisements
     BabyVLMCLI(
         LightningModule,
         LightningDataModule,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ def predict_parts(
     num_nodes: int,
 ) -> bool:  # fmt: skip
     """Commit the parts that ``folder`` still lacks, on any number of devices; true on the first rank."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "predict returned None")  # the parts are on disk
     missing = [n for n in range(-(-len(store) // PART_ROWS)) if not part_path(folder, n).exists()]
     embedder = _Embedder(load_clip(clip), folder, batch_size)
     trainer = Trainer(

@@ -43,6 +43,7 @@ class PairMix(LightningDataModule):
         image_size: side of the square that models see, in pixels.
         max_tokens: tokens an utterance, ``<sos>`` and ``<eos>`` included.
         augment: augment training images as CVCL does; else they are only resized.
+        min_scale: least share of a training image's area that a random crop shows (0.2 in CVCL).
         num_workers: processes a device that decode and augment.
         seed: of order, frames and augmentation; the run's.
     """
@@ -58,6 +59,7 @@ class PairMix(LightningDataModule):
         image_size: int = 224,
         max_tokens: int = 25,
         augment: bool = True,
+        min_scale: float = 0.2,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -65,7 +67,7 @@ class PairMix(LightningDataModule):
         self.name, self.stores, self.sources, self.validation = name, stores, sources, validation
         self.vocabulary = Vocabulary(vocabulary)
         self.batch_size, self.image_size, self.max_tokens = batch_size, image_size, max_tokens
-        self.augment, self.num_workers, self.seed = augment, num_workers, seed
+        self.augment, self.min_scale, self.num_workers, self.seed = augment, min_scale, num_workers, seed
         self.identity = self._identify()
 
     def _identify(self) -> int:
@@ -81,7 +83,8 @@ class PairMix(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader[Item]:
         """Utterances of all sources in the order of (seed, epoch, mix)."""
         assert self.trainer is not None
-        transform = train_transform(self.image_size) if self.augment else eval_transform(self.image_size)
+        size = self.image_size
+        transform = train_transform(size, self.min_scale) if self.augment else eval_transform(size)
         parts = [
             UtteranceFrames(
                 Store(self.stores / source.store), "train", transform, self.vocabulary,

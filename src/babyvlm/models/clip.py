@@ -86,8 +86,9 @@ class ClipTraining(LightningModule):
 
     def on_train_end(self) -> None:
         """Write the run's ``open_clip`` folder."""
-        if self.trainer.is_global_zero and self.trainer.log_dir is not None:
-            self.save_open_clip(Path(self.trainer.log_dir) / "open_clip")
+        folder = self.trainer.log_dir  # asked on every rank: it is broadcast
+        if self.trainer.is_global_zero and folder is not None:
+            self.save_open_clip(Path(folder) / "open_clip")
 
     def save_open_clip(self, folder: Path) -> None:
         """Write config, float16 weights and tokenizer as ``open_clip`` reads them by ``local-dir:``."""

@@ -1,0 +1,219 @@
+"""The whole way on the tiny world: raw video to table, by the commands a user types."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from babyvlm.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+DATA = Path("data/playroom")
+QUICK = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--data.batch_size", "4"]
+
+
+def curate(stage, **arguments):
+    flags = [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
+    main(["curate", stage, *flags])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder laid out as `make data` leaves it, tiny; the tests run inside it."""
+    root = tmp_path_factory.mktemp("slice")
+    before = Path.cwd()
+    os.chdir(root)
+    (root / "configs").symlink_to(CONFIGS)
+    raw, stores, embeddings = DATA / "world", DATA / "stores", DATA / "embeddings"
+    main(["playroom", "--out", str(raw), "--size", "tiny", "--workers", "1"])
+    curate("frames", videos=raw / "home/videos", transcripts=raw / "home/transcripts", out=stores / "frames",
+           frame_size=96, max_frames=3, workers=1, licensed="false")  # fmt: skip
+    curate("embed", store=stores / "frames", out=embeddings / "frames", accelerator="cpu")
+    curate("filter", store=stores / "frames", embeddings=embeddings / "frames", out=stores / "filtered")
+    sources = f"[{raw}/web/tars,{raw}/web/llava/list.json,{raw}/web/parquet]"
+    curate("web", sources=sources, out=stores / "web")
+    curate("web", sources=f"[{raw}/clean]", hold_out="true", out=stores / "clean")
+    curate("rewrite", store=stores / "web", out=stores / "rewritten")
+    curate("embed", store=stores / "rewritten", out=embeddings / "rewritten", accelerator="cpu")
+    curate(
+        "match",
+        targets=stores / "filtered",
+        target_embeddings=embeddings / "frames",
+        candidates=stores / "rewritten",
+        candidate_embeddings=embeddings / "rewritten",
+        out=stores / "aug",
+    )
+    curate("random", candidates=stores / "web", like=stores / "aug", out=stores / "random")
+    named = f"[{stores}/filtered,{stores}/aug,{stores}/random]"
+    curate("vocabulary", stores=named, out=DATA / "vocabulary", min_count=1)
+    curate("vocabulary", stores=f"[{stores}/clean]", out=DATA / "clip-vocabulary", min_count=1)
+    yield root
+    os.chdir(before)
+
+
+def overlays(*names):
+    return [part for name in ("playroom", *names) for part in ("--config", f"configs/{name}.yaml")]
+
+
+def fit(*names, extra=()):
+    main(["fit", *overlays(*names), *QUICK, *extra])
+
+
+def newest(row):
+    return max(Path("lightning_logs", row).iterdir(), key=lambda path: int(path.name.split("_")[1]))
+
+
+def final_weights(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_stage_that_is_whole_is_left_as_it_is(world, capsys):
+    before = (DATA / "stores/filtered/store.json").stat().st_mtime_ns
+    curate("filter", store=DATA / "stores/frames", embeddings=DATA / "embeddings/frames", out=DATA / "stores/filtered")
+    assert "whole already" in capsys.readouterr().out
+    assert (DATA / "stores/filtered/store.json").stat().st_mtime_ns == before
+
+
+def test_the_filter_earns_its_living(world):
+    """What is really in view is much more frequent among what the shipped CLIP keeps than among what it drops."""
+    with (DATA / "world/truth.csv").open() as file:
+        in_view = {
+            row["utterance"].lower().strip(): row["in_view"] in ("1", "True", "true") for row in csv.DictReader(file)
+        }
+    similarity = np.load(DATA / "embeddings/frames/image.npy").astype(np.float32)
+    similarity = (similarity * np.load(DATA / "embeddings/frames/text.npy")).sum(1)
+    table = pq.read_table(sorted((DATA / "stores/frames").glob("*.parquet")), columns=["utterance"])["utterance"]
+    known = [
+        (score, in_view[text]) for score, text in zip(similarity, table.to_pylist(), strict=True) if text in in_view
+    ]
+    seen = [score for score, truth in known if truth]
+    unseen = [score for score, truth in known if not truth]
+    assert len(seen) > 10
+    assert len(unseen) > 10
+    assert np.mean(seen) > np.mean(unseen) + 0.1
+
+
+def test_the_mixes_are_equal_in_size(world):
+    sizes = {
+        name: pq.read_table(DATA / "stores" / name, columns=["key"]).num_rows for name in ("filtered", "aug", "random")
+    }
+    assert len(set(sizes.values())) == 1
+
+
+OVERLAYS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=str)
+def test_every_shipped_config_runs(world, overlay):
+    folder, name = overlay.parent.name, overlay.stem
+    assert len((CONFIGS / overlay).read_text().splitlines()) <= 30
+    if folder == "eval":
+        main(["test", "--config", f"configs/{overlay}"])
+        assert list(Path("lightning_logs").glob("*/version_*/results/vtwt-test.parquet"))
+    elif folder == "model":
+        fit(f"model/{name}", "mix/clean" if name == "clip" else "mix/filtered")
+    elif folder == "mix":
+        fit("model/clip" if name == "clean" else "model/cvcl", f"mix/{name}")
+        run = newest(f"{'CLIP' if name == 'clean' else 'CVCL'}-{name}")
+        assert {"labeled_s_dev", "vtwt_dev", "val_loss"} <= set(
+            (run / "metrics.csv").read_text().splitlines()[0].split(",")
+        )
+    else:
+        assert name == "playroom"  # the base of all runs above
+        assert yaml.safe_load((CONFIGS / overlay).read_text())["data"]
+
+
+def test_same_seed_same_weights_whatever_the_workers(world):
+    runs = []
+    for workers in (0, 1):
+        fit("model/cvcl", "mix/filtered", extra=["--data.num_workers", str(workers)])
+        runs.append(final_weights(newest("CVCL-filtered")))
+    assert runs[0].keys() == runs[1].keys()
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    fit("model/cvcl", "mix/filtered", extra=["--seed_everything", "1"])
+    other = final_weights(newest("CVCL-filtered"))
+    assert not torch.equal(runs[0]["projection.weight"], other["projection.weight"])
+
+
+def test_a_run_resumed_in_mid_epoch_ends_with_the_same_weights(world):
+    extra = ["--trainer.max_steps", "7", "--trainer.val_check_interval", "3", "--data.num_workers", "0"]
+    fit("model/cvcl", "mix/filtered", extra=extra)
+    whole = final_weights(newest("CVCL-filtered"))
+    fit("model/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "3"])
+    stopped = newest("CVCL-filtered") / "checkpoints" / "last.ckpt"
+    fit("model/cvcl", "mix/filtered", extra=[*extra, "--ckpt_path", str(stopped)])
+    resumed = final_weights(newest("CVCL-filtered"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_run_ends_with_test_results_and_a_table(world, capsys):
+    fit("model/cvcl", "mix/filtered")
+    run = newest("CVCL-filtered")
+    assert {"labeled_s-test.parquet", "vtwt-test.parquet"} <= {path.name for path in (run / "results").iterdir()}
+    capsys.readouterr()
+    main(["report", "--logs", "lightning_logs", "--out", "table.md"])
+    out = capsys.readouterr().out
+    assert str(run) in out
+    assert "| chance | 0.250 | 0.500 |" in Path("table.md").read_text()
+    assert "CVCL-filtered" in Path("table.md").read_text()
+
+
+USER_ERRORS = [
+    (["fit", "--config", "nope.yaml"], "nope.yaml"),
+    (["fit", "--config", "configs/playroom.yaml", "--trainer.max_epoch", "3"], "max_epoch"),
+    (["fit", "--config", "configs/playroom.yaml", "--data.batch_size", "many"], "batch_size"),
+    (["fit", "--config", "configs/playroom.yaml", "--model", "evil_module.Model"], "evil_module"),
+    (["fit", "--config", "bad.yaml"], "bad.yaml"),
+    (["curate", "filter", "--store", "nowhere", "--embeddings", "nowhere", "--out", "x"], "nowhere"),
+    (["curate", "nothing"], "nothing"),
+    (["curate", "embed", "--store", str(DATA / "stores/frames"), "--out", "x", "--clip", "ViT-L-14"], "ViT-L-14"),
+    (["curate", "match", "--targets", "nowhere"], "required"),
+    (["report", "--logs", "nowhere"], "nowhere"),
+    (["report", "--log", "nowhere"], "log"),
+    (["playroom", "--out", "w", "--size", "huge"], "huge"),
+]
+
+
+@pytest.mark.parametrize(
+    ("args", "named"), USER_ERRORS, ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else ""
+)
+def test_a_mistake_is_one_line_and_exit_code_2(world, args, named, capsys):
+    Path("bad.yaml").write_text("trainer: [1, 2\n")
+    sys.modules.pop("evil_module", None)
+    Path("evil_module.py").write_text("open('evil.txt', 'w')")
+    with pytest.raises(SystemExit) as exit_info:
+        main(args)
+    err = capsys.readouterr().err.strip()
+    assert exit_info.value.code == 2
+    assert named in err
+    assert len([line for line in err.splitlines() if "━" not in line]) == 1
+    assert "Traceback" not in err
+    assert not Path("evil.txt").exists()  # refused before it was imported
+
+
+def test_a_mistake_in_a_fresh_process(world):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "babyvlm",
+            "fit",
+            *overlays("model/cvcl", "mix/filtered"),
+            "--data.vocabulary",
+            "nowhere",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
