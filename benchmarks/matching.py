@@ -119,7 +119,8 @@ def compare(size: str, repeats: int, scipy_repeats: int, folder: Path) -> None:
     threads = {name: os.environ.get(name, f"default, {os.cpu_count()} cores") for name in
                ("OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")}  # fmt: skip
     print(
-        f"{n:,} x {m:,} x {WIDTH}, medians of {repeats} (scipy: {scipy_repeats}); threads: {threads}; load {os.getloadavg()[0]:.1f}"
+        f"{n:,} x {m:,} x {WIDTH}, medians of {repeats} (scipy: {scipy_repeats}); threads: {threads}; "
+        f"load {os.getloadavg()[0]:.1f}"
     )
     ours = measure("ours", folder, repeats)
     print(

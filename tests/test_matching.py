@@ -78,6 +78,12 @@ def test_the_sum_is_scipys_and_the_prices_prove_it(solver, kind, n, m, k):
     assert found.similarity == pytest.approx(scores[range(n), found.index], abs=1e-6)
 
 
+def test_ties_beyond_the_list_cost_a_few_passes_only(monkeypatch):
+    monkeypatch.setattr(matching, "DENSE_PAIRS", 0)
+    found = match(*problem("zero", 300, 2200, 0), k=1, progress=False)
+    assert found.passes < 20  # lists double, 1 to 512 in ten steps; were they not to grow, it would take minutes
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("n", "m", "k"), [(30, 30, 3), (50, 90, 2), (50, 90, 100), (70, 2500, 4)])
 def test_forbidden_pairs_are_avoided_at_the_least_loss(solver, kind, n, m, k):
@@ -110,6 +116,27 @@ def test_the_seed_changes_no_result_and_half_precision_files_will_do(solver, tmp
     assert found[0].index.tolist() == found[1].index.tolist() == found[2].index.tolist()
     assert found[0].prices.tolist() == found[1].prices.tolist()
     assert found[0].primal == pytest.approx(scipys_best(scores_of(*mapped)), abs=1e-4)
+
+
+def test_lists_hold_the_best_by_price_and_bound_the_rest():
+    from babyvlm.curation.lister import Lister
+
+    random = np.random.default_rng(8)
+    targets, candidates = problem("random", 600, 9000, 8)  # more than one part of rows, several tiles
+    prices = random.uniform(0, 0.3, 9000) * (random.random(9000) < 0.3)
+    forbidden = np.array([(row, column) for row in (3, 599) for column in range(0, 9000, 2)])
+    rows, wanted = random.permutation(600), random.integers(1, 400, 600)
+    lists = Lister(targets, candidates, forbidden, 0).list_best(rows, wanted, prices)
+    ends = np.cumsum(lists.length)
+    scores = scores_of(targets, candidates, forbidden)
+    assert (lists.length >= 0.9 * wanted).mean() > 0.95
+    for row, end, size, bound_of_row in zip(lists.rows, ends, lists.length, lists.bound, strict=True):
+        part = slice(end - size, end)
+        worth = scores[row] - prices
+        best = np.argsort(-worth)
+        assert lists.gain[part] == pytest.approx(worth[best[:size]], abs=1e-6)
+        assert lists.score[part] == pytest.approx(scores[row, lists.column[part]], abs=1e-6)
+        assert worth[best[size]] <= bound_of_row <= worth[best[size - 1]] + 2e-6
 
 
 def bad_inputs():
