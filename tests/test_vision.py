@@ -177,8 +177,8 @@ def test_a_hostile_file_runs_nothing(tmp_path, zipped, name):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("shape", lambda s: s | {"layer1.0.conv1.weight": torch.ones(2, 2)}, r"conv1\.weight is \(2, 2\), backbone needs"),
-        ("missing", lambda s: {n: t for n, t in s.items() if n != "layer3.0.bn1.bias"}, r"layer3\.0\.bn1\.bias is miss"),
+        ("shape", lambda s: s | {"layer1.0.bn1.weight": torch.ones(2, 2)}, r"bn1\.weight is \(2, 2\), backbone needs"),
+        ("missing", lambda s: {n: s[n] for n in s if n != "layer3.0.bn1.bias"}, r"layer3\.0\.bn1\.bias is missing"),
         ("prefix", lambda s: prefixed("a.", s) | {"a.conv1.0.weight": None}, "holds no state dict"),
         ("empty", lambda s: {}, r"conv1\.0\.weight is missing"),
         ("list", lambda s: [1, 2], "holds no state dict"),

@@ -65,5 +65,6 @@ class ForcedChoice(Callback, ABC):
         results = [judge(trial, scores) for trial in trials]
         accuracy = sum(result.credit for result in results) / len(results)
         pl_module.log(f"{self.name}_{half}", accuracy, prog_bar=True, rank_zero_only=False)
-        if trainer.is_global_zero and trainer.log_dir is not None:
-            write_results(Path(trainer.log_dir) / "results" / file, results)
+        folder = trainer.log_dir  # asked on every rank: it is broadcast
+        if trainer.is_global_zero and folder is not None:
+            write_results(Path(folder) / "results" / file, results)

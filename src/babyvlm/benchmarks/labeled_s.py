@@ -35,7 +35,7 @@ class LabeledS(ForcedChoice):
         """Trials, one for each four rows of a ``trial_id``.
 
         Raises:
-            UserError: a trial without four rows, or without exactly one image of its target.
+            UserError: a trial without four rows, without exactly one image of its target, or at odds with itself.
         """
         rows = sorted(read_rows(path, COLUMNS), key=lambda row: row["trial_id"])
         trials = []
@@ -43,9 +43,11 @@ class LabeledS(ForcedChoice):
             options = list(group)
             target = options[0]["target_category"]
             right = [index for index, row in enumerate(options) if row["real_category"] == target]
-            if len(options) != OPTIONS or len(right) != 1 or any(row["target_category"] != target for row in options):
+            if len(options) != OPTIONS or len(right) != 1:
                 found = f"{len(options)} rows, {len(right)} of its target {target!r}"
                 raise UserError(f"{path}: trial {item} has {found}; it needs {OPTIONS} rows, one of its target")
+            if len({(row["target_category"], row.get("half")) for row in options}) != 1:
+                raise UserError(f"{path}: trial {item}: its rows differ in target_category or half; they must agree")
             pairs = tuple((row["image"], target) for row in options)
             half = half_of(options[0], item, self.dev_fraction, path)
             trials.append(Trial(item, half, target, pairs, right[0]))

@@ -58,12 +58,12 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            found, rows = reader.fieldnames or [], list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a CSV ({error})") from None
-    missing = [column for column in columns if column not in (reader.fieldnames or [])]
+    missing = [column for column in columns if column not in found]
     if missing:
-        raise UserError(f"{path}: column {missing[0]} is missing; it has {', '.join(reader.fieldnames or ['none'])}")
+        raise UserError(f"{path}: column {missing[0]} is missing; it has {', '.join(found) or 'none'}")
     for number, row in enumerate(rows, start=2):
         empty = [column for column in columns if not (row[column] or "").strip()]
         if empty:
@@ -79,13 +79,12 @@ def half_of(row: Mapping[str, str], item: str, dev_fraction: float, path: Path) 
     Raises:
         UserError: the column holds something else than ``dev`` or ``test``.
     """
-    half = row.get("half")
-    if half is None:
+    if "half" not in row:
         position = int.from_bytes(hashlib.sha256(item.encode()).digest()[:4], "big") / 2**32
         return "dev" if position < dev_fraction else "test"
-    if half not in ("dev", "test"):
-        raise UserError(f"{path}: item {item}: half is {half!r}, must be dev or test")
-    return half
+    if row["half"] not in ("dev", "test"):
+        raise UserError(f"{path}: item {item}: half is {row['half']!r}, must be dev or test")
+    return row["half"]
 
 
 def check_images(trials: Sequence[Trial], root: Path, path: Path) -> None:

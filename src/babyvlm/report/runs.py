@@ -32,7 +32,7 @@ class Run:
         """Credit of each test item, in the order of the list; None where the run was not tested on it.
 
         Raises:
-            UserError: the results cannot be read.
+            UserError: the results cannot be read, or hold no item.
         """
         file = self.path / "results" / f"{benchmark}-test.parquet"
         if not file.is_file():
@@ -40,7 +40,9 @@ class Run:
         try:
             column = pq.read_table(file, columns=["credit"])["credit"]
         except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read as results ({error})") from None
+            raise UserError(f"{file}: cannot be read as results ({str(error).splitlines()[0]})") from None
+        if not len(column):
+            raise UserError(f"{file}: holds no item; run `python -m babyvlm test` again")
         values: npt.NDArray[np.float64] = column.to_numpy()
         return values
 
