@@ -11,24 +11,25 @@ from babyvlm.report.statistics import accuracy
 from babyvlm.report.table import report
 
 
-def make_run(logs, row, version, seed=7, **credits):
+def make_run(logs, row, version, config="", world="real", **credits):
     """A run's folder with results of named tests; no test leaves the run untested."""
     folder = logs / row / f"version_{version}"
     (folder / "results").mkdir(parents=True)
-    (folder / "config.yaml").write_text(f"seed_everything: {seed}\ntrainer: {{max_steps: 8}}\n")
+    (folder / "config.yaml").write_text(f"seed_everything: 7\n{config}")
     for benchmark, credit in credits.items():
         rows = [
             {"item": str(n), "half": "test", "category": "", "scores": [0.0, 1.0], "choice": 0, "credit": float(value)}
             for n, value in enumerate(credit)
         ]
-        pq.write_table(pa.Table.from_pylist(rows, RESULT_SCHEMA), folder / "results" / f"{benchmark}-test.parquet")
+        schema = RESULT_SCHEMA.with_metadata({"world": world})
+        pq.write_table(pa.Table.from_pylist(rows, schema), folder / "results" / f"{benchmark}-test.parquet")
     return folder
 
 
 def test_the_newest_tested_version_of_each_row(tmp_path):
     make_run(tmp_path, "cvcl-filtered", 2, labeled_s=[1, 1])
     make_run(tmp_path, "cvcl-filtered", 9, labeled_s=[1, 0])
-    newest = make_run(tmp_path, "cvcl-filtered", 10, labeled_s=[0, 0.25, 1], seed=3)
+    newest = make_run(tmp_path, "cvcl-filtered", 10, labeled_s=[0, 0.25, 1])
     make_run(tmp_path, "cvcl-filtered", 11)  # not tested yet
     (tmp_path / "cvcl-filtered" / "version_12").mkdir()
     pq.write_table(pa.table({"credit": [1.0]}), tmp_path / "cvcl-filtered" / "stray-test.parquet")
@@ -37,7 +38,6 @@ def test_the_newest_tested_version_of_each_row(tmp_path):
     assert (another.row, cvcl.row, cvcl.path) == ("another", "cvcl-filtered", newest)
     assert cvcl.credits("labeled_s").tolist() == [0, 0.25, 1]
     assert cvcl.credits("vtwt") is None
-    assert cvcl.seed == 3
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -74,7 +74,7 @@ def test_table_and_markdown(tmp_path, capsys):
     for text in ("Labeled-S", "VTWT", "chance", "cvcl-filtered", "0.950 [0.9", "0.250 [0.250, 0.250]*", "version_0"):
         assert text in printed
     lines = (tmp_path / "out" / "table.md").read_text().splitlines()
-    assert lines[:3] == ["| model | Labeled-S | VTWT |", "|---|---|---|", "| chance | 0.250 | 0.500 |"]
+    assert lines[2:5] == ["| model | Labeled-S | VTWT |", "|---|---|---|", "| chance | 0.250 | 0.500 |"]
     name, labeled, two_word = (cell.strip() for cell in lines[3].strip("|").split("|"))
     assert name == "cvcl-filtered"
     assert labeled.startswith("0.950 [0.9")
@@ -119,3 +119,19 @@ def test_nothing_varies_nothing_is_unsure(credit):
 def test_no_item_is_no_accuracy():
     with pytest.raises(ValueError, match="no item"):
         accuracy(np.array([]))
+
+
+def test_the_table_says_what_it_stands_for(tmp_path, capsys):
+    vision = "model: {class_path: x.CVCL, init_args: {vision: {class_path: x.V, init_args: {weights: %s}}}}\n"
+    made = {"scratch": (vision % "null", "real"), "dino": (vision % "dino.pth", "real"), "clip": ("", "playroom")}
+    for row, (config, world) in made.items():
+        run = make_run(tmp_path, row, 0, config=config, world=world, vtwt=[1, 0])
+        if row != "clip":
+            (run / "checkpoints").mkdir()
+    assert [run.row for run in find_runs(tmp_path)] == ["clip", "dino", "scratch"]  # the upper bound first
+    report(tmp_path, tmp_path / "table.md")
+    text = (tmp_path / "table.md").read_text()
+    assert "stand-in for SAYCam" in text
+    assert "| scratch† |" in text
+    assert "| dino |" in text
+    assert "trained from scratch" in text

@@ -277,7 +277,7 @@ def test_the_authors_lists_have_their_halves(tmp_path):
 
 def test_results_are_written_whole(tmp_path):
     results = [TrialResult("1", "test", "ball", (0.5, 0.25), 0, 1.0), TrialResult("2", "test", "", (1.0, 1.0), 0, 0.5)]
-    write_results(tmp_path / "results" / "x.parquet", results)
+    write_results(tmp_path / "results" / "x.parquet", results, "real")
     table = pq.read_table(tmp_path / "results" / "x.parquet")
     assert table.schema.equals(RESULT_SCHEMA)
     assert table.to_pylist()[1] == {"item": "2", "half": "test", "category": "", "scores": [1.0, 1.0], "choice": 0,

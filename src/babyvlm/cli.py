@@ -28,7 +28,7 @@ class BabyVLMCLI(LightningCLI):
             "--test_after_fit", type=bool, default=True, help="Test the best checkpoint when training has ended."
         )
         parser.link_arguments("seed_everything", "data.init_args.seed")
-        for argument in ("vocabulary", "image_size"):
+        for argument in ("vocabulary", "image_size", "max_tokens"):
             parser.link_arguments(f"data.init_args.{argument}", f"model.init_args.{argument}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature

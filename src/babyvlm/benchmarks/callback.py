@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from babyvlm.benchmarks.trials import Trial, check_images, judge, score_options, write_results
+from babyvlm.benchmarks.trials import Trial, check_images, judge, score_options, world_of, write_results
 from babyvlm.contracts import ImageTextScorer, UserError
 
 
@@ -67,4 +67,4 @@ class ForcedChoice(Callback, ABC):
         pl_module.log(f"{self.name}_{half}", accuracy, prog_bar=True, rank_zero_only=False)
         folder = trainer.log_dir  # asked on every rank: it is broadcast
         if trainer.is_global_zero and folder is not None:
-            write_results(Path(folder) / "results" / file, results)
+            write_results(Path(folder) / "results" / file, results, world_of(self.path))

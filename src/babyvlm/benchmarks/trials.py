@@ -153,9 +153,16 @@ def judge(trial: Trial, scores: Mapping[ImageText, float]) -> TrialResult:
     return TrialResult(trial.item, trial.half, trial.category, values, tied[0], credit)
 
 
-def write_results(path: Path, results: Sequence[TrialResult]) -> None:
-    """Write results beside and rename them in."""
+def world_of(path: Path) -> str:
+    """``playroom`` for a list of the embedded world, which is told by the manifest above it; else ``real``."""
+    embedded = any((folder / "playroom.json").is_file() for folder in path.resolve().parents)
+    return "playroom" if embedded else "real"
+
+
+def write_results(path: Path, results: Sequence[TrialResult], world: str) -> None:
+    """Write results beside and rename them in; ``world`` stands in the file's metadata, for every table made of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist([asdict(result) for result in results], RESULT_SCHEMA), beside)
+    schema = RESULT_SCHEMA.with_metadata({"world": world})
+    pq.write_table(pa.Table.from_pylist([asdict(result) for result in results], schema), beside)
     beside.rename(path)

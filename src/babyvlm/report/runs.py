@@ -47,15 +47,27 @@ class Run:
         return values
 
     @property
-    def seed(self) -> int | None:
-        """The run's seed, as its config says."""
-        config = yaml.safe_load((self.path / "config.yaml").read_text())
-        seed = config.get("seed_everything")
-        return seed if isinstance(seed, int) else None
+    def embedded(self) -> bool:
+        """Whether any result is of Playroom, the embedded world, and so compares with no result on real data."""
+        files = (self.path / "results").glob("*-test.parquet")
+        return any((pq.read_schema(file).metadata or {}).get(b"world") == b"playroom" for file in files)
+
+    @property
+    def trained(self) -> bool:
+        """Whether it was trained here; upper bounds are not."""
+        return (self.path / "checkpoints").is_dir()
+
+    @property
+    def trunk_from_scratch(self) -> bool:
+        """Whether its vision encoder began from random weights, where the paper's begins from DINO's."""
+        config = yaml.safe_load((self.path / "config.yaml").read_text()) or {}
+        vision = ((config.get("model") or {}).get("init_args") or {}).get("vision") or {}
+        options = vision.get("init_args") or {} if "class_path" in vision else {}
+        return bool(options) and options.get("weights") is None and not options.get("pretrained")
 
 
 def find_runs(logs: Path) -> list[Run]:
-    """The newest tested version of every row below ``logs``, in the order of their names.
+    """The newest tested version of every row below ``logs``: upper bounds first, then by name.
 
     Raises:
         UserError: there is none.
@@ -66,7 +78,7 @@ def find_runs(logs: Path) -> list[Run]:
             newest[results.parent.parent.name] = results.parent
     if not newest:
         raise UserError(f"{logs}: holds no tested run; run `python -m babyvlm fit --config ...` first")
-    return [Run(path, row) for row, path in sorted(newest.items())]
+    return sorted((Run(path, row) for row, path in newest.items()), key=lambda run: (run.trained, run.row))
 
 
 def _version(run: Path) -> int:

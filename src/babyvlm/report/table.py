@@ -14,7 +14,9 @@ from babyvlm.report.statistics import Estimate, accuracy
 
 TITLES = {"labeled_s": "Labeled-S", "vtwt": "VTWT"}
 CHANCE = {"labeled_s": 1 / 4, "vtwt": 1 / 2}  # paper, table 1
-NOTE = "Accuracy on the test half, with its 95 % bootstrap interval over items; * the interval holds chance."
+NOTE = "Accuracy on the test half, with its 95 % bootstrap interval over items. *: the interval holds chance."
+SCRATCH = " †: vision trunk trained from scratch; the paper's begins from DINO on the frames."
+EMBEDDED = "Playroom, the embedded world: a stand-in for SAYCam, not to be compared with the paper's numbers"
 
 
 def report(logs: Path = Path("lightning_logs"), out: Path | None = None) -> None:
@@ -26,19 +28,27 @@ def report(logs: Path = Path("lightning_logs"), out: Path | None = None) -> None
     """
     runs = find_runs(logs)
     rows = [("chance", [f"{CHANCE[benchmark]:.3f}" for benchmark in BENCHMARKS])]
-    rows += [(run.row, [_cell(run.credits(benchmark), CHANCE[benchmark]) for benchmark in BENCHMARKS]) for run in runs]
+    rows += [
+        (
+            run.row + "†" * run.trunk_from_scratch,
+            [_cell(run.credits(benchmark), CHANCE[benchmark]) for benchmark in BENCHMARKS],
+        )
+        for run in runs
+    ]
     titles = [TITLES[benchmark] for benchmark in BENCHMARKS]
-    table = Table("model", *titles, title="BabyVLM", caption=NOTE)
+    title = EMBEDDED if any(run.embedded for run in runs) else "BabyVLM"
+    note = NOTE + SCRATCH * any(run.trunk_from_scratch for run in runs)
+    table = Table("model", *titles, title=title, caption=note)
     for name, cells in rows:
         table.add_row(name, *cells)
     Console(width=100).print(table)
     for run in runs:
         print(f"{run.row}: {run.path}")
     if out is not None:
-        lines = [f"| model | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+        lines = [title, "", f"| model | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
         lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows]
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("\n".join([*lines, "", NOTE, ""]))
+        out.write_text("\n".join([*lines, "", note, ""]))
 
 
 def _cell(credit: npt.NDArray[np.float64] | None, chance: float) -> str:
