@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from babyvlm.contracts import UserError
 from babyvlm.curation import toddler
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.rewrite import MAX_WORDS, WAYS, rewrite, rewrite_caption
+from babyvlm.curation.rewrite import rewrite
+from babyvlm.curation.rewrite_rules import MAX_WORDS, WAYS, rewrite_caption
 from babyvlm.curation.store import Store, write_store
 from babyvlm.curation.toddler import lexicon
 

@@ -55,14 +55,14 @@ def source_text() -> str:
 @cache
 def listed(section: str) -> frozenset[str]:
     """The items of a section as they stand."""
-    return frozenset(item for name, item in _items() if name == section)
+    return frozenset(item for name, item in sections(source_text()) if name == section)
 
 
 @cache
 def lexicon() -> dict[str, tuple[Word, ...]]:
     """Spelling (words joined by a space) -> what it may be: a name before a describing word before an action."""
     entries: dict[str, list[Word]] = {}
-    items = _items()
+    items = sections(source_text())
     for section, item in items:
         for spelling, word in _spellings(section, item) if section in SECTIONS else []:
             entries.setdefault(spelling, []).append(word)
@@ -81,15 +81,15 @@ def lexicon() -> dict[str, tuple[Word, ...]]:
     }
 
 
-def _items() -> list[tuple[str, str]]:
-    """(section, item) in the order of the file."""
+def sections(text: str) -> list[tuple[str, str]]:
+    """(section, item) of a list like ours, in its order: ``[section]`` lines, items between blanks, ``#`` remarks."""
     section, items = "", []
-    for line in source_text().splitlines():
-        text = line.partition("#")[0].strip()
-        if text.startswith("["):
-            section = text.strip("[]")
+    for line in text.splitlines():
+        content = line.partition("#")[0].strip()
+        if content.startswith("["):
+            section = content.strip("[]")
         else:
-            items += [(section, item) for item in text.split()]
+            items += [(section, item) for item in content.split()]
     return items
 
 
