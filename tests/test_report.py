@@ -75,7 +75,7 @@ def test_table_and_markdown(tmp_path, capsys):
         assert text in printed
     lines = (tmp_path / "out" / "table.md").read_text().splitlines()
     assert lines[2:5] == ["| model | Labeled-S | VTWT |", "|---|---|---|", "| chance | 0.250 | 0.500 |"]
-    name, labeled, two_word = (cell.strip() for cell in lines[3].strip("|").split("|"))
+    name, labeled, two_word = (cell.strip() for cell in lines[5].strip("|").split("|"))
     assert name == "cvcl-filtered"
     assert labeled.startswith("0.950 [0.9")
     assert labeled.endswith("]")  # far from chance
