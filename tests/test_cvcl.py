@@ -1,4 +1,8 @@
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,3 +159,60 @@ def test_schedules_are_stepped_when_they_should(tmp_path, vocabulary, schedule, 
     run = trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0)
     run.fit(cvcl, loader(data, data, data), loader(data))
     assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(expected)
+
+
+TWO_RANKS = """
+import os, sys
+import torch
+from lightning import Trainer
+from lightning.pytorch.loggers import CSVLogger
+import test_cvcl as t
+from babyvlm.benchmarks import VisualTwoWord
+from babyvlm.contracts import Batch
+
+vocabulary, folder, devices = sys.argv[1], sys.argv[2], int(sys.argv[3])
+torch.set_num_threads(1)
+whole = t.batch(t.Path(vocabulary))
+
+class Split(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        part = slice(int(os.environ.get("LOCAL_RANK", 0)), None, devices)
+        return Batch(whole.keys[part], whole.images_BCHW[part], whole.tokens_BL[part], whole.utterances[part])
+
+cvcl = t.model(t.Path(vocabulary), frozen=True)
+logger = CSVLogger(folder, "run")
+words = VisualTwoWord(t.Path(folder) / "vtwt.csv")
+trainer = Trainer(
+    accelerator="cpu", devices=devices, strategy="ddp_fork" if devices > 1 else "auto", logger=logger, max_epochs=2,
+    callbacks=[words], use_distributed_sampler=False, enable_progress_bar=False, enable_model_summary=False,
+    enable_checkpointing=False, num_sanity_val_steps=0,
+)
+loader = torch.utils.data.DataLoader(Split(), batch_size=None)
+trainer.fit(cvcl, loader, loader)
+metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+torch.save({"state": cvcl.state_dict(), "metrics": metrics}, f"{folder}/{devices}.pt")
+"""
+
+
+@pytest.mark.soak
+def test_two_ranks_train_as_one(tmp_path, vocabulary):
+    """A pair's negatives are the global batch: the same weights, losses and scores come out on 1 and 2 processes."""
+    Image.new("RGB", (SIZE, SIZE), "red").save(tmp_path / "x.png")
+    (tmp_path / "vtwt.csv").write_text("image,positive_phrase,negative_phrase,half\nx.png,a red cup,the dog,dev\n")
+    (tmp_path / "run.py").write_text(TWO_RANKS)
+    for devices in (1, 2):
+        command = [sys.executable, tmp_path / "run.py", vocabulary, tmp_path, str(devices)]
+        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])  # the script imports this file
+        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / f"{devices}.pt") for devices in (1, 2))
+    assert one["metrics"] == pytest.approx(two["metrics"], rel=1e-4)
+    start = model(vocabulary, frozen=True).state_dict()
+    for name, tensor in one["state"].items():
+        torch.testing.assert_close(two["state"][name], tensor, atol=2e-6, rtol=1e-4)
+    assert not torch.equal(one["state"]["projection.weight"], start["projection.weight"])
+    assert len(list((tmp_path / "run").glob("version_*/results/vtwt-dev-*.parquet"))) == 4
