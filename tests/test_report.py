@@ -81,7 +81,7 @@ def test_table_and_markdown(tmp_path, capsys):
     assert labeled.endswith("]")  # far from chance
     assert two_word.startswith("0.500 [0.4")
     assert two_word.endswith("]*")  # its interval holds chance
-    assert lines[4] == "| guesser-none | 0.250 [0.250, 0.250]* | - |"
+    assert lines[6] == "| guesser-none | 0.250 [0.250, 0.250]* | - |"
     assert "95 %" in lines[-1]
     report(tmp_path / "logs", tmp_path / "again.md")
     assert (tmp_path / "again.md").read_text() == (tmp_path / "out" / "table.md").read_text()
