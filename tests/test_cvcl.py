@@ -124,6 +124,9 @@ def test_scores_are_cosines(vocabulary, text):
         one_by_one = torch.cat([cvcl.score(images, [text]) for text in texts], 1)
         torch.testing.assert_close(scores, one_by_one, atol=1e-6, rtol=0)
         torch.testing.assert_close(cvcl.score(images, ["zebra"]), cvcl.score(images, ["quagga"]))
+        torch.testing.assert_close(
+            cvcl.score(images, texts[-1:]), cvcl.score(images, ["the zebra and the"])
+        )  # 6 tokens
         norms = cvcl.encode_images(images).norm(dim=1)
     torch.testing.assert_close(norms, torch.ones(3))
 

@@ -135,3 +135,13 @@ def test_the_table_says_what_it_stands_for(tmp_path, capsys):
     assert "| scratch† |" in text
     assert "| dino |" in text
     assert "trained from scratch" in text
+
+
+def test_a_table_claims_nothing_it_does_not_know(tmp_path):
+    bare = make_run(tmp_path, "own-script", 0, labeled_s=[1, 0])
+    (bare / "config.yaml").unlink()  # a user's own Trainer writes none
+    make_run(tmp_path, "clip", 0, config="model: {init_args: {vision: {layers: 1}}}\n", labeled_s=[1])
+    report(tmp_path, tmp_path / "table.md")
+    text = (tmp_path / "table.md").read_text()
+    assert "stand-in" not in text
+    assert "†" not in text

@@ -283,3 +283,4 @@ def test_results_are_written_whole(tmp_path):
     assert table.to_pylist()[1] == {"item": "2", "half": "test", "category": "", "scores": [1.0, 1.0], "choice": 0,
                                     "credit": 0.5}  # fmt: skip
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["x.parquet"]
+    assert table.schema.metadata[b"world"] == b"real"

@@ -60,7 +60,8 @@ class Run:
     @property
     def trunk_from_scratch(self) -> bool:
         """Whether its vision encoder began from random weights, where the paper's begins from DINO's."""
-        config = yaml.safe_load((self.path / "config.yaml").read_text()) or {}
+        file = self.path / "config.yaml"  # written by the command line; a user's own script may have none
+        config = (yaml.safe_load(file.read_text()) if file.is_file() else None) or {}
         vision = ((config.get("model") or {}).get("init_args") or {}).get("vision") or {}
         options = vision.get("init_args") or {} if "class_path" in vision else {}
         return bool(options) and options.get("weights") is None and not options.get("pretrained")
