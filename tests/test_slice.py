@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
 from babyvlm.__main__ import main
+from babyvlm.curation.store import Store
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -37,7 +37,7 @@ def world(tmp_path_factory):
     curate("frames", videos=raw / "home/videos", transcripts=raw / "home/transcripts", out=stores / "frames",
            frame_size=96, max_frames=3, workers=1, licensed="false")  # fmt: skip
     curate("embed", store=stores / "frames", out=embeddings / "frames", accelerator="cpu")
-    curate("filter", store=stores / "frames", embeddings=embeddings / "frames", out=stores / "filtered")
+    curate("filter", store=stores / "frames", embeddings=embeddings / "frames", threshold=0.4, out=stores / "filtered")
     sources = f"[{raw}/web/tars,{raw}/web/llava/list.json,{raw}/web/parquet]"
     curate("web", sources=sources, out=stores / "web")
     curate("web", sources=f"[{raw}/clean]", hold_out="true", out=stores / "clean")
@@ -77,7 +77,8 @@ def final_weights(run):
 
 def test_a_stage_that_is_whole_is_left_as_it_is(world, capsys):
     before = (DATA / "stores/filtered/store.json").stat().st_mtime_ns
-    curate("filter", store=DATA / "stores/frames", embeddings=DATA / "embeddings/frames", out=DATA / "stores/filtered")
+    curate("filter", store=DATA / "stores/frames", embeddings=DATA / "embeddings/frames", threshold=0.4,
+           out=DATA / "stores/filtered")  # fmt: skip
     assert "whole already" in capsys.readouterr().out
     assert (DATA / "stores/filtered/store.json").stat().st_mtime_ns == before
 
@@ -90,7 +91,7 @@ def test_the_filter_earns_its_living(world):
         }
     similarity = np.load(DATA / "embeddings/frames/image.npy").astype(np.float32)
     similarity = (similarity * np.load(DATA / "embeddings/frames/text.npy")).sum(1)
-    table = pq.read_table(sorted((DATA / "stores/frames").glob("*.parquet")), columns=["utterance"])["utterance"]
+    table = Store(DATA / "stores/frames").columns("utterance")["utterance"]
     known = [
         (score, in_view[text]) for score, text in zip(similarity, table.to_pylist(), strict=True) if text in in_view
     ]
@@ -102,9 +103,7 @@ def test_the_filter_earns_its_living(world):
 
 
 def test_the_mixes_are_equal_in_size(world):
-    sizes = {
-        name: pq.read_table(DATA / "stores" / name, columns=["key"]).num_rows for name in ("filtered", "aug", "random")
-    }
+    sizes = {name: len(Store(DATA / "stores" / name)) for name in ("filtered", "aug", "random")}
     assert len(set(sizes.values())) == 1
 
 
@@ -168,7 +167,12 @@ def test_a_run_ends_with_test_results_and_a_table(world, capsys):
 
 USER_ERRORS = [
     (["fit", "--config", "nope.yaml"], "nope.yaml"),
-    (["fit", "--config", "configs/playroom.yaml", "--trainer.max_epoch", "3"], "max_epoch"),
+    (["fit", *overlays("model/cvcl", "mix/filtered"), "--trainer.max_epoch", "3"], "max_epoch"),
+    (["fit", *overlays("model/cvcl", "mix/filtered"), "--trainer.accelerator", "abacus"], "abacus"),
+    (["fit", *overlays("model/cvcl", "mix/filtered"), "--data.vocabulary", "nowhere"], "nowhere"),
+    (["fit", *overlays("model/cvcl", "mix/filtered"), "--data.batch_size", "5000"], "5000"),
+    (["fit", *overlays("model/cvcl", "mix/filtered"), "--model.vision.backbone", "resnet1"], "resnet1"),
+    (["fit", *overlays("model/cvcl")], "sources"),
     (["fit", "--config", "configs/playroom.yaml", "--data.batch_size", "many"], "batch_size"),
     (["fit", "--config", "configs/playroom.yaml", "--model", "evil_module.Model"], "evil_module"),
     (["fit", "--config", "bad.yaml"], "bad.yaml"),
@@ -177,7 +181,7 @@ USER_ERRORS = [
     (["curate", "embed", "--store", str(DATA / "stores/frames"), "--out", "x", "--clip", "ViT-L-14"], "ViT-L-14"),
     (["curate", "match", "--targets", "nowhere"], "required"),
     (["report", "--logs", "nowhere"], "nowhere"),
-    (["report", "--log", "nowhere"], "log"),
+    (["report", "--log", "nowhere"], "--log"),
     (["playroom", "--out", "w", "--size", "huge"], "huge"),
 ]
 
@@ -194,7 +198,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(world, args, named, capsys):
     err = capsys.readouterr().err.strip()
     assert exit_info.value.code == 2
     assert named in err
-    assert len([line for line in err.splitlines() if "━" not in line]) == 1
+    assert len([line for line in err.splitlines() if "━" not in line and "Generating" not in line]) == 1
     assert "Traceback" not in err
     assert not Path("evil.txt").exists()  # refused before it was imported
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from babyvlm.contracts import UserError
 
@@ -26,14 +27,14 @@ def _run_stage(args: list[str]) -> None:
     from babyvlm.curation.embed import embed
     from babyvlm.curation.rewrite import rewrite
     from babyvlm.curation.saycam import frames
-    from babyvlm.curation.select import match_stores, random_subset
+    from babyvlm.curation.select import match_arrays, match_stores, random_subset
     from babyvlm.curation.web import web
     from babyvlm.data.vocabulary import vocabulary
     from babyvlm.parsing import OneLineParser
     from babyvlm.playroom.make import playroom
     from babyvlm.report.table import report
 
-    curate = {
+    curate: dict[str, Any] = {
         "_help": "Raw files to pair stores, a stage a command; each is whole or absent.",
         "frames": frames,
         "web": web,
@@ -41,11 +42,13 @@ def _run_stage(args: list[str]) -> None:
         "filter": filter_pairs,
         "rewrite": rewrite,
         "match": match_stores,
+        "match-arrays": match_arrays,
         "random": random_subset,
         "vocabulary": vocabulary,
     }
+    commands: dict[str, Any] = {"playroom": playroom, "curate": curate, "report": report}
     auto_cli(
-        {"playroom": playroom, "curate": curate, "report": report},
+        commands,
         args=args,
         as_positional=False,
         parser_class=OneLineParser,
@@ -71,13 +74,23 @@ def main(args: list[str] | None = None) -> None:
             lightning_main(args)
         else:
             _run_stage(args)
-    except UserError as error:
-        # From a loader's worker it comes wrapped in that process's traceback; the cause is the last line.
-        print(f"error: {str(error).rpartition('UserError: ')[2].strip()}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on or starts anew", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        mistake = _mistake_behind(error)
+        if mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _mistake_behind(error: BaseException | None) -> str | None:
+    """The message of the ``UserError`` that caused an error: jsonargparse wraps what a constructor raises."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    # From a loader's worker it comes inside that process's traceback, whose last line is the cause.
+    return None if error is None else str(error).rpartition("UserError: ")[2].strip()
 
 
 if __name__ == "__main__":

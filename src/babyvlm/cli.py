@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningDataModule, LightningModule, Trainer
+import yaml
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from babyvlm.contracts import UserError
 from babyvlm.parsing import OneLineParser
 
 
@@ -32,13 +37,20 @@ class BabyVLMCLI(LightningCLI):
             parser.link_arguments(f"data.init_args.{argument}", f"model.init_args.{argument}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
-        """Log to CSV and TensorBoard in one run folder, unless the config names loggers."""
+        """Log to CSV and TensorBoard in one run folder, unless the config names loggers.
+
+        Raises:
+            UserError: Lightning refuses the trainer's settings, or the machine has not what they ask for.
+        """
         if self._get(self.config_init, "trainer.logger") in (None, True):
             mix = self._get(self.config_init, "data.name") or getattr(self.datamodule, "name", None)
             name = "-".join(filter(None, [self._get(self.config_init, "name"), mix]))
             csv = CSVLogger(self._get(self.config_init, "logs"), name)
             kwargs["logger"] = [csv, TensorBoardLogger(csv.save_dir, name, version=csv.version)]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
     def after_fit(self) -> None:
         """Test the checkpoint that the run's own criterion chose."""
@@ -53,14 +65,25 @@ class BabyVLMCLI(LightningCLI):
 def main(args: list[str]) -> None:
     """Run one of Lightning's subcommands."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no list of absent devices, no advertisements
-    BabyVLMCLI(
-        LightningModule,
-        LightningDataModule,
-        args=args,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        parser_class=_Parser,
-        auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,
-    )
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # that is how we call it
+    for flag, path in pairwise(args):
+        if flag in ("-c", "--config"):
+            check_yaml(Path(path))
+    try:
+        BabyVLMCLI(args=args, seed_everything_default=0, parser_class=_Parser, auto_configure_optimizers=False,
+                   load_from_checkpoint_support=False)  # fmt: skip
+    except MisconfigurationException as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def check_yaml(path: Path) -> None:
+    """Make sure that a config can be parsed: jsonargparse does not say which one could not.
+
+    Raises:
+        UserError: it is no YAML; names the file and the line.
+    """
+    if path.is_file():  # that it is missing is told well enough
+        try:
+            yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jsonargparse
 from jsonargparse import ArgumentParser
@@ -49,6 +49,10 @@ def one_line(message: str) -> str:
 
 class OneLineParser(ArgumentParser):
     """A parser whose complaint is one line on standard error and exit code 2."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - argparse's arguments, passed on
+        # An abbreviation and a typo look alike: --trainer.max_epoch must not mean something.
+        super().__init__(*args, **{"allow_abbrev": False} | kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the innermost cause and exit."""

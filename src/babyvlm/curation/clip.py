@@ -58,7 +58,10 @@ def load_clip(name: str) -> Clip:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*QuickGELU mismatch.*")
-            model, _, preprocess = open_clip.create_model_and_transforms(model_name, pretrained=pretrained)
+            # Without weights it would be a random model, and open_clip would only log a warning.
+            model = open_clip.create_model(model_name, pretrained, require_pretrained=True)
+        settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
+        preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
         tokenize = open_clip.get_tokenizer(model_name)
     except (UserWarning, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
