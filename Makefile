@@ -29,7 +29,7 @@ data: setup ## the embedded world and its stores: raw video to matched pairs (wh
 	$(RUN) curate frames --videos $(WORLD)/home/videos --transcripts $(WORLD)/home/transcripts --out $(STORES)/frames \
 	    --frame_size 96 --max_frames 4 --licensed false
 	$(RUN) curate embed --store $(STORES)/frames --out $(EMBED)/frames
-	$(RUN) curate filter --store $(STORES)/frames --embeddings $(EMBED)/frames --out $(STORES)/filtered --threshold 0.4
+	$(RUN) curate filter --store $(STORES)/frames --embeddings $(EMBED)/frames --out $(STORES)/filtered
 	$(RUN) curate web --sources '[$(WORLD)/web/tars,$(WORLD)/web/llava/list.json,$(WORLD)/web/parquet]' --out $(STORES)/web
 	$(RUN) curate rewrite --store $(STORES)/web --out $(STORES)/rewritten
 	$(RUN) curate embed --store $(STORES)/rewritten --out $(EMBED)/rewritten
