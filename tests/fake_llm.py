@@ -5,6 +5,7 @@ It keeps the books: ``paid`` counts the answers that it computed for each captio
 
 import json
 import random
+import socket
 import threading
 import time
 from collections import Counter, defaultdict
@@ -159,13 +160,17 @@ class _Handler(BaseHTTPRequestHandler):
             fault = self.mind.create_faults.pop(0) if self.mind.create_faults else None
             batch = None if fault == 500 else self.mind.make_batch(json.loads(content))
             if fault == "lost":
-                self.connection.close()
+                self.hang_up()
             elif fault == 500:
                 self.reply(500, {"error": {"message": "sorry"}})
             else:
                 self.reply(200, self.mind.look_at(batch["id"]))
         else:
             self.reply(307, {}, {"Location": "http://127.0.0.1:9/"})
+
+    def hang_up(self):
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def upload(self, content):
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
@@ -191,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "late":
             time.sleep(1.5)
         if fault == "drop":
-            self.connection.close()
+            self.hang_up()
         elif fault == "cut body":
             self.send(200, json.dumps(answer).encode()[:-40], "application/json")
         elif fault == "short body":

@@ -57,12 +57,20 @@ def _flaw_of_words(words: list[str]) -> str:
 def _unsupported(cleaned: str, words: list[str]) -> str:
     """An honest caption supports half of what is said; one that gives orders must support all of it."""
     source, ordered = described(cleaned)
-    supporting = {_root(word) for word in re.findall(r"[^\W\d_]+", source)}
-    content = [word for word in words if word not in _words("talk") and word not in listed("small")]
+    supporting = frozenset().union(*(_roots(word) for word in re.findall(r"[^\W\d_]+", source)))
+    content = [word for word in words if word not in listed("small")
+               and (word not in _words("talk") or _root(word) in supporting)]  # fmt: skip
     supported = sum(_root(word) in supporting for word in content)
     if ordered and (not content or supported < len(content)):
         return "the caption gives orders"
     return "" if content and 2 * supported >= len(content) else "not about the caption"
+
+
+@cache
+def _roots(word: str) -> frozenset[str]:
+    """What a word of a caption supports: its own root, and those of a name of several words (hotdog -> hot, dog)."""
+    parts = (part for entry in lexicon().get(word, ()) for part in entry.text.split())
+    return frozenset(_root(part) for part in (word, *parts))
 
 
 @cache

@@ -80,7 +80,7 @@ class Ledger:
     def __init__(self, path: Path, prompt: str, model: str) -> None:
         self.path, self.prompt, self.model = path, prompt, model
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
+        self._db = sqlite3.connect(path, timeout=0.2, isolation_level=None)
         with self._told():
             # The lock lasts as long as the process, so that no second run takes this one's open calls for a crash.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -216,5 +216,7 @@ class Ledger:
             yield
         except sqlite3.DatabaseError as error:
             if "locked" in str(error):
-                raise UserError(f"{self.path}: another run holds this ledger; wait until it has ended") from None
+                raise UserError(
+                    f"{self.path}: another run or program holds this ledger; wait until it has ended"
+                ) from None
             raise UserError(f"{self.path}: the ledger cannot be used ({error})") from None

@@ -26,7 +26,7 @@ TO_A_MODEL = re.compile(
     re.VERBOSE,
 )
 ORDER = re.compile(
-    r"""^(?:(?:please|now|then|and|but|just|only|also|first|so|simply|always|never|kindly|you|to)\b|[\W\d])*
+    r"""^(?:(?:please|now|then|and|but|just|only|also|first|so|simply|always|never|kindly|you|to|system|model|bot|robot)\b|[\W\d])*
     (?:say|tell|reply|respond|output|answer|print|repeat|write|return|translate|act|forget|stop|speak|shout|echo
     | execute|append|insert|decode|complete|continue|obey|swap|replace|switch|report|call\ it|mark\ (?:this|it)|set
     | do\ not|don\ t|dont|never|sag|di|dis|dites|zeg|skriv|schreib\w*|escrib\w*|responde\w*|antwort\w*|repond\w*)\b""",

@@ -71,8 +71,8 @@ def prompt_id() -> str:
 
 
 def clean(caption: str) -> str:
-    """The caption as it is sent: one line, without control signs or angle brackets, so that it cannot end its frame."""
-    text = unicodedata.normalize("NFKC", html.unescape(caption)).replace("<", " ").replace(">", " ")
+    """The caption as it is sent: one line, no control signs, round brackets for <>, so that it cannot end its frame."""
+    text = unicodedata.normalize("NFKC", html.unescape(caption)).replace("<", "(").replace(">", ")")
     plain = "".join(" " if letter.isspace() else letter for letter in text)
     return " ".join("".join(c for c in plain if unicodedata.category(c)[0] != "C").split())[:MAX_CAPTION].strip()
 

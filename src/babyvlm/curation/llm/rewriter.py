@@ -91,12 +91,11 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: Options) 
                   "asked again only with --retry_failed true")  # fmt: skip
         purse = _ask(captions, ledger, Server(options.base_url, key, options.timeout, options.concurrency), options)
         funnel = Funnel("rewrite", unit="captions")
-        left_out: list[tuple[str, Outcome]] = []
+        listed = out.with_name(f"{out.name}.left_out.csv")
         made = write_store(
-            out, _rows(source, ledger, funnel, left_out), arguments=arguments, funnel=funnel, licensed=source.licensed,
+            out, _rows(source, ledger, funnel, listed), arguments=arguments, funnel=funnel, licensed=source.licensed,
             extra_fields={**source.extra_fields, FIELD: pa.string()},
         )  # fmt: skip
-    listed = _write_left_out(out, left_out)
     print(f"{funnel}\n{out}: {len(made):,} pairs; what was left out is listed in {listed}; spent in all: {purse}")
 
 
@@ -144,7 +143,8 @@ def _ask(captions: dict[str, str], ledger: Ledger, server: Server, options: Opti
         raise UserError(f"{ledger.path}: a batch is still to be collected; run with --batch true first")
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("asking", total=len(names))
+        owed = sum(len(ledger.open_in(batch.number)) for batch in ledger.pending_batches())
+        task = progress.add_task("asking", total=len(names) + owed)
         done = partial(progress.advance, task)
         if options.batch:
             batches = Batches(server, ledger, purse, options.batch_requests, options.poll_seconds, captions, done)
@@ -179,10 +179,9 @@ def _outcome(caption: str, call: Call | None) -> Outcome:
     return Outcome("failed", flaw) if flaw else Outcome("ok", checks.plain(str(answer.utterance)))
 
 
-def _rows(
-    source: Store, ledger: Ledger, funnel: Funnel, left_out: list[tuple[str, Outcome]]
-) -> Iterator[dict[str, Any]]:
-    """Rows with an utterance; each row is counted as kept, dropped or failed."""
+def _rows(source: Store, ledger: Ledger, funnel: Funnel, listed: Path) -> Iterator[dict[str, Any]]:
+    """Rows with an utterance; each row is counted as kept, dropped or failed, and the latter are listed at the end."""
+    left_out: list[tuple[str, Outcome]] = []
     for row in source.rows():
         caption = clean(row["utterance"])
         outcome = Outcome("dropped", "no words")
@@ -194,15 +193,14 @@ def _rows(
         else:
             funnel.drop(f"{outcome.kind}: {outcome.text}")
             left_out.append((row["key"], outcome))
+    _write_left_out(listed, left_out)  # before the store is whole, so that none is without its list
 
 
-def _write_left_out(out: Path, rows: list[tuple[str, Outcome]]) -> Path:
-    """List what was dropped or failed beside the store, whole or not at all."""
-    path = out.with_name(f"{out.name}.left_out.csv")
+def _write_left_out(path: Path, rows: list[tuple[str, Outcome]]) -> None:
+    """List what was dropped or failed, whole or not at all."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(
             [("key", "outcome", "reason"), *((key, outcome.kind, outcome.text) for key, outcome in rows)]
         )
     Path(temporary).replace(path)
-    return path
