@@ -27,7 +27,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 data: setup ## the embedded world and its stores: raw video to matched pairs (whole stages are left as they are)
 	$(RUN) playroom --out $(WORLD) --size $(SIZE)
 	$(RUN) curate frames --videos $(WORLD)/home/videos --transcripts $(WORLD)/home/transcripts --out $(STORES)/frames \
-	    --frame_size 96 --max_frames 4 --licensed false
+	    --frame_size 96 --max_frames 2 --licensed false
 	$(RUN) curate embed --store $(STORES)/frames --out $(EMBED)/frames
 	$(RUN) curate filter --store $(STORES)/frames --embeddings $(EMBED)/frames --out $(STORES)/filtered
 	$(RUN) curate web --sources '[$(WORLD)/web/tars,$(WORLD)/web/llava/list.json,$(WORLD)/web/parquet]' --out $(STORES)/web

@@ -48,7 +48,7 @@ def world(tmp_path_factory):
     raw, stores, embeddings = DATA / "world", DATA / "stores", DATA / "embeddings"
     main(["playroom", "--out", str(raw), "--size", "tiny", "--workers", "1"])
     curate("frames", videos=raw / "home/videos", transcripts=raw / "home/transcripts", out=stores / "frames",
-           frame_size=96, max_frames=3, workers=1, licensed="false")  # fmt: skip
+           frame_size=96, max_frames=2, workers=1, licensed="false")  # fmt: skip
     curate("embed", store=stores / "frames", out=embeddings / "frames", accelerator="cpu")
     curate("filter", store=stores / "frames", embeddings=embeddings / "frames", out=stores / "filtered")
     sources = f"[{raw}/web/tars,{raw}/web/llava/list.json,{raw}/web/parquet]"

@@ -66,6 +66,7 @@ def main(args: list[str]) -> None:
     """Run one of Lightning's subcommands."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no list of absent devices, no advertisements
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # that is how we call it
+    warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # its own affair
     for flag, path in pairwise(args):
         if flag in ("-c", "--config"):
             check_yaml(Path(path))

@@ -87,6 +87,7 @@ def predict_parts(
     """Commit the parts that ``folder`` still lacks, on any number of devices; true on the first rank."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "predict returned None")  # the parts are on disk
+    warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # its own affair
     missing = [n for n in range(-(-len(store) // PART_ROWS)) if not part_path(folder, n).exists()]
     embedder = _Embedder(load_clip(clip), folder, batch_size)
     trainer = Trainer(
