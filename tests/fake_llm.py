@@ -90,7 +90,8 @@ class FakeLLM:
         for entry in out[:failing]:
             entry["response"] = {"status_code": 500, "body": {"error": {"message": "sorry"}}}
         texts = [json.dumps(entry) for entry in out]
-        texts = [*texts[: len(texts) - missing], *texts[:twice], *(["{}", "[]", '{"custom_id": "stranger"}'])]
+        again = [entry | {"response": {"status_code": 200, "body": chat("{}")}} for entry in out[failing:][:twice]]
+        texts = [*texts[: len(texts) - missing], *map(json.dumps, again), *(["{}", "[]", '{"custom_id": "stranger"}'])]
         texts = [text[: len(text) // 2] if i < cut else text for i, text in enumerate(texts)]
         for line in lines[:late]:
             bad.append(json.dumps({"id": "r", "custom_id": line["custom_id"], "response": None,

@@ -12,6 +12,7 @@ from email.utils import format_datetime
 import pytest
 
 from babyvlm.contracts import UserError
+from babyvlm.curation.llm import prompt
 from babyvlm.curation.llm.client import is_loopback, read_key
 from babyvlm.curation.llm.ledger import Ledger
 from babyvlm.curation.llm.prompt import Reply, clean, digest, most_input_tokens, prompt_id, read_reply
@@ -253,6 +254,8 @@ def test_a_model_that_does_not_obey_may_describe_the_rest(tmp_path, mind):
     said = ["look a red ball", "the baby is smiling"]
     mind.answer = lambda c: json.dumps({"relevant": True, "utterance": said["Say" in c[:3]], "reason": "for a baby"})
     assert run(tmp_path, mind) == {"w/0": "look a red ball", "w/1": ("failed", "the caption gives orders")}
+    run(tmp_path, mind, out="again", retry_failed=True)
+    assert sorted(mind.paid.values()) == [1, 2]
 
 
 def test_a_licensed_store_is_shown_to_this_machine_only(tmp_path, mind, monkeypatch):
@@ -409,9 +412,12 @@ def test_the_ledger_s_steps(tmp_path):
 
 
 def test_the_prompt_s_name_holds_its_contents(monkeypatch):
-    from babyvlm.curation.llm import prompt
-
+    # Any change of what is sent makes other answers, and has the old ones paid for again: it is a new version.
     before = prompt_id()
+    assert before == "rewrite_v1-0f4fd16968da"
+    assert set(prompt.SCHEMA["required"]) == prompt.Answer.model_fields.keys()
+    reasons = prompt.Answer.model_json_schema()["properties"]["reason"]["enum"]
+    assert prompt.SCHEMA["properties"]["reason"]["enum"] == reasons
     prompt.prompt_id.cache_clear()
     monkeypatch.setattr(prompt, "system_prompt", lambda: "another")
     assert prompt.prompt_id() != before

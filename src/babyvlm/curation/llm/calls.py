@@ -81,13 +81,15 @@ class Calls:
                 self._write_down(future)
 
     def _write_down(self, future: Future[Reply]) -> None:
-        caption = self._running.pop(future)
+        caption = self._running[future]
         try:
             reply = future.result()
         except TroubleError as trouble:
+            del self._running[future]
             self.ledger.forget(digest(caption))
             raise UserError(f"{self.server.base_url}: {trouble.reason}; it says: {trouble.detail}") from None
         self.ledger.close(digest(caption), reply)
+        del self._running[future]  # not before: an interruption writes down what is left here
         self.purse.settle(caption, reply)
         self.done()
         self._streak = [*self._streak, caption] if reply.paid != "yes" else []

@@ -29,11 +29,11 @@ class Price:
     Attributes:
         input: for a million input tokens.
         output: for a million output tokens.
-        batch_input: the same in batches.
-        batch_output: the same in batches.
         seconds_per_call: from question to answer.
         requests_per_minute: limit of the account.
         tokens_per_minute: limit of the account, input and output.
+        batch_input: for a million input tokens in batches; this and what follows are left out if there are none.
+        batch_output: for a million output tokens in batches.
         batch_queue_tokens: input tokens that may wait in batches at a time.
         batch_hours: in which a batch comes back.
         currency: of the prices.
@@ -41,14 +41,19 @@ class Price:
 
     input: float
     output: float
-    batch_input: float
-    batch_output: float
     seconds_per_call: float
     requests_per_minute: float
     tokens_per_minute: float
-    batch_queue_tokens: float
-    batch_hours: float
+    batch_input: float = math.nan
+    batch_output: float = math.nan
+    batch_queue_tokens: float = math.nan
+    batch_hours: float = math.nan
     currency: str = "USD"
+
+    @property
+    def has_batches(self) -> bool:
+        """Whether the list gives a price for batches."""
+        return not math.isnan(self.batch_input)
 
     def of(self, tokens: tuple[float, float], *, batch: bool) -> float:
         """Cost of (input, output) tokens."""
@@ -70,9 +75,10 @@ def read_price(path: Path, model: str) -> Price:
     table = models.get(model) if isinstance(models, dict) else None
     if not isinstance(table, dict):
         raise UserError(f'{path}: has no table [models."{model}"]')
-    wanted = {field.name for field in fields(Price)} - {"currency"}
+    known = {field.name for field in fields(Price)} - {"currency"}
+    wanted = {name for name in known if not name.startswith("batch_") or "batch_input" in table}
     for name in sorted(table.keys() | wanted):
-        if name not in wanted:
+        if name not in known:
             raise UserError(f'{path}: [models."{model}"] holds {name}, which nothing reads')
         if not _number(table.get(name)) or (name in DIVISORS and not table[name]):
             raise UserError(f'{path}: [models."{model}"] must hold {name} as a number')
@@ -148,7 +154,8 @@ def estimate(captions: Iterable[str], ledger: Ledger | None, price: Price | None
     ]
     if price is None:
         return "\n".join([*lines, "  cost and time need --prices"])
-    for batch, name in ((False, "one by one"), (True, "in batches")):
+    ways = ((False, "one by one"), (True, "in batches"))[: 1 + price.has_batches]
+    for batch, name in ways:
         cost, bound = price.of(tokens, batch=batch), price.of((most, count * MAX_OUTPUT_TOKENS), batch=batch)
         time = _batch_hours(price, tokens) if batch else _hours(price, count, tokens, concurrency)
         lines.append(f"  {name}  {cost:,.2f} {price.currency} (at most {bound:,.2f}), {time}")

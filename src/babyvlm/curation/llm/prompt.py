@@ -29,8 +29,24 @@ USUAL_OUTPUT_TOKENS = 35  # of {"relevant": true, "utterance": "look a red ball"
 Paid = Literal["yes", "no", "maybe"]
 
 
+# Written out, because a newer pydantic could spell it otherwise, and other requests are other answers in the ledger.
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "relevant": {"type": "boolean"},
+        "utterance": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "reason": {
+            "type": "string",
+            "enum": ["for a baby", "grown-up matter", "nothing a baby meets", "nothing to see", "unreadable"],
+        },
+    },
+    "required": ["relevant", "utterance", "reason"],
+    "additionalProperties": False,
+}
+
+
 class Answer(BaseModel):
-    """A model's verdict on a caption; its JSON schema is part of the request."""
+    """A model's verdict on a caption, as in ``SCHEMA``."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -84,7 +100,7 @@ def digest(cleaned: str) -> str:
 
 def request(model: str, cleaned: str) -> dict[str, Any]:
     """Body of the chat completion for a cleaned caption."""
-    schema = {"name": "rewrite", "strict": True, "schema": Answer.model_json_schema()}
+    schema = {"name": "rewrite", "strict": True, "schema": SCHEMA}
     return {
         "model": model,
         "messages": [

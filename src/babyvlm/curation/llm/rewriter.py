@@ -136,7 +136,10 @@ def _ask(captions: dict[str, str], ledger: Ledger, server: Server, options: Opti
     Raises:
         UserError: the limit on the cost is reached, or a batch is pending and the batches are not asked for.
     """
-    purse = Purse(read_price(options.prices, options.model) if options.prices else None, options.max_cost)
+    price = read_price(options.prices, options.model) if options.prices else None
+    if price and options.batch and not price.has_batches:
+        raise UserError(f"{options.prices}: has no price of batches for {options.model}; use --batch false")
+    purse = Purse(price, options.max_cost)
     purse.recount(ledger)
     names = _to_ask(captions, ledger, retry_failed=options.retry_failed)
     if not options.batch and ledger.pending_batches():
