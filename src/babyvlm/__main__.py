@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -65,6 +66,8 @@ def main(args: list[str] | None = None) -> None:
     """
     from babyvlm.parsing import restrict_imports
 
+    # Threads that wait should sleep, not spin: with loader workers on few cores spinning costs up to half of the time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = sys.argv[1:] if args is None else args
     restrict_imports()
     try:
