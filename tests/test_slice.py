@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -165,6 +166,17 @@ def test_a_run_resumed_in_mid_epoch_ends_with_the_same_weights(world):
     fit("model/cvcl", "mix/filtered", extra=[*extra, "--ckpt_path", str(stopped)])
     resumed = final_weights(newest("CVCL-filtered"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_predict_writes_the_embeddings_of_what_was_held_out(world):
+    fit("model/cvcl", "mix/filtered")
+    checkpoint = newest("CVCL-filtered") / "checkpoints" / "last.ckpt"
+    main(["predict", *overlays("model/cvcl", "mix/filtered"), "--ckpt_path", str(checkpoint)])
+    table = pq.read_table(newest("CVCL-filtered") / "embeddings-rank0.parquet").to_pydict()
+    rows = Store(DATA / "stores/filtered").columns("group", "split").to_pylist()
+    assert len(set(table["key"])) == len(table["key"]) == len({r["group"] for r in rows if r["split"] == "test"})
+    assert np.allclose(np.linalg.norm(table["image"], axis=1), 1, atol=1e-5)
+    assert np.shape(table["text"]) == np.shape(table["image"])
 
 
 def test_a_run_ends_with_test_results_and_a_table(world, capsys):

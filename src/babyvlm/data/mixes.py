@@ -110,12 +110,25 @@ class PairMix(LightningDataModule):
         """The held-out utterances, each with one fixed frame."""
         return self._fixed("test")
 
-    def _fixed(self, split: str) -> DataLoader[Item]:
+    def predict_dataloader(self) -> DataLoader[Item]:
+        """All held-out utterances once, each with one fixed frame."""
         assert self.trainer is not None
-        dataset = UtteranceFrames(
+        dataset = self._held_out("test")
+        mine = range(self.trainer.global_rank, len(dataset), self.trainer.world_size)
+        return DataLoader(
+            dataset, self.batch_size, sampler=[(index, 0) for index in mine], collate_fn=collate,
+            num_workers=self.num_workers,
+        )  # fmt: skip
+
+    def _held_out(self, split: str) -> UtteranceFrames:
+        return UtteranceFrames(
             Store(self.stores / self.validation), split, eval_transform(self.image_size), self.vocabulary,
             max_tokens=self.max_tokens, seed=0,
         )  # fmt: skip
+
+    def _fixed(self, split: str) -> DataLoader[Item]:
+        assert self.trainer is not None
+        dataset = self._held_out(split)
         # The same pairs in each batch on any number of ranks: a contrastive loss depends on its negatives.
         size = min(self.batch_size, len(dataset) // self.trainer.world_size * self.trainer.world_size)
         sampler = GlobalBatchSampler(

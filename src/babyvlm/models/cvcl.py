@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from PIL.Image import Image
@@ -21,6 +22,7 @@ from babyvlm.data.transforms import eval_transform
 from babyvlm.data.vocabulary import PAD, Vocabulary
 from babyvlm.models.losses import symmetric_info_nce
 from babyvlm.models.optimization import configure
+from babyvlm.models.predictions import EmbeddingWriter
 from babyvlm.models.text import MeanEmbedding
 from babyvlm.models.vision import VisionEncoder
 
@@ -106,6 +108,15 @@ class CVCL(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss."""
         self.log("test_loss", self._loss(batch), batch_size=len(batch.keys), sync_dist=True)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Embeddings of the pairs: ``key``, ``utterance``, ``image`` (B, width), ``text`` (B, width)."""
+        image, text = self.encode_images(batch.images_BCHW), self.encode_texts(batch.tokens_BL)
+        return {"key": batch.keys, "utterance": batch.utterances, "image": image, "text": text}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """``predict`` writes the embeddings to the run's folder."""
+        return [EmbeddingWriter()]
 
     def _loss(self, batch: Batch) -> Tensor:
         image_ND = self._gather(self.encode_images(batch.images_BCHW))
