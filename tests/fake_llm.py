@@ -81,9 +81,9 @@ class FakeLLM:
             return
         late = int(len(lines) * expired)
         out, bad = [], []
-        for line in lines[late:]:
+        for number, line in enumerate(lines[late:]):
             caption = caption_of(line["body"])
-            self.paid[caption] += 1
+            self.paid[caption] += number >= failing
             body = chat(self.answer(caption))
             out.append({"id": "r", "custom_id": line["custom_id"], "error": None,
                         "response": {"status_code": 200, "request_id": "q", "body": body}})  # fmt: skip

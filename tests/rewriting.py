@@ -6,7 +6,6 @@ from contextlib import closing
 
 import babyvlm.curation.llm.batch
 import babyvlm.curation.llm.client
-from babyvlm.__main__ import main
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.rewrite import rewrite
 from babyvlm.curation.store import Store, write_store
@@ -72,11 +71,12 @@ def ledger_rows(path, query):
 def quick():
     """Waits fit for a test."""
     babyvlm.curation.llm.client.FIRST_WAIT = 0.01
-    babyvlm.curation.llm.client.MAX_WAIT = 0.04
+    babyvlm.curation.llm.client.MAX_WAIT = 0.02
+    babyvlm.curation.llm.client.TRIES = 4
     babyvlm.curation.llm.batch.SETTLE_SECONDS = 0.3
 
 
-def command(*args):
-    """The command line, in a process that is there to be killed."""
+def rewrite_quickly(options):
+    """The command, in a process that is there to be killed."""
     quick()
-    main(["curate", "rewrite", *map(str, args)])
+    rewrite(**options)

@@ -8,19 +8,16 @@ import time
 import pytest
 
 from fake_llm import serving
-from rewriting import captions, command, ledger_rows, make_store, outcomes
+from rewriting import captions, ledger_rows, make_store, outcomes, rewrite_quickly
 
 CONCURRENCY = 4
-PRELOAD = ["babyvlm.curation.embed", "babyvlm.curation.saycam", "babyvlm.curation.select", "babyvlm.curation.web",
-           "babyvlm.data.vocabulary", "babyvlm.playroom.make", "babyvlm.report.table", "jsonargparse", "openai",
-           "babyvlm.curation.llm.rewriter", "rewriting"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def processes():
     """Real processes, forked from one that has imported everything: only starting up is saved."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload(["babyvlm.curation.llm.rewriter", "babyvlm.curation.rewrite", "pytest", "wordfreq"])
     return context
 
 
@@ -29,35 +26,31 @@ def _no_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def arguments(folder, mind, batch):
-    return ["--store", folder / "in", "--out", folder / "out", "--method", "llm", "--model", "m", "--base_url",
-            mind.base_url, "--concurrency", CONCURRENCY, "--poll_seconds", 0.02, "--batch", str(batch).lower(),
-            "--batch_requests", 12]  # fmt: skip
-
-
-def start(processes, *args):
-    process = processes.Process(target=command, args=tuple(map(str, args)))
+def start(processes, folder, mind, batch, **more):
+    options = {"store": folder / "in", "out": folder / "out", "method": "llm", "model": "m", "base_url": mind.base_url,
+               "concurrency": CONCURRENCY, "poll_seconds": 0.02, "batch": batch, "batch_requests": 12}  # fmt: skip
+    process = processes.Process(target=rewrite_quickly, args=(options | more,))
     process.start()
     return process
 
 
 def kill_and_finish(folder, processes, moments, batch, honours_keys):
     """Kill a job at moments of its time, let it end, and audit what it left and what the server was paid."""
-    texts = captions(60)
+    texts = captions(48)
     make_store(folder / "in", texts)
     landed = 0
     with serving() as mind:
-        mind.seconds, mind.batch_seconds, mind.honours_keys = 0.02, 0.1, honours_keys
+        mind.seconds, mind.batch_seconds, mind.honours_keys = 0.03, 0.4, honours_keys
         for moment in moments:
-            process = start(processes, *arguments(folder, mind, batch))
+            process = start(processes, folder, mind, batch)
             before, deadline = len(mind.authorizations), time.monotonic() + 20
             while len(mind.authorizations) == before and process.is_alive() and time.monotonic() < deadline:
                 time.sleep(0.001)  # until it speaks to the server: before that there is nothing to lose
-            time.sleep(moment * 0.4)
+            time.sleep(moment * 0.3)  # less than the whole job takes
             process.kill()
             process.join()
             landed += process.exitcode == -signal.SIGKILL
-        last = start(processes, *arguments(folder, mind, batch))
+        last = start(processes, folder, mind, batch)
         last.join(60)
         assert last.exitcode == 0
         found = outcomes(folder)
@@ -72,7 +65,7 @@ def kill_and_finish(folder, processes, moments, batch, honours_keys):
         assert max(mind.paid.values()) == 1
         assert set(texts) - in_flight <= mind.paid.keys()
         (folder / "out").rename(folder / "first")
-        last = start(processes, *arguments(folder, mind, batch), "--retry_failed", "true")
+        last = start(processes, folder, mind, batch, retry_failed=True)
         last.join(60)
         assert all(isinstance(outcome, str) for outcome in outcomes(folder).values())
         # Asked for by the user: without idempotency keys these, and no others, may be paid a second time.
@@ -85,9 +78,9 @@ def moments(seed, count):
     return [generator.random() for _ in range(count)]
 
 
-@pytest.mark.parametrize(("batch", "honours_keys"), [(False, True), (False, False), (True, False)])
-def test_killed(tmp_path, processes, batch, honours_keys):
-    kill_and_finish(tmp_path, processes, moments(time.time_ns(), 2), batch, honours_keys)
+@pytest.mark.parametrize("batch", [False, True])
+def test_killed(tmp_path, processes, batch):
+    kill_and_finish(tmp_path, processes, moments(time.time_ns(), 2), batch, honours_keys=False)
 
 
 @pytest.mark.soak

@@ -61,7 +61,7 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         prices: price list (TOML) for `estimate` and `max_cost`; docs/rewriting.md shows one.
         max_cost: stop before all runs on the ledger together cost more than this.
         estimate: only say what tokens, money and time it would take; sends nothing.
-        retry_failed: ask again for captions that failed, those included that may have been paid for.
+        retry_failed: ask again also for captions that failed although the call was paid, or may have been.
         ledger: where answers are kept; `rewrites.sqlite` beside `out` if not given.
     """
     if method == "rules":

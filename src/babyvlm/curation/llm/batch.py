@@ -73,6 +73,11 @@ class Batches:
             UserError: the server refuses, a batch was cancelled, or one expired without a single reply.
         """
         self._left = {name: self.captions[name] for name in names}
+        elsewhere = {batch.base_url for batch in self.ledger.pending_batches()} - {self.server.base_url}
+        if elsewhere:
+            raise UserError(
+                f"{self.ledger.path}: a batch was sent to {min(elsewhere)}; collect it with that --base_url first"
+            )
         while True:
             for batch in self.ledger.pending_batches():
                 if batch.batch_id is None:
@@ -122,10 +127,6 @@ class Batches:
 
     def _find_or_send(self, batch: Batch, *, new: bool = False) -> None:
         """Give a batch its id: that of the batch on the server if there is one, else of a new one."""
-        if batch.base_url != self.server.base_url:
-            raise UserError(
-                f"{self.ledger.path}: a batch was sent to {batch.base_url}; collect it with that --base_url first"
-            )
         if batch.file_id is None:  # a batch is made of an uploaded file: this one was never made
             self._take_back(batch)
             return
@@ -135,6 +136,8 @@ class Batches:
             found = None if new and not attempt else self._find(batch)
             try:
                 made = found or self._create(batch.tag, batch.file_id)
+                if not isinstance(made, str):  # the client takes any JSON for a batch
+                    raise TroubleError("reply not understood", paid="maybe")
             except TroubleError as trouble:
                 if trouble.hopeless:
                     raise self._told(trouble, "sending a batch") from None

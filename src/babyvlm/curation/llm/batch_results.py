@@ -25,7 +25,7 @@ def read_results(content: bytes, scrub: Callable[[str], str]) -> Iterator[tuple[
     for line in content.decode("utf-8", "replace").split("\n"):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(entry, dict) and isinstance(entry.get("custom_id"), str):
             yield entry["custom_id"], _reply(entry, scrub)

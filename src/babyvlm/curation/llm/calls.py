@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.llm.client import Server, TroubleError
+from babyvlm.curation.llm.client import Server
 from babyvlm.curation.llm.prompt import MAX_OUTPUT_TOKENS, Reply, digest, most_input_tokens, request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from babyvlm.curation.llm.ledger import Ledger
     from babyvlm.curation.llm.prices import Purse
 
 MAX_STREAK = 20  # calls in a row without a reply, after which the server is taken to be down. Our choice.
+
+
+@contextmanager
+def _signals_noted(stopped: threading.Event) -> Iterator[None]:
+    """Let the block end at its own places on Ctrl-C or SIGTERM, and interrupt it at its end; a second one does at once.
+
+    An exception in the middle would leave a call that is written down and not sent, or sent and not waited for.
+    """
+    came: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+        stopped.set()
+
+    if threading.current_thread() is not threading.main_thread():  # signals go to the main thread only
+        yield
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt if came[0] == signal.SIGINT else SystemExit(128 + came[0])
 
 
 @dataclass
@@ -37,7 +67,7 @@ class Calls:
     concurrency: int
     done: Callable[[], None]
     _running: dict[Future[Reply], str] = field(default_factory=dict)
-    _streak: list[str] = field(default_factory=list)
+    _streak: int = 0
 
     def ask(self, captions: Iterable[str]) -> bool:
         """Ask for each caption; False if the purse did not allow for all.
@@ -50,21 +80,22 @@ class Calls:
         Raises:
             UserError: the server refuses every call, or does not answer.
         """
-        with ThreadPoolExecutor(self.concurrency) as pool:
+        with _signals_noted(self.server.stopped), ThreadPoolExecutor(self.concurrency) as pool:
             try:
                 for caption in captions:
                     if not self._afford(caption):
                         self._settle(all_of_them=True)
                         return False
+                    if self.server.stopped.is_set():
+                        break
                     key = self.ledger.open(digest(caption), most_input_tokens(caption), MAX_OUTPUT_TOKENS)
                     body = request(self.ledger.model, caption)
                     self._running[pool.submit(self.server.ask, body, key)] = caption
                     self._settle(all_of_them=False)
                 self._settle(all_of_them=True)
-            except BaseException:
+            finally:
                 self.server.stopped.set()  # nobody waits to try again
                 self._keep_what_comes()
-                raise
         return True
 
     def _afford(self, caption: str) -> bool:
@@ -75,38 +106,30 @@ class Calls:
         return self.purse.take(caption, batch=False)
 
     def _settle(self, *, all_of_them: bool) -> None:
-        """Write down replies until there is room for a call, or until none is under way."""
-        while self._running and (all_of_them or len(self._running) >= self.concurrency):
+        """Write down replies until there is room for a call, or until none is under way, or the run is to stop."""
+        while (
+            self._running
+            and not self.server.stopped.is_set()
+            and (all_of_them or len(self._running) >= self.concurrency)
+        ):
             for future in wait(self._running, return_when=FIRST_COMPLETED).done:
                 self._write_down(future)
 
     def _write_down(self, future: Future[Reply]) -> None:
-        caption = self._running[future]
-        try:
-            reply = future.result()
-        except TroubleError as trouble:
-            del self._running[future]
-            self.ledger.forget(digest(caption))
-            raise UserError(f"{self.server.base_url}: {trouble.reason}; it says: {trouble.detail}") from None
+        caption = self._running.pop(future)
+        reply = future.result()
         self.ledger.close(digest(caption), reply)
-        del self._running[future]  # not before: an interruption writes down what is left here
         self.purse.settle(caption, reply)
         self.done()
-        self._streak = [*self._streak, caption] if reply.paid != "yes" else []
-        if len(self._streak) >= MAX_STREAK:
-            for unasked in self._streak:
-                self.ledger.forget(digest(unasked))
+        self._streak = 0 if reply.paid == "yes" else self._streak + 1
+        if self.server.hopeless or self._streak >= MAX_STREAK:
+            row = "" if self.server.hopeless else f"{MAX_STREAK} calls in a row without a reply, the last: "
             raise UserError(
-                f"{self.server.base_url}: {MAX_STREAK} calls in a row without a reply ({reply.reason}); all answers "
-                f"so far are in {self.ledger.path}; run again when the server is well"
+                f"{self.server.base_url}: {row}{self.server.complaint}; mend that and run again, answers are kept in "
+                f"{self.ledger.path}"
             )
 
     def _keep_what_comes(self) -> None:
-        """Write down the calls that are under way; those that were certainly not made may be made by the next run."""
+        """Write down the calls that are under way, however the run ends."""
         for future in list(self._running):
-            name = digest(self._running.pop(future))
-            error = future.exception()
-            if error is None:
-                self.ledger.close(name, future.result())
-            if error is not None or future.result().paid == "no":
-                self.ledger.forget(name)
+            self.ledger.close(digest(self._running.pop(future)), future.result())

@@ -44,7 +44,7 @@ class TroubleError(Exception):
         paid: whether it may have been paid for all the same.
         again: whether it makes sense to try once more.
         wait: seconds that the server asks for.
-        hopeless: what to tell the user if no further call makes sense.
+        hopeless: no further call will fare better.
         detail: what the server wrote, without secrets, in one line.
     """
 
@@ -69,6 +69,8 @@ class Server:
     def __init__(self, base_url: str, key: str, timeout: float, connections: int) -> None:
         self.base_url, self._key = base_url, key
         self.stopped = threading.Event()
+        self.complaint = ""  # its last error, and what it wrote with it
+        self.hopeless = False  # whether any further call makes sense
         local = is_loopback(base_url)
         # A loopback server is asked without proxies, and nothing follows a redirection: what is to stay here stays.
         http = openai.DefaultHttpxClient(trust_env=not local, follow_redirects=False)
@@ -82,22 +84,18 @@ class Server:
         return text.replace(self._key, "[key]") if self._key else text
 
     def ask(self, body: dict[str, Any], idempotency_key: str) -> Reply:
-        """Make one call, again as long as it is certain that it was not paid.
-
-        Raises:
-            TroubleError: ``hopeless``: every other call will fail likewise.
-        """
+        """Make one call, again as long as it is certain that it was not paid. Sets ``hopeless`` and ``complaint``."""
         headers = {**self.headers, "Idempotency-Key": idempotency_key}
         try:
             text = self.patiently(
                 lambda: self.client.chat.completions.with_raw_response.create(**body, extra_headers=headers).text
             )
             return read_reply(json.loads(text), self.scrub)
-        except ValueError:
+        except (ValueError, RecursionError):
             return Reply(reason="reply cut short")
         except TroubleError as trouble:
-            if trouble.hopeless:
-                raise
+            self.complaint = f"{trouble.reason} ({trouble.detail})"
+            self.hopeless = self.hopeless or trouble.hopeless
             return Reply(reason=trouble.reason, paid=trouble.paid)
 
     def patiently(self, call: Callable[[], T], *, free: bool = False) -> T:
@@ -126,6 +124,8 @@ class Server:
             return call()
         except openai.OpenAIError as error:
             raise self._trouble(error) from None  # the original holds the request with its key
+        except (ValueError, RecursionError):  # a body that is no JSON
+            raise TroubleError("reply not understood", paid="maybe") from None
 
     def _trouble(self, error: openai.OpenAIError) -> TroubleError:
         detail = " ".join(self.scrub(str(error)).split())[:200]

@@ -150,10 +150,9 @@ class Ledger:
         ) > 0  # fmt: skip
 
     def forget(self, caption: str) -> None:
-        """Take back a call that was certainly not made: it is open, or failed without being paid."""
+        """Take back an open call that was certainly not made."""
         self._change(
-            """DELETE FROM calls WHERE caption = ? AND prompt = ? AND model = ?
-               AND (state = 'open' OR (state = 'failed' AND paid = 'no'))""",
+            "DELETE FROM calls WHERE caption = ? AND prompt = ? AND model = ? AND state = 'open'",
             (caption, self.prompt, self.model),
         )
 

@@ -75,7 +75,9 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: Options) 
     arguments = {"command": "rewrite", "store": source.fingerprint, "rewriter": f"llm {options.model}",
                  "prompt": prompt_id(), "checks": checks.RULES}  # fmt: skip
     if artefact.made_already(out, "store", arguments):
-        failed = sum(n for reason, n in Store(out).manifest["funnel"]["dropped"].items() if reason.startswith("failed"))
+        failed = sum(
+            n for reason, n in Store(out).manifest["funnel"]["dropped"].items() if reason.startswith("failed: ")
+        )
         if options.retry_failed and failed:
             raise UserError(f"{out}: is whole, with {failed} failed captions left out; remove it to try them again")
         print(f"{out}: whole already, nothing to do")
@@ -162,11 +164,12 @@ def _ask(captions: dict[str, str], ledger: Ledger, server: Server, options: Opti
 
 
 def _to_ask(captions: dict[str, str], ledger: Ledger, *, retry_failed: bool) -> list[str]:
-    """Digests of captions without a call, and of failed ones if they are to be tried again."""
+    """Digests of captions without a call or whose call was not paid, and of other failed ones if they are wanted."""
     wanted = []
     for name, caption in captions.items():
         call = ledger.last(name)
-        if call is None or (retry_failed and call.state != "open" and _outcome(caption, call).kind == "failed"):
+        unpaid = call is None or (call.state == "failed" and call.paid == "no")
+        if unpaid or (retry_failed and call and call.state != "open" and _outcome(caption, call).kind == "failed"):
             wanted.append(name)
     return wanted
 
@@ -194,7 +197,7 @@ def _rows(source: Store, ledger: Ledger, funnel: Funnel, listed: Path) -> Iterat
             funnel.keep()
             yield row | {"utterance": outcome.text, FIELD: row["utterance"]}
         else:
-            funnel.drop(f"{outcome.kind}: {outcome.text}")
+            funnel.drop(f"failed: {outcome.text}" if outcome.kind == "failed" else outcome.text)
             left_out.append((row["key"], outcome))
     _write_left_out(listed, left_out)  # before the store is whole, so that none is without its list
 
