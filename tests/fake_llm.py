@@ -41,7 +41,7 @@ class FakeLLM:
         self.files, self.batches = {}, {}
         self.batch_plan = []  # for each batch in turn: its flaws, as in run_batch
         self.batch_seconds = 0.0
-        self.create_faults = []  # for each creation of a batch in turn: "lost" makes it and drops the connection
+        self.create_faults = []  # for each creation of a batch in turn: "lost" and "empty" make it and do not say so
         self.lock = threading.RLock()
         self.base_url = ""
 
@@ -162,6 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
             batch = None if fault == 500 else self.mind.make_batch(json.loads(content))
             if fault == "lost":
                 self.hang_up()
+            elif fault == "empty":
+                self.reply(200, {})
             elif fault == 500:
                 self.reply(500, {"error": {"message": "sorry"}})
             else:

@@ -123,7 +123,7 @@ def test_a_full_queue_waits_for_the_others(tmp_path, mind):
 
 def test_a_batch_whose_creation_was_not_confirmed_is_found(tmp_path, mind):
     make_store(tmp_path / "in", captions(20))
-    mind.create_faults = ["lost", None, 500]
+    mind.create_faults = ["lost", "empty", 500]
     assert all(isinstance(outcome, str) for outcome in in_batches(tmp_path, mind).values())
     assert len(mind.batches) == 3
     assert set(mind.paid.values()) == {1}
@@ -170,6 +170,17 @@ def test_a_pending_batch_is_collected_before_anything_else(tmp_path, mind, monke
     found = in_batches(tmp_path / "b", mind, ledger=tmp_path / "rewrites.sqlite")
     assert all(isinstance(outcome, str) for outcome in found.values())
     assert set(mind.paid.values()) == {1}
+
+
+def test_a_batch_that_was_written_down_and_not_sent_is_sent(tmp_path, mind, monkeypatch):
+    make_store(tmp_path / "in", captions(8))
+    with monkeypatch.context() as patch:
+        patch.setattr(batch.Batches, "_try", lambda *_: _interrupt(None))
+        with pytest.raises(KeyboardInterrupt):
+            in_batches(tmp_path, mind)
+    assert ledger_rows(tmp_path / "rewrites.sqlite", "SELECT state, file_id FROM batches") == [("pending", None)]
+    assert all(isinstance(outcome, str) for outcome in in_batches(tmp_path, mind).values())
+    assert len(mind.batches) == 1
 
 
 def test_a_batch_sent_elsewhere_is_not_forgotten(tmp_path, mind, monkeypatch):

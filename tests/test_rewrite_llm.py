@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -159,8 +160,12 @@ def test_a_server_that_refuses_every_call_stops_the_run(tmp_path, mind):
         mind.faults[text] = [(401,)]
     with pytest.raises(UserError, match=r"server error 401 \(.*run again"):
         run(tmp_path, mind, concurrency=2)
-    asked = sum(mind.statuses.values())
-    assert asked < 10
+    assert sum(mind.statuses.values()) < 10
+    mind.faults[captions(30)[5]], mind.faults[captions(30)[6]] = [(429, {"Retry-After": "60"})], [(401,)]
+    start = time.monotonic()
+    with pytest.raises(UserError, match="server error 401"):
+        run(tmp_path, mind, concurrency=2)
+    assert time.monotonic() - start < 20  # nobody waits for the minute
     mind.faults.clear()
     found = run(tmp_path, mind)
     assert all(isinstance(outcome, str) for outcome in found.values())
@@ -223,6 +228,7 @@ def test_estimate_sends_nothing_and_counts_what_is_missing(tmp_path, mind, capsy
     assert "70 captions to ask for" in said
     assert "42,000 in, 2,100 out by the mean of 30 answers" in said
     assert f"{70 * 1800 / 1e6:.2f} USD" in said
+    assert "held back by: 8 at a time" in said
     rewrite(tmp_path / "in", tmp_path / "out", **options)
     assert "0 captions to ask for" in capsys.readouterr().out
 
@@ -399,6 +405,8 @@ def test_the_ledger_s_steps(tmp_path):
     with Ledger(path, "p", "m") as ledger:
         keys = [ledger.open(name, 100, 10) for name in ("answered", "failed", "lost", "open")]
         assert len(set(keys)) == 4
+        assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL: survives a power cut
+        assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert ledger.close("answered", Reply("said", "", "yes", 7, 3))
         assert not ledger.close("answered", Reply("twice", "", "yes", 7, 3))
         ledger.close("failed", Reply("x" * 9999, "bad", "yes", 5, None))
