@@ -157,15 +157,21 @@ def test_same_seed_same_weights_whatever_the_workers(world):
     assert not torch.equal(runs[0]["projection.weight"], other["projection.weight"])
 
 
+NEWEST = """{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args":
+    {"filename": "newest", "every_n_train_steps": 1, "enable_version_counter": false}}"""
+
+
 def test_a_run_resumed_in_mid_epoch_ends_with_the_same_weights(world):
-    extra = ["--trainer.max_steps", "7", "--trainer.val_check_interval", "3", "--data.num_workers", "0"]
-    fit("model/cvcl", "mix/filtered", extra=extra)
-    whole = final_weights(newest("CVCL-filtered"))
-    fit("model/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "3"])
-    stopped = newest("CVCL-filtered") / "checkpoints" / "last.ckpt"
-    fit("model/cvcl", "mix/filtered", extra=[*extra, "--ckpt_path", str(stopped)])
-    resumed = final_weights(newest("CVCL-filtered"))
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    extra = ["--trainer.val_check_interval", "3", "--data.num_workers", "0", "--trainer.callbacks+", NEWEST]
+    newest_file = Path("checkpoints", "newest.ckpt")
+    fit("model/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "7"])
+    whole = torch.load(newest("CVCL-filtered") / newest_file, weights_only=True)
+    fit("model/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "2"])
+    stopped = newest("CVCL-filtered") / newest_file
+    fit("model/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "7", "--ckpt_path", str(stopped)])
+    resumed = torch.load(newest("CVCL-filtered") / newest_file, weights_only=True)
+    assert whole["global_step"] == resumed["global_step"] == 7
+    assert all(torch.equal(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"])
 
 
 def test_predict_writes_the_embeddings_of_what_was_held_out(world):

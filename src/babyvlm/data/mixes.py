@@ -116,7 +116,7 @@ class PairMix(LightningDataModule):
         dataset = self._held_out("test")
         mine = range(self.trainer.global_rank, len(dataset), self.trainer.world_size)
         return DataLoader(
-            dataset, self.batch_size, sampler=[(index, 0) for index in mine], collate_fn=collate,
+            dataset, batch_size=self.batch_size, sampler=[(index, 0) for index in mine], collate_fn=collate,
             num_workers=self.num_workers,
         )  # fmt: skip
 
