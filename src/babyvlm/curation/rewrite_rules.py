@@ -39,8 +39,8 @@ _KINDS = r"(?:photos?|photographs?|photography|images?|pictures?|pics?|illustrat
     r"clip ?arts?|wallpapers?|render(?:ing)?s?|sketch(?:es)?|paintings?|designs?|prints?|posters?|stickers?|emojis?|" \
     r"silhouettes?|portraits?|views?|shots?|close ?ups?|footage|artworks?|cartoons?|graphics?|snapshots?)"  # fmt: skip
 _STYLES = r"(?:stock|royalty free|free|premium|hd|4k|vector|cartoon|cute|watercolou?r|hand drawn|3d|2d|digital|flat|" \
-    r"line|simple|macro|aerial|(?:top|side|front|rear)(?= views?)|detailed|high quality|high resolution|original|aged|" \
-    r"old|black and white|colou?r(?:ful)?|editorial|image|isolated)"  # fmt: skip
+    r"line|simple|macro|aerial|(?:top|side|front|rear)(?= views?)|detailed|high quality|high resolution|original|" \
+    r"aged|old|black and white|colou?r(?:ful)?|editorial|image|isolated)"  # fmt: skip
 _SCENES = r"(?:plain |solid |pure |bright |light |dark |blurred |abstract |transparent |white |black |gr[ae]y |blue |" \
     r"colou?red |pastel |studio )*(?:background|backdrop|backgrounds)"  # fmt: skip
 NOISE = tuple(
