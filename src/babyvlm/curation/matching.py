@@ -69,8 +69,8 @@ class Matching:
         if self.method != "exact":
             return f"{found} ({self.method}: no claim to be the best); {cost}."
         return (
-            f"{found}. No one-to-one matching can reach more than {self.dual:.6f}, by the candidates' prices (linear "
-            f"programming duality): this one is the best, to a relative {abs(self.gap):.1e}. {cost}."
+            f"{found}. By the candidates' prices (linear programming duality) no one-to-one matching can reach more "
+            f"than {self.dual:.6f}, but for rounding: this one is the best, to a relative {abs(self.gap):.1e}. {cost}."
         )
 
 
