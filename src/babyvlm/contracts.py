@@ -22,6 +22,12 @@ class UserError(Exception):
     """
 
 
+def first_line(error: Exception) -> str:
+    """What an error says first, or its name if it says nothing: libraries' messages run over many lines."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 @dataclass(frozen=True)
 class Pair:
     """One image and what was said while it was seen: a row of a pair store.

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from babyvlm.contracts import ImageTextScorer, TrialResult, UserError
+from babyvlm.curation.files import inside
 from babyvlm.images import BrokenImageError, open_rgb
 
 ImageText = tuple[str, str]  # an image's path below the list's root, and a text
@@ -94,7 +95,7 @@ def check_images(trials: Sequence[Trial], root: Path, path: Path) -> None:
         UserError: some are not; the message names the first and counts them.
     """
     images = sorted({image for trial in trials for image, _ in trial.options})
-    outside = [image for image in images if not (root / image).resolve().is_relative_to(root.resolve())]
+    outside = [image for image in images if inside(root, image) is None]
     if outside:
         raise UserError(f"{path}: image {outside[0]} leaves {root}")
     absent = [image for image in images if not (root / image).is_file()]

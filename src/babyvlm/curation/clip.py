@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
 
 import babyvlm.playroom
-from babyvlm.contracts import UserError
+from babyvlm.contracts import UserError, first_line
 from babyvlm.curation.embed import PART_ROWS, part_path
 from babyvlm.curation.store import Store
 from babyvlm.images import open_rgb
@@ -43,6 +43,10 @@ class Clip:
         """(T, D) normalised text embeddings."""
         return normalize(cast("Any", self.model).encode_text(self.tokenize(list(texts)).to(device)), dim=-1)
 
+    def score(self, images_BCHW: Tensor, texts: Sequence[str]) -> Tensor:
+        """(B, T) cosines."""
+        return self.images(images_BCHW) @ self.texts(texts, images_BCHW.device).T
+
 
 def load_clip(name: str) -> Clip:
     """Load a CLIP model for evaluation.
@@ -64,8 +68,7 @@ def load_clip(name: str) -> Clip:
         preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
         tokenize = open_clip.get_tokenizer(model_name)
     except (UserWarning, RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"--clip {name}: open_clip cannot load it ({reason})") from error
+        raise UserError(f"--clip {name}: open_clip cannot load it ({first_line(error)})") from error
     return Clip(model.eval(), preprocess, tokenize)
 
 

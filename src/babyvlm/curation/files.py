@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
 EDGE_BYTES = 1 << 20  # hashed at either end of a large file: our choice, a corpus of videos is half a terabyte
 
@@ -38,3 +41,12 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
             file.seek(max(EDGE_BYTES, size - EDGE_BYTES))
             digest.update(file.read(EDGE_BYTES))
     return digest.hexdigest()
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write rows, the heading first, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    Path(temporary).replace(path)

@@ -13,14 +13,12 @@ from rich.progress import track
 from babyvlm import artefact
 from babyvlm.contracts import UserError
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.rewrite_rules import RULES, rewrite_caption
+from babyvlm.curation.rewrite_rules import FIELD, RULES, rewrite_caption
 from babyvlm.curation.store import Store, write_store
 from babyvlm.curation.toddler import source_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-FIELD = "original_caption"
 
 
 def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with a default

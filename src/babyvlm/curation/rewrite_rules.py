@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from babyvlm.curation.phrases import Phrase, Reading, read_caption
 
 MAX_WORDS = 15  # the brief of "one simple utterance": our choice, twice the length of a mother's usual sentence
+FIELD = "original_caption"  # where a rewritten store keeps the caption as it was, whichever way it was rewritten
 RULES = 1  # raise it with any change of what is said, so that stores made before are told from those made after
 WAYS = {
     "one": ("look {a}", "see {the}", "here is {a}", "thats {a}", "can you see {the}", "wow {a}"),

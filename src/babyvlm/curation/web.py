@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import os
-import tempfile
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +14,7 @@ from rich.progress import track
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
-from babyvlm.curation.files import fingerprint_files
+from babyvlm.curation.files import fingerprint_files, write_csv
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store import split_of, write_store
 from babyvlm.curation.web_readers import MAX_BYTES, Sample, Source, find_source
@@ -161,7 +158,7 @@ def _smaller(image: Image.Image, side: int) -> bytes:
 def _until_enough(sieve: _Sieve, sources: list[Source], out: Path, min_fraction: float) -> Iterator[dict[str, Any]]:
     """All rows; then write the list of what was left out, and refuse if that was too much."""
     yield from sieve.rows(sources)
-    _write_quarantine(out, sieve.quarantine)
+    write_csv(_quarantine_path(out), [("key", "reason"), *sieve.quarantine])
     funnel = sieve.funnel
     if funnel.seen and funnel.kept / funnel.seen < min_fraction:
         reasons = ", ".join(f"{count} {reason}" for reason, count in funnel.dropped.most_common(3))
@@ -173,12 +170,3 @@ def _until_enough(sieve: _Sieve, sources: list[Source], out: Path, min_fraction:
 
 def _quarantine_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.quarantine.csv")
-
-
-def _write_quarantine(out: Path, rows: list[tuple[str, str]]) -> None:
-    path = _quarantine_path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("key", "reason"), *rows])
-    Path(temporary).replace(path)

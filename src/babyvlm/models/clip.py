@@ -68,7 +68,7 @@ class ClipTraining(LightningModule):
 
     def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
         """(B, T) cosines."""
-        return self.clip.images(images_BCHW) @ self.clip.texts(texts, self.device).T
+        return self.clip.score(images_BCHW, texts)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Symmetric InfoNCE with a learned temperature."""

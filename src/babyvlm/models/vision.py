@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from babyvlm.contracts import UserError
+from babyvlm.contracts import UserError, first_line
 
 
 class VisionEncoder(nn.Module):
@@ -43,7 +43,7 @@ class VisionEncoder(nn.Module):
         try:
             self.trunk = timm.create_model(backbone, pretrained=pretrained, num_classes=0, **(options or {}))
         except (RuntimeError, TypeError, ValueError, OSError) as error:
-            raise UserError(f"vision backbone {backbone}: timm cannot build it ({_first_line(error)})") from error
+            raise UserError(f"vision backbone {backbone}: timm cannot build it ({first_line(error)})") from error
         if weights is not None:
             load_trunk(self.trunk, weights)
         self.frozen = frozen
@@ -103,7 +103,7 @@ def _local_path(source: str) -> Path:
     try:
         return Path(hf_hub_download(f"{owner}/{name}", file))
     except (HfHubHTTPError, HFValidationError, OSError) as error:  # LocalEntryNotFoundError is an OSError
-        raise UserError(f"{source}: cannot be fetched ({_first_line(error)})") from error
+        raise UserError(f"{source}: cannot be fetched ({first_line(error)})") from error
 
 
 class _Inert:
@@ -128,11 +128,6 @@ def _inert_globals(path: Path) -> list[Any]:
     return [(_Inert, name) for name in sorted(beside | {"argparse.Namespace"})]
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def _read_state(path: Path, source: str) -> dict[str, Tensor]:
     """The state dict in a file; nothing in it is ever executed."""
     try:
@@ -141,7 +136,7 @@ def _read_state(path: Path, source: str) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(_inert_globals(path)):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{source}: cannot be read as weights ({_first_line(error)})") from error
+        raise UserError(f"{source}: cannot be read as weights ({first_line(error)})") from error
     for part in ("teacher", "state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(part), Mapping):
             content = content[part]

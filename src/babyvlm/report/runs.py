@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import yaml
 
-from babyvlm.contracts import UserError
+from babyvlm.contracts import UserError, first_line
 
 BENCHMARKS = ("labeled_s", "vtwt")
 
@@ -40,7 +40,7 @@ class Run:
         try:
             column = pq.read_table(file, columns=["credit"])["credit"]
         except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read as results ({str(error).splitlines()[0]})") from None
+            raise UserError(f"{file}: cannot be read as results ({first_line(error)})") from None
         if not len(column):
             raise UserError(f"{file}: holds no item; run `python -m babyvlm test` again")
         values: npt.NDArray[np.float64] = column.to_numpy()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
+from babyvlm.curation.files import write_csv
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.llm import checks
 from babyvlm.curation.llm.batch import MAX_REQUESTS, Batches
@@ -24,12 +22,11 @@ from babyvlm.curation.llm.client import Server, is_loopback, read_key
 from babyvlm.curation.llm.ledger import Call, Ledger
 from babyvlm.curation.llm.prices import Purse, estimate, read_price
 from babyvlm.curation.llm.prompt import Answer, clean, digest, prompt_id
+from babyvlm.curation.rewrite_rules import FIELD
 from babyvlm.curation.store import Store, write_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-FIELD = "original_caption"
 
 
 @dataclass(frozen=True)
@@ -199,14 +196,6 @@ def _rows(source: Store, ledger: Ledger, funnel: Funnel, listed: Path) -> Iterat
         else:
             funnel.drop(f"failed: {outcome.text}" if outcome.kind == "failed" else outcome.text)
             left_out.append((row["key"], outcome))
-    _write_left_out(listed, left_out)  # before the store is whole, so that none is without its list
-
-
-def _write_left_out(path: Path, rows: list[tuple[str, Outcome]]) -> None:
-    """List what was dropped or failed, whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(
-            [("key", "outcome", "reason"), *((key, outcome.kind, outcome.text) for key, outcome in rows)]
-        )
-    Path(temporary).replace(path)
+    reasons = ((key, outcome.kind, outcome.text) for key, outcome in left_out)
+    # Before the store is whole, so that none is without its list.
+    write_csv(listed, [("key", "outcome", "reason"), *reasons])
