@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # torch costs seconds; the commands that train nothing never 
     from collections.abc import Sequence
 
     from PIL.Image import Image
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class UserError(Exception):
@@ -58,12 +58,15 @@ class Batch:
         images_BCHW: float32, normalised.
         tokens_BL: int64, ``<sos> words <eos>`` padded at the right with 0.
         utterances: the B texts as written, for models with a tokenizer of their own.
+        features: what the model's frozen vision encoder makes of the images, where that is cached: (B, D) pooled or
+            (B, P, D) for P image tokens; then ``images_BCHW`` is empty.
     """
 
     keys: list[str]
     images_BCHW: Tensor
     tokens_BL: Tensor
     utterances: list[str]
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,24 @@ class ImageTextScorer(Protocol):
         Returns:
             (B, T) float scores.
         """
+        ...
+
+
+@runtime_checkable
+class TextScorer(Protocol):
+    """Says how likely texts are by themselves, so that a benchmark can tell what looking was worth."""
+
+    def score_texts(self, texts: Sequence[str]) -> Tensor:
+        """(T,) scores on the scale of ``score``, no image given."""
+        ...
+
+
+@runtime_checkable
+class FrozenVision(Protocol):
+    """A model whose vision encoder may not learn, so that its features can be computed once."""
+
+    def frozen_vision(self) -> nn.Module | None:
+        """The module that turns images into ``Batch.features``, in evaluation mode; None if it learns."""
         ...
 
 
