@@ -3,10 +3,21 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import logsumexp
 from torch.nn.functional import normalize
+from torch.nn.utils.rnn import pad_sequence
 
-from babyvlm.models.losses import symmetric_info_nce
+from babyvlm.contracts import UserError
+from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, UNK, Vocabulary
+from babyvlm.models.losses import (
+    UNSUPERVISED,
+    language_loss,
+    supervised_labels,
+    supervised_share,
+    symmetric_info_nce,
+)
 
 
 def unit(rows, width, seed, dtype=torch.float64):
@@ -64,3 +75,50 @@ def test_gradient():
     image, text = unit(4, 3, 1).requires_grad_(), unit(4, 3, 2).requires_grad_()
     temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(symmetric_info_nce, (image, text, temperature))
+
+
+@given(
+    texts=st.lists(
+        st.lists(st.sampled_from(["look", "ball", "<unk>", "zebra", "<image>", "<eos>"]), max_size=9), min_size=1
+    ),
+    limit=st.integers(2, 12),
+)
+def test_words_and_the_end_are_supervised_and_nothing_else(vocabulary, texts, limit):
+    """Whatever the texts say, however they are cut and padded."""
+    rows = [torch.tensor(row) for row in Vocabulary(vocabulary).encode([" ".join(words) for words in texts], limit)]
+    tokens_BL = pad_sequence(rows, batch_first=True, padding_value=PAD)
+    labels_BL = supervised_labels(tokens_BL)
+    for words, tokens, labels in zip(texts, tokens_BL.tolist(), labels_BL.tolist(), strict=True):
+        said = min(len(words), limit - 2)
+        assert labels[0] == UNSUPERVISED  # <sos>
+        assert labels[1 : said + 2] == tokens[1 : said + 2]
+        assert labels[said + 1] == EOS
+        assert set(labels[said + 2 :]) <= {UNSUPERVISED}  # padding
+    share = sum(min(len(words), limit - 2) + 1 for words in texts) / (len(texts) * (tokens_BL.shape[1] - 1))
+    assert supervised_share(labels_BL).item() == pytest.approx(share)
+
+
+def test_the_image_is_given_and_the_tokens_are_left_as_they_are():
+    tokens_BL = torch.tensor([[SOS, IMAGE, IMAGE, 7, UNK, EOS, PAD]])
+    labels_BL = supervised_labels(tokens_BL)
+    assert labels_BL.tolist() == [[UNSUPERVISED] * 3 + [7, UNK, EOS, UNSUPERVISED]]
+    assert tokens_BL[0, 0] == SOS
+
+
+def test_language_loss_is_the_mean_over_what_is_supervised():
+    logits = torch.randn(3, 6, 11, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[5, 6, 7, 8, -100, -100], [-100, -100, 9, 3, -100, -100], [-100] * 6])
+    log_p = logits.double().log_softmax(-1)
+    by_hand = [
+        log_p[b, i - 1, t].item() for b, row in enumerate(labels.tolist()) for i, t in enumerate(row) if i and t > 0
+    ]
+    assert len(by_hand) == 5
+    assert language_loss(logits, labels).item() == pytest.approx(-sum(by_hand) / 5, rel=1e-6)
+    assert language_loss(torch.zeros(3, 6, 11), labels).item() == pytest.approx(math.log(11))
+    assert language_loss(logits.bfloat16(), labels).dtype == torch.float32
+
+
+@pytest.mark.parametrize("labels", [[[-100, -100, -100]], [[7, -100, -100]]])
+def test_a_batch_without_a_supervised_token_is_an_error(labels):
+    with pytest.raises(UserError, match="no supervised token"):
+        language_loss(torch.zeros(1, 3, 11), torch.tensor(labels))

@@ -1,4 +1,4 @@
-"""The word-level vocabulary: one artefact, hashed, named in the config, shared by every phase of a row.
+"""The vocabulary, word-level or byte-level BPE: one artefact, hashed, named in the config, shared by a row's phases.
 
 It is a folder in Hugging Face's tokenizer format, so that transformers and open_clip read it as it is.
 """
@@ -6,11 +6,12 @@ It is a folder in Hugging Face's tokenizer format, so that transformers and open
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
@@ -20,6 +21,11 @@ PAD, UNK, SOS, EOS, IMAGE = range(5)
 SPECIALS = ["<pad>", "<unk>", "<sos>", "<eos>", "<image>"]  # 0..3 as in CVCL; <image> for the generative model
 # A word may hold apostrophes and hyphens; other punctuation is dropped (our choice: a bag of words has no use for it).
 WORD = r"<unk>|\w+(?:['’-]\w+)*"
+# GPT-2's pieces of text, between which nothing is merged; what could not be heard is one of its own.
+PIECE = (
+    r"\s+(?=<unk>)|<unk>|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+?(?=<unk>)| ?[^\s\p{L}\p{N}]+"
+    r"|\s+(?!\S)|\s+"
+)
 
 
 class Vocabulary:
@@ -55,29 +61,41 @@ class Vocabulary:
         """All tokens, by id."""
         return [str(self._tokenizer.id_to_token(index)) for index in range(len(self))]
 
-    def encode(self, texts: Sequence[str], max_tokens: int = 25) -> list[list[int]]:
+    def encode(self, texts: Iterable[str], max_tokens: int | None = 25) -> list[list[int]]:
         """Token ids of each text: ``<sos> words <eos>``, at most ``max_tokens`` in all (25 in CVCL)."""
-        self._tokenizer.enable_truncation(max_tokens)
+        if max_tokens is None:
+            self._tokenizer.no_truncation()
+        else:
+            self._tokenizer.enable_truncation(max_tokens)
         return [self._tokenizer.encode(text).ids for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Words of the ids, specials left out."""
-        return " ".join(self.words[index] for index in ids if index >= len(SPECIALS))
+        """Text of the ids, specials left out."""
+        return str(self._tokenizer.decode(list(ids)))
 
 
-def vocabulary(stores: list[Path], out: Path, min_count: int = 3) -> None:
-    """Make the vocabulary of some pair stores: the words their training utterances hold at least a few times.
+def vocabulary(
+    stores: list[Path], out: Path, min_count: int = 3, kind: Literal["word", "bpe"] = "word", size: int = 6000
+) -> None:
+    """Make the vocabulary of some pair stores, from their training utterances.
 
     Args:
         stores: pair stores; an utterance that several frames share is counted once, validation and test not at all.
         out: folder to make.
-        min_count: how often a word must be seen (3 in the paper).
+        min_count: how often a word, or a pair of pieces that `bpe` joins, must be seen (3 in the paper).
+        kind: `word`: whole words. `bpe`: pieces of words, down to bytes, so that any text can be said.
+        size: tokens of a `bpe`, specials included, at most (6,000 in the paper); there are as many words as there are.
     """
-    arguments = {"stores": [Store(path).fingerprint for path in stores], "min_count": min_count}
+    arguments: artefact.Manifest = {"stores": [Store(path).fingerprint for path in stores], "min_count": min_count}
+    if kind == "bpe":
+        arguments |= {"kind": kind, "size": size}
     if artefact.made_already(out, "vocabulary", arguments):
         print(f"{out}: whole already, nothing to do")
         return
-    tokenizer = _train(stores, min_count)
+    tokenizer = _train_words(stores, min_count) if kind == "word" else _train_pieces(stores, min_count, size)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<sos> $A <eos>", special_tokens=[("<sos>", SOS), ("<eos>", EOS)]
+    )
     manifest: artefact.Manifest = {"arguments": arguments, "size": tokenizer.get_vocab_size()}
     with artefact.making(out, "vocabulary", manifest) as partial:
         tokenizer.save(str(partial / "tokenizer.json"))
@@ -87,10 +105,13 @@ def vocabulary(stores: list[Path], out: Path, min_count: int = 3) -> None:
         }  # fmt: skip
         (partial / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
         manifest["sha256"] = artefact.sha256(partial / "tokenizer.json")
-    print(f"{out}: {tokenizer.get_vocab_size():,} tokens, specials included, each word seen at least {min_count} times")
+    what = "word" if kind == "word" else "pair of pieces"
+    print(
+        f"{out}: {tokenizer.get_vocab_size():,} tokens, specials included, each {what} seen at least {min_count} times"
+    )
 
 
-def _train(stores: Sequence[Path], min_count: int) -> Tokenizer:
+def _train_words(stores: Sequence[Path], min_count: int) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)
@@ -98,9 +119,27 @@ def _train(stores: Sequence[Path], min_count: int) -> Tokenizer:
     tokenizer.train_from_iterator(_training_utterances(stores), trainer)
     if tokenizer.get_vocab_size() == len(SPECIALS):
         raise UserError(f"no word is seen {min_count} times in {', '.join(map(str, stores))}; lower --min_count")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<sos> $A <eos>", special_tokens=[("<sos>", SOS), ("<eos>", EOS)]
+    return tokenizer
+
+
+def _train_pieces(stores: Sequence[Path], min_count: int, size: int) -> Tokenizer:
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if size < len(SPECIALS) + len(alphabet):
+        raise UserError(f"--size {size}: a bpe holds {len(SPECIALS)} specials and {len(alphabet)} bytes at least")
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))  # a piece that is a token is that token: <unk> is
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECE), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, min_frequency=min_count, special_tokens=SPECIALS, initial_alphabet=alphabet,
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(_training_utterances(stores), trainer)
     return tokenizer
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -20,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from babyvlm.contracts import Batch
 from babyvlm.data.transforms import eval_transform
 from babyvlm.data.vocabulary import PAD, Vocabulary
+from babyvlm.models import initial
 from babyvlm.models.losses import symmetric_info_nce
 from babyvlm.models.optimization import configure
 from babyvlm.models.predictions import EmbeddingWriter
@@ -32,7 +32,7 @@ def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
     return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=1e-4, weight_decay=0.1)
 
 
-class CVCL(LightningModule):
+class CVCL(initial.VocabularyModule):
     """Image and utterance in one space, pulled together by a symmetric InfoNCE loss.
 
     Args:
@@ -44,6 +44,7 @@ class CVCL(LightningModule):
         learn_temperature: let it be learned, from that value on.
         image_size: side of the square the model sees; the data's.
         max_tokens: tokens an utterance; the data's.
+        init_from: run folder or file to take all weights from.
         optimizer: called with the parameters that are trained.
         scheduler: called with the optimizer; ``ReduceLROnPlateau`` is stepped after each epoch, any other each step.
     """
@@ -58,6 +59,7 @@ class CVCL(LightningModule):
         learn_temperature: bool = False,
         image_size: int = 224,
         max_tokens: int = 25,
+        init_from: Path | None = None,
         optimizer: OptimizerCallable = paper_optimizer,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -74,6 +76,8 @@ class CVCL(LightningModule):
         self.max_tokens = max_tokens
         self.preprocess_image = eval_transform(image_size)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        if init_from is not None:
+            initial.init_from(self, init_from, {"": ""}, self.vocabulary)
 
     def encode_images(self, images_BCHW: Tensor) -> Tensor:
         """(B, width) L2-normalised."""

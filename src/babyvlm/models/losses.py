@@ -1,10 +1,15 @@
-"""Loss functions of tensors alone. Shapes: N pairs, D embedding width."""
+"""Loss functions of tensors alone. Shapes: N pairs, D embedding width; B texts, L tokens, V vocabulary."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+from babyvlm.contracts import UserError
+from babyvlm.data.vocabulary import IMAGE, PAD, SOS
+
+UNSUPERVISED = -100  # cross_entropy's and transformers' mark of a token that is no target
 
 
 def symmetric_info_nce(image_ND: Tensor, text_ND: Tensor, temperature: Tensor | float) -> Tensor:
@@ -23,3 +28,43 @@ def symmetric_info_nce(image_ND: Tensor, text_ND: Tensor, temperature: Tensor | 
         logits_NN = image_ND.to(precision) @ text_ND.to(precision).T / temperature
         target_N = torch.arange(len(logits_NN), device=logits_NN.device)
         return (cross_entropy(logits_NN, target_N) + cross_entropy(logits_NN.T, target_N)) / 2
+
+
+def supervised_labels(tokens_BL: Tensor) -> Tensor:
+    """What a causal language model has to learn of a text: its words and ``<eos>``.
+
+    ``<pad>``, ``<sos>`` and ``<image>`` are given, not said.
+
+    Args:
+        tokens_BL: as in ``Batch``: ``<sos> words <eos>``, padded at the right; or several of these packed in a row.
+
+    Returns:
+        (B, L): the tokens, ``UNSUPERVISED`` where there is nothing to learn. Not shifted: a model predicts label l from
+        the tokens before l.
+    """
+    return tokens_BL.masked_fill((tokens_BL == PAD) | (tokens_BL == SOS) | (tokens_BL == IMAGE), UNSUPERVISED)
+
+
+def supervised_share(labels_BL: Tensor) -> Tensor:
+    """Share of the predicted tokens (all of a row but its first) that are supervised; the rest is paid for nothing."""
+    return (labels_BL[:, 1:] != UNSUPERVISED).float().mean()
+
+
+def language_loss(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
+    """Mean negative log-likelihood of the supervised tokens, each given those before it (transformers' causal loss).
+
+    Args:
+        logits_BLV: what follows each token.
+        labels_BL: of ``supervised_labels``; the first of a row has nothing before it and does not count.
+
+    Returns:
+        Scalar, in nats a token, float32 or better; ``log V`` for a model that says nothing.
+
+    Raises:
+        UserError: no token is supervised: the mean would be of nothing.
+    """
+    target_BL = labels_BL[:, 1:]
+    if not (target_BL != UNSUPERVISED).any():
+        raise UserError("a batch has no supervised token: its utterances are empty or cut off; see data.max_tokens")
+    precision = torch.promote_types(logits_BLV.dtype, torch.float32)
+    return cross_entropy(logits_BLV[:, :-1].flatten(0, 1).to(precision), target_BL.flatten())

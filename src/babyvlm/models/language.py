@@ -1,0 +1,159 @@
+"""Phase 0, language: a causal language model trained from scratch on the utterances alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
+
+from babyvlm.contracts import Batch, UserError
+from babyvlm.data.vocabulary import EOS, PAD, SOS, Vocabulary
+from babyvlm.models import initial
+from babyvlm.models.losses import UNSUPERVISED, language_loss, supervised_labels, supervised_share
+from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler, configure, training_steps
+
+
+@dataclass(frozen=True)
+class LanguageShape:
+    """Size of a causal language model; by default the paper's GPT-2.
+
+    Attributes:
+        family: of the architecture.
+        width: of the embeddings.
+        layers: how many.
+        heads: of attention.
+        kv_heads: of keys and values, which groups of heads share; Llama only.
+        inner: width inside the feed-forward part.
+        dropout: GPT-2: of embeddings, attention and layers; Llama: of attention.
+        positions: the longest context, in tokens.
+    """
+
+    family: Literal["gpt2", "llama"] = "gpt2"
+    width: int = 256
+    layers: int = 8
+    heads: int = 32
+    kv_heads: int | None = None
+    inner: int = 1024
+    dropout: float = 0.15
+    positions: int = 1024
+
+
+GPT2 = LanguageShape()
+TINY_LLAMA = LanguageShape("llama", width=2048, layers=22, heads=32, kv_heads=4, inner=5632, dropout=0, positions=2048)
+
+
+def language_config(shape: LanguageShape, vocabulary_size: int) -> PretrainedConfig:
+    """The transformers config of a language model, with our vocabulary's special tokens.
+
+    Args:
+        shape: its size.
+        vocabulary_size: tokens, specials included.
+    """
+    if shape.width % shape.heads or shape.heads % (shape.kv_heads or 1):
+        raise UserError(f"language model: {shape.heads} heads divide neither width {shape.width} nor into its kv_heads")
+    common: dict[str, Any] = {
+        "vocab_size": vocabulary_size, "hidden_size": shape.width, "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads, "max_position_embeddings": shape.positions,
+        "pad_token_id": PAD, "bos_token_id": SOS, "eos_token_id": EOS, "attn_implementation": "sdpa",
+    }  # fmt: skip
+    rate = shape.dropout
+    if shape.family == "gpt2":
+        return GPT2Config(n_inner=shape.inner, embd_pdrop=rate, attn_pdrop=rate, resid_pdrop=rate, **common)
+    return LlamaConfig(
+        intermediate_size=shape.inner, num_key_value_heads=shape.kv_heads, attention_dropout=rate, **common
+    )
+
+
+def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
+    """AdamW, learning rate 5e-4, betas .9/.95, weight decay .1 (BabyLLaVA, phase 0)."""
+    return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=5e-4, betas=(0.9, 0.95), weight_decay=0.1)
+
+
+class LanguageModel(initial.VocabularyModule):
+    """Predicts each word and ``<eos>`` of an utterance from what stands before it.
+
+    Args:
+        vocabulary: folder made by ``curate vocabulary``; the data's.
+        shape: size of the model, ``lm``.
+        max_tokens: tokens of a context; the data's.
+        init_from: run folder or file to take the weights from; a step further, not a resume.
+        optimizer: called with the parameters.
+        scheduler: called with the optimizer and the run's number of steps, stepped each step.
+
+    Raises:
+        UserError: contexts are longer than the model has positions.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Path,
+        shape: LanguageShape = GPT2,
+        max_tokens: int = 1024,
+        init_from: Path | None = None,
+        optimizer: OptimizerCallable = paper_optimizer,
+        scheduler: TimedScheduler = CosineWithWarmup,
+    ) -> None:
+        super().__init__()
+        if max_tokens > shape.positions:
+            raise UserError(
+                f"data.max_tokens {max_tokens} is more than the language model's {shape.positions} positions"
+            )
+        self.vocabulary = Vocabulary(vocabulary)
+        self.lm = AutoModelForCausalLM.from_config(language_config(shape, len(self.vocabulary)))
+        if init_from is not None:
+            initial.init_from(self, init_from, {"": ""}, self.vocabulary)
+        self.held_out_loss = MeanMetric()
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+
+    def forward(self, tokens_BL: Tensor) -> Tensor:
+        """(B, L, V) logits of what follows each token."""
+        logits: Tensor = self.lm(input_ids=tokens_BL, use_cache=False).logits
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean loss of the supervised tokens."""
+        labels_BL = supervised_labels(batch.tokens_BL)
+        loss = language_loss(self(batch.tokens_BL), labels_BL)
+        self.log("train_loss", loss, batch_size=len(batch.keys))
+        self.log("supervised_share", supervised_share(labels_BL), batch_size=len(batch.keys))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Take the loss of one batch."""
+        self._measure(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val_loss`` and ``val_perplexity``."""
+        self._log_held_out("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Take the loss of one batch."""
+        self._measure(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test_loss`` and ``test_perplexity``."""
+        self._log_held_out("test")
+
+    def _measure(self, batch: Batch) -> None:
+        labels_BL = supervised_labels(batch.tokens_BL)
+        tokens = (labels_BL[:, 1:] != UNSUPERVISED).sum()
+        self.held_out_loss.update(language_loss(self(batch.tokens_BL), labels_BL), tokens)
+
+    def _log_held_out(self, split: str) -> None:
+        loss = self.held_out_loss.compute()
+        self.log_dict({f"{split}_loss": loss, f"{split}_perplexity": loss.exp()}, prog_bar=True)
+        self.held_out_loss.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, and its schedule over the whole run."""
+        steps = training_steps(self.trainer)
+        return configure(
+            self.parameters(), self.make_optimizer, lambda optimizer: self.make_scheduler(optimizer, steps)
+        )
