@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from babyvlm.benchmarks import LabeledS, VisualTwoWord
-from babyvlm.benchmarks.trials import RESULT_SCHEMA
+from babyvlm.benchmarks.results import RESULT_SCHEMA
 from babyvlm.contracts import UserError
 
 THINGS = ["ball", "cup", "dog", "bed"]
@@ -135,7 +135,7 @@ def test_images_may_stand_elsewhere(lists, tmp_path):
     elsewhere = tmp_path / "lists"
     elsewhere.mkdir()
     (lists / "vtwt.csv").rename(elsewhere / "vtwt.csv")
-    with pytest.raises(UserError, match=r"vtwt\.csv: 4 of 4 images are not in"):
+    with pytest.raises(UserError, match=r"vtwt\.csv: none of its 4 images is in"):
         trainer(lists, VisualTwoWord(elsewhere / "vtwt.csv")).test(Learner(1.0), loader(), verbose=False)
     run = trainer(lists, VisualTwoWord(elsewhere / "vtwt.csv", lists, batch_size=1))
     assert run.test(Learner(1.0), loader(), verbose=False) == [{"vtwt_test": 1.0}]

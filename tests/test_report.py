@@ -4,24 +4,34 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import norm
 
-from babyvlm.benchmarks.trials import RESULT_SCHEMA
+from babyvlm.benchmarks.results import RESULT_SCHEMA
 from babyvlm.contracts import UserError
-from babyvlm.report.runs import find_runs
+from babyvlm.report.runs import BENCHMARKS, find_runs
 from babyvlm.report.statistics import accuracy
 from babyvlm.report.table import report
 
 
-def make_run(logs, row, version, config="", world="real", **credits):
+def make_run(logs, row, version, config="", world="real", missing=0, **credits):
     """A run's folder with results of named tests; no test leaves the run untested."""
     folder = logs / row / f"version_{version}"
     (folder / "results").mkdir(parents=True)
     (folder / "config.yaml").write_text(f"seed_everything: 7\n{config}")
     for benchmark, credit in credits.items():
         rows = [
-            {"item": str(n), "half": "test", "category": "", "scores": [0.0, 1.0], "choice": 0, "credit": float(value)}
+            {
+                "item": str(n),
+                "half": "test",
+                "category": "",
+                "control": control,
+                "measure": BENCHMARKS[benchmark],
+                "scores": [0.0, 1.0],
+                "choice": 0,
+                "credit": float(value),
+            }
             for n, value in enumerate(credit)
+            for control in ("", "blank")
         ]
-        schema = RESULT_SCHEMA.with_metadata({"world": world})
+        schema = RESULT_SCHEMA.with_metadata({"world": world, "missing_items": str(missing)})
         pq.write_table(pa.Table.from_pylist(rows, schema), folder / "results" / f"{benchmark}-test.parquet")
     return folder
 
@@ -51,14 +61,14 @@ def test_no_run_is_a_mistake(tmp_path, made):
 @pytest.mark.parametrize(
     ("table", "message"),
     [(None, "cannot be read as results"), ({"x": [1]}, "cannot be read as results"),
-     ({"credit": pa.array([], pa.float64())}, "holds no item")],
+     ({"credit": [1.0]}, "cannot be read as results"), (RESULT_SCHEMA.empty_table(), "holds no item")],
 )  # fmt: skip
 def test_results_that_are_none(tmp_path, table, message):
     path = make_run(tmp_path, "cvcl-filtered", 0) / "results" / "vtwt-test.parquet"
     if table is None:
         path.write_bytes(b"PAR1")
     else:
-        pq.write_table(pa.table(table), path)
+        pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), path)
     with pytest.raises(UserError, match=message) as refusal:
         report(tmp_path)
     assert str(path) in str(refusal.value)
@@ -74,14 +84,17 @@ def test_table_and_markdown(tmp_path, capsys):
     for text in ("Labeled-S", "VTWT", "chance", "cvcl-filtered", "0.950 [0.9", "0.250 [0.250, 0.250]*", "version_0"):
         assert text in printed
     lines = (tmp_path / "out" / "table.md").read_text().splitlines()
-    assert lines[2:5] == ["| model | Labeled-S | VTWT |", "|---|---|---|", "| chance | 0.250 | 0.500 |"]
-    name, labeled, two_word = (cell.strip() for cell in lines[5].strip("|").split("|"))
+    assert lines[2:5] == [
+        "| model | Labeled-S | VTWT | Baby Winoground |", "|---|---|---|---|", "| chance | 0.250 | 0.500 | 0.167 |",
+    ]  # fmt: skip
+    name, labeled, two_word, winoground = (cell.strip() for cell in lines[5].strip("|").split("|"))
+    assert winoground == "-"
     assert name == "cvcl-filtered"
     assert labeled.startswith("0.950 [0.9")
     assert labeled.endswith("]")  # far from chance
     assert two_word.startswith("0.500 [0.4")
     assert two_word.endswith("]*")  # its interval holds chance
-    assert lines[6] == "| guesser-none | 0.250 [0.250, 0.250]* | - |"
+    assert lines[6] == "| guesser-none | 0.250 [0.250, 0.250]* | - | - |"
     assert "95 %" in lines[-1]
     report(tmp_path / "logs", tmp_path / "again.md")
     assert (tmp_path / "again.md").read_text() == (tmp_path / "out" / "table.md").read_text()
@@ -135,6 +148,18 @@ def test_the_table_says_what_it_stands_for(tmp_path, capsys):
     assert "| scratch† |" in text
     assert "| dino |" in text
     assert "trained from scratch" in text
+
+
+def test_a_partial_list_is_marked(tmp_path, capsys):
+    make_run(tmp_path, "whole", 0, vtwt=[1] * 8)
+    report(tmp_path, tmp_path / "table.md")
+    assert "‡" not in (tmp_path / "table.md").read_text()
+    make_run(tmp_path, "partial", 0, missing=3, vtwt=[1] * 5)
+    report(tmp_path, tmp_path / "table.md")
+    text = (tmp_path / "table.md").read_text()
+    assert "| partial | - | 1.000 [1.000, 1.000]‡ | - |" in text
+    assert "| whole | - | 1.000 [1.000, 1.000] | - |" in text
+    assert "‡: some of the list's images were missing" in text
 
 
 def test_a_table_claims_nothing_it_does_not_know(tmp_path):

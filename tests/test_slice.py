@@ -138,7 +138,7 @@ def test_every_shipped_config_runs(world, overlay):
         fit("model/clip" if name == "clean" else "model/cvcl", f"mix/{name}")
         run = newest(f"{'CLIP' if name == 'clean' else 'CVCL'}-{name}")
         logged = (run / "metrics.csv").read_text().splitlines()[0].split(",")
-        assert {"labeled_s_dev", "vtwt_dev", "val_loss"} <= set(logged)
+        assert {"labeled_s_dev", "vtwt_dev", "baby_winoground_dev", "val_loss"} <= set(logged)
     elif folder == "saycam":
         fit(f"saycam/{name}", "mix/filtered", base="saycam", extra=["--trainer.max_epochs", "1", *SMALL])
     else:
@@ -188,12 +188,13 @@ def test_predict_writes_the_embeddings_of_what_was_held_out(world):
 def test_a_run_ends_with_test_results_and_a_table(world, capsys):
     fit("model/cvcl", "mix/filtered")
     run = newest("CVCL-filtered")
-    assert {"labeled_s-test.parquet", "vtwt-test.parquet"} <= {path.name for path in (run / "results").iterdir()}
+    names = ("labeled_s", "vtwt", "baby_winoground")
+    assert {f"{name}-test.parquet" for name in names} <= {path.name for path in (run / "results").iterdir()}
     capsys.readouterr()
     main(["report", "--logs", "lightning_logs", "--out", "table.md"])
     out = capsys.readouterr().out
     assert str(run) in out
-    assert "| chance | 0.250 | 0.500 |" in Path("table.md").read_text()
+    assert "| chance | 0.250 | 0.500 | 0.167 |" in Path("table.md").read_text()
     assert "CVCL-filtered" in Path("table.md").read_text()
 
 

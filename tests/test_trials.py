@@ -1,6 +1,7 @@
 import csv
 import random
 from collections import Counter
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,16 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from babyvlm.benchmarks import LabeledS, VisualTwoWord
-from babyvlm.benchmarks.trials import (
-    RESULT_SCHEMA,
-    Trial,
-    check_images,
-    half_of,
-    judge,
-    read_rows,
-    score_options,
-    write_results,
-)
+from babyvlm.benchmarks.results import RESULT_SCHEMA, write_results
+from babyvlm.benchmarks.scoring import score_pairs
+from babyvlm.benchmarks.trials import Row, Trial, half_of, read_rows, with_images
 from babyvlm.contracts import ImageTextScorer, TrialResult, UserError
 
 THINGS = ["ball", "cup", "dog", "bed", "soap"]
@@ -87,10 +81,15 @@ WORTH = {"labeled_s": {"constant": 1 / 4, "oracle": 1, "adversary": 0},
          "vtwt": {"constant": 1 / 2, "oracle": 1, "adversary": 0}}  # fmt: skip
 
 
+def pairs_of(trials):
+    return [option for trial in trials for option in trial.options]
+
+
 def accuracy(benchmark, rule, root, batch_size=64):
     trials = benchmark.read(benchmark.path)
-    scores = score_options(Rule(rule), trials, root, device=CPU, batch_size=batch_size)
-    credit = [judge(trial, scores).credit for trial in trials]
+    scores = score_pairs(Rule(rule), pairs_of(trials), root, device=CPU, batch_size=batch_size)
+    judged = [benchmark.judge(trial, tuple(scores[option] for option in trial.options)) for trial in trials]
+    credit = [credit for ((_, _, credit),) in judged]
     return sum(credit) / len(credit)
 
 
@@ -114,7 +113,7 @@ def test_a_guesser_is_near_chance(options, chance):
     for item in range(2000):
         pairs = tuple((f"{item}-{n}.png", "ball") for n in range(options))
         trial = Trial(str(item), "test", "", pairs, draw.randrange(options))
-        credit.append(judge(trial, {pair: draw.random() for pair in pairs}).credit)
+        credit.append(VisualTwoWord(Path("x")).judge(trial, tuple(draw.random() for _ in pairs))[0][2])
     assert sum(credit) / 2000 == pytest.approx(chance, abs=0.035)  # three standard errors of the wider
     assert set(credit) == {0.0, 1.0}
 
@@ -133,9 +132,8 @@ def test_a_guesser_is_near_chance(options, chance):
     ],
 )
 def test_ties_share_a_point(scores, answer, credit, choice):
-    pairs = tuple((f"{n}.png", "ball") for n in range(4))
-    result = judge(Trial("i", "dev", "c", pairs, answer), dict(zip(pairs, scores, strict=True)))
-    assert result == TrialResult("i", "dev", "c", scores, choice, credit)
+    trial = Trial("i", "dev", "c", tuple((f"{n}.png", "ball") for n in range(4)), answer)
+    assert LabeledS(Path("x")).judge(trial, scores) == [("accuracy", choice, credit)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -144,7 +142,7 @@ def test_each_image_once_and_only_the_pairs_that_are_read_are_wanted(tmp_path, r
     needed = {option for trial in trials for option in trial.options}
     scorer = Rule(SCORERS["oracle"])
     assert isinstance(scorer, ImageTextScorer)
-    scores = score_options(scorer, trials, root, device=CPU, batch_size=batch_size)
+    scores = score_pairs(scorer, pairs_of(trials), root, device=CPU, batch_size=batch_size)
     images = {image for image, _ in needed}
     assert scorer.opened == len(images)
     assert len(scorer.encoded) == len(images)
@@ -162,10 +160,10 @@ def test_a_score_that_is_not_a_number_is_refused_where_it_is_read(tmp_path, root
     rows = [["ball0.png", "see ball", "see cup"], ["dog0.png", "see dog", "see bed"]]
     trials = VisualTwoWord(write_csv(tmp_path / "v.csv", TWO_WORD, rows)).read(tmp_path / "v.csv")
     elsewhere = Rule(lambda thing, text: float("nan") if (thing, text) == ("ball", "see bed") else thing in text)
-    assert len(score_options(elsewhere, trials, root, device=CPU)) == 4
+    assert len(score_pairs(elsewhere, pairs_of(trials), root, device=CPU)) == 4
     broken = Rule(lambda thing, text: float("nan") if (thing, text) == ("dog", "see bed") else thing in text)
     with pytest.raises(UserError, match=r"'dog0\.png' with 'see bed' is not a number"):
-        score_options(broken, trials, root, device=CPU)
+        score_pairs(broken, pairs_of(trials), root, device=CPU)
 
 
 GOOD = [["a", "ball", "ball", "ball0.png"], ["a", "ball", "cup", "cup0.png"], ["a", "ball", "dog", "dog0.png"],
@@ -232,13 +230,25 @@ def test_images_outside_are_refused(tmp_path, image):
     (tmp_path / "secret.png").write_bytes(b"x")
     (tmp_path / "root" / "sub").mkdir(parents=True)
     with pytest.raises(UserError, match=rf"l\.csv: image {image} leaves"):
-        check_images(trial_of(image), tmp_path / "root", tmp_path / "l.csv")
+        with_images(trial_of(image), tmp_path / "root", tmp_path / "l.csv")
 
 
-def test_images_that_are_not_there_are_counted(root, tmp_path):
-    check_images(trial_of("ball0.png", "cup0.png"), root, tmp_path / "l.csv")
-    with pytest.raises(UserError, match=r"l\.csv: 2 of 3 images are not in .*, the first is no1\.png"):
-        check_images(trial_of("ball0.png", "no2.png", "no1.png"), root, tmp_path / "l.csv")
+def test_images_that_are_not_there_are_all_named(root, tmp_path):
+    with_images(trial_of("ball0.png", "cup0.png"), root, tmp_path / "l.csv")
+    lists = [*trial_of("ball0.png", "no2.png", "no1.png"), *trial_of("no1.png", "cup0.png")]
+    with pytest.raises(UserError) as refusal:
+        with_images(lists, root, tmp_path / "l.csv")
+    assert str(refusal.value) == (
+        f"{tmp_path}/l.csv: 2 of 4 images are not in {root} (allow_missing: true scores the rest): no1.png, no2.png"
+    )
+    whole = trial_of("ball0.png", "cup0.png")
+    assert with_images([*lists, *whole], root, tmp_path / "l.csv", allow_missing=True) == whole
+    with pytest.raises(UserError, match=r"l\.csv: every item lacks an image"):
+        with_images(lists, root, tmp_path / "l.csv", allow_missing=True)
+    with pytest.raises(
+        UserError, match=r"l\.csv: none of its 2 images is in .*; say where they are \(images: FOLDER\)"
+    ):
+        with_images(trial_of("no1.png", "no2.png"), root, tmp_path / "l.csv", allow_missing=True)
 
 
 def test_a_broken_picture_is_told(tmp_path, draw_jpeg):
@@ -246,7 +256,7 @@ def test_a_broken_picture_is_told(tmp_path, draw_jpeg):
     (tmp_path / "half.jpg").write_bytes(draw_jpeg(1)[:300])
     scorer = Rule(lambda thing, text: 0)
     with pytest.raises(UserError, match=r"half\.jpg: cannot be read as an image"):
-        score_options(scorer, trial_of("good.jpg", "half.jpg"), tmp_path, device=CPU)
+        score_pairs(scorer, pairs_of(trial_of("good.jpg", "half.jpg")), tmp_path, device=CPU)
 
 
 @given(st.integers(0, 10**6), st.floats(0, 1))
@@ -254,18 +264,18 @@ def test_a_broken_picture_is_told(tmp_path, draw_jpeg):
 def test_halves_are_stable_and_as_large_as_asked(tmp_path_factory, seed, fraction):
     path = tmp_path_factory.getbasetemp() / "list.csv"
     items = [f"{seed}-{n}" for n in range(1000)]
-    halves = [half_of({}, item, fraction, path) for item in items]
-    assert halves == [half_of({}, item, fraction, path) for item in items]
+    halves = [half_of(Row(1, {}), item, fraction, path) for item in items]
+    assert halves == [half_of(Row(1, {}), item, fraction, path) for item in items]
     assert halves.count("dev") / 1000 == pytest.approx(fraction, abs=0.08)
-    more = [half_of({}, item, min(1.0, fraction + 0.1), path) for item in items]
+    more = [half_of(Row(1, {}), item, min(1.0, fraction + 0.1), path) for item in items]
     assert all(new == "dev" for old, new in zip(halves, more, strict=True) if old == "dev")
 
 
 def test_halves_survive_a_change_of_version(tmp_path):
     golden = ["dev", "dev", "test", "dev", "dev", "test", "test", "dev"]  # SHA-256 of the ids: 5fec.., 6b86.., d473..
-    assert [half_of({}, str(item), 0.5, tmp_path) for item in range(8)] == golden
-    assert half_of({"half": "dev"}, "0", 0.0, tmp_path) == "dev"
-    assert half_of({"half": "test"}, "0", 1.0, tmp_path) == "test"
+    assert [half_of(Row(1, {}), str(item), 0.5, tmp_path) for item in range(8)] == golden
+    assert half_of(Row(1, {"half": "dev"}), "0", 0.0, tmp_path) == "dev"
+    assert half_of(Row(1, {"half": "test"}), "0", 1.0, tmp_path) == "test"
 
 
 def test_the_authors_lists_have_their_halves(tmp_path):
@@ -276,11 +286,14 @@ def test_the_authors_lists_have_their_halves(tmp_path):
 
 
 def test_results_are_written_whole(tmp_path):
-    results = [TrialResult("1", "test", "ball", (0.5, 0.25), 0, 1.0), TrialResult("2", "test", "", (1.0, 1.0), 0, 0.5)]
-    write_results(tmp_path / "results" / "x.parquet", results, "real")
+    results = [TrialResult("1", "test", "ball", "", "accuracy", (0.5, 0.25), 0, 1.0),
+               TrialResult("2", "test", "", "blank", "overall", (1.0, 1.0), None, 0.5)]  # fmt: skip
+    write_results(tmp_path / "results" / "x.parquet", results, {"world": "real"})
     table = pq.read_table(tmp_path / "results" / "x.parquet")
     assert table.schema.equals(RESULT_SCHEMA)
-    assert table.to_pylist()[1] == {"item": "2", "half": "test", "category": "", "scores": [1.0, 1.0], "choice": 0,
-                                    "credit": 0.5}  # fmt: skip
+    assert table.to_pylist()[1] == {
+        "item": "2", "half": "test", "category": "", "control": "blank", "measure": "overall", "scores": [1.0, 1.0],
+        "choice": None, "credit": 0.5,
+    }  # fmt: skip
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["x.parquet"]
     assert table.schema.metadata[b"world"] == b"real"

@@ -71,22 +71,26 @@ class Batch:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How one test item came out.
+    """How one test item came out, by one measure.
 
     Attributes:
         item: the item's id in its list.
         half: ``dev`` (may choose a checkpoint) or ``test`` (stands in tables).
         category: what the item is counted under besides the total (object category, word class).
+        control: what was taken from the model's sight (``blank``, ``shuffled``, ``text_only``); empty if nothing was.
+        measure: what counts as right (``accuracy``; Winoground and METEOR have several).
         scores: the score of each option, in the list's order.
-        choice: the option with the highest score, the first of them if tied.
-        credit: 1 right, 0 wrong, 1/k if the right option is among k tied best.
+        choice: the option with the highest score, the first of them if tied; None where no option is chosen.
+        credit: 1 right, 0 wrong, 1/k if the right option is among k tied best; of a caption, its METEOR.
     """
 
     item: str
     half: str
     category: str
+    control: str
+    measure: str
     scores: tuple[float, ...]
-    choice: int
+    choice: int | None
     credit: float
 
 

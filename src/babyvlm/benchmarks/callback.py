@@ -3,48 +3,74 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from babyvlm.benchmarks.trials import Trial, check_images, judge, score_options, world_of, write_results
-from babyvlm.contracts import ImageTextScorer, UserError
+from babyvlm.benchmarks.results import world_of, write_results
+from babyvlm.benchmarks.scoring import score_pairs, unknown_share
+from babyvlm.benchmarks.trials import Trial, with_images
+from babyvlm.contracts import ImageTextScorer, TrialResult, UserError
+
+Judgement = tuple[str, int | None, float]  # measure, choice, credit
 
 
-class ForcedChoice(Callback, ABC):
-    """Scores a model's choices and logs its accuracy as ``<name>_dev`` and ``<name>_test``.
+class Benchmark(Callback, ABC):
+    """Tests a model on a list of items.
 
-    Per-item results go to ``results/`` in the run's folder.
+    The mean credit of each measure is logged as ``<name>_<half>``, of measures after the first as
+    ``<name>_<measure>_<half>``. Item by item they go to ``results/`` in the run's folder.
 
     Args:
         trials: CSV list.
         images: folder that the list's image paths start from; the list's own by default.
         batch_size: images encoded at once.
+        dev_fraction: share of the items in the dev half, where the list has no column ``half``; None for the
+            benchmark's own.
+        allow_missing: score a list of which some images are missing; the result says so.
     """
 
     name: str
+    dev_fraction: float = 0.0  # the authors' lists are test sets as a whole
 
-    def __init__(self, trials: Path, images: Path | None = None, batch_size: int = 64) -> None:
+    def __init__(
+        self, trials: Path, images: Path | None = None, batch_size: int = 64, dev_fraction: float | None = None,
+        allow_missing: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
         self.path = trials
         self.images = images or trials.parent
         self.batch_size = batch_size
+        if dev_fraction is not None:
+            self.dev_fraction = dev_fraction
+        self.allow_missing = allow_missing
         self.trials: list[Trial] = []
+        self.missing = 0
 
     @abstractmethod
     def read(self, path: Path) -> list[Trial]:
         """The trials of a list."""
 
+    @abstractmethod
+    def check(self, model: LightningModule) -> bool:
+        """Whether there is something to test a model on; a ``UserError`` where there should be."""
+
+    @abstractmethod
+    def results(self, model: LightningModule, trials: Sequence[Trial]) -> list[TrialResult]:
+        """The results of one half, the same on every rank."""
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the list and find its images before anything runs.
 
         Raises:
-            UserError: the list or an image is bad or missing, or the model does not score images with texts.
+            UserError: the list or an image is bad or missing, or the model cannot be tested.
         """
-        if not isinstance(pl_module, ImageTextScorer):
-            raise UserError(f"{type(pl_module).__name__} has no preprocess() and score(): {self.name} cannot test it")
-        self.trials = self.read(self.path)
-        check_images(self.trials, self.images, self.path)
+        if self.check(pl_module):
+            listed = self.read(self.path)
+            self.trials = with_images(listed, self.images, self.path, allow_missing=self.allow_missing)
+            self.missing = len(listed) - len(self.trials)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the dev half."""
@@ -59,12 +85,63 @@ class ForcedChoice(Callback, ABC):
         trials = [trial for trial in self.trials if trial.half == half]
         if not trials:  # a list without a dev half has nothing to choose a checkpoint by
             return
-        assert isinstance(pl_module, ImageTextScorer)
-        # Every rank scores all items, so that all log the same number.
-        scores = score_options(pl_module, trials, self.images, device=pl_module.device, batch_size=self.batch_size)
-        results = [judge(trial, scores) for trial in trials]
-        accuracy = sum(result.credit for result in results) / len(results)
-        pl_module.log(f"{self.name}_{half}", accuracy, prog_bar=True, rank_zero_only=False)
+        results = self.results(pl_module, trials)
+        for name, value in self._means(results, half).items():
+            pl_module.log(name, value, prog_bar=name == f"{self.name}_{half}", rank_zero_only=False)
         folder = trainer.log_dir  # asked on every rank: it is broadcast
         if trainer.is_global_zero and folder is not None:
-            write_results(Path(folder) / "results" / file, results, world_of(self.path))
+            facts = {"world": world_of(self.path), "missing_items": str(self.missing)}
+            unknown = unknown_share(pl_module, [text for trial in trials for _, text in trial.options])
+            if unknown is not None:
+                facts["unknown_words"] = f"{unknown:.4f}"
+            write_results(Path(folder) / "results" / file, results, facts)
+
+    def _means(self, results: Sequence[TrialResult], half: str) -> dict[str, float]:
+        """Mean credit by the name it is logged under."""
+        credits: dict[str, list[float]] = {}
+        for result in results:
+            if not result.control:
+                credits.setdefault(result.measure, []).append(result.credit)
+        first = next(iter(credits))
+        names = {measure: self.name if measure == first else f"{self.name}_{measure}" for measure in credits}
+        return {f"{names[measure]}_{half}": sum(credit) / len(credit) for measure, credit in credits.items()}
+
+
+class ScoreBenchmark(Benchmark):
+    """A benchmark that is a comparison of scores."""
+
+    @abstractmethod
+    def judge(self, trial: Trial, scores: tuple[float, ...]) -> list[Judgement]:
+        """What the scores of a trial's options are worth by each measure; the first is what a table shows."""
+
+    def check(self, model: LightningModule) -> bool:
+        """It must be a scorer.
+
+        Raises:
+            UserError: the model does not score images with texts.
+        """
+        if not isinstance(model, ImageTextScorer):
+            raise UserError(f"{type(model).__name__} has no preprocess() and score(): {self.name} cannot test it")
+        return True
+
+    def results(self, model: LightningModule, trials: Sequence[Trial]) -> list[TrialResult]:
+        """Judge each trial by the scores of its options."""
+        assert isinstance(model, ImageTextScorer)
+        pairs = [option for trial in trials for option in trial.options]
+        scores = score_pairs(model, pairs, self.images, device=model.device, batch_size=self.batch_size)
+        out = []
+        for trial in trials:
+            values = tuple(scores[option] for option in trial.options)
+            for measure, choice, credit in self.judge(trial, values):
+                out.append(TrialResult(trial.item, trial.half, trial.category, "", measure, values, choice, credit))
+        return out
+
+
+class ForcedChoice(ScoreBenchmark):
+    """Right when the right option scores highest."""
+
+    def judge(self, trial: Trial, scores: tuple[float, ...]) -> list[Judgement]:
+        """A choice among k tied best is worth 1/k if the right one is among them."""
+        best = max(scores)
+        tied = [index for index, score in enumerate(scores) if score == best]
+        return [("accuracy", tied[0], 1 / len(tied) if trial.answer in tied else 0.0)]

@@ -13,7 +13,8 @@ import yaml
 
 from babyvlm.contracts import UserError, first_line
 
-BENCHMARKS = ("labeled_s", "vtwt")
+# Each benchmark's measure that stands in the main table.
+BENCHMARKS = {"labeled_s": "accuracy", "vtwt": "accuracy", "baby_winoground": "overall"}
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,27 @@ class Run:
         file = self.path / "results" / f"{benchmark}-test.parquet"
         if not file.is_file():
             return None
+        wanted = [("control", "=", ""), ("measure", "=", BENCHMARKS[benchmark])]
         try:
-            column = pq.read_table(file, columns=["credit"])["credit"]
+            column = pq.read_table(file, columns=["credit"], filters=wanted)["credit"]
         except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read as results ({first_line(error)})") from None
+            again = "run `python -m babyvlm test` again"
+            raise UserError(f"{file}: cannot be read as results ({first_line(error)}); {again}") from None
         if not len(column):
             raise UserError(f"{file}: holds no item; run `python -m babyvlm test` again")
         values: npt.NDArray[np.float64] = column.to_numpy()
         return values
 
+    def missing(self, benchmark: str) -> int:
+        """Items of a list that were left out since their images were missing."""
+        file = self.path / "results" / f"{benchmark}-test.parquet"
+        return int(_facts(file).get(b"missing_items", 0)) if file.is_file() else 0
+
     @property
     def embedded(self) -> bool:
         """Whether any result is of Playroom, the embedded world, and so compares with no result on real data."""
         files = (self.path / "results").glob("*-test.parquet")
-        return any((pq.read_schema(file).metadata or {}).get(b"world") == b"playroom" for file in files)
+        return any(_facts(file).get(b"world") == b"playroom" for file in files)
 
     @property
     def trained(self) -> bool:
@@ -80,6 +88,10 @@ def find_runs(logs: Path) -> list[Run]:
     if not newest:
         raise UserError(f"{logs}: holds no tested run; run `python -m babyvlm fit --config ...` first")
     return sorted((Run(path, row) for row, path in newest.items()), key=lambda run: (run.trained, run.row))
+
+
+def _facts(file: Path) -> dict[bytes, bytes]:
+    return pq.read_schema(file).metadata or {}
 
 
 def _version(run: Path) -> int:

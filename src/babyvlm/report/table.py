@@ -12,9 +12,10 @@ from rich.table import Table
 from babyvlm.report.runs import BENCHMARKS, find_runs
 from babyvlm.report.statistics import Estimate, accuracy
 
-TITLES = {"labeled_s": "Labeled-S", "vtwt": "VTWT"}
-CHANCE = {"labeled_s": 1 / 4, "vtwt": 1 / 2}  # paper, table 1
+TITLES = {"labeled_s": "Labeled-S", "vtwt": "VTWT", "baby_winoground": "Baby Winoground"}
+CHANCE = {"labeled_s": 1 / 4, "vtwt": 1 / 2, "baby_winoground": 1 / 6}  # paper, table 1
 NOTE = "Accuracy on the test half, with its 95 % bootstrap interval over items. *: the interval holds chance."
+PARTIAL = " ‡: some of the list's images were missing; the rest was scored."
 SCRATCH = " †: vision trunk trained from scratch; the paper's begins from DINO on the frames."
 EMBEDDED = "Playroom, the embedded world: a stand-in for SAYCam, not to be compared with the paper's numbers"
 
@@ -31,13 +32,17 @@ def report(logs: Path = Path("lightning_logs"), out: Path | None = None) -> None
     rows += [
         (
             run.row + "†" * run.trunk_from_scratch,
-            [_cell(run.credits(benchmark), CHANCE[benchmark]) for benchmark in BENCHMARKS],
+            [
+                _cell(run.credits(benchmark), CHANCE[benchmark]) + "‡" * bool(run.missing(benchmark))
+                for benchmark in BENCHMARKS
+            ],
         )
         for run in runs
     ]
     titles = [TITLES[benchmark] for benchmark in BENCHMARKS]
     title = EMBEDDED if any(run.embedded for run in runs) else "BabyVLM"
     note = NOTE + SCRATCH * any(run.trunk_from_scratch for run in runs)
+    note += PARTIAL * any(run.missing(benchmark) for run in runs for benchmark in BENCHMARKS)
     table = Table("model", *titles, title=title, caption=note)
     for name, cells in rows:
         table.add_row(name, *cells)

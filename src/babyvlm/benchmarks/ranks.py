@@ -1,0 +1,43 @@
+"""Work that is shared by the processes of a distributed run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from torch import distributed
+
+from babyvlm.contracts import UserError, first_line
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def share(tasks: Sequence[T], work: Callable[[Sequence[T]], U]) -> list[U]:
+    """Do tasks on all ranks, each its part, and give every rank what all made of theirs, by rank.
+
+    A task is the unit: it is never split, so what comes out of it does not depend on how many ranks there are. A rank
+    may have no task. All ranks must call this with the same tasks.
+
+    Raises:
+        UserError, RuntimeError: the work failed on another rank; on the one where it did, its own error. So no rank
+            waits for one that will not come.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [work(tasks)]
+    rank, ranks = distributed.get_rank(), distributed.get_world_size()
+    own: Exception | None = None
+    done: U | None = None
+    try:
+        done = work(tasks[rank::ranks])
+    except Exception as error:
+        own = error
+    failure = None if own is None else (isinstance(own, UserError), f"rank {rank}: {first_line(own)}")
+    all_done: list[Any] = [None] * ranks
+    distributed.all_gather_object(all_done, (done, failure))
+    if own is not None:
+        raise own
+    for _, failed in all_done:
+        if failed is not None:
+            raise (UserError if failed[0] else RuntimeError)(failed[1])
+    return [part for part, _ in all_done]

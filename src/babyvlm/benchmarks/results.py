@@ -1,0 +1,46 @@
+"""What a benchmark leaves on disk: one row for each item, measure and control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from babyvlm.contracts import TrialResult
+
+RESULT_SCHEMA = pa.schema(
+    [
+        ("item", pa.string()),
+        ("half", pa.string()),
+        ("category", pa.string()),
+        ("control", pa.string()),
+        ("measure", pa.string()),
+        ("scores", pa.list_(pa.float64())),
+        ("choice", pa.int32()),
+        ("credit", pa.float64()),
+    ]
+)
+
+
+def world_of(path: Path) -> str:
+    """``playroom`` for a list of the embedded world, which is told by the manifest above it; else ``real``."""
+    embedded = any((folder / "playroom.json").is_file() for folder in path.resolve().parents)
+    return "playroom" if embedded else "real"
+
+
+def write_results(path: Path, results: Sequence[TrialResult], facts: Mapping[str, str]) -> None:
+    """Write results beside and rename them in.
+
+    Args:
+        path: Parquet file.
+        results: its rows.
+        facts: what every table made of them has to know, for the file's metadata.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".partial")
+    schema = RESULT_SCHEMA.with_metadata(dict(facts))
+    pq.write_table(pa.Table.from_pylist([asdict(result) for result in results], schema), beside)
+    beside.rename(path)
