@@ -8,16 +8,14 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torchmetrics import MeanMetric
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
 
 from babyvlm.contracts import Batch, UserError
 from babyvlm.data.vocabulary import EOS, PAD, SOS, Vocabulary
 from babyvlm.models import initial
-from babyvlm.models.losses import UNSUPERVISED, language_loss, supervised_labels, supervised_share
-from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler, configure, training_steps
+from babyvlm.models.causal import CausalModule
+from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,9 @@ class LanguageShape:
         inner: width inside the feed-forward part.
         dropout: GPT-2: of embeddings, attention and layers; Llama: of attention.
         positions: the longest context, in tokens.
+
+    Raises:
+        UserError: the heads do not divide the width, or cannot share keys and values.
     """
 
     family: Literal["gpt2", "llama"] = "gpt2"
@@ -43,6 +44,15 @@ class LanguageShape:
     inner: int = 1024
     dropout: float = 0.15
     positions: int = 1024
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built, before a family's own code fails somewhere inside."""
+        if self.width % self.heads:
+            raise UserError(f"language model: width {self.width} does not divide by {self.heads} heads")
+        if self.kv_heads is not None and (self.family == "gpt2" or self.heads % self.kv_heads):
+            raise UserError(
+                f"language model: {self.heads} heads of {self.family} cannot share {self.kv_heads} kv_heads"
+            )
 
 
 GPT2 = LanguageShape()
@@ -56,8 +66,6 @@ def language_config(shape: LanguageShape, vocabulary_size: int) -> PretrainedCon
         shape: its size.
         vocabulary_size: tokens, specials included.
     """
-    if shape.width % shape.heads or shape.heads % (shape.kv_heads or 1):
-        raise UserError(f"language model: {shape.heads} heads divide neither width {shape.width} nor into its kv_heads")
     common: dict[str, Any] = {
         "vocab_size": vocabulary_size, "hidden_size": shape.width, "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads, "max_position_embeddings": shape.positions,
@@ -76,7 +84,7 @@ def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
     return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=5e-4, betas=(0.9, 0.95), weight_decay=0.1)
 
 
-class LanguageModel(initial.VocabularyModule):
+class LanguageModel(CausalModule):
     """Predicts each word and ``<eos>`` of an utterance from what stands before it.
 
     Args:
@@ -100,7 +108,7 @@ class LanguageModel(initial.VocabularyModule):
         optimizer: OptimizerCallable = paper_optimizer,
         scheduler: TimedScheduler = CosineWithWarmup,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, scheduler)
         if max_tokens > shape.positions:
             raise UserError(
                 f"data.max_tokens {max_tokens} is more than the language model's {shape.positions} positions"
@@ -109,51 +117,11 @@ class LanguageModel(initial.VocabularyModule):
         self.lm = AutoModelForCausalLM.from_config(language_config(shape, len(self.vocabulary)))
         if init_from is not None:
             initial.init_from(self, init_from, {"": ""}, self.vocabulary)
-        self.held_out_loss = MeanMetric()
-        self.make_optimizer, self.make_scheduler = optimizer, scheduler
 
-    def forward(self, tokens_BL: Tensor) -> Tensor:
-        """(B, L, V) logits of what follows each token."""
-        logits: Tensor = self.lm(input_ids=tokens_BL, use_cache=False).logits
+    def forward(self, batch: Batch) -> Tensor:
+        """(B, L, V) logits of what follows each token.
+
+        Texts are packed or padded at the right, where earlier tokens cannot see it, so that no mask is needed.
+        """
+        logits: Tensor = self.lm(input_ids=batch.tokens_BL, use_cache=False).logits
         return logits
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean loss of the supervised tokens."""
-        labels_BL = supervised_labels(batch.tokens_BL)
-        loss = language_loss(self(batch.tokens_BL), labels_BL)
-        self.log("train_loss", loss, batch_size=len(batch.keys))
-        self.log("supervised_share", supervised_share(labels_BL), batch_size=len(batch.keys))
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Take the loss of one batch."""
-        self._measure(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val_loss`` and ``val_perplexity``."""
-        self._log_held_out("val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Take the loss of one batch."""
-        self._measure(batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Log ``test_loss`` and ``test_perplexity``."""
-        self._log_held_out("test")
-
-    def _measure(self, batch: Batch) -> None:
-        labels_BL = supervised_labels(batch.tokens_BL)
-        tokens = (labels_BL[:, 1:] != UNSUPERVISED).sum()
-        self.held_out_loss.update(language_loss(self(batch.tokens_BL), labels_BL), tokens)
-
-    def _log_held_out(self, split: str) -> None:
-        loss = self.held_out_loss.compute()
-        self.log_dict({f"{split}_loss": loss, f"{split}_perplexity": loss.exp()}, prog_bar=True)
-        self.held_out_loss.reset()
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, and its schedule over the whole run."""
-        steps = training_steps(self.trainer)
-        return configure(
-            self.parameters(), self.make_optimizer, lambda optimizer: self.make_scheduler(optimizer, steps)
-        )

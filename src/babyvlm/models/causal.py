@@ -1,0 +1,79 @@
+"""What all models that predict words from what stands before them share: loss, perplexity, schedule."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from babyvlm.contracts import Batch
+from babyvlm.models.initial import VocabularyModule
+from babyvlm.models.losses import UNSUPERVISED, language_loss, supervised_labels, supervised_share
+from babyvlm.models.optimization import TimedScheduler, configure, training_steps
+
+
+class CausalModule(VocabularyModule):
+    """Trains ``forward`` on the words and ``<eos>`` of each utterance.
+
+    Logs ``train_loss`` and ``supervised_share``; over all held-out tokens ``val_loss`` and ``val_perplexity``, and
+    likewise ``test_``. Losses are in nats a token.
+
+    Args:
+        optimizer: called with the parameters that are trained.
+        scheduler: called with the optimizer and the run's number of steps, stepped each step.
+    """
+
+    def __init__(self, optimizer: OptimizerCallable, scheduler: TimedScheduler) -> None:
+        super().__init__()
+        self.held_out_loss = MeanMetric()
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """(B, L, V) logits of what follows each token of ``batch.tokens_BL``."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean loss of the supervised tokens."""
+        labels_BL = supervised_labels(batch.tokens_BL)
+        loss = language_loss(self(batch), labels_BL)
+        self.log("train_loss", loss, batch_size=len(batch.keys))
+        self.log("supervised_share", supervised_share(labels_BL), batch_size=len(batch.keys))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Take the loss of one batch."""
+        self._measure(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss and perplexity of all."""
+        self._log_held_out("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Take the loss of one batch."""
+        self._measure(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the loss and perplexity of all."""
+        self._log_held_out("test")
+
+    def _measure(self, batch: Batch) -> None:
+        labels_BL = supervised_labels(batch.tokens_BL)
+        # A mean over tokens, not over batches, which hold more of them or less.
+        supervised = (labels_BL[:, 1:] != UNSUPERVISED).sum()
+        self.held_out_loss.update(language_loss(self(batch), labels_BL), supervised)
+
+    def _log_held_out(self, split: str) -> None:
+        loss = self.held_out_loss.compute()
+        self.log(f"{split}_loss", loss, prog_bar=True)
+        self.log(f"{split}_perplexity", loss.exp())
+        self.held_out_loss.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over what is trained, and its schedule over the whole run."""
+        steps = training_steps(self.trainer)
+        return configure(
+            self.parameters(), self.make_optimizer, lambda optimizer: self.make_scheduler(optimizer, steps)
+        )
