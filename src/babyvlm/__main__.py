@@ -26,9 +26,13 @@ def _run_stage(args: list[str]) -> None:
 
     from babyvlm.curation.clip_filter import filter_pairs
     from babyvlm.curation.embed import embed
+    from babyvlm.curation.export import export
+    from babyvlm.curation.funnel_report import funnel
     from babyvlm.curation.rewrite import rewrite
     from babyvlm.curation.saycam import frames
     from babyvlm.curation.select import match_arrays, match_stores, random_subset
+    from babyvlm.curation.store_check import check
+    from babyvlm.curation.store_commands import head, info, sample
     from babyvlm.curation.web import web
     from babyvlm.data.vocabulary import vocabulary
     from babyvlm.parsing import OneLineParser
@@ -46,8 +50,17 @@ def _run_stage(args: list[str]) -> None:
         "match-arrays": match_arrays,
         "random": random_subset,
         "vocabulary": vocabulary,
+        "funnel": funnel,
     }
-    commands: dict[str, Any] = {"playroom": playroom, "curate": curate, "report": report}
+    store: dict[str, Any] = {
+        "_help": "Look into a pair store, check it, export it.",
+        "info": info,
+        "check": check,
+        "head": head,
+        "sample": sample,
+        "export": export,
+    }
+    commands: dict[str, Any] = {"playroom": playroom, "curate": curate, "store": store, "report": report}
     auto_cli(
         commands,
         args=args,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 Manifest = dict[str, Any]
+SCRATCH = "scratch"  # subfolder of a folder in the making
 
 
 def sha256(path: Path) -> str:
@@ -50,17 +52,47 @@ def fingerprint(folder: Path, kind: str) -> str:
     return sha256(folder / f"{kind}.json")
 
 
+def lineage(folder: Path, kind: str) -> dict[str, Manifest]:
+    """All that an artefact was made from, back to the raw files, and the artefact itself: fingerprint -> manifest.
+
+    Each comes after what it was made from. Lists of files are left out.
+    """
+    manifest = read_manifest(folder, kind)
+    own = {name: value for name, value in manifest.items() if name not in ("ancestors", "shards", "sha256")}
+    found: dict[str, Manifest] = {**manifest.get("ancestors", {}), fingerprint(folder, kind): own}
+    order: dict[str, Manifest] = {}
+
+    def visit(name: str) -> None:
+        if name not in order:
+            for parent in made_from(found[name], found):
+                visit(parent)
+            order[name] = found[name]
+
+    for name in reversed(found):
+        visit(name)
+    return order
+
+
+def made_from(manifest: Manifest, lineage: Mapping[str, Manifest]) -> list[str]:
+    """Fingerprints of what an artefact was made from: those of ``lineage`` that its arguments name."""
+    named: list[Any] = []
+    for value in manifest["arguments"].values():
+        named += value if isinstance(value, list) else [value]
+    return [name for name in dict.fromkeys(named) if name in lineage]
+
+
 def made_already(folder: Path, kind: str, arguments: Mapping[str, Any]) -> bool:
     """Tell whether ``folder`` is there, whole, and made by the same call.
 
     Raises:
         UserError: it is there but was made from other arguments or inputs.
     """
+    partial = _partial(folder)
+    if not folder.exists() and _read(partial / f"{kind}.json").get("arguments") == _as_json(arguments):
+        _name(partial, folder)  # all was written when a kill came
     if not folder.exists():
         return False
-    manifest = read_manifest(folder, kind)
-    wanted = json.loads(json.dumps(dict(arguments), default=str))
-    made_by = manifest.get("arguments", {})
+    wanted, made_by = _as_json(arguments), read_manifest(folder, kind).get("arguments", {})
     changed = sorted(key for key in wanted.keys() | made_by.keys() if wanted.get(key) != made_by.get(key))
     if changed:
         raise UserError(
@@ -80,18 +112,50 @@ def making(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = 
         folder: the artefact to make; must not exist.
         kind: names the manifest file.
         manifest: must hold ``arguments``; the code version is added.
-        keep_partial: keep what an interrupted call left, for stages that go on where they were.
+        keep_partial: keep what an interrupted call with the same arguments left, for stages that go on where they
+            were. What is needed only to go on belongs in the subfolder ``SCRATCH``, which is removed at the end.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    if not keep_partial:
+    partial = _partial(folder)
+    begun = partial / SCRATCH / "arguments.json"
+    if not keep_partial or _read(begun) != _as_json(manifest["arguments"]):
         shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, exist_ok=True)
+    if keep_partial:
+        begun.parent.mkdir(exist_ok=True)
+        _write(begun, manifest["arguments"])
     try:
         yield partial
     except BaseException:
         if not keep_partial:
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    text = json.dumps({"kind": kind, "code_version": __version__, **manifest}, indent=2, sort_keys=True, default=str)
-    (partial / f"{kind}.json").write_text(text + "\n")
+    _write(partial / f"{kind}.json", {"kind": kind, "code_version": __version__, **manifest})
+    _name(partial, folder)
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".partial")
+
+
+def _name(partial: Path, folder: Path) -> None:
+    shutil.rmtree(partial / SCRATCH, ignore_errors=True)
     partial.rename(folder)
+
+
+def _as_json(value: Mapping[str, Any]) -> Manifest:
+    """As it comes back from a file: tuples as lists, paths as text."""
+    return dict(json.loads(json.dumps(dict(value), default=str)))
+
+
+def _read(path: Path) -> Manifest:
+    """What ``_write`` wrote; empty if there is nothing of it."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    beside = path.with_name(f"{path.name}.{os.getpid()}")  # ranks may write the same at the same time
+    beside.write_text(json.dumps(dict(value), indent=2, sort_keys=True, default=str) + "\n")
+    beside.replace(path)

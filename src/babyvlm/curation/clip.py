@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +37,15 @@ class Clip:
     preprocess: Callable[[Image.Image], Tensor]
     tokenize: Callable[[Sequence[str]], Tensor]
 
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the weights, by name: the same weights in another file have the same."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
     def images(self, images_BCHW: Tensor) -> Tensor:
         """(B, D) normalised image embeddings."""
         return normalize(cast("Any", self.model).encode_image(images_BCHW), dim=-1)
@@ -52,7 +63,8 @@ def load_clip(name: str) -> Clip:
     """Load a CLIP model for evaluation.
 
     Args:
-        name: ``playroom``, ``MODEL/PRETRAINED`` as in ``ViT-L-14/openai``, ``hf-hub:ORG/NAME`` or ``local-dir:FOLDER``.
+        name: ``playroom``, ``MODEL/PRETRAINED`` as in ``ViT-L-14-quickgelu/openai``, ``MODEL/FILE``,
+            ``hf-hub:ORG/NAME`` or ``local-dir:FOLDER``.
 
     Raises:
         UserError: no such model, its weights cannot be had, or they belong to another activation (GELU or QuickGELU):
@@ -79,12 +91,14 @@ def _resolve(name: str) -> tuple[str, str | None]:
         return name, None
     model_name, _, pretrained = name.partition("/")
     if not pretrained:
-        raise UserError(f"--clip {name}: name the weights too, as in ViT-L-14/openai (without them it knows nothing)")
+        raise UserError(
+            f"--clip {name}: name the weights too, as in ViT-L-14-quickgelu/openai (without them it knows nothing)"
+        )
     return model_name, pretrained
 
 
 def predict_parts(
-    store: Store, folder: Path, clip: str, *, batch_size: int, num_workers: int, accelerator: str, devices: int,
+    store: Store, folder: Path, clip: Clip, *, batch_size: int, num_workers: int, accelerator: str, devices: int,
     num_nodes: int,
 ) -> bool:  # fmt: skip
     """Commit the parts that ``folder`` still lacks, on any number of devices; true on the first rank."""
@@ -92,7 +106,7 @@ def predict_parts(
     warnings.filterwarnings("ignore", "predict returned None")  # the parts are on disk
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # its own affair
     missing = [n for n in range(-(-len(store) // PART_ROWS)) if not part_path(folder, n).exists()]
-    embedder = _Embedder(load_clip(clip), folder, batch_size)
+    embedder = _Embedder(clip, folder, batch_size)
     trainer = Trainer(
         accelerator=accelerator, devices=devices, num_nodes=num_nodes, logger=False, enable_checkpointing=False,
         enable_model_summary=False,

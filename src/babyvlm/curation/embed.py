@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from babyvlm import artefact
+from babyvlm.contracts import UserError
 from babyvlm.curation.store import Store
 
 if TYPE_CHECKING:
@@ -51,6 +52,16 @@ class Embeddings:
         return str(self.manifest["arguments"]["clip"])
 
     @property
+    def clip_sha256(self) -> str:
+        """Hash of that model's weights: a name may come to mean others."""
+        return str(self.manifest["arguments"].get("clip_sha256", ""))
+
+    @property
+    def lineage(self) -> dict[str, artefact.Manifest]:
+        """These embeddings and all that they were made from, by fingerprint."""
+        return artefact.lineage(self.path, "embeddings")
+
+    @property
     def store(self) -> str:
         """Fingerprint of the store they were computed from."""
         return str(self.manifest["arguments"]["store"])
@@ -63,6 +74,24 @@ class Embeddings:
     def _open(self, side: str) -> npt.NDArray[Any]:
         array: npt.NDArray[Any] = np.load(self.path / f"{side}.npy", mmap_mode="r")
         return array
+
+
+def check_same_clip(first: Embeddings, *others: Embeddings) -> None:
+    """Make sure that embeddings can be compared.
+
+    Raises:
+        UserError: two were made by other models, or by other weights of the same name.
+    """
+    for other in others:
+        if first.clip != other.clip:
+            raise UserError(
+                f"{first.path} was made by CLIP {first.clip}, {other.path} by {other.clip}; "
+                "embed both with the same model"
+            )
+        if first.clip_sha256 != other.clip_sha256:
+            raise UserError(
+                f"{first.path} and {other.path} were made by other weights of CLIP {first.clip}; embed both anew"
+            )
 
 
 def embed(
@@ -83,30 +112,26 @@ def embed(
     Args:
         store: pair store to embed.
         out: folder to make.
-        clip: `playroom` (shipped), an open_clip `MODEL/PRETRAINED` such as `ViT-L-14/openai`, `hf-hub:ORG/NAME` or
-            `local-dir:FOLDER`.
+        clip: `playroom` (shipped), an open_clip `MODEL/PRETRAINED` such as `ViT-L-14-quickgelu/openai` or
+            `ViT-B-32/FILE.pt`, `hf-hub:ORG/NAME` or `local-dir:FOLDER`.
         batch_size: rows encoded at once on a device.
         accelerator: Lightning's name of the hardware.
         devices: how many of them on a node.
         num_nodes: how many nodes.
         num_workers: processes a device that decode images.
     """
-    source = Store(store)
-    arguments = {"store": source.fingerprint, "clip": clip}
+    from babyvlm.curation.clip import load_clip, predict_parts
+
+    source, model = Store(store), load_clip(clip)
+    arguments = {"command": "embed", "store": source.fingerprint, "clip": clip, "clip_sha256": model.sha256}
     if artefact.made_already(out, "embeddings", arguments):
         print(f"{out}: whole already, nothing to do")
         return
-    manifest: artefact.Manifest = {"arguments": arguments, "rows": len(source)}
+    manifest: artefact.Manifest = {"arguments": arguments, "rows": len(source), "ancestors": source.lineage}
     with artefact.making(out, "embeddings", manifest, keep_partial=True) as partial:
-        if _started_by_another_call(partial, arguments):
-            for leftover in partial.iterdir():
-                leftover.unlink()
-        (partial / "arguments.json").write_text(json.dumps(arguments))
-        from babyvlm.curation.clip import predict_parts
-
         is_first_rank = predict_parts(
-            source, partial, clip, batch_size=batch_size, num_workers=num_workers, accelerator=accelerator,
-            devices=devices, num_nodes=num_nodes,
+            source, partial / artefact.SCRATCH, model, batch_size=batch_size, num_workers=num_workers,
+            accelerator=accelerator, devices=devices, num_nodes=num_nodes,
         )  # fmt: skip
         if not is_first_rank:
             raise SystemExit(0)
@@ -119,14 +144,9 @@ def part_path(folder: Path, number: int) -> Path:
     return folder / f"part-{number:06d}.npy"
 
 
-def _started_by_another_call(partial: Path, arguments: dict[str, str]) -> bool:
-    before = partial / "arguments.json"
-    return not before.exists() or json.loads(before.read_text()) != arguments
-
-
 def _merge(store: Store, partial: Path) -> artefact.Manifest:
-    """Turn the parts, each (rows, 2, D), into the final files and remove them."""
-    paths = [part_path(partial, number) for number in range(-(-len(store) // PART_ROWS))]
+    """Turn the parts, each (rows, 2, D), into the final files."""
+    paths = [part_path(partial / artefact.SCRATCH, number) for number in range(-(-len(store) // PART_ROWS))]
     width = np.load(paths[0], mmap_mode="r").shape[2]
     for side, name in enumerate(("image", "text")):
         out = np.lib.format.open_memmap(partial / f"{name}.npy", "w+", np.float16, (len(store), width))
@@ -135,6 +155,4 @@ def _merge(store: Store, partial: Path) -> artefact.Manifest:
             out[number * PART_ROWS : number * PART_ROWS + len(part)] = part[:, side]
         out.flush()
     (partial / "keys.json").write_text(json.dumps(store.columns("key")["key"].to_pylist()))
-    for path in [*paths, partial / "arguments.json"]:
-        path.unlink()
     return {"width": width, "sha256": {name: artefact.sha256(partial / f"{name}.npy") for name in ("image", "text")}}

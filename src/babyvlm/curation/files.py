@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
 EDGE_BYTES = 1 << 20  # hashed at either end of a large file: our choice, a corpus of videos is half a terabyte
 
@@ -43,10 +42,17 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """Write a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    with beside.open("w", newline="", encoding="utf-8") as file:
+        yield file
+    beside.replace(path)
+
+
 def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
     """Write rows, the heading first, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as file:
         csv.writer(file).writerows(rows)
-    Path(temporary).replace(path)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass
@@ -40,6 +43,11 @@ class Funnel:
         """JSON form, the reasons sorted by name."""
         return {"stage": self.stage, "unit": self.unit, "in": self.seen, "kept": self.kept,
                 "dropped": dict(sorted(self.dropped.items()))}  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, counts: Mapping[str, Any]) -> Funnel:
+        """The inverse of ``as_dict``."""
+        return cls(counts["stage"], counts["unit"], counts["kept"], Counter(counts["dropped"]))
 
     def __str__(self) -> str:
         share = f" ({self.kept / self.seen:.1%})" if self.seen else ""

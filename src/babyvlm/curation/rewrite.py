@@ -91,7 +91,7 @@ def _rewrite_by_rules(store: Path, out: Path) -> None:
     rows = track(source.rows(), "rewriting", total=len(source), console=Console(stderr=True))
     made = write_store(
         out, _rewritten(rows, funnel), arguments=arguments, funnel=funnel, licensed=source.licensed,
-        extra_fields={**source.extra_fields, FIELD: pa.string()},
+        extra_fields={**source.extra_fields, FIELD: pa.string()}, ancestors=source.lineage,
     )  # fmt: skip
     print(f"{funnel}\n{out}: {len(made):,} pairs")
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
-from babyvlm.curation.embed import Embeddings
+from babyvlm.curation.embed import Embeddings, check_same_clip
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.matching import Array, Matching, Method, match, match_greedily, match_randomly
 from babyvlm.curation.store import Store, write_store
@@ -56,28 +55,26 @@ def match_stores(
     """
     wanted, offered = Store(targets), Store(candidates)
     of_targets, of_candidates = Embeddings(target_embeddings), Embeddings(candidate_embeddings)
-    if of_targets.clip != of_candidates.clip:
-        raise UserError(
-            f"{target_embeddings} was made by CLIP {of_targets.clip}, {candidate_embeddings} by {of_candidates.clip}; "
-            "embed both with the same model"
-        )
+    check_same_clip(of_targets, of_candidates)
     arguments = {
         "command": "match", "targets": wanted.fingerprint, "candidates": offered.fingerprint,
         "target_embeddings": of_targets.fingerprint, "candidate_embeddings": of_candidates.fingerprint,
         "method": method, "k": k, "batch_rows": batch_rows, "seed": seed,
     }  # fmt: skip
+    state = out.with_name(out.name + ".matching")  # goes on from here after an interruption
     if artefact.made_already(out, "store", arguments):
+        shutil.rmtree(state, ignore_errors=True)
         print(f"{out}: whole already, nothing to do")
         return
     target_keys, images = embedded_rows(wanted, of_targets)
     _, offers = embedded_rows(offered, of_candidates)
-    state = out.with_name(out.name + ".matching")  # goes on from here after an interruption
     found = find(images, offers, method, k=k, batch_rows=batch_rows, seed=seed, checkpoint=state)
     funnel = Funnel("match", "candidates")
     write_store(
         out, matched_rows(offered, target_keys, found, funnel), arguments=arguments, funnel=funnel,
         licensed=offered.licensed,
         extra_fields=offered.extra_fields | {"match_key": pa.string(), "match_similarity": pa.float32()},
+        ancestors=wanted.lineage | offered.lineage | of_targets.lineage | of_candidates.lineage,
     )  # fmt: skip
     shutil.rmtree(state, ignore_errors=True)
     print(funnel)
@@ -116,13 +113,12 @@ def match_arrays(
         return
     manifest: artefact.Manifest = {"arguments": arguments}
     with artefact.making(out, "matching", manifest, keep_partial=True) as partial:
-        state = partial / "checkpoint"
+        state = partial / artefact.SCRATCH / "checkpoint"
         found = find(rows, offers, method, k=k, batch_rows=batch_rows, seed=seed, checkpoint=state)
         for name in ("index", "similarity", "prices"):
             np.save(partial / f"{name}.npy", getattr(found, name))
             manifest[f"{name}_sha256"] = artefact.sha256(partial / f"{name}.npy")
         manifest |= {"primal": found.primal, "dual": found.dual, "gap": found.gap}
-        shutil.rmtree(state, ignore_errors=True)
     report(found, rows, offers, seed)
 
 
@@ -147,8 +143,8 @@ def random_subset(candidates: Path, like: Path, out: Path, seed: int = 0) -> Non
     funnel.drop("not drawn", len(offered) - wanted)
     funnel.keep(wanted)
     write_store(
-        out, (row for _, row in picked(offered, rows)), arguments=arguments, funnel=funnel,
-        licensed=offered.licensed, extra_fields=offered.extra_fields,
+        out, (row for _, row in offered.picked(rows)), arguments=arguments, funnel=funnel,
+        licensed=offered.licensed, extra_fields=offered.extra_fields, ancestors=offered.lineage,
     )  # fmt: skip
     print(funnel)
 
@@ -218,7 +214,7 @@ def matched_rows(offered: Store, target_keys: list[str], found: Matching, funnel
     funnel.drop("no target's match", len(offered) - len(target_keys))
     with tempfile.TemporaryFile() as spool:
         waiting = {}
-        for row, fields in picked(offered, np.sort(found.index)):
+        for row, fields in offered.picked(np.sort(found.index)):
             image = fields.pop("image")
             waiting[row] = fields, spool.tell(), len(image)
             spool.write(image)
@@ -227,13 +223,3 @@ def matched_rows(offered: Store, target_keys: list[str], found: Matching, funnel
             spool.seek(start)
             funnel.keep()
             yield {**fields, "image": spool.read(length), "match_key": key, "match_similarity": similarity}
-
-
-def picked(store: Store, rows: NDArray[np.int64]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Row numbers and rows of a store, for ascending row numbers; only these become Python objects."""
-    start = 0
-    for file in store.files:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
-            inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(batch))]
-            yield from zip(inside.tolist(), batch.take(pa.array(inside - start)).to_pylist(), strict=True)
-            start += len(batch)

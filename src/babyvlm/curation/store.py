@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,7 +17,9 @@ from babyvlm import artefact
 from babyvlm.contracts import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from babyvlm.curation.funnel import Funnel
 
@@ -47,6 +50,9 @@ def write_store(
     funnel: Funnel,
     licensed: bool,
     extra_fields: Mapping[str, pa.DataType] | None = None,
+    ancestors: Mapping[str, artefact.Manifest] | None = None,
+    raw: Mapping[str, Any] | None = None,
+    attach: Callable[[Path], None] | None = None,
 ) -> Store:
     """Write a pair store, whole or not at all.
 
@@ -57,12 +63,16 @@ def write_store(
         funnel: filled while ``rows`` is read; kept in ``store.json``.
         licensed: whether its frames and utterances may never leave the machine.
         extra_fields: columns that this stage adds.
+        ancestors: the ``lineage`` of what it is made from.
+        raw: by source, if it is made from raw files: the ``files``, and how a ``key`` leads to what is in them.
+        attach: called with the folder when all rows are written, to lay reading aids beside the manifest.
 
     Raises:
         UserError: no row was left, or a key came twice.
     """
     schema = pa.schema(list((FIELDS | dict(extra_fields or {})).items()))
-    manifest: artefact.Manifest = {"schema_version": SCHEMA_VERSION, "arguments": dict(arguments), "licensed": licensed}
+    manifest: artefact.Manifest = {"schema_version": SCHEMA_VERSION, "arguments": dict(arguments), "licensed": licensed,
+                                   "ancestors": dict(ancestors or {}), "raw": dict(raw or {})}  # fmt: skip
     keys: set[str] = set()
     with artefact.making(out, "store", manifest) as partial:
         shards: list[dict[str, Any]] = []
@@ -78,6 +88,8 @@ def write_store(
             raise UserError(f"{out}: nothing was left to write. {funnel}".replace("\n", ";"))
         if len(keys) != count:
             raise UserError(f"{out}: {count - len(keys)} keys came more than once; keys must be unique in a store")
+        if attach:
+            attach(partial)
         manifest |= {"rows": count, "columns": schema.names, "shards": shards, "funnel": funnel.as_dict()}
     return Store(out)
 
@@ -112,6 +124,11 @@ class Store:
         return artefact.fingerprint(self.path, "store")
 
     @property
+    def lineage(self) -> dict[str, artefact.Manifest]:
+        """This store and all that it was made from, by fingerprint."""
+        return artefact.lineage(self.path, "store")
+
+    @property
     def licensed(self) -> bool:
         """Whether frames and utterances may never leave the machine."""
         return bool(self.manifest["licensed"])
@@ -137,6 +154,15 @@ class Store:
         for file in self.files:
             for batch in pq.ParquetFile(file).iter_batches(batch_size=GROUP_ROWS, columns=columns):
                 yield from batch.to_pylist()
+
+    def picked(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Row numbers and rows, for ascending row numbers; only these become Python objects."""
+        start = 0
+        for file in self.files:
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=GROUP_ROWS):
+                inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(batch))]
+                yield from zip(inside.tolist(), batch.take(pa.array(inside - start)).to_pylist(), strict=True)
+                start += len(batch)
 
     def part(self, number: int, rows: int) -> list[dict[str, Any]]:
         """Rows ``number * rows`` to ``(number + 1) * rows``; reads only the row groups that hold them.

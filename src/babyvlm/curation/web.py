@@ -113,7 +113,8 @@ def web(
         return
     sieve = _Sieve(image_size, hold_out, Funnel("web", unit="samples"))
     rows = track(_until_enough(sieve, found, out, min_fraction), "reading", console=Console(stderr=True))
-    store = write_store(out, rows, arguments=arguments, funnel=sieve.funnel, licensed=licensed)
+    raw = {one.name: {"files": [file.name for file in one.files], "key": one.key} for one in found}
+    store = write_store(out, rows, arguments=arguments, funnel=sieve.funnel, licensed=licensed, raw=raw)
     print(f"{sieve.funnel}\n{out}: {len(store):,} pairs; what was left out is listed in {_quarantine_path(out)}")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -37,11 +38,12 @@ class Sample(NamedTuple):
 
 
 class Source(NamedTuple):
-    """One thing the user named: its files, and how to read them."""
+    """One thing the user named: its files, how to read them, and how a key leads back into them."""
 
     name: str
     files: list[Path]
     read: Callable[[Path], Iterator[Sample]]
+    key: str
 
 
 def find_source(path: Path) -> Source:
@@ -65,8 +67,13 @@ def find_source(path: Path) -> Source:
         if len(files) > 1 and read in (read_csv, read_llava):
             raise UserError(f"{path}: holds {len(files)} {suffixes[0]} lists; name the one that is meant")
         if files:
-            return Source(path.name if path.is_dir() else path.name.split(".")[0], files, read)
+            return Source(path.name if path.is_dir() else _stem(path), files, read, KEYS[read])
     raise UserError(f"{path}: holds no .tar, .parquet, .csv or .json of captioned images")
+
+
+def _stem(path: Path) -> str:
+    """``a.b.tar.gz`` -> ``a.b``."""
+    return re.sub(r"(\.tar\.gz|\.[^.]+)$", "", path.name)
 
 
 def read_llava(path: Path) -> Iterator[Sample]:
@@ -125,7 +132,7 @@ def read_tar(path: Path) -> Iterator[Sample]:
     The caption is the ``.txt`` member, else ``caption`` in the ``.json`` one. Members that are no plain files or
     whose names lead out of the archive are never read.
     """
-    shard = path.name.split(".")[0]
+    shard = _stem(path)
     name, parts = "", dict[str, bytes]()
     try:
         with tarfile.open(path, "r:*") as tar:
@@ -211,3 +218,11 @@ def _column(path: Path, columns: Any, names: tuple[str, ...]) -> str:  # noqa: A
     if found is None:
         raise UserError(f"{path}: no column {' or '.join(map(repr, names))} (found {', '.join(columns)})")
     return found
+
+
+KEYS = {
+    read_tar: "SOURCE/ARCHIVE/NAME: the members NAME.* of the archive of that name",
+    read_parquet: "SOURCE/FILE/ROW: that row, from 0, of the file of that name",
+    read_csv: "SOURCE/ROW: that row, from 0, below the heading",
+    read_llava: "SOURCE/ID: the first sound entry with that id, or the entry of that number, from 0, if it has none",
+}

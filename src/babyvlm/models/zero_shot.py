@@ -19,7 +19,7 @@ class OpenClip(LightningModule):
         clip: ``playroom``, ``MODEL/PRETRAINED``, ``hf-hub:ORG/NAME`` or ``local-dir:FOLDER``.
     """
 
-    def __init__(self, clip: str = "ViT-L-14/openai") -> None:
+    def __init__(self, clip: str = "ViT-L-14-quickgelu/openai") -> None:
         super().__init__()
         self.clip = load_clip(clip)
         self.model = self.clip.model  # registered, so that Lightning moves it to the device

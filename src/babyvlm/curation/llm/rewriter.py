@@ -93,7 +93,7 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: Options) 
         listed = out.with_name(f"{out.name}.left_out.csv")
         made = write_store(
             out, _rows(source, ledger, funnel, listed), arguments=arguments, funnel=funnel, licensed=source.licensed,
-            extra_fields={**source.extra_fields, FIELD: pa.string()},
+            extra_fields={**source.extra_fields, FIELD: pa.string()}, ancestors=source.lineage,
         )  # fmt: skip
     print(f"{funnel}\n{out}: {len(made):,} pairs; what was left out is listed in {listed}; spent in all: {purse}")
 

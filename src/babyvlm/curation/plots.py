@@ -1,0 +1,74 @@
+"""The pictures that curation draws, in colours that colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from babyvlm.artefact import Manifest
+
+# Okabe and Ito's palette (jfly.uni-koeln.de/color): told apart under every common colour blindness, and in grey.
+KEPT, DROPPED = "#0072B2", "#E69F00"
+BAR_INCHES, HEAD_INCHES = 0.3, 0.75
+LABEL_LETTERS = 60
+
+
+def draw_histogram(
+    path: Path,
+    edges: npt.NDArray[np.float64],
+    kept: Sequence[int],
+    dropped: Sequence[int],
+    threshold: float,
+    title: str,
+) -> None:
+    """Stacked counts of kept and dropped pairs by similarity, with the threshold as a line."""
+    from matplotlib.figure import Figure  # no pyplot: no window, no display
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    width = edges[1] - edges[0]
+    for counts, below, colour, label in ((dropped, 0, DROPPED, "dropped"), (kept, dropped, KEPT, "kept")):
+        axes.bar(edges[:-1], counts, width, bottom=below, align="edge", color=colour, label=label)
+    filled = [bin for bin, counts in enumerate(zip(kept, dropped, strict=True)) if any(counts)]
+    axes.set_xlim(min(edges[filled[0]], threshold) - width, max(edges[filled[-1] + 1], threshold) + width)
+    axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
+    axes.set(xlabel="cosine of image and utterance", ylabel="pairs", title=title)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def draw_funnels(path: Path, stages: Sequence[Manifest]) -> None:
+    """A block of bars for each stage: what it kept, and what it dropped by reason.
+
+    Args:
+        path: PNG to write.
+        stages: each with ``name`` and the fields of ``Funnel.as_dict``.
+    """
+    from matplotlib.figure import Figure
+
+    heights = [HEAD_INCHES + BAR_INCHES * (1 + len(stage["dropped"])) for stage in stages]
+    figure = Figure(figsize=(9, sum(heights)), layout="constrained")
+    blocks = figure.subplots(len(stages), 1, squeeze=False, height_ratios=heights)
+    for axes, stage in zip(blocks[:, 0], stages, strict=True):
+        _draw_funnel(axes, stage)
+    figure.savefig(path, dpi=120)
+
+
+def _draw_funnel(axes: Any, stage: Manifest) -> None:  # noqa: ANN401 - matplotlib is imported late
+    reasons = sorted(stage["dropped"].items(), key=lambda item: -item[1])
+    bars = [("kept", stage["kept"], KEPT), *((reason, count, DROPPED) for reason, count in reasons)]
+    labels = [label if len(label) <= LABEL_LETTERS else label[: LABEL_LETTERS - 1] + "…" for label, _, _ in bars]
+    drawn = axes.barh(range(len(bars)), [count for _, count, _ in bars], color=[colour for _, _, colour in bars])
+    axes.bar_label(drawn, [f" {count:,} ({count / max(stage['in'], 1):.1%})" for _, count, _ in bars])
+    axes.set_yticks(range(len(bars)), labels, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.25 * max(stage["in"], 1))
+    axes.set_xticks([])
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.set_title(f"{stage['name']}: {stage['in']:,} {stage['unit']} in", loc="left", weight="bold")
