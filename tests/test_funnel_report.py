@@ -19,7 +19,12 @@ def step(path, stage, drops, *parents, kept=2):
         counts.drop(reason, count)
     row = {"image": b"x", "utterance": "u", "source": "s", "split": "train"}
     ancestors = {fp: made for parent in parents for fp, made in parent.lineage.items()}
-    arguments = {"command": stage, "path": path.name, "parents": [parent.fingerprint for parent in parents]}
+    arguments = {
+        "command": stage,
+        "profile": {"fps": 5},
+        "path": path.name,
+        "parents": [parent.fingerprint for parent in parents],
+    }
     rows = [row | {"key": str(n), "group": str(n)} for n in range(kept)]
     return write_store(path, rows, arguments=arguments, funnel=counts, licensed=False, ancestors=ancestors)
 

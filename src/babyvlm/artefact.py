@@ -78,7 +78,7 @@ def made_from(manifest: Manifest, lineage: Mapping[str, Manifest]) -> list[str]:
     named: list[Any] = []
     for value in manifest["arguments"].values():
         named += value if isinstance(value, list) else [value]
-    return [name for name in dict.fromkeys(named) if name in lineage]
+    return list(dict.fromkeys(value for value in named if isinstance(value, str) and value in lineage))
 
 
 def made_already(folder: Path, kind: str, arguments: Mapping[str, Any]) -> bool:
