@@ -40,8 +40,9 @@ class VisionEncoder(nn.Module):
         frozen: bool = False,
     ) -> None:
         super().__init__()
+        self.backbone, self.options = backbone, options or {}
         try:
-            self.trunk = timm.create_model(backbone, pretrained=pretrained, num_classes=0, **(options or {}))
+            self.trunk = timm.create_model(backbone, pretrained=pretrained, num_classes=0, **self.options)
         except (RuntimeError, TypeError, ValueError, OSError) as error:
             raise UserError(f"vision backbone {backbone}: timm cannot build it ({first_line(error)})") from error
         if weights is not None:
