@@ -13,17 +13,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.saycam import SAYCAM, frames
+from babyvlm.curation.cropping import as_jpeg, crop_frame
+from babyvlm.curation.profiles import SAYCAM
+from babyvlm.curation.saycam import frames
 from babyvlm.curation.store import Store
-from babyvlm.curation.transcripts import (
+from babyvlm.curation.transcripts import read_transcript
+from babyvlm.curation.utterances import (
     Utterance,
-    divide_row,
+    divide_turn,
     frame_times,
-    parse_time,
-    read_transcript,
+    parse_clock,
+    parse_seconds,
     split_sentences,
 )
-from babyvlm.curation.video import VideoError, as_jpeg, crop_frame, frames_at
+from babyvlm.curation.video import VideoError
+from babyvlm.curation.video import frames_at as frames_from
 
 HEADER = ["Time", "Speaker", "Video Name", "Utterance"]
 WIDTH, HEIGHT, COLUMNS, ROWS = 160, 120, 4, 3
@@ -74,6 +78,10 @@ def corpus(folder, rows, name="S_20140420_1803_01", **video):
     write_transcript(folder / "transcripts" / f"{name}.csv", filled)
 
 
+def frames_at(path, times, prepare=as_jpeg):
+    return dict(frames_from(path, times, prepare, set()))
+
+
 def run(folder, out="store", **options):
     frames(folder / "videos", folder / "transcripts", folder / out, **{"workers": 1, **options})
     return Store(folder / out)
@@ -86,7 +94,7 @@ def run(folder, out="store", **options):
      ("0.00138", None), ("soon", None), ("1:2:3:4", None), ("0:1x", None), ("٣:٤", None), ("12:34 PM", None)],
 )  # fmt: skip
 def test_time_spellings(text, seconds):
-    assert parse_time(text) == seconds
+    assert parse_clock(text) == (None if seconds is None else seconds * 1000)
 
 
 @given(
@@ -97,14 +105,15 @@ def test_time_spellings(text, seconds):
     st.sampled_from(["", "-0:1", " — x"]),
 )
 def test_every_clock_time_is_read(hours, minutes, seconds, colon, rest):
-    assert parse_time(f" {hours}{colon}{minutes:02}{colon}{seconds:02}{rest}") == 3600 * hours + 60 * minutes + seconds
-    assert parse_time(f"{minutes}{colon}{seconds:02}{rest}") == 60 * minutes + seconds
+    whole = parse_clock(f" {hours}{colon}{minutes:02}{colon}{seconds:02}{rest}")
+    assert whole == (3600 * hours + 60 * minutes + seconds) * 1000
+    assert parse_clock(f"{minutes}{colon}{seconds:02}{rest}") == (60 * minutes + seconds) * 1000
 
 
 @given(st.text())
 def test_no_time_text_raises(text):
-    seconds = parse_time(text)
-    assert seconds is None or seconds >= 0
+    for time in (parse_clock(text), parse_seconds(text)):
+        assert time is None or time >= 0
 
 
 @pytest.mark.parametrize(
@@ -129,7 +138,7 @@ def test_sentences_are_clean_and_stay_so(text):
 
 @given(st.integers(1, 9), st.integers(0, 4000), st.integers(0, 90))
 def test_row_time_is_shared_evenly_to_whole_seconds(count, start, length):
-    shares = divide_row(["word"] * count, start, start + length)
+    shares = divide_turn(["word"] * count, 1000 * start, 1000 * (start + length), 1000)
     starts = [floor(start + Fraction(length * i, count)) for i in range(count + 1)]
     assert [share.start_ms for share in shares] == [1000 * s for s in starts[:-1]]
     assert [share.duration_ms for share in shares] == [1000 * (b - a) for a, b in itertools.pairwise(starts)]
@@ -217,31 +226,32 @@ def test_bad_videos_are_reported_and_passed_over(tmp_path, capsys):
     assert dropped.pop("video missing") == 3
     assert dropped.pop("video without timestamps") == 3
     assert dropped.pop("no video stream in the file") == 3
-    assert sum(dropped.values()) == 9
+    assert dropped.pop("video file is empty") == 3
+    assert sum(dropped.values()) == 6
     assert set(dropped) <= {"video cannot be decoded", "video breaks off before its end"}
     assert "gone.csv: gone: video missing; passed over" in capsys.readouterr().err
 
 
 def test_a_video_that_does_not_begin_at_zero(tmp_path):
     write_video(tmp_path / "late.mkv", 200, first=70)
-    found = frames_at(tmp_path / "late.mkv", [0, 200, 15_000], as_jpeg)
+    found = frames_at(tmp_path / "late.mkv", [0, 200, 15_000])
     cells = [np.asarray(Image.open(io.BytesIO(jpeg)).convert("L"))[20::40, 20::40] for jpeg in found.values()]
     assert [int((cell > 127).ravel() @ 2 ** np.arange(12)) for cell in cells] == [0, 2, 150]
 
 
 def test_missing_frames_are_left_out_and_a_broken_off_file_is_told(tmp_path):
     write_video(tmp_path / "v.mp4", 30)
-    assert list(frames_at(tmp_path / "v.mp4", [2900, 2999, 3000, 60_000], as_jpeg)) == [2900, 2999]
+    assert list(frames_at(tmp_path / "v.mp4", [2900, 2999, 3000, 60_000])) == [2900, 2999]
     write_video(tmp_path / "cut.mp4", 300, options={"movflags": "faststart"})
     with av.open(str(tmp_path / "cut.mp4")) as container:
         ends = [packet.pos for packet in container.demux(video=0) if packet.pos]
     content = (tmp_path / "cut.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(content[: ends[150]])  # between two packets, so that no decoder complains
-    assert list(frames_at(tmp_path / "cut.mp4", [0, 5000], as_jpeg)) == [0, 5000]
+    assert list(frames_at(tmp_path / "cut.mp4", [0, 5000])) == [0, 5000]
     with pytest.raises(VideoError, match="breaks off"):
-        frames_at(tmp_path / "cut.mp4", [0, 25_000], as_jpeg)
+        frames_at(tmp_path / "cut.mp4", [0, 25_000])
     with pytest.raises(VideoError, match="missing"):
-        frames_at(tmp_path / "w.mp4", [0], as_jpeg)
+        frames_at(tmp_path / "w.mp4", [0])
 
 
 @pytest.mark.parametrize(("size", "source"), [(224, (640, 480)), (224, (480, 640)), (96, (160, 112)), (64, (100, 100))])

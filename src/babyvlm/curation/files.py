@@ -42,6 +42,11 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def digest(hashes: Iterable[str]) -> str:
+    """Hash of hashes, in the order given."""
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
     """Write a text file whole or not at all."""

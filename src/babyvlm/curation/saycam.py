@@ -1,186 +1,226 @@
-"""SAYCam: transcripts and videos -> timed utterances -> frames -> a pair store."""
+"""SAYCam, BabyView and their like: transcripts and videos -> timed utterances -> frames -> a pair store."""
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import sys
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import accumulate, chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import track
 
-from babyvlm import artefact
 from babyvlm.contracts import UserError
-from babyvlm.curation.files import fingerprint_files
+from babyvlm.curation.cropping import as_jpeg, crop_frame
+from babyvlm.curation.files import digest, fingerprint_files
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store import split_of, write_store
-from babyvlm.curation.transcripts import Profile, Transcript, frame_times, read_transcript
-from babyvlm.curation.video import VideoError, as_jpeg, crop_frame, frames_at
+from babyvlm.curation.parts import Log, SpoiledError, store_from_parts
+from babyvlm.curation.profiles import Profile, find_profile
+from babyvlm.curation.store import split_of
+from babyvlm.curation.transcripts import VIDEO_SUFFIXES, Transcript, plain_name, read_transcript
+from babyvlm.curation.utterances import frame_times
+from babyvlm.curation.video import VideoError, frames_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from PIL.Image import Image
 
-# Column names, speakers and geometry of the CVCL authors' preprocessing (github.com/wkvong/multimodal-baby).
-SAYCAM = Profile(
-    source="saycam",
-    time="Time",
-    speaker="Speaker",
-    video="Video Name",
-    utterance="Utterance",
-    caregivers=frozenset({"M", "Mom", "mom", "m", "mother", "Mother", "papa", "the mom"}),
-    not_a_video=r"part ?\d",  # "S_20141029_2412_part 2": an old name some transcripts carry beside the real one
-    suffix=".mp4",
-    step_ms=200,
-    resized=256,
-    cropped=224,
-    crop_up=16,
-    upside_down=True,
-)
-PROFILES = {"saycam": SAYCAM}
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """What a worker needs to cut the frames of one video."""
-
-    videos: Path
-    profile: Profile
-    frame_size: int
-    max_frames: int
-
-    def __call__(self, transcript: Transcript) -> _Frames:
-        wanted = [frame_times(said, self.profile.step_ms, self.max_frames) for said in transcript.utterances]
-        times = sorted({time for utterance in wanted for time in utterance})
-        try:
-            path = self.videos / f"{transcript.video}{self.profile.suffix}"
-            found = frames_at(path, times, self._prepare) if times else {}
-        except VideoError as error:
-            return _Frames(transcript, (), str(error))
-        frames = tuple(tuple(found[time] for time in utterance if time in found) for utterance in wanted)
-        return _Frames(transcript, frames, "")
-
-    def _prepare(self, image: Image) -> bytes:
-        return as_jpeg(crop_frame(image, self.profile, self.frame_size))
-
-
-@dataclass(frozen=True)
-class _Frames:
-    """The frames of each utterance of one video, as JPEG; or why there are none."""
-
-    transcript: Transcript
-    frames: tuple[tuple[bytes, ...], ...]
-    problem: str
+HEADING = ("transcript", "video", "utterances", "frames", "problem", "notes")
 
 
 def frames(
     videos: Path,
     transcripts: Path,
     out: Path,
-    profile: Literal["saycam"] = "saycam",
+    profile: str = "saycam",
     frame_size: int = 224,
     max_frames: int = 16,
     workers: int = 2,
+    skip_bad_transcripts: bool = False,
     licensed: bool = True,
 ) -> None:
     """Cut the frames that go with each utterance and write them as a pair store.
 
     The funnel counts utterances: the caregiver's sentences, and each turn that was dropped before it was split.
-    A video that is missing or cannot be decoded is reported and passed over.
+    A video that is missing or cannot be decoded is reported and passed over; `OUT.frames.csv` says what became of
+    each. A call that was killed goes on: the videos that are done are not touched again.
 
     Args:
-        videos: folder of `VIDEO.mp4`.
-        transcripts: folder of CSVs, one a video, with columns Time, Speaker, Video Name and Utterance.
+        videos: folder of videos, named as the transcripts name them; subfolders are searched too.
+        transcripts: folder of CSVs, one a video; subfolders are searched too.
         out: store to make.
-        profile: the corpus' conventions.
+        profile: the corpus' conventions: `saycam`, `babyview`, or a YAML or JSON file of your own (docs/data.md).
         frame_size: side of the frames in pixels.
         max_frames: most frames an utterance (16 in BabyVLM, 32 in CVCL).
         workers: processes, each at one video.
+        skip_bad_transcripts: pass over transcripts that cannot be trusted (a missing column, times that run
+            backwards, two videos) instead of stopping before any work is done.
         licensed: the frames may never leave this machine. Say false only of data that is free to share.
     """
-    rules = PROFILES[profile]
+    rules = find_profile(profile)
     for name, value in (("frame_size", frame_size), ("max_frames", max_frames), ("workers", workers)):
         if value < 1:
             raise UserError(f"--{name} {value}: must be at least 1")
-    files = _files(videos, transcripts)
-    read = [read_transcript(path, rules) for path in files]
-    _check_videos_differ(read)
+    read = read_transcripts(find_transcripts(transcripts), rules, skip_bad=skip_bad_transcripts)
+    index = find_videos(videos, rules)
+    looked_at = track(read, "looking at videos", console=Console(stderr=True))
+    parts = [VideoFrames.of(one, index.get(one.video, []), rules, frame_size, max_frames) for one in looked_at]
     arguments = {
-        "command": "frames", "profile": asdict(rules) | {"caregivers": sorted(rules.caregivers)},
-        "frame_size": frame_size, "max_frames": max_frames, "licensed": licensed,
-        "transcripts": fingerprint_files(files),
-        "videos": fingerprint_files(videos / f"{one.video}{rules.suffix}" for one in read),
+        "command": "frames", "profile": asdict(rules), "frame_size": frame_size, "max_frames": max_frames,
+        "licensed": licensed, "transcripts": digest(part.transcript_hash for part in parts),
+        "videos": digest(part.video_hash for part in parts),
     }  # fmt: skip
-    if artefact.made_already(out, "store", arguments):
-        print(f"{out}: whole already, nothing to do")
-        return
     funnel = Funnel("frames", unit="utterances")
-    cut = _in_order(_Cut(videos, rules, frame_size, max_frames), read, workers)
-    done = track(cut, "cutting frames", total=len(read), console=Console(stderr=True))
-    rows = (row for video in done for row in _rows(video, rules.source, funnel))
-    store = write_store(out, rows, arguments=arguments, funnel=funnel, licensed=licensed)
-    print(f"{funnel}\n{out}: {len(store):,} frames of {funnel.kept:,} utterances")
+    store = store_from_parts(out, parts, funnel, HEADING, arguments=arguments, licensed=licensed, workers=workers)
+    if store:
+        print(
+            f"{funnel}\n{out}: {len(store):,} frames of {funnel.kept:,} utterances; {out}.frames.csv lists the videos"
+        )
 
 
-def _files(videos: Path, transcripts: Path) -> list[Path]:
-    for folder in (videos, transcripts):
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder")
-    files = sorted(transcripts.glob("*.csv"))
+@dataclass(frozen=True)
+class VideoFrames:
+    """The frames of one video's utterances: a part of the store."""
+
+    transcript: Transcript
+    paths: tuple[Path, ...]
+    profile: Profile
+    frame_size: int
+    max_frames: int
+    transcript_hash: str
+    video_hash: str
+
+    @classmethod
+    def of(
+        cls, transcript: Transcript, paths: Sequence[Path], profile: Profile, frame_size: int, max_frames: int
+    ) -> VideoFrames:
+        """The part of a transcript whose video is at one of ``paths``; which should be one."""
+        hashes = fingerprint_files([transcript.path]), fingerprint_files(paths)
+        return cls(transcript, tuple(paths), profile, frame_size, max_frames, *hashes)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All that the rows are a function of."""
+        return {
+            "profile": asdict(self.profile), "frame_size": self.frame_size, "max_frames": self.max_frames,
+            "transcript": self.transcript_hash, "video": self.video_hash,
+        }  # fmt: skip
+
+    def rows(self, log: Log) -> Iterator[dict[str, Any]]:
+        """A row a frame.
+
+        Raises:
+            SpoiledError: there is no such video, or it cannot be decoded.
+        """
+        notes: set[str] = set()
+        cut = 0
+        for number, text, pictures in self._cut(notes):
+            if not pictures:
+                log.funnel.drop("said after the end of the video")
+                continue
+            log.funnel.keep()
+            cut += len(pictures)
+            group = f"{self.transcript.video}_{number:03d}"
+            for index, picture in enumerate(pictures):
+                yield {
+                    "key": f"{group}_{index:02d}", "image": picture, "utterance": text,
+                    "source": self.profile.source, "group": group, "split": split_of(group),
+                }  # fmt: skip
+        self._close(log, cut, "", notes)
+
+    def spoil(self, reason: str, log: Log) -> None:
+        """Log that the video gave nothing."""
+        if self.transcript.utterances:
+            log.funnel.drop(reason, len(self.transcript.utterances))
+        self._close(log, 0, reason, set())
+
+    def _close(self, log: Log, cut: int, problem: str, notes: set[str]) -> None:
+        for reason, count in self.transcript.dropped:
+            log.funnel.drop(reason, count)
+        name, video, said = self.transcript.path.name, self.transcript.video, len(self.transcript.utterances)
+        unusual = "; ".join(sorted(notes))
+        log.lines.append([name, video, str(said), str(cut), problem, unusual])
+        if problem or unusual:
+            log.warnings.append(f"{name}: {video}: {f'{problem}; passed over' if problem else unusual}")
+
+    def _cut(self, notes: set[str]) -> Iterator[tuple[int, str, list[bytes]]]:
+        """Number, text and frames of each utterance; no more is held than utterances that overlap need."""
+        if len(self.paths) != 1:
+            raise SpoiledError("several videos of this name" if self.paths else "video missing")
+        said = self.transcript.utterances
+        wanted = [frame_times(utterance, self.profile.step_ms, self.max_frames) for utterance in said]
+        times = sorted(set(chain.from_iterable(wanted)))
+        # Turns may overlap, so that one sentence can begin before the one listed above it.
+        needed_from = list(accumulate((moments[0] for moments in reversed(wanted)), min))[::-1]
+        pending = deque[tuple[int, bytes]]()
+        stream = frames_at(self.paths[0], times, self._prepare, notes) if times else iter(())
+        try:
+            for number, (utterance, moments) in enumerate(zip(said, wanted, strict=True), start=1):
+                while pending and pending[0][0] < needed_from[number - 1]:
+                    pending.popleft()
+                while (not pending or pending[-1][0] < moments[-1]) and (found := next(stream, None)):
+                    pending.append(found)
+                found_here = dict(pending)
+                yield number, utterance.text, [found_here[time] for time in moments if time in found_here]
+        except VideoError as error:
+            raise SpoiledError(str(error)) from None
+
+    def _prepare(self, image: Image) -> bytes:
+        return as_jpeg(crop_frame(image, self.profile, self.frame_size))
+
+
+def find_transcripts(folder: Path) -> list[Path]:
+    """All CSVs below a folder, sorted.
+
+    Raises:
+        UserError: there is no such folder, or no CSV in it.
+    """
+    files = sorted(_files_below(folder, (".csv",)))
     if not files:
-        raise UserError(f"{transcripts}: holds no .csv transcript")
+        raise UserError(f"{folder}: holds no .csv transcript")
     return files
 
 
-def _check_videos_differ(transcripts: Iterable[Transcript]) -> None:
-    first: dict[str, Path] = {}
-    for transcript in transcripts:
-        other = first.setdefault(transcript.video, transcript.path)
-        if other != transcript.path:
-            raise UserError(f"{transcript.path}: is of video {transcript.video!r}, as {other} is; keep one of them")
+def find_videos(folder: Path, profile: Profile) -> dict[str, list[Path]]:
+    """The videos below a folder by their plain names."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(_files_below(folder, VIDEO_SUFFIXES)):
+        found.setdefault(plain_name(path.name, profile), []).append(path)
+    return found
 
 
-def _in_order(
-    cut: Callable[[Transcript], _Frames], transcripts: Iterable[Transcript], workers: int
-) -> Iterator[_Frames]:
-    """Cut videos in several processes; results come in the order of the transcripts, few of them held at a time."""
-    if workers == 1:
-        yield from map(cut, transcripts)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that libraries started
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        submitted = (pool.submit(cut, transcript) for transcript in transcripts)
-        under_way = deque(islice(submitted, 2 * workers))
-        while under_way:
-            result = under_way.popleft().result()
-            under_way.extend(islice(submitted, 1))
-            yield result
+def _files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if name.lower().endswith(suffixes) and not name.startswith("."):  # "._x.mp4": a Mac's leftovers
+                yield Path(parent, name)
 
 
-def _rows(video: _Frames, source: str, funnel: Funnel) -> Iterator[dict[str, Any]]:
-    """The store's rows of one video; counts its utterances."""
-    transcript = video.transcript
-    for reason, count in transcript.dropped:
-        funnel.drop(reason, count)
-    if video.problem:
-        print(f"{transcript.path.name}: {transcript.video}: {video.problem}; passed over", file=sys.stderr)
-        if transcript.utterances:
-            funnel.drop(video.problem, len(transcript.utterances))
-        return
-    for number, (utterance, pictures) in enumerate(zip(transcript.utterances, video.frames, strict=True), start=1):
-        if not pictures:
-            funnel.drop("said after the end of the video")
-            continue
-        funnel.keep()
-        group = f"{transcript.video}_{number:03d}"
-        for index, picture in enumerate(pictures):
-            yield {
-                "key": f"{group}_{index:02d}", "image": picture, "utterance": utterance.text, "source": source,
-                "group": group, "split": split_of(group),
-            }  # fmt: skip
+def read_transcripts(paths: Sequence[Path], profile: Profile, *, skip_bad: bool) -> list[Transcript]:
+    """Read all transcripts.
+
+    Raises:
+        UserError: some cannot be trusted, and ``skip_bad`` is not set; each is told on standard error before.
+    """
+    good: dict[str, Transcript] = {}
+    problems = []
+    for path in track(paths, "reading transcripts", console=Console(stderr=True)):
+        try:
+            transcript = read_transcript(path, profile)
+            other = good.setdefault(transcript.video, transcript)
+            if other is not transcript:
+                raise UserError(f"{path}: is of video {transcript.video!r}, as {other.path} is; keep one of them")
+        except UserError as error:
+            problems.append(str(error))
+    if len(problems) > 1 or skip_bad:
+        print("\n".join(problems), file=sys.stderr)
+    if problems and not skip_bad:
+        more = f" (and {len(problems) - 1} more transcripts, see above)" if len(problems) > 1 else ""
+        raise UserError(f"{problems[0]}{more}, or pass over such transcripts with --skip_bad_transcripts true")
+    return list(good.values())
