@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 
@@ -16,19 +13,12 @@ from babyvlm import artefact
 from babyvlm.contracts import UserError
 from babyvlm.curation.files import fingerprint_files, write_csv
 from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.sound_images import UnsoundError, sound_image
 from babyvlm.curation.store import split_of, write_store
-from babyvlm.curation.web_readers import MAX_BYTES, Sample, Source, find_source
+from babyvlm.curation.web_readers import Sample, Source, find_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-FORMATS = ("JPEG", "PNG", "WEBP")  # what a store may hold
-MIN_SIDE = 16  # pixels; tracking dots and spacers are smaller. Our choice.
-JPEG_QUALITY = 95  # of images made smaller: our choice, the same as of frames
-
-
-class _UnsoundError(Exception):
-    """Why a sample cannot serve."""
 
 
 @dataclass
@@ -51,7 +41,7 @@ class _Sieve:
         key = f"{source}/{sample.id}".encode("utf-8", "backslashreplace").decode()
         try:
             caption, image = self._check(key, sample)
-        except _UnsoundError as error:
+        except UnsoundError as error:
             self.funnel.drop(str(error))
             self.quarantine.append((key, str(error)))
             return
@@ -62,14 +52,14 @@ class _Sieve:
 
     def _check(self, key: str, sample: Sample) -> tuple[str, bytes]:
         if sample.problem or sample.image is None:
-            raise _UnsoundError(sample.problem or "image missing")
+            raise UnsoundError(sample.problem or "image missing")
         caption = " ".join((sample.caption or "").replace("\0", " ").split())
         if not caption:
-            raise _UnsoundError("no caption")
+            raise UnsoundError("no caption")
         if any("\ud800" <= letter <= "\udfff" for letter in caption):
-            raise _UnsoundError("caption not readable")
+            raise UnsoundError("caption not readable")
         if key in self.keys:
-            raise _UnsoundError("id came before")
+            raise UnsoundError("id came before")
         return caption, sound_image(sample.image, self.image_size)
 
 
@@ -116,44 +106,6 @@ def web(
     raw = {one.name: {"files": [file.name for file in one.files], "key": one.key} for one in found}
     store = write_store(out, rows, arguments=arguments, funnel=sieve.funnel, licensed=licensed, raw=raw)
     print(f"{sieve.funnel}\n{out}: {len(store):,} pairs; what was left out is listed in {_quarantine_path(out)}")
-
-
-def sound_image(content: bytes, image_size: int = 0) -> bytes:
-    """Decode an image to its last pixel; return its bytes, or those of a smaller JPEG.
-
-    Args:
-        content: an encoded image.
-        image_size: longest the shorter side may be in pixels; 0 for any.
-
-    Raises:
-        _UnsoundError: it is no JPEG, PNG or WebP, is cut short, is far too large or too small.
-    """
-    if len(content) > MAX_BYTES:
-        raise _UnsoundError("over 64 MiB")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-            image.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _UnsoundError("image has too many pixels") from None
-    except UnidentifiedImageError:
-        raise _UnsoundError("not a JPEG, PNG or WebP image") from None
-    except Exception:  # hostile bytes make decoders raise whatever they like
-        raise _UnsoundError("image broken") from None
-    if min(image.size) < MIN_SIDE:
-        raise _UnsoundError(f"image under {MIN_SIDE} pixels")
-    return content if not image_size or min(image.size) <= image_size else _smaller(image, image_size)
-
-
-def _smaller(image: Image.Image, side: int) -> bytes:
-    if image.has_transparency_data:  # what is transparent was made to stand on a white page
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    width, height = (max(side, round(length * side / min(image.size))) for length in image.size)
-    buffer = io.BytesIO()
-    image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
 
 
 def _until_enough(sieve: _Sieve, sources: list[Source], out: Path, min_fraction: float) -> Iterator[dict[str, Any]]:

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 
 from babyvlm.contracts import UserError
 from babyvlm.curation.files import inside
+from babyvlm.curation.sound_images import MAX_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MAX_BYTES = 64 << 20  # of an encoded picture or text in an archive; our choice, far above any photo of a web corpus
 IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp"}
 IMAGE_COLUMNS = ("image", "jpg")  # img2dataset's Parquet output says "jpg"
 CAPTION_COLUMNS = ("caption", "text")
