@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lightning import LightningDataModule
@@ -29,6 +31,12 @@ class Source:
     utterances: int | None = None
 
 
+def identify(stores: Path, sources: Sequence[Source]) -> int:
+    """A number that changes with what is in a mix."""
+    parts = [f"{Store(stores / source.store).fingerprint}:{source.utterances}" for source in sources]
+    return int.from_bytes(hashlib.sha256("\n".join(parts).encode()).digest()[:8], "big")
+
+
 class PairMix(LightningDataModule):
     """Training pairs from some stores, validation pairs from one.
 
@@ -44,11 +52,13 @@ class PairMix(LightningDataModule):
         max_tokens: tokens an utterance, ``<sos>`` and ``<eos>`` included.
         augment: augment training images as CVCL does; else they are only resized.
         min_scale: least share of a training image's area that a random crop shows (0.2 in CVCL).
+        bucket_by_length: batch training utterances of about one length, so that little is padding; which negatives a
+            contrastive model meets then depends on it.
         num_workers: processes a device that decode and augment.
         seed: of order, frames and augmentation; the run's.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - each is a setting of the data that a YAML may change alone
         self,
         name: str,
         stores: Path,
@@ -60,6 +70,7 @@ class PairMix(LightningDataModule):
         max_tokens: int = 25,
         augment: bool = True,
         min_scale: float = 0.2,
+        bucket_by_length: bool = False,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -68,34 +79,39 @@ class PairMix(LightningDataModule):
         self.vocabulary = Vocabulary(vocabulary)
         self.batch_size, self.image_size, self.max_tokens = batch_size, image_size, max_tokens
         self.augment, self.min_scale, self.num_workers, self.seed = augment, min_scale, num_workers, seed
-        self.identity = self._identify()
-
-    def _identify(self) -> int:
-        """A number that changes with what is in the mix."""
-        parts = [f"{Store(self.stores / source.store).fingerprint}:{source.utterances}" for source in self.sources]
-        return int.from_bytes(hashlib.sha256("\n".join(parts).encode()).digest()[:8], "big")
+        self.bucket_by_length = bucket_by_length
+        self.identity = identify(stores, sources)
 
     def prepare_data(self) -> None:
         """Write the memory-mapped copies once, on one rank."""
         for store in {self.validation, *(source.store for source in self.sources)}:
             open_rows(Store(self.stores / store))
 
-    def train_dataloader(self) -> ResumableLoader[Item]:
-        """Utterances of all sources in the order of (seed, epoch, mix)."""
-        assert self.trainer is not None
+    @cached_property
+    def _training(self) -> Mixed:
         size = self.image_size
         transform = train_transform(size, self.min_scale) if self.augment else eval_transform(size)
-        parts = [
+        return Mixed([
             UtteranceFrames(
                 Store(self.stores / source.store), "train", transform, self.vocabulary,
                 max_tokens=self.max_tokens, seed=self.seed, limit=source.utterances,
             )
             for source in self.sources
-        ]  # fmt: skip
-        dataset = Mixed(parts)
+        ])  # fmt: skip
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Global batches of training data an epoch."""
+        return len(self._training) // self.batch_size
+
+    def train_dataloader(self) -> ResumableLoader[Item]:
+        """Utterances of all sources in the order of (seed, epoch, mix)."""
+        assert self.trainer is not None
+        dataset = self._training
         sampler = GlobalBatchSampler(
             len(dataset), self.batch_size, seed=self.seed, mix=self.identity,
             rank=self.trainer.global_rank, world_size=self.trainer.world_size,
+            lengths=dataset.lengths() if self.bucket_by_length else None,
         )  # fmt: skip
         return ResumableLoader(
             dataset, batch_sampler=sampler, collate_fn=collate, num_workers=self.num_workers,

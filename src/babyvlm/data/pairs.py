@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import datasets
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -66,14 +66,7 @@ class UtteranceFrames(Dataset[Item]):
         self.store, self.transform, self.vocabulary = store, transform, vocabulary
         self.max_tokens, self.seed = max_tokens, seed
         self._rows = open_rows(store)
-        self._group_rows = _rows_by_group(store, split)
-        if limit is not None:
-            if limit > len(self._group_rows):
-                raise UserError(f"{store.path}: {limit} utterances asked for, {split} has {len(self._group_rows)}")
-            chosen = np.random.default_rng([seed, limit]).permutation(len(self._group_rows))[:limit]
-            self._group_rows = [self._group_rows[index] for index in sorted(chosen)]
-        if not self._group_rows:
-            raise UserError(f"{store.path}: no utterance in split {split}")
+        self._group_rows = chosen_groups(store, split, seed, limit)
 
     def __len__(self) -> int:
         return len(self._group_rows)
@@ -93,8 +86,36 @@ class UtteranceFrames(Dataset[Item]):
         tokens = torch.tensor(self.vocabulary.encode([row["utterance"]], self.max_tokens)[0])
         return Item(row["key"], image, tokens, row["utterance"])
 
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each utterance."""
+        tokens = self.vocabulary.encode(utterances(self.store, self._group_rows), self.max_tokens)
+        return np.fromiter(map(len, tokens), np.int64)
 
-def _rows_by_group(store: Store, split: str) -> list[Any]:
+
+def chosen_groups(store: Store, split: str, seed: int, limit: int | None) -> list[npt.NDArray[np.int64]]:
+    """Row numbers of each utterance of a split, or of ``limit`` of them, drawn by ``seed``.
+
+    Raises:
+        UserError: the split is empty or smaller than ``limit``.
+    """
+    groups = _rows_by_group(store, split)
+    if limit is not None:
+        if limit > len(groups):
+            raise UserError(f"{store.path}: {limit} utterances asked for, {split} has {len(groups)}")
+        chosen = np.random.default_rng([seed, limit]).permutation(len(groups))[:limit]
+        groups = [groups[index] for index in sorted(chosen)]
+    if not groups:
+        raise UserError(f"{store.path}: no utterance in split {split}")
+    return groups
+
+
+def utterances(store: Store, groups: Sequence[npt.NDArray[np.int64]]) -> list[str]:
+    """What is said in each group of rows, once however many frames share it."""
+    said: list[str] = store.columns("utterance")["utterance"].take([int(rows[0]) for rows in groups]).to_pylist()
+    return said
+
+
+def _rows_by_group(store: Store, split: str) -> list[npt.NDArray[np.int64]]:
     """For each group of the split, in order of first appearance, the numbers of its rows."""
     table = store.columns("group", "split")
     codes = table["group"].combine_chunks().dictionary_encode().indices.to_numpy()
@@ -128,6 +149,10 @@ class Mixed(Dataset[Item]):
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each utterance."""
+        return np.concatenate([part.lengths() for part in self._parts])
 
     def __getitem__(self, index_epoch: tuple[int, int]) -> Item:
         """Item of (index, epoch)."""

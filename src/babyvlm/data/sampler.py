@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import DataLoader, Sampler
 
 from babyvlm.contracts import Batch, UserError
 
 T = TypeVar("T")
+
+WINDOW = 50  # batches whose samples are sorted together (our choice): little padding, and near to random batches
 
 
 class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -27,20 +30,23 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         mix: identity of the mix; another mix has another order.
         rank: this process.
         world_size: number of processes.
+        lengths: of the samples, if those of a batch are to be about equally long: each ``WINDOW`` batches of the
+            permutation are sorted by length and cut anew, and all batches of the epoch shuffled.
 
     Raises:
         UserError: the batch cannot be split evenly over the ranks, or the mix holds less than one batch.
     """
 
     def __init__(
-        self, length: int, batch_size: int, *, seed: int, mix: int = 0, rank: int = 0, world_size: int = 1
-    ) -> None:
+        self, length: int, batch_size: int, *, seed: int, mix: int = 0, rank: int = 0, world_size: int = 1,
+        lengths: npt.NDArray[np.integer] | None = None,
+    ) -> None:  # fmt: skip
         if batch_size % world_size:
             raise UserError(f"data.batch_size {batch_size} is global: it must divide by the {world_size} devices")
         if length < batch_size:
             raise UserError(f"data.batch_size {batch_size} is more than the {length} training utterances; lower it")
         self.length, self.batch_size, self.seed, self.mix = length, batch_size, seed, mix
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.lengths = rank, world_size, lengths
         self.samples_used = 0
 
     @property
@@ -54,10 +60,19 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """From where ``samples_used`` stands to the end of that epoch."""
         epoch, start = divmod(self.samples_used, self.samples_per_epoch)
-        order = np.random.default_rng([self.seed, epoch, self.mix]).permutation(self.length)
-        for first in range(start, self.samples_per_epoch, self.batch_size):
-            batch = order[first : first + self.batch_size][self.rank :: self.world_size]
-            yield [(int(index), epoch) for index in batch]
+        for batch in self._order(epoch)[start // self.batch_size :]:
+            yield [(int(index), epoch) for index in batch[self.rank :: self.world_size]]
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """(batches, batch_size) samples of an epoch, all ranks together."""
+        random = np.random.default_rng([self.seed, epoch, self.mix])
+        order = random.permutation(self.length)[: self.samples_per_epoch]
+        if self.lengths is None:
+            return order.reshape(-1, self.batch_size)
+        for first in range(0, len(order), WINDOW * self.batch_size):
+            window = order[first : first + WINDOW * self.batch_size]
+            window[:] = window[np.argsort(self.lengths[window], kind="stable")]
+        return random.permutation(order.reshape(-1, self.batch_size))
 
 
 class ResumableLoader(DataLoader[T]):
@@ -79,5 +94,11 @@ class ResumableLoader(DataLoader[T]):
         return {"samples_used": self.batch_sampler.samples_used}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a state, whatever the number of workers and ranks it was saved with."""
+        """Go on from a state, whatever the number of workers and ranks it was saved with.
+
+        Raises:
+            UserError: it was saved in the midst of one of our batches: the batch size was another one.
+        """
+        if state["samples_used"] % self.batch_sampler.batch_size:
+            raise UserError(f"data.batch_size {self.batch_sampler.batch_size} is not what the checkpoint's run had")
         self.batch_sampler.samples_used = state["samples_used"]
