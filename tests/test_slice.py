@@ -28,6 +28,8 @@ SMALL = [
     "--data.num_workers",
     "0",
 ]
+SMALL_TEXT = ["--trainer.accelerator", "cpu", "--trainer.precision", "32", "--data.max_tokens", "32"]
+SMALL_TEXT += [f"--model.shape.{size}" for size in ("width=32", "layers=2", "heads=4", "inner=64")]
 QUICK = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--data.batch_size", "4"]
 
 
@@ -133,14 +135,16 @@ def test_every_shipped_config_runs(world, overlay):
         main(["test", "--config", f"configs/{overlay}", "--trainer.accelerator", "cpu", "--model.clip", "playroom"])
         assert list(newest(yaml.safe_load((CONFIGS / overlay).read_text())["name"]).glob("results/vtwt-test.parquet"))
     elif folder == "model":
-        fit(f"model/{name}", "mix/clean" if name == "clip" else "mix/filtered")
+        extra = ["--data.max_tokens", "32"] if name.startswith("language") else []
+        fit(f"model/{name}", "mix/clean" if name == "clip" else "mix/filtered", extra=extra)
     elif folder == "mix":
         fit("model/clip" if name == "clean" else "model/cvcl", f"mix/{name}")
         run = newest(f"{'CLIP' if name == 'clean' else 'CVCL'}-{name}")
         logged = (run / "metrics.csv").read_text().splitlines()[0].split(",")
         assert {"labeled_s_dev", "vtwt_dev", "baby_winoground_dev", "val_loss"} <= set(logged)
     elif folder == "saycam":
-        fit(f"saycam/{name}", "mix/filtered", base="saycam", extra=["--trainer.max_epochs", "1", *SMALL])
+        small = SMALL_TEXT if name.startswith("language") else SMALL
+        fit(f"saycam/{name}", "mix/filtered", base="saycam", extra=["--trainer.max_epochs", "1", *small])
     else:
         assert name in ("playroom", "saycam")  # the bases of all runs above
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from babyvlm.contracts import UserError
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store import write_store
-from babyvlm.data.vocabulary import EOS, SOS, SPECIALS, UNK, Vocabulary, vocabulary
+from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, SPECIALS, UNK, Vocabulary, vocabulary
 
 SAID = {
     "a": ("train", "look at the ball"),
@@ -97,3 +97,61 @@ def test_refuses_a_store_without_frequent_words(made):
     with pytest.raises(UserError, match="no word is seen 99 times"):
         vocabulary([made / "store"], made / "none", min_count=99)
     assert not (made / "none").exists()
+
+
+@pytest.fixture(scope="module")
+def pieces(made):
+    vocabulary([made / "store"], made / "bpe", kind="bpe", size=300, min_count=2)
+    return Vocabulary(made / "bpe")
+
+
+def test_bpe_has_specials_bytes_and_then_what_is_frequent(pieces, made):
+    assert pieces.words[:5] == SPECIALS
+    assert len({*pieces.words[5:261]}) == 256
+    assert all(len(word) == 1 for word in pieces.words[5:261])
+    assert "\u0120ball" in pieces.words  # with the space before it, as GPT-2 writes it
+    assert "\u0120dog" not in pieces.words  # frequent in validation only
+    assert len(pieces) <= 300
+    vocabulary([made / "store"], made / "smaller", kind="bpe", size=263, min_count=2)
+    assert Vocabulary(made / "smaller").words == pieces.words[:263]
+
+
+@given(st.text(max_size=60))
+def test_bpe_says_any_text_in_lower_case(pieces, text):
+    text = text.lower().replace("<unk>", "")
+    [ids] = pieces.encode([text], None)
+    assert pieces.decode(ids) == text
+    assert (ids[0], ids[-1]) == (SOS, EOS)
+    assert not {PAD, UNK, SOS, EOS, IMAGE} & set(ids[1:-1])
+
+
+@given(st.lists(st.sampled_from(["ball", " ", "<image>", "<eos>", "<sos>", "<pad>", "<unk>", "<", ">", "...", "x"])))
+def test_bpe_takes_no_special_from_a_text_but_what_was_not_heard(pieces, parts):
+    text = "".join(parts)
+    ids = pieces.encode([text], None)[0][1:-1]
+    assert not {PAD, SOS, EOS, IMAGE} & set(ids)
+    assert ids.count(UNK) == text.count("<unk>")
+    assert pieces.decode(ids) == text.replace("<unk>", "")
+
+
+def test_transformers_reads_bpe(made, pieces):
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(made / "bpe")
+    for text in ("The ball, don't fly!", "an  <unk>zebra <unk>", ""):
+        assert theirs(text).input_ids == pieces.encode([text])[0]
+    assert theirs.decode(pieces.encode(["a ball!"])[0], skip_special_tokens=True) == "a ball!"
+
+
+def test_bpe_is_another_artefact_and_needs_room(made, pieces):
+    with pytest.raises(UserError, match="made with other kind"):
+        vocabulary([made / "store"], made / "vocabulary", kind="bpe")
+    with pytest.raises(UserError, match="--size 200: a bpe holds 5 specials and 256 bytes"):
+        vocabulary([made / "store"], made / "none", kind="bpe", size=200)
+    assert not (made / "none").exists()
+
+
+def test_nothing_is_cut_where_no_limit_is_given(words, pieces):
+    for made_of in (words, pieces):
+        assert len(made_of.encode(["ball " * 40], None)[0]) > 40
+        assert len(made_of.encode(["ball " * 40])[0]) == 25  # whatever was asked before

@@ -57,7 +57,10 @@ def init_from(module: nn.Module, source: Path, renamed: Mapping[str, str], vocab
     Raises:
         UserError: the file cannot be read safely, lacks a weight, holds it in another shape, or belongs to another
             vocabulary.
+        ValueError: a prefix begins no weight of the module.
     """
+    if not source.exists():
+        raise UserError(f"{source}: no such run folder or checkpoint")
     file = best_checkpoint(source) if source.is_dir() else source
     state, named = _read(file)
     if vocabulary is not None:
@@ -68,6 +71,9 @@ def init_from(module: nn.Module, source: Path, renamed: Mapping[str, str], vocab
         for name, tensor in module.state_dict().items()
         if name.startswith(here)
     }
+    for here in renamed:
+        if not any(name.startswith(here) for name in wanted):
+            raise ValueError(f"{here} begins no weight of {type(module).__name__}")
     for name, (other, tensor) in wanted.items():
         if other not in state:
             raise UserError(f"{file}: {other} is missing, which {name} begins from")
@@ -88,8 +94,8 @@ def best_checkpoint(run: Path) -> Path:
         if len(files) == 1:
             return files[0]
         raise UserError(f"{run}: holds {'several checkpoints' if files else 'no checkpoint'}; name a file")
-    for callback, state in _load(last).get("callbacks", {}).items():
-        if callback.startswith("ModelCheckpoint") and state.get("best_model_path"):
+    for state in _load(last).get("callbacks", {}).values():
+        if state.get("monitor") and state.get("best_model_path"):
             best = folder / Path(state["best_model_path"]).name  # the run may have been moved
             if best.is_file():
                 return best
