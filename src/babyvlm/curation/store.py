@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ def write_store(
 
     Args:
         out: the folder to make.
-        rows: the columns of ``Pair`` and of ``extra_fields``; read once, held a shard at a time.
+        rows: the columns of ``Pair`` and of ``extra_fields``; read once, a few hundred held at a time.
         arguments: what the store is a function of, inputs' fingerprints included; compared by ``made_already``.
         funnel: filled while ``rows`` is read; kept in ``store.json``.
         licensed: whether its frames and utterances may never leave the machine.
@@ -76,13 +76,12 @@ def write_store(
     keys: set[str] = set()
     with artefact.making(out, "store", manifest) as partial:
         shards: list[dict[str, Any]] = []
-        stream = iter(rows)
-        while chunk := list(islice(stream, SHARD_ROWS)):
-            keys.update(row["key"] for row in chunk)
+        groups = _groups(rows)
+        while first := next(groups, None):
             path = partial / f"part-{len(shards):05d}.parquet"
-            # Image bytes are compressed already.
-            pq.write_table(pa.Table.from_pylist(chunk, schema), path, compression="none", row_group_size=GROUP_ROWS)
-            shards.append({"file": path.name, "rows": len(chunk), "sha256": artefact.sha256(path)})
+            written = _write_shard(path, schema, chain([first], islice(groups, SHARD_ROWS // GROUP_ROWS - 1)))
+            shards.append({"file": path.name, "rows": len(written), "sha256": artefact.sha256(path)})
+            keys.update(written)
         count = sum(shard["rows"] for shard in shards)
         if not count:
             raise UserError(f"{out}: nothing was left to write. {funnel}".replace("\n", ";"))
@@ -92,6 +91,23 @@ def write_store(
             attach(partial)
         manifest |= {"rows": count, "columns": schema.names, "shards": shards, "funnel": funnel.as_dict()}
     return Store(out)
+
+
+def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    stream = iter(rows)
+    while group := list(islice(stream, GROUP_ROWS)):
+        yield group
+
+
+def _write_shard(path: Path, schema: pa.Schema, groups: Iterable[list[Mapping[str, Any]]]) -> list[str]:
+    """Write groups of rows as they come, one held at a time; return their keys."""
+    keys: list[str] = []
+    short = [name for name in schema.names if name != "image"]  # image bytes are compressed already, and do not repeat
+    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=short) as writer:
+        for group in groups:
+            writer.write_table(pa.Table.from_pylist(group, schema))
+            keys += [row["key"] for row in group]
+    return keys
 
 
 @dataclass(frozen=True)
