@@ -25,6 +25,7 @@ def _run_stage(args: list[str]) -> None:
     from jsonargparse import auto_cli
 
     from babyvlm.curation.clip_filter import filter_pairs
+    from babyvlm.curation.contamination import contamination
     from babyvlm.curation.embed import embed
     from babyvlm.curation.export import export
     from babyvlm.curation.funnel_report import funnel
@@ -33,6 +34,7 @@ def _run_stage(args: list[str]) -> None:
     from babyvlm.curation.select import match_arrays, match_stores, random_subset
     from babyvlm.curation.store_check import check
     from babyvlm.curation.store_commands import head, info, sample
+    from babyvlm.curation.thin import thin
     from babyvlm.curation.web import web
     from babyvlm.data.vocabulary import vocabulary
     from babyvlm.parsing import OneLineParser
@@ -49,6 +51,8 @@ def _run_stage(args: list[str]) -> None:
         "match": match_stores,
         "match-arrays": match_arrays,
         "random": random_subset,
+        "thin": thin,
+        "contamination": contamination,
         "vocabulary": vocabulary,
         "funnel": funnel,
     }

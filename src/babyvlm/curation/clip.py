@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -72,14 +73,14 @@ def load_clip(name: str) -> Clip:
     """
     model_name, pretrained = _resolve(name)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*QuickGELU mismatch.*")
-            # Without weights it would be a random model, and open_clip would only log a warning.
-            model = open_clip.create_model(model_name, pretrained, require_pretrained=True)
+        if pretrained:
+            _check_activation(model_name, pretrained)
+        # Without weights it would be a random model, and open_clip would only log a warning.
+        model = open_clip.create_model(model_name, pretrained, require_pretrained=True, weights_only=True)
         settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
         preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
         tokenize = open_clip.get_tokenizer(model_name)
-    except (UserWarning, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # a config or checkpoint may hold anything, and raise anything
         raise UserError(f"--clip {name}: open_clip cannot load it ({first_line(error)})") from error
     return Clip(model.eval(), preprocess, tokenize)
 
@@ -95,6 +96,31 @@ def _resolve(name: str) -> tuple[str, str | None]:
             f"--clip {name}: name the weights too, as in ViT-L-14-quickgelu/openai (without them it knows nothing)"
         )
     return model_name, pretrained
+
+
+def _check_activation(model_name: str, pretrained: str) -> None:
+    """Make sure that weights meet the activation they were trained with, before they are fetched.
+
+    Of published weights open_clip knows it. A file tells it by the ``open_clip_config.json`` beside it, if there is
+    one; else the name of the architecture is all there is to go by.
+
+    Raises:
+        ValueError: the architecture has the other one.
+    """
+    settings: dict[str, Any] = open_clip.get_pretrained_cfg(model_name, pretrained)
+    beside = Path(pretrained).with_name("open_clip_config.json")
+    if not settings and Path(pretrained).is_file() and beside.is_file():
+        settings = json.loads(beside.read_text())["model_cfg"]
+    architecture = open_clip.get_model_config(model_name)
+    if not settings or architecture is None:
+        return  # open_clip says what is wrong, or there is nothing to compare
+    names = {False: "GELU", True: "QuickGELU"}
+    trained, built = bool(settings.get("quick_gelu")), bool(architecture.get("quick_gelu"))
+    if trained != built:
+        raise ValueError(
+            f"QuickGELU mismatch: {model_name} has {names[built]}, the weights were trained with {names[trained]}; "
+            f"name an architecture that has it, as in ViT-L-14-quickgelu/openai"
+        )
 
 
 def predict_parts(

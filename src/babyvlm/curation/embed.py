@@ -94,6 +94,25 @@ def check_same_clip(first: Embeddings, *others: Embeddings) -> None:
             )
 
 
+def embedded_rows(store: Store, embeddings: Embeddings) -> tuple[list[str], npt.NDArray[np.float16]]:
+    """The store's keys and their image embeddings (N, D), looked up by key.
+
+    Raises:
+        UserError: a pair has no embedding.
+    """
+    keys: list[str] = store.columns("key")["key"].to_pylist()
+    if keys == embeddings.keys:
+        return keys, embeddings.image
+    row_of = {key: row for row, key in enumerate(embeddings.keys)}
+    missing = [key for key in keys if key not in row_of]
+    if missing:
+        raise UserError(
+            f"{embeddings.path}: no embedding of {len(missing):,} of the {len(keys):,} pairs of {store.path}, "
+            f"{missing[0]} for one; embed that store"
+        )
+    return keys, embeddings.image[[row_of[key] for key in keys]]
+
+
 def embed(
     store: Path,
     out: Path,

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
-from babyvlm.curation.embed import Embeddings, check_same_clip
+from babyvlm.curation.embed import Embeddings, check_same_clip, embedded_rows
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.matching import Array, Matching, Method, match, match_greedily, match_randomly
 from babyvlm.curation.store import Store, write_store
@@ -20,7 +20,6 @@ from babyvlm.curation.store import Store, write_store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
 
 # Scoring the other methods for comparison costs a pass over all pairs: seconds up to here, minutes beyond. Our choice.
 COMPARED_PAIRS = 1 << 30
@@ -185,25 +184,6 @@ def opened(path: Path) -> Array:
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not readable as a .npy array ({error}); write it with numpy.save") from None
     return array
-
-
-def embedded_rows(store: Store, embeddings: Embeddings) -> tuple[list[str], NDArray[np.float16]]:
-    """The store's keys and their image embeddings (N, D), looked up by key.
-
-    Raises:
-        UserError: a pair has no embedding.
-    """
-    keys: list[str] = store.columns("key")["key"].to_pylist()
-    if keys == embeddings.keys:
-        return keys, embeddings.image
-    row_of = {key: row for row, key in enumerate(embeddings.keys)}
-    missing = [key for key in keys if key not in row_of]
-    if missing:
-        raise UserError(
-            f"{embeddings.path}: no embedding of {len(missing):,} of the {len(keys):,} pairs of {store.path}, "
-            f"{missing[0]} for one; embed that store"
-        )
-    return keys, embeddings.image[[row_of[key] for key in keys]]
 
 
 def matched_rows(offered: Store, target_keys: list[str], found: Matching, funnel: Funnel) -> Iterator[dict[str, Any]]:

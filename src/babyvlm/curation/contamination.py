@@ -1,0 +1,204 @@
+"""Make sure that no training pair is a near-duplicate of a benchmark image."""
+
+from __future__ import annotations
+
+import csv
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from babyvlm import artefact
+from babyvlm.contracts import UserError
+from babyvlm.curation.duplicates import SAME_BITS, Looks, near_duplicates, perceptual_hashes
+from babyvlm.curation.embed import Embeddings, check_same_clip, embedded_rows
+from babyvlm.curation.files import fingerprint_files, inside, write_csv
+from babyvlm.curation.store import SHARD_ROWS, Store
+from babyvlm.images import BrokenImageError, open_rgb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from PIL import Image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+BATCH = 256  # benchmark images embedded at once
+HEADING = ("store", "key", "benchmark_image", "cosine", "different_bits")
+
+
+def contamination(
+    stores: list[Path],
+    out: Path,
+    trials: list[Path] | None = None,
+    images: list[Path] | None = None,
+    embeddings: list[Path] | None = None,
+    cosine: float = 0.95,
+    distance: int = SAME_BITS,
+    workers: int = 2,
+) -> None:
+    """Check that no training pair is a near-duplicate of a benchmark image; list those that are, and exit with 2.
+
+    Images count as nearly the same by their perceptual hash, or, if `embeddings` are given, by their embedding. A
+    check that was interrupted goes on where it was.
+
+    Args:
+        stores: pair stores that models are trained on; their rows of the split `train` are checked.
+        out: folder to make, with `near_duplicates.csv`.
+        trials: benchmark lists: CSVs with a column `image`, a path below the list's folder.
+        images: folders of benchmark images.
+        embeddings: embeddings of the stores, in their order, all by one CLIP.
+        cosine: embeddings above it count as nearly the same. 0.95 suits large CLIPs; it belongs to the model.
+        distance: hashes of 256 bits that differ in at most so many count as nearly the same.
+        workers: processes that hash images.
+    """
+    sources, vectors = [Store(path) for path in stores], [Embeddings(path) for path in embeddings or ()]
+    _check_options(sources, vectors, workers)
+    files = benchmark_images(trials or (), images or ())
+    arguments = {
+        "command": "contamination", "stores": [store.fingerprint for store in sources],
+        "embeddings": [one.fingerprint for one in vectors], "images": fingerprint_files(files.values()),
+        "cosine": cosine, "distance": distance,
+    }  # fmt: skip
+    if not artefact.made_already(out, "contamination", arguments):
+        manifest: artefact.Manifest = {"arguments": arguments, "images": len(files)}
+        with artefact.making(out, "contamination", manifest, keep_partial=True) as folder:
+            scratch = folder / artefact.SCRATCH
+            rows: list[list[str]] = []
+            theirs = _looks_of_files(list(files.values()), vectors[0] if vectors else None)
+            for number, store in enumerate(sources):
+                vectors_ND = embedded_rows(store, vectors[number])[1] if vectors else None
+                ours = Looks(_hashes(store, scratch, workers), vectors_ND)
+                rows += _found(store, list(files), ours, theirs, cosine, distance)
+            write_csv(folder / "near_duplicates.csv", [HEADING, *rows])
+            manifest["found"] = len(rows)
+    _tell(out, sources)
+
+
+def _tell(out: Path, sources: Sequence[Store]) -> None:
+    manifest = artefact.read_manifest(out, "contamination")
+    if manifest["found"]:
+        raise UserError(
+            f"{out / 'near_duplicates.csv'}: {manifest['found']:,} training pairs are nearly the same as benchmark "
+            "images; drop them, or look at them and lower --distance or raise --cosine if they are not"
+        )
+    pairs = sum(len(store) for store in sources)
+    print(f"{out}: none of {pairs:,} pairs is nearly the same as one of {manifest['images']:,} benchmark images")
+
+
+def _check_options(sources: Sequence[Store], vectors: Sequence[Embeddings], workers: int) -> None:
+    if not sources or workers < 1:
+        raise UserError(f"--stores: name at least one store; --workers {workers}: must be at least 1")
+    if vectors and len(vectors) != len(sources):
+        raise UserError(f"--embeddings: {len(vectors)} given for {len(sources)} stores; one each, in their order")
+    if vectors:
+        check_same_clip(*vectors)
+
+
+def benchmark_images(trials: Sequence[Path], folders: Sequence[Path]) -> dict[str, Path]:
+    """Images that benchmark lists name and folders hold, by what to call them; each file once.
+
+    Raises:
+        UserError: a list or folder is not there or names no image, or an image is not there.
+    """
+    found: dict[Path, str] = {}
+    for path in trials:
+        for name in _named_in(path):
+            found.setdefault(name, f"{path.stem}/{name.relative_to(path.parent.resolve())}")
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder")
+        for file in sorted(folder.rglob("*")):
+            if file.suffix.lower() in IMAGE_SUFFIXES:
+                found.setdefault(file.resolve(), f"{folder.name}/{file.relative_to(folder)}")
+    if not found:
+        raise UserError("--trials, --images: no benchmark image is named")
+    return {name: path for path, name in found.items()}
+
+
+def _named_in(path: Path) -> Iterator[Path]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a CSV ({error})") from None
+    for number, row in enumerate(rows, start=2):
+        name = row.get("image") or ""
+        image = inside(path.parent, name) if name else None
+        if image is None or not image.is_file():
+            raise UserError(f"{path}: row {number}: image {name!r} is not a file below {path.parent}")
+        yield image
+
+
+def _looks_of_files(files: Sequence[Path], like: Embeddings | None) -> Looks:
+    """Hashes of the benchmark images, and embeddings by the model that made ``like``; a batch in memory at a time."""
+    embed = _embedder(like) if like else None
+    hashes, vectors = [], []
+    starts = range(0, len(files), BATCH)
+    for start in track(starts, "reading benchmarks", console=Console(stderr=True)):
+        pictures = [_open(path) for path in files[start : start + BATCH]]
+        hashes.append(perceptual_hashes(pictures))
+        if embed:
+            vectors.append(embed(pictures))
+    return Looks(np.concatenate(hashes), np.concatenate(vectors) if vectors else None)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return open_rgb(path)
+    except BrokenImageError as error:
+        raise UserError(f"{path}: cannot be read as an image ({error})") from None
+
+
+def _embedder(like: Embeddings) -> Callable[[Sequence[Image.Image]], NDArray[np.float32]]:
+    import torch
+
+    from babyvlm.curation.clip import load_clip
+
+    clip = load_clip(like.clip)
+    if like.clip_sha256 != clip.sha256:
+        raise UserError(f"{like.path}: was made by other weights of CLIP {like.clip}; embed the store again")
+
+    def embed(pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(clip.images(torch.stack([clip.preprocess(picture) for picture in pictures])))
+
+    return embed
+
+
+def _hashes(store: Store, scratch: Path, workers: int) -> NDArray[np.uint64]:
+    """(N, W) perceptual hashes, committed shard by shard."""
+    paths = [scratch / f"{store.fingerprint}-{number:05d}.npy" for number in range(len(store.files))]
+    missing = [number for number, path in enumerate(paths) if not path.exists()]
+    work = partial(_hash_shard, store.path)
+    with ExitStack() as stack:
+        run = map if workers == 1 else stack.enter_context(ProcessPoolExecutor(workers)).map
+        for _ in track(run(work, missing, [paths[number] for number in missing]), "hashing", total=len(missing),
+                       console=Console(stderr=True)):  # fmt: skip
+            pass
+    return np.concatenate([np.load(path) for path in paths])
+
+
+def _hash_shard(path: Path, number: int, out: Path) -> None:
+    rows = Store(path).part(number, SHARD_ROWS)
+    hashes_NW = perceptual_hashes(open_rgb(row["image"]) for row in rows)
+    beside = out.with_suffix(".partial")
+    with beside.open("wb") as file:
+        np.save(file, hashes_NW)
+    beside.rename(out)
+
+
+def _found(
+    store: Store, names: Sequence[str], ours: Looks, theirs: Looks, cosine: float, distance: int
+) -> Iterator[list[str]]:
+    table = store.columns("key", "split")
+    keys, splits = table["key"].to_pylist(), table["split"].to_pylist()
+    for near in near_duplicates(ours, theirs, cosine=cosine, distance=distance):
+        if splits[near.first] == "train":
+            alike = "" if np.isnan(near.cosine) else f"{near.cosine:.4f}"
+            yield [store.path.name, keys[near.first], names[near.second], alike, str(near.distance)]

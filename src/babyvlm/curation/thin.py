@@ -1,0 +1,57 @@
+"""Thin out frames that are nearly the same as an earlier one of their utterance or video."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from babyvlm import artefact
+from babyvlm.contracts import UserError
+from babyvlm.curation.duplicates import distinct
+from babyvlm.curation.embed import Embeddings, embedded_rows
+from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.store import Store, write_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def thin(
+    store: Path, embeddings: Path, out: Path, within: Literal["utterance", "video"] = "utterance", cosine: float = 0.98
+) -> None:
+    """Drop frames that are nearly the same as an earlier frame of their utterance, or of their video.
+
+    Optional: the paper keeps them, and a training epoch draws one frame of each utterance anyway. The first frame of
+    an utterance or video always stays, and what is dropped is compared only with what is kept.
+
+    Args:
+        store: pair store to thin.
+        embeddings: embeddings of (at least) its pairs.
+        out: store to make.
+        within: compare the frames of an utterance (`group`), or of a video (`group` up to its last `_`).
+        cosine: frames are nearly the same if their embeddings are above it; it belongs to the CLIP model.
+    """
+    source, vectors = Store(store), Embeddings(embeddings)
+    arguments = {"command": "thin", "store": source.fingerprint, "embeddings": vectors.fingerprint,
+                 "clip": vectors.clip, "within": within, "cosine": cosine}  # fmt: skip
+    if artefact.made_already(out, "store", arguments):
+        print(f"{out}: whole already, nothing to do")
+        return
+    if not -1 <= cosine < 1:
+        raise UserError(f"--cosine {cosine}: must lie within -1 and 1, and below 1")
+    _, vectors_ND = embedded_rows(source, vectors)
+    groups: list[str] = source.columns("group")["group"].to_pylist()
+    parts = groups if within == "utterance" else [group.rpartition("_")[0] or group for group in groups]
+    kept_N = distinct(vectors_ND, parts, cosine)
+    funnel = Funnel("thin", unit="frames")
+    funnel.keep(int(kept_N.sum()))
+    funnel.drop(f"cosine > {cosine:g} with an earlier frame of the {within}", int((~kept_N).sum()))
+    rows = track(source.picked(np.flatnonzero(kept_N)), "thinning", total=funnel.kept, console=Console(stderr=True))
+    write_store(
+        out, (row for _, row in rows), arguments=arguments, funnel=funnel, licensed=source.licensed,
+        extra_fields=source.extra_fields, ancestors=source.lineage | vectors.lineage,
+    )  # fmt: skip
+    print(f"{funnel}\n{out}: {funnel.kept:,} frames of {len(set(groups)):,} utterances")
