@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "babyvlm"
 FOUNDATION = ["contracts", "artefact", "images", "parsing", "__init__"]
-STAGES = ["playroom", "curation", "data", "models", "benchmarks", "report", "cli", "__main__"]
+STAGES = ["playroom", "curation", "data", "models", "benchmarks", "training", "report", "cli", "__main__"]
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from babyvlm.contracts import UserError
@@ -16,7 +17,22 @@ Training and testing, by PyTorch Lightning (each has its own --help; configs are
   validate   run the validation set and the dev halves of the benchmarks
   test       run the test set and the test halves of the benchmarks
   predict    run a model over a data set
+  resume     go on with a run that was killed or stopped
 """
+
+
+def resume(run: Path) -> None:
+    """Go on with a training run that was killed or stopped, from its saved config and its last whole state.
+
+    It ends as if it had never been interrupted: the same weights, the same rows of metrics.
+
+    Args:
+        run: its folder, `lightning_logs/NAME/version_N`. If paths in its config are relative, call this where `fit`
+            was called.
+    """
+    from babyvlm.cli import resume as go_on
+
+    go_on(run)
 
 
 def _run_stage(args: list[str]) -> None:
@@ -92,6 +108,12 @@ def main(args: list[str] | None = None) -> None:
             from babyvlm.cli import main as lightning_main
 
             lightning_main(args)
+        elif args[:1] == ["resume"]:
+            from jsonargparse import auto_cli
+
+            from babyvlm.parsing import OneLineParser
+
+            auto_cli(resume, args=args[1:], parser_class=OneLineParser, prog="python -m babyvlm resume")
         else:
             _run_stage(args)
     except KeyboardInterrupt:

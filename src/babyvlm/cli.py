@@ -1,4 +1,4 @@
-"""``fit``, ``validate``, ``test`` and ``predict``: Lightning's command line, with runs in ``lightning_logs/``."""
+"""Lightning's command line (``fit``, ``validate``, ``test``, ``predict``), runs in ``lightning_logs/``; ``resume``."""
 
 from __future__ import annotations
 
@@ -9,21 +9,52 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from babyvlm.contracts import UserError
 from babyvlm.parsing import OneLineParser
+from babyvlm.training.csv_log import CSVLog
+from babyvlm.training.finite import StopOnNonFinite
+from babyvlm.training.recovery import Recovery, newest_whole
+from babyvlm.training.seeding import SeedEachBatch
 
 
 class _Parser(OneLineParser, LightningArgumentParser):
     """Lightning's parser with one-line errors."""
 
 
+class _SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` whole or not at all: a run that is killed here can still be resumed or is none yet."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it beside and rename it in."""
+        if trainer.log_dir is None:
+            return
+        path = Path(trainer.log_dir) / self.config_filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".partial")
+        self.parser.save(self.config, str(beside), skip_none=False, overwrite=True, multifile=False)
+        beside.rename(path)
+
+
 class BabyVLMCLI(LightningCLI):
-    """LightningCLI with a name for the run, linked sizes, and a test of the best checkpoint after ``fit``."""
+    """LightningCLI with a name for the run, linked sizes, exact recovery, and a test of the best checkpoint at the end.
+
+    Args:
+        args: the command line.
+        run: folder of a run to go on with; a new one by default.
+    """
+
+    def __init__(self, args: list[str], run: Path | None = None) -> None:
+        self.run = run
+        super().__init__(
+            args=args, seed_everything_default=0, parser_class=_Parser, auto_configure_optimizers=False,
+            load_from_checkpoint_support=False, save_config_callback=_SaveConfig if run is None else None,
+            save_config_kwargs={"save_to_log_dir": False},
+        )  # fmt: skip
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's name and links."""
@@ -32,6 +63,10 @@ class BabyVLMCLI(LightningCLI):
         parser.add_argument(
             "--test_after_fit", type=bool, default=True, help="Test the best checkpoint when training has ended."
         )
+        parser.add_lightning_class_args(Recovery, "recovery")
+        parser.add_lightning_class_args(SeedEachBatch, "seed_each_batch")
+        parser.add_lightning_class_args(StopOnNonFinite, "stop_on_non_finite")
+        parser.link_arguments("seed_everything", "seed_each_batch.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
         for argument in ("vocabulary", "image_size", "max_tokens"):
             parser.link_arguments(f"data.init_args.{argument}", f"model.init_args.{argument}")
@@ -43,14 +78,19 @@ class BabyVLMCLI(LightningCLI):
             UserError: Lightning refuses the trainer's settings, or the machine has not what they ask for.
         """
         if self._get(self.config_init, "trainer.logger") in (None, True):
-            mix = self._get(self.config_init, "data.name") or getattr(self.datamodule, "name", None)
-            name = "-".join(filter(None, [self._get(self.config_init, "name"), mix]))
-            csv = CSVLogger(self._get(self.config_init, "logs"), name)
-            kwargs["logger"] = [csv, TensorBoardLogger(csv.save_dir, name, version=csv.version)]
+            csv = self._csv_log()
+            kwargs["logger"] = [csv, TensorBoardLogger(csv.save_dir, csv.name, version=csv.version)]
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _csv_log(self) -> CSVLog:
+        if self.run is not None:
+            return CSVLog(self._get(self.config_init, "logs"), self.run.parent.name, self.run.name)
+        mix = self._get(self.config_init, "data.name") or getattr(self.datamodule, "name", None)
+        name = "-".join(filter(None, [self._get(self.config_init, "name"), mix]))
+        return CSVLog(self._get(self.config_init, "logs"), name)
 
     def after_fit(self) -> None:
         """Test the checkpoint that the run's own criterion chose."""
@@ -62,8 +102,27 @@ class BabyVLMCLI(LightningCLI):
         print(f"run: {self.trainer.log_dir}")
 
 
-def main(args: list[str]) -> None:
-    """Run one of Lightning's subcommands."""
+def resume(run: Path) -> None:
+    """Go on with a run from its saved config and its last whole recovery checkpoint, in its own folder.
+
+    Raises:
+        UserError: ``run`` is no run's folder, or is not where it was made: checkpoints hold paths of each other.
+    """
+    config = run / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"{run}: no run to go on with ({config.name} is missing)")
+    check_yaml(config)
+    made_in = Path(yaml.safe_load(config.read_text())["logs"])
+    if not run.resolve().is_relative_to(made_in.resolve()):
+        raise UserError(f"{run}: was made in {made_in}; call resume where fit was called, with the folder in its place")
+    checkpoint = newest_whole(run)
+    print(f"{run}: going on from {checkpoint.name if checkpoint else 'the start, no checkpoint is there'}")
+    state = ["--ckpt_path", str(checkpoint), "--weights_only", "true"] if checkpoint else []
+    main(["fit", "--config", str(config), *state], run)
+
+
+def main(args: list[str], run: Path | None = None) -> None:
+    """Run one of Lightning's subcommands, in the folder of ``run`` if that is given."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no list of absent devices, no advertisements
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # that is how we call it
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # its own affair
@@ -71,8 +130,7 @@ def main(args: list[str]) -> None:
         if flag in ("-c", "--config"):
             check_yaml(Path(path))
     try:
-        BabyVLMCLI(args=args, seed_everything_default=0, parser_class=_Parser, auto_configure_optimizers=False,
-                   load_from_checkpoint_support=False)  # fmt: skip
+        BabyVLMCLI(args, run)
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
 

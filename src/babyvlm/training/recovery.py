@@ -1,0 +1,138 @@
+"""Checkpoints from which a run that was killed or told to stop goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from babyvlm.training.csv_log import CSVLog
+from babyvlm.training.signals import SignalNote, exit_code, requeue
+
+KEPT = 2  # the newest and one before it, in case that the newest is torn
+
+
+class Recovery(Checkpoint):
+    """Saves the whole state to ``recovery/`` in the run's folder: now and then, and when a signal comes.
+
+    It saves between two batches of one epoch, where no accumulated gradient and no validation is pending: there, and
+    only there, Lightning's state says all. Where every batch is followed by one of these, nothing is saved.
+
+    After SIGTERM, SIGUSR1 or SIGUSR2 the run saves at the next such place and ends; SLURM is asked to requeue the job
+    on the latter two (``#SBATCH --signal=USR1@120`` sends one before the time limit).
+
+    Args:
+        every_seconds: how often; 0 at every opportunity.
+    """
+
+    def __init__(self, every_seconds: float = 300) -> None:
+        super().__init__()
+        self.every_seconds = every_seconds
+        self._note = SignalNote()
+        self._saved_at = time.monotonic()
+        self._steps_before = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the metric rows that came after the state the run goes on from."""
+        self._saved_at, self._steps_before = time.monotonic(), trainer.global_step
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLog):
+                logger.rewind(trainer.global_step - 1)  # rows are numbered from 0
+        self._note.listen()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """End the resumption: Lightning would leave out the epoch's step of the schedules at the end of this epoch."""
+        trainer.fit_loop.restarting = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Save if it is time and nothing is pending; then end, if a signal came.
+
+        Raises:
+            SystemExit: after a signal.
+        """
+        stepped, self._steps_before = trainer.global_step > self._steps_before, trainer.global_step
+        over = trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        if not stepped or over or _validates_after(trainer, batch_idx):
+            return
+        due = bool(self._note.received) or time.monotonic() - self._saved_at >= self.every_seconds
+        if trainer.strategy.reduce_boolean_decision(due, all=False):
+            self._save(trainer)
+            self._stop_if_told_to(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        """Write the checkpoint, whole or not at all, then remove all but the newest."""
+        folder = trainer.log_dir  # asked on every rank: it is broadcast
+        if folder is None:
+            return
+        # Lightning logs a batch's row after this hook: it would be missing if the run died in between.
+        trainer._logger_connector.update_train_step_metrics()
+        trainer.save_checkpoint(Path(folder) / "recovery" / f"step-{trainer.global_step:09d}.ckpt")
+        if trainer.is_global_zero:
+            for old in checkpoints(Path(folder))[KEPT:]:
+                old.unlink()
+        self._saved_at = time.monotonic()
+
+    def _stop_if_told_to(self, trainer: Trainer) -> None:
+        mine = torch.tensor(self._note.received, device=trainer.strategy.root_device)
+        received = int(trainer.strategy.reduce(mine, reduce_op="max"))  # a launcher may signal the first rank alone
+        if received:
+            asked = trainer.is_global_zero and received != signal.SIGTERM
+            requeued = trainer.strategy.broadcast(asked and requeue())
+            if trainer.is_global_zero:
+                name = signal.Signals(received).name
+                print(f"{name}: saved at step {trainer.global_step}; go on by python -m babyvlm resume "
+                      f"{trainer.log_dir}", file=sys.stderr)  # fmt: skip
+            raise SystemExit(exit_code(received, requeued))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the last weights, beside the best ones, as ``checkpoints/last.ckpt``; give the signals back."""
+        if trainer.log_dir is not None and trainer.loggers:  # none: nothing is to be kept
+            trainer.save_checkpoint(Path(trainer.log_dir) / "checkpoints" / "last.ckpt")
+        self._note.give_back()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._note.give_back()
+
+
+def _validates_after(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether Lightning validates after this batch, which is not the last of its epoch."""
+    every = trainer.val_check_batch
+    if not trainer.enable_validation or every is None or every == float("inf"):
+        return False
+    counted = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+    return bool((counted + 1) % every == 0)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The recovery checkpoints of a run, the newest first."""
+    return sorted((run / "recovery").glob("step-*.ckpt"), reverse=True)
+
+
+def newest_whole(run: Path) -> Path | None:
+    """The newest recovery checkpoint that can be read to its end, if there is one. Torn ones are told of."""
+    for path in checkpoints(run):
+        problem = _torn(path)
+        if problem is None:
+            return path
+        print(f"{path}: torn ({problem}); going on from the one before", file=sys.stderr)
+    return None
+
+
+def _torn(path: Path) -> str | None:
+    """What is wrong with a checkpoint's file: torch writes a ZIP, with a checksum of every tensor."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken: Any = archive.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        return str(error)
+    return f"checksum of {broken}" if broken else None

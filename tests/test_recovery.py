@@ -1,0 +1,105 @@
+"""A run that goes on from any of its recovery checkpoints ends as one that was never stopped, bit for bit."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from babyvlm.data.mixes import PairMix, Source
+from babyvlm.models.cvcl import CVCL
+from babyvlm.models.text import TransformerText
+from babyvlm.models.vision import VisionEncoder
+from babyvlm.training import recovery
+from babyvlm.training.csv_log import CSVLog
+from babyvlm.training.recovery import Recovery
+from babyvlm.training.seeding import SeedEachBatch
+
+
+@pytest.fixture(scope="module")
+def mix(tiny_store, make_vocabulary, tmp_path_factory):
+    words = ["look", "at", "the", "red", "ball", "dog", "cup", "runs", "wash", "big", "small", "a", "is"]
+    draw = torch.Generator().manual_seed(0)
+    texts = [" ".join(words[i] for i in torch.randint(len(words), (4,), generator=draw)) for _ in range(40)]
+    stores = tmp_path_factory.mktemp("stores")
+    store = tiny_store(texts, splits=["train"] * 34 + ["val"] * 6, path=stores / "pairs")
+    vocabulary = make_vocabulary(store)
+
+    def make(**options):
+        return PairMix("tiny", stores, [Source("pairs")], "pairs", vocabulary, batch_size=4, image_size=24, seed=3,
+                       **options)  # fmt: skip
+
+    return make
+
+
+def fit(mix, folder, ckpt_path=None, schedule=None, seconds=0.0, **options):
+    """Train a model with dropout, a schedule, early stopping and a best checkpoint; return its trainer."""
+    torch.manual_seed(0)
+    model = CVCL(
+        mix.vocabulary.path, VisionEncoder("test_resnet"), TransformerText, 8, image_size=24, scheduler=schedule
+    )
+    best = ModelCheckpoint(monitor="val_loss", filename="best-{step}", enable_version_counter=False)
+    callbacks = [SeedEachBatch(3), EarlyStopping("val_loss", patience=30), best, Recovery(seconds)]
+    trainer = Trainer(
+        accelerator="cpu", devices=1, logger=[CSVLog(folder, "run", 0)], callbacks=callbacks,
+        use_distributed_sampler=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **options,
+    )  # fmt: skip
+    trainer.fit(model, mix, ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+def outcome(trainer):
+    """All that may not depend on having been stopped."""
+    run = Path(trainer.log_dir)
+    best = trainer.checkpoint_callback
+    return {
+        "rows": (run / "metrics.csv").read_text(),
+        "best": (Path(best.best_model_path).name, best.best_model_score),
+        "steps": trainer.global_step,
+        "weights": trainer.lightning_module.state_dict(),
+        "optimizer": trainer.optimizers[0].state_dict(),
+        "schedules": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+        "patience": trainer.early_stopping_callback.wait_count,
+    }
+
+
+def cosine(optimizer):
+    return CosineAnnealingLR(optimizer, 20)
+
+
+def plateau(optimizer):
+    return ReduceLROnPlateau(optimizer, "val_loss", patience=0, threshold=0.05)
+
+
+CASES = {
+    "steps": {"max_steps": 20, "val_check_interval": 5, "check_val_every_n_epoch": None, "schedule": cosine},
+    "epochs": {"max_epochs": 3, "schedule": plateau},
+    "within": {"max_epochs": 2, "val_check_interval": 3, "schedule": cosine},
+    "accumulated": {"max_epochs": 2, "accumulate_grad_batches": 3},
+    "sparse": {"max_epochs": 2, "log_every_n_steps": 3, "schedule": plateau},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_checkpoint_leads_to_the_same_end(mix, tmp_path, monkeypatch, case):
+    options = {"log_every_n_steps": 1} | CASES[case]
+    monkeypatch.setattr(recovery, "KEPT", 1000)
+    folder = tmp_path / "logs"
+    unbroken = outcome(fit(mix(), folder, **options))
+    folder.rename(tmp_path / "kept")
+    saved = recovery.checkpoints(tmp_path / "kept/run/version_0")
+    assert len(saved) > 3
+    for path in saved:  # the folder is as the whole run left it: what came after the checkpoint is there already
+        shutil.copytree(tmp_path / "kept", folder)
+        again = outcome(fit(mix(), folder, folder / path.relative_to(tmp_path / "kept"), **options))
+        shutil.rmtree(folder)
+        for name, value in unbroken.items():
+            if name in ("rows", "best", "steps", "patience", "schedules"):
+                assert again[name] == value, (path.name, name)
+            else:
+                torch.testing.assert_close(again[name], value, rtol=0, atol=0, msg=f"{path.name}: {name}")

@@ -1,0 +1,68 @@
+"""A parent that has imported everything once and forks a child for each command: 0.05 s instead of 12 s."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+class WarmParent:
+    """Starts ``python -m babyvlm ARGS`` many times, each in a process of its own that can be killed."""
+
+    def __init__(self):
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert self._process.stdout.readline() == "ready\n"
+
+    def start(self, args, folder, **environment):
+        """Begin a command in a folder; its process id. What it prints goes to ``output.txt`` there."""
+        job = {"args": [str(arg) for arg in args], "folder": str(folder), "environment": environment}
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def wait(self):
+        """Exit code of the command that was started last; minus the signal's number if one ended it."""
+        return int(self._process.stdout.readline())
+
+    def close(self):
+        """End the parent."""
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+def _serve():
+    from babyvlm.__main__ import main
+
+    print("ready", flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _run(main, job)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def _run(main, job):
+    output = os.open(Path(job["folder"]) / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(job["folder"])
+    os.environ.update(job["environment"])
+    code = 1
+    try:
+        main(job["args"])
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()
