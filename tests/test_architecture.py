@@ -73,7 +73,14 @@ def test_commands_that_train_nothing_load_no_torch():
 
 @pytest.mark.parametrize(
     "args",
-    [["--help"], ["playroom", "--help"], ["curate", "--help"], ["curate", "embed", "--help"], ["report", "--help"]],
+    [
+        ["--help"],
+        ["playroom", "--help"],
+        ["curate", "--help"],
+        ["curate", "embed", "--help"],
+        ["benchmark", "build", "--help"],
+        ["report", "--help"],
+    ],
 )
 def test_help_answers_within_two_seconds_of_cpu(args):
     # CPU seconds, since a loaded machine stretches the clock but not the work.

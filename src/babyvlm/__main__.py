@@ -40,6 +40,8 @@ def _run_stage(args: list[str]) -> None:
 
     from jsonargparse import auto_cli
 
+    from babyvlm.benchmarks.build.labeled_s import labeled_s
+    from babyvlm.benchmarks.build.review import review
     from babyvlm.curation.clip_filter import filter_pairs
     from babyvlm.curation.contamination import contamination
     from babyvlm.curation.embed import embed
@@ -80,7 +82,19 @@ def _run_stage(args: list[str]) -> None:
         "sample": sample,
         "export": export,
     }
-    commands: dict[str, Any] = {"playroom": playroom, "curate": curate, "store": store, "report": report}
+    build: dict[str, Any] = {
+        "_help": "Make the tests themselves, a step a command.",
+        "labeled-s": labeled_s,
+        "review": review,
+    }
+    benchmark: dict[str, Any] = {"_help": "The tests.", "build": build}
+    commands: dict[str, Any] = {
+        "playroom": playroom,
+        "curate": curate,
+        "store": store,
+        "benchmark": benchmark,
+        "report": report,
+    }
     auto_cli(
         commands,
         args=args,

@@ -1,7 +1,21 @@
-"""Tests made for babies, as Lightning callbacks."""
+"""Tests made for babies, as Lightning callbacks, and how such tests are made (``build``).
 
-from babyvlm.benchmarks.labeled_s import LabeledS
-from babyvlm.benchmarks.two_word import VisualTwoWord
-from babyvlm.benchmarks.winoground import BabyWinoground
+The callbacks are loaded when they are asked for: making tests needs no Lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from babyvlm.benchmarks.labeled_s import LabeledS
+    from babyvlm.benchmarks.two_word import VisualTwoWord
+    from babyvlm.benchmarks.winoground import BabyWinoground
 
 __all__ = ["BabyWinoground", "LabeledS", "VisualTwoWord"]
+_MODULES = {"BabyWinoground": "winoground", "LabeledS": "labeled_s", "VisualTwoWord": "two_word"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,1 @@
+"""How the tests are made: sampled, proposed, checked, reviewed, drawn, and put together."""
