@@ -218,6 +218,7 @@ def test_in_a_browser_by_keyboard_alone(items, tmp_path):
         asked, complaints = [], []
         view.on("request", lambda request: asked.append(request.url))
         view.on("console", lambda message: complaints.append(message.text))
+        view.set_default_timeout(60_000)
         view.goto(page.address)
         assert "token" not in view.url
         view.keyboard.type("ann")

@@ -17,29 +17,34 @@ async function ask(action, body = {}) {
     });
     reply = await response.json();
   } catch { /* the message above says it */ }
-  $("message").textContent = reply.error ?? "";
-  if (!reply.error) await show(reply);
+  if (reply.error) $("message").textContent = reply.error;
+  else await show(reply);
   waiting = false;
 }
 
+// Image and phrases change at once, when the image is there: nobody judges phrases with the image before.
 async function show(reply) {
+  let trouble = "";
+  const image = new Image();
+  if (reply.item !== null) {
+    image.src = `/image/${encodeURIComponent(reply.item)}`;
+    await image.decode().catch(() => { trouble = "The image cannot be shown; skip it."; });
+  }
   item = reply.item;
   $("start").hidden = true;
   $("review").hidden = item === null;
   $("done").hidden = item !== null;
   $("progress").max = reply.total;
   $("progress").value = reply.done;
+  $("message").textContent = trouble;
   if (item === null) return;
   $("count").textContent = `${reply.done} of ${reply.total} done, reviewer ${reviewer}`;
   $("positive").textContent = reply.positive;
   $("negative").textContent = reply.negative;
   $("class").textContent = `they differ in: ${reply.word_class}`;
-  $("image").src = `/image/${encodeURIComponent(item)}`;
-  try {
-    await $("image").decode();
-  } catch {
-    $("message").textContent = "The image cannot be shown; skip it.";
-  }
+  image.id = "image";
+  image.alt = "The image to judge";
+  $("image").replaceWith(image);
 }
 
 function press(verdict) {
