@@ -80,3 +80,40 @@ def make_vocabulary(tmp_path_factory):
 def vocabulary(tiny_store, make_vocabulary):
     """The folder of a vocabulary of ten words: look at the ball is red dog runs wash cup a."""
     return make_vocabulary(tiny_store())
+
+
+def _nltk_looks_in(folder, patch):
+    import nltk
+    from nltk.corpus.reader import CorpusReader, WordNetCorpusReader
+    from nltk.corpus.util import LazyCorpusLoader
+
+    other_languages = LazyCorpusLoader("omw-1.4", CorpusReader, ".*")
+    patch.setattr(nltk.data, "path", [str(folder)])
+    patch.setattr(nltk.corpus, "wordnet", LazyCorpusLoader("wordnet", WordNetCorpusReader, other_languages))
+
+
+@pytest.fixture
+def no_wordnet(tmp_path, monkeypatch):
+    """NLTK without data, whatever this machine has."""
+    (tmp_path / "nltk_data").mkdir()
+    _nltk_looks_in(tmp_path / "nltk_data", monkeypatch)
+
+
+@pytest.fixture
+def wordnet(tmp_path, monkeypatch):
+    """A WordNet of one synset, {cup, mug}, in the files of the real one, where NLTK finds it."""
+    root = tmp_path / "nltk_data" / "corpora" / "wordnet"
+    root.mkdir(parents=True)
+    for name in ("cntlist.rev", "index.sense"):
+        (root / name).touch()
+    (root / "lexnames").write_text("".join(f"{number:02d}\tlex{number}\t1\n" for number in range(45)))
+    for part in ("noun", "verb", "adj", "adv"):
+        (root / f"{part}.exc").touch()
+        for kind in ("data", "index"):
+            (root / f"{kind}.{part}").write_text("  1 a licence stands here\n")
+    with (root / "data.noun").open("a") as file:
+        offset = file.tell()
+        file.write(f"{offset:08d} 06 n 02 cup 0 mug 0 000 | a small open container\n")
+    with (root / "index.noun").open("a") as file:
+        file.writelines(f"{word} n 1 0 1 0 {offset:08d}  \n" for word in ("cup", "mug"))
+    _nltk_looks_in(root.parents[1], monkeypatch)

@@ -49,7 +49,7 @@ class Learner(LightningModule):
     def score(self, images_BCHW, texts, wanted_BT=None):
         self.modes.add(self.training)
         self.graphs.add(torch.is_grad_enabled())
-        things = [THINGS[int(image) // 10] for image in images_BCHW.flatten().tolist()]
+        things = [dict(enumerate(THINGS)).get(int(image) // 10, "nothing") for image in images_BCHW.flatten().tolist()]
         return self.weight * torch.tensor([[float(thing in text) for text in texts] for thing in things])
 
     def training_step(self, batch, batch_idx):
@@ -95,13 +95,14 @@ def test_validation_logs_dev_and_test_logs_test(lists, weight, labeled, two_word
     dev, test = "dev-step0000000.parquet", "test.parquet"
     assert sorted(tables) == [f"labeled_s-{dev}", f"labeled_s-{test}", f"vtwt-{dev}", f"vtwt-{test}"]
     assert all(table.schema.equals(RESULT_SCHEMA) for table in tables.values())
-    assert [table.num_rows for _, table in sorted(tables.items())] == [3, 2, 3, 2]
-    test = tables["vtwt-test.parquet"].to_pydict()
+    assert [table.num_rows for _, table in sorted(tables.items())] == [3, 6, 3, 6]  # test has two controls
+    test = tables["vtwt-test.parquet"].slice(0, 2).to_pydict()
+    assert test["control"] == ["", ""]
     assert test["item"] == ["3:cup.png", "6:ball.png"]
     assert test["category"] == ["noun", "noun"]
     assert test["scores"] == [[weight, 0.0]] * 2
     assert test["credit"] == [two_word] * 2
-    assert tables["labeled_s-test.parquet"]["item"].to_pylist() == ["1", "4"]
+    assert tables["labeled_s-test.parquet"]["item"].to_pylist() == ["1", "4"] * 3
 
 
 def test_a_checkpoint_is_chosen_on_dev(lists):
@@ -128,7 +129,7 @@ def test_a_list_without_a_dev_half_is_skipped_on_validation(lists):
     assert run.validate(Learner(), loader(), verbose=False) == [{"val_loss": 1.0}]
     assert run_results(run) == {}
     assert run.test(Learner(), loader(), verbose=False) == [{"vtwt_test": 0.0}]
-    assert run_results(run)["vtwt-test.parquet"].num_rows == 5
+    assert run_results(run)["vtwt-test.parquet"].num_rows == 3 * 5
 
 
 def test_images_may_stand_elsewhere(lists, tmp_path):

@@ -1,8 +1,6 @@
 """1, 2 and 4 real processes give the same numbers to the last digit, and none waits for one that failed."""
 
 import csv
-import multiprocessing
-import traceback
 from collections import Counter
 
 import pyarrow.parquet as pq
@@ -11,39 +9,16 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
-from torch import distributed
 from torch.utils.data import DataLoader
 
 from babyvlm.benchmarks import BabyWinoground, VisualTwoWord
 from babyvlm.benchmarks.ranks import share
 from babyvlm.benchmarks.scoring import score_pairs
 from babyvlm.contracts import UserError
+from ranks import on_ranks
 
 CPU = torch.device("cpu")
 IMAGES = 11
-
-
-def on_ranks(ranks, work, folder):
-    """What ``work(rank)`` gives or raises on each of some gloo processes, forked from this one."""
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-
-    def main(rank):
-        distributed.init_process_group("gloo", init_method=f"file://{folder}/meet{ranks}", rank=rank, world_size=ranks)
-        try:
-            queue.put((rank, work(rank)))
-        except Exception as error:
-            queue.put((rank, f"{type(error).__name__}: {traceback.format_exception_only(error)[-1].strip()}"))
-        distributed.destroy_process_group()
-
-    processes = [context.Process(target=main, args=(rank,)) for rank in range(ranks)]
-    for process in processes:
-        process.start()
-    out = dict(queue.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-    return [out[rank] for rank in range(ranks)]
 
 
 @pytest.fixture(scope="module")

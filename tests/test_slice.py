@@ -50,6 +50,7 @@ def world(tmp_path_factory):
     (DATA / "trials").symlink_to("world/trials")
     raw, stores, embeddings = DATA / "world", DATA / "stores", DATA / "embeddings"
     main(["playroom", "--out", str(raw), "--size", "tiny", "--workers", "1"])
+    (raw / "trials/SAYCam_caption.csv").symlink_to("caption.csv")  # the authors' name
     curate("frames", videos=raw / "home/videos", transcripts=raw / "home/transcripts", out=stores / "frames",
            frame_size=96, max_frames=2, workers=1, licensed="false")  # fmt: skip
     curate("embed", store=stores / "frames", out=embeddings / "frames", accelerator="cpu")

@@ -293,7 +293,7 @@ def test_results_are_written_whole(tmp_path):
     assert table.schema.equals(RESULT_SCHEMA)
     assert table.to_pylist()[1] == {
         "item": "2", "half": "test", "category": "", "control": "blank", "measure": "overall", "scores": [1.0, 1.0],
-        "choice": None, "credit": 0.5,
+        "choice": None, "credit": 0.5, "said": "",
     }  # fmt: skip
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["x.parquet"]
     assert table.schema.metadata[b"world"] == b"real"

@@ -82,6 +82,7 @@ class TrialResult:
         scores: the score of each option, in the list's order.
         choice: the option with the highest score, the first of them if tied; None where no option is chosen.
         credit: 1 right, 0 wrong, 1/k if the right option is among k tied best; of a caption, its METEOR.
+        said: the caption, if that is what was asked for.
     """
 
     item: str
@@ -92,6 +93,7 @@ class TrialResult:
     scores: tuple[float, ...]
     choice: int | None
     credit: float
+    said: str = ""
 
 
 @runtime_checkable

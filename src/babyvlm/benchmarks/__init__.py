@@ -7,12 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from babyvlm.benchmarks.caption import Caption
     from babyvlm.benchmarks.labeled_s import LabeledS
     from babyvlm.benchmarks.two_word import VisualTwoWord
     from babyvlm.benchmarks.winoground import BabyWinoground
 
-__all__ = ["BabyWinoground", "LabeledS", "VisualTwoWord"]
-_MODULES = {"BabyWinoground": "winoground", "LabeledS": "labeled_s", "VisualTwoWord": "two_word"}
+__all__ = ["BabyWinoground", "Caption", "LabeledS", "VisualTwoWord"]
+_MODULES = {
+    "BabyWinoground": "winoground", "Caption": "caption", "LabeledS": "labeled_s", "VisualTwoWord": "two_word",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -9,10 +9,11 @@ from pathlib import Path
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from babyvlm.benchmarks.controls import Views, controlled
 from babyvlm.benchmarks.results import world_of, write_results
 from babyvlm.benchmarks.scoring import score_pairs, unknown_share
 from babyvlm.benchmarks.trials import Trial, with_images
-from babyvlm.contracts import ImageTextScorer, TrialResult, UserError
+from babyvlm.contracts import ImageTextScorer, TextScorer, TrialResult, UserError
 
 Judgement = tuple[str, int | None, float]  # measure, choice, credit
 
@@ -20,8 +21,8 @@ Judgement = tuple[str, int | None, float]  # measure, choice, credit
 class Benchmark(Callback, ABC):
     """Tests a model on a list of items.
 
-    The mean credit of each measure is logged as ``<name>_<half>``, of measures after the first as
-    ``<name>_<measure>_<half>``. Item by item they go to ``results/`` in the run's folder.
+    The mean credit is logged as ``<name>_<half>``, that of further measures as ``<name>_<measure>_<half>``. Item by
+    item they go to ``results/`` in the run's folder.
 
     Args:
         trials: CSV list.
@@ -30,14 +31,17 @@ class Benchmark(Callback, ABC):
         dev_fraction: share of the items in the dev half, where the list has no column ``half``; None for the
             benchmark's own.
         allow_missing: score a list of which some images are missing; the result says so.
+        controls: on ``test``, run it also without its images (``controls.py``).
+        seed: of the control that exchanges the images.
     """
 
     name: str
+    measure: str = "accuracy"  # the one that is meant by the benchmark's name
     dev_fraction: float = 0.0  # the authors' lists are test sets as a whole
 
     def __init__(
         self, trials: Path, images: Path | None = None, batch_size: int = 64, dev_fraction: float | None = None,
-        allow_missing: bool = False,
+        allow_missing: bool = False, controls: bool = True, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.path = trials
@@ -46,6 +50,7 @@ class Benchmark(Callback, ABC):
         if dev_fraction is not None:
             self.dev_fraction = dev_fraction
         self.allow_missing = allow_missing
+        self.controls, self.seed = controls, seed
         self.trials: list[Trial] = []
         self.missing = 0
 
@@ -58,8 +63,8 @@ class Benchmark(Callback, ABC):
         """Whether there is something to test a model on; a ``UserError`` where there should be."""
 
     @abstractmethod
-    def results(self, model: LightningModule, trials: Sequence[Trial]) -> list[TrialResult]:
-        """The results of one half, the same on every rank."""
+    def results(self, model: LightningModule, views: Views) -> list[TrialResult]:
+        """The results of one half and of its controls, the same on every rank."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the list and find its images before anything runs.
@@ -85,7 +90,10 @@ class Benchmark(Callback, ABC):
         trials = [trial for trial in self.trials if trial.half == half]
         if not trials:  # a list without a dev half has nothing to choose a checkpoint by
             return
-        results = self.results(pl_module, trials)
+        views = {"": trials}
+        if self.controls and half == "test":
+            views |= controlled(trials, text_only=isinstance(pl_module, TextScorer), seed=self.seed)
+        results = self.results(pl_module, views)
         for name, value in self._means(results, half).items():
             pl_module.log(name, value, prog_bar=name == f"{self.name}_{half}", rank_zero_only=False)
         folder = trainer.log_dir  # asked on every rank: it is broadcast
@@ -102,8 +110,7 @@ class Benchmark(Callback, ABC):
         for result in results:
             if not result.control:
                 credits.setdefault(result.measure, []).append(result.credit)
-        first = next(iter(credits))
-        names = {measure: self.name if measure == first else f"{self.name}_{measure}" for measure in credits}
+        names = {measure: self.name if measure == self.measure else f"{self.name}_{measure}" for measure in credits}
         return {f"{names[measure]}_{half}": sum(credit) / len(credit) for measure, credit in credits.items()}
 
 
@@ -124,17 +131,20 @@ class ScoreBenchmark(Benchmark):
             raise UserError(f"{type(model).__name__} has no preprocess() and score(): {self.name} cannot test it")
         return True
 
-    def results(self, model: LightningModule, trials: Sequence[Trial]) -> list[TrialResult]:
+    def results(self, model: LightningModule, views: Views) -> list[TrialResult]:
         """Judge each trial by the scores of its options."""
         assert isinstance(model, ImageTextScorer)
-        pairs = [option for trial in trials for option in trial.options]
-        scores = score_pairs(model, pairs, self.images, device=model.device, batch_size=self.batch_size)
-        out = []
-        for trial in trials:
-            values = tuple(scores[option] for option in trial.options)
-            for measure, choice, credit in self.judge(trial, values):
-                out.append(TrialResult(trial.item, trial.half, trial.category, "", measure, values, choice, credit))
-        return out
+        pairs = [option for view in views.values() for trial in view for option in trial.options]
+        scores = score_pairs(
+            model, pairs, self.images, device=model.device, batch_size=self.batch_size, label=self.name
+        )  # fmt: skip
+        return [
+            TrialResult(trial.item, trial.half, trial.category, control, measure, values, choice, credit)
+            for control, view in views.items()
+            for trial in view
+            for values in [tuple(scores[option] for option in trial.options)]
+            for measure, choice, credit in self.judge(trial, values)
+        ]
 
 
 class ForcedChoice(ScoreBenchmark):

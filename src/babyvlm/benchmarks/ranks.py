@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from rich.console import Console
+from rich.progress import track
 from torch import distributed
 
 from babyvlm.contracts import UserError, first_line
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+def is_first() -> bool:
+    """Whether this process may speak for all."""
+    return not _distributed() or distributed.get_rank() == 0
+
+
+def progress(tasks: Sequence[T], label: str) -> Iterable[T]:
+    """The tasks, with a bar on standard error while the first rank goes through them."""
+    console = Console(stderr=True)
+    return track(tasks, label, console=console, transient=True, disable=not (is_first() and console.is_terminal))
 
 
 def share(tasks: Sequence[T], work: Callable[[Sequence[T]], U]) -> list[U]:
@@ -23,7 +36,7 @@ def share(tasks: Sequence[T], work: Callable[[Sequence[T]], U]) -> list[U]:
         UserError, RuntimeError: the work failed on another rank; on the one where it did, its own error. So no rank
             waits for one that will not come.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not _distributed():
         return [work(tasks)]
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
     own: Exception | None = None
@@ -41,3 +54,7 @@ def share(tasks: Sequence[T], work: Callable[[Sequence[T]], U]) -> list[U]:
         if failed is not None:
             raise (UserError if failed[0] else RuntimeError)(failed[1])
     return [part for part, _ in all_done]
+
+
+def _distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

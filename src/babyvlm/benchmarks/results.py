@@ -21,6 +21,7 @@ RESULT_SCHEMA = pa.schema(
         ("scores", pa.list_(pa.float64())),
         ("choice", pa.int32()),
         ("credit", pa.float64()),
+        ("said", pa.string()),
     ]
 )
 

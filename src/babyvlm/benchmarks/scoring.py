@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from babyvlm.benchmarks.ranks import share
+from babyvlm.benchmarks.controls import ABSENT, BLANK
+from babyvlm.benchmarks.pictures import load_images
+from babyvlm.benchmarks.ranks import progress, share
 from babyvlm.benchmarks.trials import ImageText
-from babyvlm.contracts import ImageTextScorer, UserError
+from babyvlm.contracts import ImageTextScorer, TextScorer, UserError
 from babyvlm.data.vocabulary import UNK, Vocabulary
-from babyvlm.images import BrokenImageError, open_rgb
 
 Scores = dict[ImageText, float]
+TEXTS_AT_ONCE = 256  # with one image or none: our choice, it bounds the memory
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,20 @@ class _Batch:
 
 
 def score_pairs(
-    scorer: ImageTextScorer, pairs: Iterable[ImageText], root: Path, *, device: torch.device, batch_size: int = 64
-) -> Scores:
+    scorer: ImageTextScorer, pairs: Iterable[ImageText], root: Path, *, device: torch.device, batch_size: int = 64,
+    label: str = "",
+) -> Scores:  # fmt: skip
     """Score pairs, on all ranks of a distributed run.
 
     The batches are the same for any number of ranks, since what stands in a batch together changes the last digits.
+
+    Args:
+        scorer: the model; a ``TextScorer`` too, if there are pairs with ``ABSENT`` in the image's place.
+        pairs: images below ``root`` with texts.
+        root: folder of the images.
+        device: where the model is.
+        batch_size: images encoded at once.
+        label: of the progress bar.
 
     Raises:
         UserError: an image cannot be read, or a score is NaN.
@@ -42,11 +52,13 @@ def score_pairs(
     batches = _plan({(image, same[text]) for image, text in pairs}, batch_size)
 
     def work(batches: Sequence[_Batch]) -> Scores:
-        return {pair: score for batch in batches for pair, score in _score_batch(scorer, batch, root, device)}
+        return {
+            pair: score
+            for batch in progress(batches, label)
+            for pair, score in _score_batch(scorer, batch, root, device)
+        }
 
-    scores: Scores = {}
-    for part in share(batches, work):
-        scores |= part
+    scores = {pair: score for part in share(batches, work) for pair, score in part.items()}
     return {(image, text): scores[image, same[text]] for image, text in pairs}
 
 
@@ -80,9 +92,14 @@ def _plan(pairs: Iterable[ImageText], batch_size: int) -> list[_Batch]:
     texts_of: dict[str, set[str]] = {}
     for image, text in pairs:
         texts_of.setdefault(image, set()).add(text)
+    alone = {image: sorted(texts_of.pop(image)) for image in (BLANK, ABSENT) if image in texts_of}
     # Images with the same texts stand together, so that a batch asks for few others.
     images = sorted(texts_of, key=lambda image: (sorted(texts_of[image]), image))
-    return [_Batch(images[first : first + batch_size], texts_of) for first in range(0, len(images), batch_size)]
+    plan = [_Batch(images[first : first + batch_size], texts_of) for first in range(0, len(images), batch_size)]
+    for image, texts in alone.items():  # with all the texts there are
+        chunks = [set(texts[first : first + TEXTS_AT_ONCE]) for first in range(0, len(texts), TEXTS_AT_ONCE)]
+        plan += [_Batch([image], {image: chunk}) for chunk in chunks]
+    return plan
 
 
 def _score_batch(
@@ -90,23 +107,17 @@ def _score_batch(
 ) -> Iterator[tuple[ImageText, float]]:
     texts = sorted(set().union(*(batch.texts_of[image] for image in batch.images)))
     wanted_BT = torch.tensor([[text in batch.texts_of[image] for text in texts] for image in batch.images])
-    images_BCHW = torch.stack([scorer.preprocess(open_image(root / image)) for image in batch.images]).to(device)
     with torch.no_grad():
-        score_BT = scorer.score(images_BCHW, texts, wanted_BT.to(device)).cpu().double()
+        if ABSENT in batch.images:
+            assert isinstance(scorer, TextScorer)
+            score_BT = scorer.score_texts(texts)[None]
+        else:
+            images_BCHW = load_images(scorer, batch.images, root, device)
+            score_BT = scorer.score(images_BCHW, texts, wanted_BT.to(device))
+    score_BT = score_BT.cpu().double()
     for b, t in wanted_BT.nonzero().tolist():
         score = score_BT[b, t].item()
         if math.isnan(score):
-            raise UserError(f"the model's score of {batch.images[b]!r} with {texts[t]!r} is not a number")
+            image = batch.images[b].replace("\0", "")
+            raise UserError(f"the model's score of {image!r} with {texts[t]!r} is not a number")
         yield (batch.images[b], texts[t]), score
-
-
-def open_image(path: Path) -> Image.Image:
-    """A picture of a list.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        return open_rgb(path)
-    except BrokenImageError as error:
-        raise UserError(f"{path}: cannot be read as an image ({error})") from None

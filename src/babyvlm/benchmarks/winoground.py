@@ -35,6 +35,7 @@ class BabyWinoground(ScoreBenchmark):
     """
 
     name = "baby_winoground"
+    measure = "overall"
 
     def read(self, path: Path) -> list[Trial]:
         """Trials, one for each two rows of an ``instance_id``; options are (i+,p+), (i+,p-), (i-,p+), (i-,p-).

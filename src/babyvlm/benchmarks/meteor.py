@@ -1,0 +1,99 @@
+"""METEOR in its two common implementations, which differ by tens of points: each has its own name."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from babyvlm.benchmarks.meteor_jar import INSTALL, meteor_15
+from babyvlm.contracts import UserError
+
+WORDNET = "python -m nltk.downloader wordnet"
+
+
+def meteor_nltk(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
+    """NLTK's METEOR of each hypothesis against its reference, in [0, 1], as BabyVLM's authors used it.
+
+    Words are told apart by NLTK's ``word_tokenize``, each text being one sentence (``preserve_line``: so no Punkt model
+    is needed; it would matter for a text of several sentences). Exact, stem and WordNet matches; alpha 0.9, beta 3,
+    gamma 0.5 (NLTK's defaults).
+
+    Raises:
+        UserError: NLTK or WordNet is not there; nothing is downloaded in silence.
+    """
+    wordnet = load_wordnet()
+    from nltk.tokenize import word_tokenize
+    from nltk.translate.meteor_score import single_meteor_score
+
+    tokens = [[word_tokenize(text, preserve_line=True) for text in texts] for texts in (hypotheses, references)]
+    pairs = zip(*tokens, strict=True)
+    return [float(single_meteor_score(reference, hypothesis, wordnet=wordnet)) for hypothesis, reference in pairs]
+
+
+def load_wordnet() -> Any:  # noqa: ANN401 - NLTK has no types
+    """NLTK's WordNet.
+
+    Raises:
+        UserError: it is not there; the message has the command that gets it.
+    """
+    try:
+        from nltk.corpus import wordnet
+
+        wordnet.ensure_loaded()
+    except ModuleNotFoundError:
+        raise UserError(INSTALL) from None
+    except LookupError:
+        raise UserError(f"NLTK's METEOR needs WordNet; get it by: {WORDNET}") from None
+    return wordnet
+
+
+class _Meteor(Metric):
+    """Mean over captions, gathered over ranks."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - torchmetrics' options
+        super().__init__(**kwargs)
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    @staticmethod
+    @abstractmethod
+    def score(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
+        """Of each hypothesis."""
+
+    def update(self, preds: Sequence[str], target: Sequence[str]) -> None:
+        """Add hypotheses and the reference of each."""
+        self.total += sum(self.score(preds, target))
+        self.count += len(preds)
+
+    def compute(self) -> Tensor:
+        """Mean of the segments' scores; Java's and COCO's score of a corpus is another number.
+
+        Raises:
+            ValueError: no caption.
+        """
+        if not self.count:
+            raise ValueError("METEOR of no caption")
+        return self.total / self.count
+
+
+class Meteor15(_Meteor):
+    """Mean METEOR 1.5: see ``meteor_jar.meteor_15``."""
+
+    score = staticmethod(meteor_15)
+
+
+class MeteorNLTK(_Meteor):
+    """Mean METEOR by NLTK: see ``meteor_nltk``."""
+
+    score = staticmethod(meteor_nltk)

