@@ -11,7 +11,10 @@ from pathlib import Path
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from babyvlm.contracts import UserError
 from babyvlm.curation.store import Store
+from babyvlm.data.feature_files import Precision
+from babyvlm.data.features import features_for
 from babyvlm.data.pairs import Item, Mixed, UtteranceFrames, collate, open_rows
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader
 from babyvlm.data.transforms import eval_transform, train_transform
@@ -54,8 +57,14 @@ class PairMix(LightningDataModule):
         min_scale: least share of a training image's area that a random crop shows (0.2 in CVCL).
         bucket_by_length: batch training utterances of about one length, so that little is padding; which negatives a
             contrastive model meets then depends on it.
+        features: folder of caches of what the model's frozen vision encoder makes of the images: filled once, then
+            read in place of the images (see ``data.features``).
+        features_precision: of what is stored there; float16 takes half the space, its error is measured and told.
         num_workers: processes a device that decode and augment.
         seed: of order, frames and augmentation; the run's.
+
+    Raises:
+        UserError: features are asked for of images that are augmented.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is a setting of the data that a YAML may change alone
@@ -71,6 +80,8 @@ class PairMix(LightningDataModule):
         augment: bool = True,
         min_scale: float = 0.2,
         bucket_by_length: bool = False,
+        features: Path | None = None,
+        features_precision: Precision = "float32",
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -80,10 +91,15 @@ class PairMix(LightningDataModule):
         self.batch_size, self.image_size, self.max_tokens = batch_size, image_size, max_tokens
         self.augment, self.min_scale, self.num_workers, self.seed = augment, min_scale, num_workers, seed
         self.bucket_by_length = bucket_by_length
+        self.features, self.features_precision = features, features_precision
+        if features is not None and augment:
+            raise UserError("data.features keeps what an image looks like once for all: set data.augment to false")
         self.identity = identify(stores, sources)
 
     def prepare_data(self) -> None:
         """Write the memory-mapped copies once, on one rank."""
+        if self.features is not None:
+            return
         for store in {self.validation, *(source.store for source in self.sources)}:
             open_rows(Store(self.stores / store))
 
@@ -108,6 +124,8 @@ class PairMix(LightningDataModule):
         """Utterances of all sources in the order of (seed, epoch, mix)."""
         assert self.trainer is not None
         dataset = self._training
+        for part in dataset.parts:
+            self._with_features(part)
         sampler = GlobalBatchSampler(
             len(dataset), self.batch_size, seed=self.seed, mix=self.identity,
             rank=self.trainer.global_rank, world_size=self.trainer.world_size,
@@ -137,10 +155,19 @@ class PairMix(LightningDataModule):
         )  # fmt: skip
 
     def _held_out(self, split: str) -> UtteranceFrames:
-        return UtteranceFrames(
+        return self._with_features(UtteranceFrames(
             Store(self.stores / self.validation), split, eval_transform(self.image_size), self.vocabulary,
             max_tokens=self.max_tokens, seed=0,
-        )  # fmt: skip
+        ))  # fmt: skip
+
+    def _with_features(self, frames: UtteranceFrames) -> UtteranceFrames:
+        """Let it read cached features, if so configured; computes what of them is missing."""
+        if self.features is not None:
+            assert self.trainer is not None
+            frames.features = features_for(
+                self.trainer, self.features, frames.store, frames.transform, self.features_precision, self.num_workers
+            )
+        return frames
 
     def _fixed(self, split: str) -> DataLoader[Item]:
         assert self.trainer is not None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import datasets
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
@@ -17,6 +19,7 @@ from torchvision.transforms import v2
 
 from babyvlm.contracts import Batch, UserError
 from babyvlm.curation.store import Store
+from babyvlm.data.feature_files import FrozenFeatures
 from babyvlm.data.transforms import seeded
 from babyvlm.data.vocabulary import PAD, Vocabulary
 from babyvlm.images import BrokenImageError, open_rgb
@@ -24,12 +27,13 @@ from babyvlm.images import BrokenImageError, open_rgb
 
 @dataclass(frozen=True)
 class Item:
-    """One image and its utterance, ready to be batched."""
+    """One image, or its features (D,) or (P, D) and an empty image, and its utterance, ready to be batched."""
 
     key: str
     image_CHW: Tensor
     tokens_L: Tensor
     utterance: str
+    features: Tensor | None = None
 
 
 def open_rows(store: Store) -> datasets.Dataset:
@@ -41,6 +45,18 @@ def open_rows(store: Store) -> datasets.Dataset:
     cache = str(store.path / "arrow")
     files = [str(file) for file in store.files]
     return datasets.Dataset.from_parquet(files, cache_dir=cache, columns=columns)
+
+
+def open_picture(store: Store, key: str, image: bytes) -> Image:
+    """Decode a row's picture.
+
+    Raises:
+        UserError: it cannot be. Never a neighbour in its place: what was trained on would not be what the store says.
+    """
+    try:
+        return open_rgb(image)
+    except BrokenImageError as error:
+        raise UserError(f"{store.path}: image of {key} cannot be read ({error})") from error
 
 
 class UtteranceFrames(Dataset[Item]):
@@ -55,6 +71,9 @@ class UtteranceFrames(Dataset[Item]):
         seed: with the epoch and the utterance it fixes which frame is shown and how it is augmented.
         limit: take this many utterances, drawn by ``seed``; all by default.
 
+    Attributes:
+        features: read instead of the pictures, if set.
+
     Raises:
         UserError: the split is empty or smaller than ``limit``.
     """
@@ -65,7 +84,9 @@ class UtteranceFrames(Dataset[Item]):
     ) -> None:  # fmt: skip
         self.store, self.transform, self.vocabulary = store, transform, vocabulary
         self.max_tokens, self.seed = max_tokens, seed
-        self._rows = open_rows(store)
+        self.features: FrozenFeatures | None = None
+        texts = store.columns("key", "utterance").combine_chunks()
+        self._keys, self._utterances = texts["key"], texts["utterance"]
         self._group_rows = chosen_groups(store, split, seed, limit)
 
     def __len__(self) -> int:
@@ -75,16 +96,19 @@ class UtteranceFrames(Dataset[Item]):
         """Item of (index, epoch)."""
         index, epoch = index_epoch
         rows = self._group_rows[index]
-        draw = np.random.default_rng([self.seed, epoch, _stable_hash(self._rows[int(rows[0])]["key"])])
-        row = self._rows[int(rows[draw.integers(len(rows))])]
-        try:
-            picture = open_rgb(row["image"])
-        except BrokenImageError as error:
-            # Never a neighbour in its place: what was trained on would not be what the store says.
-            raise UserError(f"{self.store.path}: image of {row['key']} cannot be read ({error})") from error
-        image = seeded(self.transform, picture, int(draw.integers(2**62)))
-        tokens = torch.tensor(self.vocabulary.encode([row["utterance"]], self.max_tokens)[0])
-        return Item(row["key"], image, tokens, row["utterance"])
+        draw = np.random.default_rng([self.seed, epoch, stable_hash(self._keys[int(rows[0])].as_py())])
+        row = int(rows[draw.integers(len(rows))])
+        key, utterance = self._keys[row].as_py(), self._utterances[row].as_py()
+        tokens = torch.tensor(self.vocabulary.encode([utterance], self.max_tokens)[0])
+        if self.features is not None:
+            return Item(key, torch.empty(0), tokens, utterance, self.features[row])
+        picture = open_picture(self.store, key, self._images[row]["image"])
+        return Item(key, seeded(self.transform, picture, int(draw.integers(2**62))), tokens, utterance)
+
+    @cached_property
+    def _images(self) -> datasets.Dataset:
+        """Opened when the first picture is asked for: cached features ask for none."""
+        return open_rows(self.store)
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each utterance."""
@@ -126,17 +150,20 @@ def _rows_by_group(store: Store, split: str) -> list[npt.NDArray[np.int64]]:
     return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
 
 
-def _stable_hash(text: str) -> int:
+def stable_hash(text: str) -> int:
+    """A number that is the same in every process, for seeds."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def collate(items: Sequence[Item]) -> Batch:
     """Stack items into a batch, tokens padded at the right."""
+    features = [item.features for item in items if item.features is not None]
     return Batch(
         keys=[item.key for item in items],
         images_BCHW=torch.stack([item.image_CHW for item in items]),
         tokens_BL=pad_sequence([item.tokens_L for item in items], batch_first=True, padding_value=PAD),
         utterances=[item.utterance for item in items],
+        features=torch.stack(features) if features else None,
     )
 
 
@@ -144,7 +171,7 @@ class Mixed(Dataset[Item]):
     """Several datasets end to end."""
 
     def __init__(self, parts: Sequence[UtteranceFrames]) -> None:
-        self._parts = parts
+        self.parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
 
     def __len__(self) -> int:
@@ -152,11 +179,11 @@ class Mixed(Dataset[Item]):
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each utterance."""
-        return np.concatenate([part.lengths() for part in self._parts])
+        return np.concatenate([part.lengths() for part in self.parts])
 
     def __getitem__(self, index_epoch: tuple[int, int]) -> Item:
         """Item of (index, epoch)."""
         index, epoch = index_epoch
         number = int(np.searchsorted(self._ends, index, side="right"))
-        part = self._parts[number]
+        part = self.parts[number]
         return part[index - int(self._ends[number]) + len(part), epoch]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from PIL import ImageFilter
 from PIL.Image import Image
-from torch import Tensor
 from torchvision.transforms import v2
+
+T = TypeVar("T")
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in CVCL and DINO
 
@@ -35,7 +37,8 @@ class PILGaussianBlur(v2.Transform):  # type: ignore[misc] # torchvision ships n
         return inpt.filter(ImageFilter.GaussianBlur(params["radius"]))
 
 
-def _to_tensor() -> list[v2.Transform]:
+def to_tensor() -> list[v2.Transform]:
+    """What ends every transform: picture -> float32 (C, H, W), normalised."""
     return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
 
 
@@ -46,19 +49,18 @@ def train_transform(image_size: int, min_scale: float = 0.2) -> v2.Compose:
             v2.RandomResizedCrop(image_size, scale=(min_scale, 1.0)),
             v2.RandomApply([PILGaussianBlur()], p=0.5),
             v2.RandomHorizontalFlip(),
-            *_to_tensor(),
+            *to_tensor(),
         ]
     )
 
 
 def eval_transform(image_size: int) -> v2.Compose:
     """Shorter side to ``image_size``, centre crop, normalise; nothing random."""
-    return v2.Compose([v2.Resize(image_size), v2.CenterCrop(image_size), *_to_tensor()])
+    return v2.Compose([v2.Resize(image_size), v2.CenterCrop(image_size), *to_tensor()])
 
 
-def seeded(transform: v2.Compose, image: Image, seed: int) -> Tensor:
+def seeded(transform: Callable[[Image], T], image: Image, seed: int) -> T:
     """Transform a picture with randomness that is a function of ``seed`` alone, whatever ran before, in any worker."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        out: Tensor = transform(image)
-    return out
+        return transform(image)

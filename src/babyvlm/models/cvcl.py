@@ -81,7 +81,11 @@ class CVCL(initial.VocabularyModule):
 
     def encode_images(self, images_BCHW: Tensor) -> Tensor:
         """(B, width) L2-normalised."""
-        return normalize(self.projection(self.vision(images_BCHW)), dim=-1)
+        return self._project(self.vision(images_BCHW))
+
+    def frozen_vision(self) -> nn.Module | None:
+        """The encoder of the features that ``Batch.features`` may hold, if it is frozen."""
+        return self.vision if self.vision.frozen else None
 
     def encode_texts(self, tokens_BL: Tensor) -> Tensor:
         """(B, width) L2-normalised."""
@@ -115,15 +119,22 @@ class CVCL(initial.VocabularyModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Embeddings of the pairs: ``key``, ``utterance``, ``image`` (B, width), ``text`` (B, width)."""
-        image, text = self.encode_images(batch.images_BCHW), self.encode_texts(batch.tokens_BL)
+        image, text = self._batch_images(batch), self.encode_texts(batch.tokens_BL)
         return {"key": batch.keys, "utterance": batch.utterances, "image": image, "text": text}
 
     def configure_callbacks(self) -> list[Callback]:
         """``predict`` writes the embeddings to the run's folder."""
         return [EmbeddingWriter()]
 
+    def _project(self, features_BD: Tensor) -> Tensor:
+        return normalize(self.projection(features_BD), dim=-1)
+
+    def _batch_images(self, batch: Batch) -> Tensor:
+        """(B, width) L2-normalised, from cached features where there are."""
+        return self.encode_images(batch.images_BCHW) if batch.features is None else self._project(batch.features)
+
     def _loss(self, batch: Batch) -> Tensor:
-        image_ND = self._gather(self.encode_images(batch.images_BCHW))
+        image_ND = self._gather(self._batch_images(batch))
         text_ND = self._gather(self.encode_texts(batch.tokens_BL))
         return symmetric_info_nce(image_ND, text_ND, self.log_temperature.exp())
 
