@@ -55,6 +55,7 @@ def _run_stage(args: list[str]) -> None:
     from babyvlm.curation.thin import thin
     from babyvlm.curation.web import web
     from babyvlm.data.vocabulary import vocabulary
+    from babyvlm.export import export as export_model
     from babyvlm.parsing import OneLineParser
     from babyvlm.playroom.make import playroom
     from babyvlm.report.table import report
@@ -94,6 +95,7 @@ def _run_stage(args: list[str]) -> None:
         "store": store,
         "benchmark": benchmark,
         "report": report,
+        "export": export_model,
     }
     auto_cli(
         commands,

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from babyvlm.contracts import UserError
-from babyvlm.parsing import OneLineParser
+from babyvlm.parsing import LINKED, OneLineParser
 from babyvlm.training.csv_log import CSVLog
 from babyvlm.training.finite import StopOnNonFinite
 from babyvlm.training.recovery import Recovery, newest_whole
@@ -68,7 +68,7 @@ class BabyVLMCLI(LightningCLI):
         parser.add_lightning_class_args(StopOnNonFinite, "stop_on_non_finite")
         parser.link_arguments("seed_everything", "seed_each_batch.seed")
         parser.link_arguments("seed_everything", "data.init_args.seed")
-        for argument in ("vocabulary", "image_size", "max_tokens"):
+        for argument in LINKED:
             parser.link_arguments(f"data.init_args.{argument}", f"model.init_args.{argument}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
@@ -126,6 +126,7 @@ def main(args: list[str], run: Path | None = None) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no list of absent devices, no advertisements
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # that is how we call it
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # its own affair
+    warnings.filterwarnings("ignore", ".* in eval mode at the start of training")  # what is frozen
     for flag, path in pairwise(args):
         if flag in ("-c", "--config"):
             check_yaml(Path(path))

@@ -12,6 +12,9 @@ from jsonargparse import ArgumentParser
 # What a config may instantiate. Anything else is refused before its module is imported.
 ALLOWED_PACKAGES = ["babyvlm", "lightning", "torch", "torchmetrics"]
 
+# What a model takes from its data: the command line links them, so that no config can say two things.
+LINKED = ("vocabulary", "image_size", "max_tokens")
+
 
 def restrict_imports() -> None:
     """Hold imports by config to ``ALLOWED_PACKAGES``."""

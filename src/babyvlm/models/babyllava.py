@@ -15,9 +15,9 @@ from babyvlm.contracts import Batch, UserError
 from babyvlm.data.transforms import eval_transform
 from babyvlm.data.vocabulary import IMAGE, SOS, Vocabulary
 from babyvlm.models import initial
+from babyvlm.models.assemble import MAX_NEW_TOKENS, build, processor
 from babyvlm.models.causal import CausalModule
 from babyvlm.models.connector import ImageTokens
-from babyvlm.models.hf_babyllava import MAX_NEW_TOKENS, build
 from babyvlm.models.language import GPT2, LanguageShape, language_config
 from babyvlm.models.likelihood import given_images, text_logits, without_image
 from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler
@@ -155,3 +155,12 @@ class BabyLLaVA(CausalModule):
             max_new_tokens=max_new_tokens,
         )  # fmt: skip
         return [self.vocabulary.decode(row) for row in output_BL[:, prompt.shape[1] :].tolist()]
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write what ``AutoModelForImageTextToText`` and ``AutoProcessor`` read: config, safetensors, tokenizer."""
+        self.vlm.save_pretrained(folder)
+        processor(self.vocabulary.path / "tokenizer.json", self.image_size, self.image_length).save_pretrained(folder)
+
+    def load_pretrained(self, folder: Path) -> None:
+        """Take the weights of such a folder."""
+        self.vlm.load_state_dict(type(self.vlm).from_pretrained(folder).state_dict())

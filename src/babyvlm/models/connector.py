@@ -6,13 +6,15 @@ is transformers' own (``LlavaMultiModalProjector``; the ``mlp2x_gelu`` of LLaVA)
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from babyvlm.contracts import UserError, first_line
-from babyvlm.models.vision import VisionEncoder
+
+if TYPE_CHECKING:
+    from babyvlm.models.vision import VisionEncoder
 
 
 def image_tokens(trunk: nn.Module, images_BCHW: Tensor) -> Tensor:

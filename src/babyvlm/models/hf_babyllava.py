@@ -4,6 +4,8 @@ It is transformers' own LLaVA; attention, caches, generation and the connector a
 
 - ``TimmWrapperModel`` has no ``hidden_size`` and gives a 4-D map, of which the connector needs a sequence of tokens;
 - the output layer is tied to the embeddings by name, and GPT-2 calls them ``wte``, not ``embed_tokens``.
+
+``import babyvlm`` imports this module in the midst of other imports: let it depend on little.
 """
 
 from __future__ import annotations
@@ -15,20 +17,14 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageTextToText,
-    GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    PreTrainedConfig,
     TimmWrapperConfig,
     TimmWrapperModel,
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, UNK
-from babyvlm.models.connector import count_tokens, image_tokens
-from babyvlm.models.vision import VisionEncoder
-
-MAX_NEW_TOKENS = 25  # of a caption (the authors' evaluation)
+from babyvlm.models.connector import image_tokens
 
 
 class ImageTokensConfig(TimmWrapperConfig):  # type: ignore[misc] # transformers is not typed
@@ -71,30 +67,3 @@ AutoConfig.register(ImageTokensConfig.model_type, ImageTokensConfig)
 AutoConfig.register(BabyLlavaConfig.model_type, BabyLlavaConfig)
 AutoModel.register(ImageTokensConfig, ImageTokensModel)
 AutoModelForImageTextToText.register(BabyLlavaConfig, BabyLlavaForConditionalGeneration)
-
-
-def build(vision: VisionEncoder, language: PreTrainedConfig, image_size: int) -> BabyLlavaForConditionalGeneration:
-    """A BabyLLaVA around an encoder that is there already, with a new connector and a new language model.
-
-    Args:
-        vision: its trunk becomes the vision tower, weights and all.
-        language: shape of the language model.
-        image_size: side of its square images, in pixels.
-    """
-    config = BabyLlavaConfig(
-        vision_config=ImageTokensConfig(
-            architecture=vision.backbone, model_args=vision.options, hidden_size=vision.width
-        ),
-        text_config=language,
-        image_token_index=IMAGE,
-        image_seq_length=count_tokens(vision, image_size),
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-    )
-    model = BabyLlavaForConditionalGeneration(config)
-    model.model.vision_tower.timm_model = vision.trunk
-    model.generation_config = GenerationConfig(
-        bos_token_id=SOS, eos_token_id=EOS, pad_token_id=PAD, max_new_tokens=MAX_NEW_TOKENS,
-        suppress_tokens=[PAD, UNK, SOS, IMAGE],
-    )  # fmt: skip
-    return model

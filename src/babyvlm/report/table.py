@@ -33,7 +33,7 @@ def report(logs: Path = Path("lightning_logs"), out: Path | None = None) -> None
         (
             run.row + "†" * run.trunk_from_scratch,
             [
-                _cell(run.credits(benchmark), CHANCE[benchmark]) + "‡" * bool(run.missing(benchmark))
+                cell(run.credits(benchmark), CHANCE[benchmark]) + "‡" * bool(run.missing(benchmark))
                 for benchmark in BENCHMARKS
             ],
         )
@@ -56,7 +56,8 @@ def report(logs: Path = Path("lightning_logs"), out: Path | None = None) -> None
         out.write_text("\n".join([*lines, "", note, ""]))
 
 
-def _cell(credit: npt.NDArray[np.float64] | None, chance: float) -> str:
+def cell(credit: npt.NDArray[np.float64] | None, chance: float) -> str:
+    """A table's cell: mean and interval of a test's credits."""
     if credit is None:
         return "-"
     estimate: Estimate = accuracy(credit)
