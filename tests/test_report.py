@@ -1,39 +1,12 @@
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy.stats import norm
 
 from babyvlm.benchmarks.results import RESULT_SCHEMA
 from babyvlm.contracts import UserError
-from babyvlm.report.runs import BENCHMARKS, find_runs
-from babyvlm.report.statistics import accuracy
+from babyvlm.report.runs import MAIN, find_runs
 from babyvlm.report.table import report
-
-
-def make_run(logs, row, version, config="", world="real", missing=0, **credits):
-    """A run's folder with results of named tests; no test leaves the run untested."""
-    folder = logs / row / f"version_{version}"
-    (folder / "results").mkdir(parents=True)
-    (folder / "config.yaml").write_text(f"seed_everything: 7\n{config}")
-    for benchmark, credit in credits.items():
-        rows = [
-            {
-                "item": str(n),
-                "half": "test",
-                "category": "",
-                "control": control,
-                "measure": BENCHMARKS[benchmark],
-                "scores": [0.0, 1.0],
-                "choice": 0,
-                "credit": float(value),
-            }
-            for n, value in enumerate(credit)
-            for control in ("", "blank")
-        ]
-        schema = RESULT_SCHEMA.with_metadata({"world": world, "missing_items": str(missing)})
-        pq.write_table(pa.Table.from_pylist(rows, schema), folder / "results" / f"{benchmark}-test.parquet")
-    return folder
+from made_runs import make_run
 
 
 def test_the_newest_tested_version_of_each_row(tmp_path):
@@ -46,8 +19,9 @@ def test_the_newest_tested_version_of_each_row(tmp_path):
     make_run(tmp_path, "another", 0, vtwt=[1])
     another, cvcl = find_runs(tmp_path)
     assert (another.row, cvcl.row, cvcl.path) == ("another", "cvcl-filtered", newest)
-    assert cvcl.credits("labeled_s").tolist() == [0, 0.25, 1]
-    assert cvcl.credits("vtwt") is None
+    assert cvcl.credits(MAIN[0]).tolist() == [0, 0.25, 1]
+    assert len(cvcl.credits(MAIN[1])) == 0
+    assert cvcl.table("vtwt") is None
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -84,54 +58,17 @@ def test_table_and_markdown(tmp_path, capsys):
     for text in ("Labeled-S", "VTWT", "chance", "cvcl-filtered", "0.950 [0.9", "0.250 [0.250, 0.250]*", "version_0"):
         assert text in printed
     lines = (tmp_path / "out" / "table.md").read_text().splitlines()
-    assert lines[2:5] == [
-        "| model | Labeled-S | VTWT | Baby Winoground |", "|---|---|---|---|", "| chance | 0.250 | 0.500 | 0.167 |",
-    ]  # fmt: skip
-    name, labeled, two_word, winoground = (cell.strip() for cell in lines[5].strip("|").split("|"))
-    assert winoground == "-"
+    assert lines[2:5] == ["| model | Labeled-S | VTWT |", "|---|---|---|", "| chance | 0.250 | 0.500 |"]
+    name, labeled, two_word = (cell.strip() for cell in lines[5].strip("|").split("|"))
     assert name == "cvcl-filtered"
     assert labeled.startswith("0.950 [0.9")
     assert labeled.endswith("]")  # far from chance
     assert two_word.startswith("0.500 [0.4")
     assert two_word.endswith("]*")  # its interval holds chance
-    assert lines[6] == "| guesser-none | 0.250 [0.250, 0.250]* | - | - |"
-    assert "95 %" in lines[-1]
+    assert lines[6] == "| guesser-none | 0.250 [0.250, 0.250]* | - |"
+    assert "95 %" in lines[7 + 1]
     report(tmp_path / "logs", tmp_path / "again.md")
     assert (tmp_path / "again.md").read_text() == (tmp_path / "out" / "table.md").read_text()
-
-
-@pytest.mark.parametrize("rate", [0.5, 0.7])
-def test_interval_covers_the_truth_as_often_as_it_says(rate):
-    draw = np.random.default_rng(1)
-    covered = 0
-    for _ in range(200):
-        estimate = accuracy(draw.binomial(1, rate, 120).astype(float), resamples=300)
-        covered += estimate.low <= rate <= estimate.high
-    assert 0.90 <= covered / 200 <= 0.99
-
-
-def test_interval_is_that_of_a_large_sample():
-    credit = np.repeat([0.0, 0.5, 1.0], [300, 200, 500])
-    estimate = accuracy(credit)
-    half_width = norm.ppf(0.975) * credit.std() / np.sqrt(len(credit))
-    assert estimate.mean == credit.mean()
-    assert estimate.items == 1000
-    assert estimate.low == pytest.approx(estimate.mean - half_width, abs=0.004)
-    assert estimate.high == pytest.approx(estimate.mean + half_width, abs=0.004)
-    assert accuracy(credit) == estimate
-    assert accuracy(credit, seed=1) != estimate
-    assert accuracy(credit, seed=1).low == pytest.approx(estimate.low, abs=0.003)
-
-
-@pytest.mark.parametrize("credit", [[1.0], [0.0, 0.0], [0.25] * 30])
-def test_nothing_varies_nothing_is_unsure(credit):
-    estimate = accuracy(np.array(credit))
-    assert (estimate.low, estimate.mean, estimate.high) == (credit[0],) * 3
-
-
-def test_no_item_is_no_accuracy():
-    with pytest.raises(ValueError, match="no item"):
-        accuracy(np.array([]))
 
 
 def test_the_table_says_what_it_stands_for(tmp_path, capsys):
@@ -157,8 +94,8 @@ def test_a_partial_list_is_marked(tmp_path, capsys):
     make_run(tmp_path, "partial", 0, missing=3, vtwt=[1] * 5)
     report(tmp_path, tmp_path / "table.md")
     text = (tmp_path / "table.md").read_text()
-    assert "| partial | - | 1.000 [1.000, 1.000]‡ | - |" in text
-    assert "| whole | - | 1.000 [1.000, 1.000] | - |" in text
+    assert "| partial | 1.000 [1.000, 1.000]‡ |" in text
+    assert "| whole | 1.000 [1.000, 1.000] |" in text
     assert "‡: some of the list's images were missing" in text
 
 
@@ -170,3 +107,65 @@ def test_a_table_claims_nothing_it_does_not_know(tmp_path):
     text = (tmp_path / "table.md").read_text()
     assert "stand-in" not in text
     assert "†" not in text
+
+
+def markdown(path):
+    """The tables of a report by their titles: heading and rows, cells split, intervals left out."""
+    tables, table = {}, []
+    for line in path.read_text().splitlines():
+        if line.startswith("| "):
+            table.append([cell.split(" [")[0] for cell in line.strip("| ").split(" | ")])
+        elif line and not line.startswith("|"):
+            table = tables.setdefault(line, [])
+    return {title: table for title, table in tables.items() if table}
+
+
+def test_controls_and_details_have_their_own_tables(tmp_path):
+    controls = {"": 1, "blank": 0.5, "text_only": 0}
+    words = ["noun", "verb", "adjective", "noun"]
+    make_run(tmp_path, "reader", 0, controls=controls, vtwt=[1] * 4, labeled_s=[1, 0], categories=words)
+    make_run(tmp_path, "looker", 0, vtwt=[1, 0, 1, 1], categories=words)
+    measures = {"overall": 0.25, "text": 0.5, "image": 0.5, "positive": 1, "positive_strict": 0.75, "negative": 0.5,
+                "negative_strict": 0.25}  # fmt: skip
+    make_run(tmp_path, "reader", 1, controls=controls, measures=measures, baby_winoground=[1] * 4, vtwt=[1] * 4,
+             labeled_s=[1, 0], categories=words)  # fmt: skip
+    make_run(tmp_path, "writer", 0, measures={"meteor_15": 0.25, "meteor_nltk": 0.5}, caption=[1, 1])
+    report(tmp_path, tmp_path / "short.md")
+    main, without = markdown(tmp_path / "short.md").items()
+    assert main == ("BabyVLM", [
+        ["model", "Labeled-S", "VTWT", "Baby Winoground", "Caption METEOR 1.5", "Caption METEOR NLTK"],
+        ["chance", "0.250", "0.500", "0.167", "-", "-"],
+        ["looker", "-", "0.750", "-", "-", "-"],
+        ["reader", "0.500", "1.000", "0.250", "-", "-"],
+        ["writer", "-", "-", "-", "0.250", "0.500"],
+    ])  # fmt: skip
+    assert without == ("Without the images: what a model gets that cannot look", [
+        main[1][0],
+        ["reader, blank image", "0.250", "0.500", "0.125", "-", "-"],
+        ["reader, text only", "0.000", "0.000", "0.000", "-", "-"],
+    ])  # fmt: skip
+    report(tmp_path, tmp_path / "long.md", details=True)
+    tables = markdown(tmp_path / "long.md")
+    assert tables["VTWT by what differs"] == [
+        ["model", "noun", "verb", "adjective"], ["chance"] + ["0.500"] * 3, ["looker", "1.000", "0.000", "1.000"],
+        ["reader"] + ["1.000"] * 3, ["writer"] + ["-"] * 3, ["reader, blank image"] + ["0.500"] * 3,
+        ["reader, text only"] + ["0.000"] * 3,
+    ]  # fmt: skip
+    winoground = tables["Baby Winoground by what is asked"]
+    assert winoground[0] == ["model", "text", "image", "positive", "positive strict", "negative", "negative strict"]
+    assert winoground[1][1:] == ["0.250", "0.250", "0.500", "0.333", "0.500", "0.333"]
+    assert winoground[3] == ["reader", "0.500", "0.500", "1.000", "0.750", "0.500", "0.250"]
+    assert tables["Labeled-S by category"] == [
+        ["category", "looker", "reader", "writer"], ["noun", "-", "1.000", "-"], ["verb", "-", "0.000", "-"]
+    ]  # fmt: skip
+
+
+def test_a_run_says_which_words_it_has_not(tmp_path, capsys):
+    make_run(tmp_path, "reader", 0, facts={"unknown_words": "0.0312", "items_alike": "2"}, vtwt=[1, 0])
+    make_run(tmp_path, "writer", 0, facts={"unknown_words": "0.0000", "items_alike": "0"}, caption=[1, 0])
+    make_run(tmp_path, "looker", 0, vtwt=[1, 0])
+    report(tmp_path)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "version_0 (words that it has not: vtwt 3.1% and 2 items alike)" in out
+    assert "version_0 (words that it has not: caption 0.0%)" in out
+    assert out.count("words that it has not") == 2

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from babyvlm.benchmarks import BabyWinoground
-from babyvlm.benchmarks.scoring import alike, score_pairs, unknown_share
+from babyvlm.benchmarks.scoring import alike, score_pairs, vocabulary_facts
 from babyvlm.benchmarks.trials import Trial
 from babyvlm.contracts import UserError
 from babyvlm.data.vocabulary import Vocabulary
@@ -107,7 +107,9 @@ def test_phrases_that_encode_alike_tie_and_are_scored_once(tmp_path, vocabulary)
     assert len(set(scores.values())) == 3
 
 
-def test_share_of_unknown_words(vocabulary):
-    assert unknown_share(Noise(vocabulary), ["look at the zebra", "red yak"]) == 2 / 6
-    assert unknown_share(Noise(vocabulary), ["look"]) == 0
-    assert unknown_share(object(), ["look"]) is None
+def test_what_a_vocabulary_cannot_read(vocabulary):
+    texts = [["look at the zebra", "look at the yak"], ["red yak", "red ball"], ["look", "look"]]
+    facts = {"unknown_words": f"{3 / 14:.4f}", "items_alike": "1"}  # two texts that are one text are no blur
+    assert vocabulary_facts(Noise(vocabulary), texts) == facts
+    assert vocabulary_facts(Noise(vocabulary), [["look"]]) == {"unknown_words": "0.0000", "items_alike": "0"}
+    assert vocabulary_facts(object(), texts) == {}

@@ -58,6 +58,7 @@ def _run_stage(args: list[str]) -> None:
     from babyvlm.export import export as export_model
     from babyvlm.parsing import OneLineParser
     from babyvlm.playroom.make import playroom
+    from babyvlm.report.comparison import compare
     from babyvlm.report.table import report
 
     curate: dict[str, Any] = {
@@ -95,6 +96,7 @@ def _run_stage(args: list[str]) -> None:
         "store": store,
         "benchmark": benchmark,
         "report": report,
+        "compare": compare,
         "export": export_model,
     }
     auto_cli(

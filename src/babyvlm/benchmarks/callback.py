@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from babyvlm.benchmarks.controls import Views, controlled
 from babyvlm.benchmarks.results import world_of, write_results
-from babyvlm.benchmarks.scoring import score_pairs, unknown_share
+from babyvlm.benchmarks.scoring import score_pairs, vocabulary_facts
 from babyvlm.benchmarks.trials import Trial, with_images
 from babyvlm.contracts import ImageTextScorer, TextScorer, TrialResult, UserError
 
@@ -99,10 +99,8 @@ class Benchmark(Callback, ABC):
         folder = trainer.log_dir  # asked on every rank: it is broadcast
         if trainer.is_global_zero and folder is not None:
             facts = {"world": world_of(self.path), "missing_items": str(self.missing)}
-            unknown = unknown_share(pl_module, [text for trial in trials for _, text in trial.options])
-            if unknown is not None:
-                facts["unknown_words"] = f"{unknown:.4f}"
-            write_results(Path(folder) / "results" / file, results, facts)
+            texts = [[text for _, text in trial.options] for trial in trials]
+            write_results(Path(folder) / "results" / file, results, facts | vocabulary_facts(pl_module, texts))
 
     def _means(self, results: Sequence[TrialResult], half: str) -> dict[str, float]:
         """Mean credit by the name it is logged under."""

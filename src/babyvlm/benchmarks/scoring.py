@@ -17,6 +17,7 @@ from babyvlm.contracts import ImageTextScorer, TextScorer, UserError
 from babyvlm.data.vocabulary import UNK, Vocabulary
 
 Scores = dict[ImageText, float]
+_LONGEST = 1 << 16  # tokens: no text is cut
 TEXTS_AT_ONCE = 256  # with one image or none: our choice, it bounds the memory
 
 
@@ -76,16 +77,21 @@ def alike(scorer: object, texts: Iterable[str]) -> dict[str, str]:
     return {text: first.setdefault(code, text) for text, code in zip(texts, codes, strict=True)}
 
 
-_LONGEST = 1 << 16  # tokens: no text is cut
+def vocabulary_facts(model: object, texts_of_items: Sequence[Sequence[str]]) -> dict[str, str]:
+    """What a model with a ``vocabulary`` can read of a test's texts; nothing for another.
 
-
-def unknown_share(scorer: object, texts: Iterable[str]) -> float | None:
-    """Share of the words of some texts that a model's vocabulary has not; None for a model without a ``vocabulary``."""
-    vocabulary = getattr(scorer, "vocabulary", None)
+    Returns:
+        ``unknown_words``, the share of the words that are ``<unk>`` to it, and ``items_alike``, how many items have
+        different texts that are the same to it.
+    """
+    vocabulary = getattr(model, "vocabulary", None)
     if not isinstance(vocabulary, Vocabulary):
-        return None
-    words = [token for ids in vocabulary.encode(list(texts), max_tokens=_LONGEST) for token in ids[1:-1]]
-    return words.count(UNK) / max(1, len(words))
+        return {}
+    texts = [text for texts in texts_of_items for text in texts]
+    words = [token for ids in vocabulary.encode(texts, max_tokens=_LONGEST) for token in ids[1:-1]]
+    same = alike(model, set(texts))
+    blurred = sum(len({same[text] for text in texts}) < len(set(texts)) for texts in texts_of_items)
+    return {"unknown_words": f"{words.count(UNK) / max(1, len(words)):.4f}", "items_alike": str(blurred)}
 
 
 def _plan(pairs: Iterable[ImageText], batch_size: int) -> list[_Batch]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from babyvlm.report.runs import BENCHMARKS, Run
-from babyvlm.report.table import CHANCE, EMBEDDED, NOTE, TITLES, cell
+from babyvlm.report.runs import MAIN, Run
+from babyvlm.report.table import EMBEDDED, NOTE, cell, chance
 
 HEAD = """---
 library_name: {library}
@@ -80,9 +80,8 @@ def _training(config: dict[str, Any], data: dict[str, Any]) -> str:
 
 
 def _scores(run: Run) -> str:
-    found = {benchmark: run.credits(benchmark) for benchmark in BENCHMARKS}
-    rows = [f"| {TITLES[benchmark]} | {CHANCE[benchmark]:.3f} | {cell(credit, CHANCE[benchmark])} |"
-            for benchmark, credit in found.items() if credit is not None]  # fmt: skip
+    tested = [column for column in MAIN if len(run.credits(column))]
+    rows = [f"| {column.title} | {chance(column)} | {cell(run, column)} |" for column in tested]
     if not rows:
         return "\n## Scores\n\nThis run was not tested.\n"
     note = NOTE + (f" {EMBEDDED}." if run.embedded else "")
