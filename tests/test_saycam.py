@@ -1,4 +1,3 @@
-import csv
 import io
 import itertools
 import re
@@ -15,8 +14,6 @@ from PIL import Image
 from babyvlm.contracts import UserError
 from babyvlm.curation.cropping import as_jpeg, crop_frame
 from babyvlm.curation.profiles import SAYCAM
-from babyvlm.curation.saycam import frames
-from babyvlm.curation.store import Store
 from babyvlm.curation.transcripts import read_transcript
 from babyvlm.curation.utterances import (
     Utterance,
@@ -28,63 +25,11 @@ from babyvlm.curation.utterances import (
 )
 from babyvlm.curation.video import VideoError
 from babyvlm.curation.video import frames_at as frames_from
-
-HEADER = ["Time", "Speaker", "Video Name", "Utterance"]
-WIDTH, HEIGHT, COLUMNS, ROWS = 160, 120, 4, 3
-
-
-def numbered(number):
-    """A picture that says its number: 4 x 3 cells, black or white, one a bit."""
-    bits = [(number >> bit) & 1 for bit in range(COLUMNS * ROWS)]
-    cells = np.array(bits, np.uint8).reshape(ROWS, COLUMNS) * 255
-    return np.repeat(np.repeat(cells, HEIGHT // ROWS, 0), WIDTH // COLUMNS, 1)[..., None].repeat(3, -1)
-
-
-def read_number(picture, turned=True):
-    """The number of a 224-pixel frame cut from a 160 x 120 picture: by where each output pixel was in the input."""
-    grey = np.asarray(picture.convert("L"))
-    number = 0
-    for bit in range(COLUMNS * ROWS):
-        row, column = divmod(bit, COLUMNS)
-        # 160 x 120 becomes 341 x 256; the crop takes x 58..281 and y 0..223 of it; then it is turned.
-        x = min(max((column * 40 + 20) * 341 / 160 - 58, 6), 217)
-        y = min((row * 40 + 20) * 256 / 120, 217)
-        x, y = (223 - x, 223 - y) if turned else (x, y)
-        number |= int(grey[round(y), round(x)] > 127) << bit
-    return number
-
-
-def write_video(path, count, fps=10, first=0, **options):
-    with av.open(str(path), "w", **options) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"g": "25", "threads": "1", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for number in range(count):
-            frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
-            frame.pts = number + first
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
-def write_transcript(path, rows, header=HEADER):
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-
-
-def corpus(folder, rows, name="S_20140420_1803_01", **video):
-    (folder / "videos").mkdir(exist_ok=True)
-    write_video(folder / "videos" / f"{name}.mp4", **{"count": 400, **video})
-    filled = [[time, speaker, name, said] for time, speaker, said in rows]
-    write_transcript(folder / "transcripts" / f"{name}.csv", filled)
+from filming import HEADER, corpus, number_in, read_number, run, write_transcript, write_video
 
 
 def frames_at(path, times, prepare=as_jpeg):
     return dict(frames_from(path, times, prepare, set()))
-
-
-def run(folder, out="store", **options):
-    frames(folder / "videos", folder / "transcripts", folder / out, **{"workers": 1, **options})
-    return Store(folder / out)
 
 
 @pytest.mark.parametrize(
@@ -235,8 +180,7 @@ def test_bad_videos_are_reported_and_passed_over(tmp_path, capsys):
 def test_a_video_that_does_not_begin_at_zero(tmp_path):
     write_video(tmp_path / "late.mkv", 200, first=70)
     found = frames_at(tmp_path / "late.mkv", [0, 200, 15_000])
-    cells = [np.asarray(Image.open(io.BytesIO(jpeg)).convert("L"))[20::40, 20::40] for jpeg in found.values()]
-    assert [int((cell > 127).ravel() @ 2 ** np.arange(12)) for cell in cells] == [0, 2, 150]
+    assert [number_in(jpeg) for jpeg in found.values()] == [0, 2, 150]
 
 
 def test_missing_frames_are_left_out_and_a_broken_off_file_is_told(tmp_path):

@@ -36,8 +36,6 @@ def resume(run: Path) -> None:
 
 
 def _run_stage(args: list[str]) -> None:
-    import argparse
-
     from jsonargparse import auto_cli
 
     from babyvlm.benchmarks.build.labeled_s import labeled_s
@@ -47,6 +45,7 @@ def _run_stage(args: list[str]) -> None:
     from babyvlm.curation.embed import embed
     from babyvlm.curation.export import export
     from babyvlm.curation.funnel_report import funnel
+    from babyvlm.curation.released import released
     from babyvlm.curation.rewrite import rewrite
     from babyvlm.curation.saycam import frames
     from babyvlm.curation.select import match_arrays, match_stores, random_subset
@@ -56,7 +55,7 @@ def _run_stage(args: list[str]) -> None:
     from babyvlm.curation.web import web
     from babyvlm.data.vocabulary import vocabulary
     from babyvlm.export import export as export_model
-    from babyvlm.parsing import OneLineParser
+    from babyvlm.parsing import HelpFormatter, OneLineParser
     from babyvlm.playroom.make import playroom
     from babyvlm.report.comparison import compare
     from babyvlm.report.table import report
@@ -64,6 +63,7 @@ def _run_stage(args: list[str]) -> None:
     curate: dict[str, Any] = {
         "_help": "Raw files to pair stores, a stage a command; each is whole or absent.",
         "frames": frames,
+        "released": released,
         "web": web,
         "embed": embed,
         "filter": filter_pairs,
@@ -106,7 +106,7 @@ def _run_stage(args: list[str]) -> None:
         parser_class=OneLineParser,
         prog="python -m babyvlm",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
 
 

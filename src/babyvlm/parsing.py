@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+from argparse import RawDescriptionHelpFormatter
 from typing import Any, NoReturn
 
 import jsonargparse
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 # What a config may instantiate. Anything else is refused before its module is imported.
 ALLOWED_PACKAGES = ["babyvlm", "lightning", "torch", "torchmetrics"]
@@ -48,6 +49,10 @@ def one_line(message: str) -> str:
     deepest = max(indent for indent, _ in causes)
     cause = next(text for indent, text in causes if indent == deepest)
     return ": ".join([*dict.fromkeys(where), cause])
+
+
+class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Help that says an option's default and type, under a description whose lines stay as they are."""
 
 
 class OneLineParser(ArgumentParser):

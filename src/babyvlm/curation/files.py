@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+
+from babyvlm.contracts import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
 EDGE_BYTES = 1 << 20  # hashed at either end of a large file: our choice, a corpus of videos is half a terabyte
 
@@ -23,6 +26,25 @@ def inside(root: Path, name: str) -> Path | None:
         return None
 
 
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """The files in a folder and its subfolders whose names end so, in any case; hidden ones are none.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if name.lower().endswith(suffixes) and not name.startswith("."):  # "._x.mp4": a Mac's leftovers
+                yield Path(parent, name)
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file; -1 if it is none, or a link that leads nowhere."""
+    return path.stat().st_size if path.is_file() else -1
+
+
 def fingerprint_files(paths: Iterable[Path]) -> str:
     """Hash of the names and contents of files, in the order given.
 
@@ -31,7 +53,7 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
     """
     digest = hashlib.sha256()
     for path in paths:
-        size = path.stat().st_size if path.is_file() else -1
+        size = file_size(path)
         digest.update(f"{path.name}\0{size}\0".encode("utf-8", "surrogateescape"))
         if size < 0:
             continue

@@ -81,6 +81,7 @@ def store_from_parts(
     heading: Sequence[str],
     *,
     arguments: Mapping[str, Any],
+    raw: Mapping[str, Any],
     licensed: bool,
     workers: int,
 ) -> Store | None:
@@ -94,6 +95,7 @@ def store_from_parts(
         funnel: takes the counts of all parts.
         heading: columns of the list.
         arguments: what the store is a function of.
+        raw: the raw files and what a key means, as for ``write_store``.
         licensed: whether it may never leave the machine.
         workers: processes; 1 works in this one, where a crash of a decoder is the end.
 
@@ -123,7 +125,7 @@ def store_from_parts(
     lines: list[list[str]] = []
     rows = (row for path in paths for row in _read(path, funnel, lines))
     store = write_store(out, _then_list(rows, out.with_name(f"{out.name}.{funnel.stage}.csv"), heading, lines),
-                        arguments=arguments, funnel=funnel, licensed=licensed)  # fmt: skip
+                        arguments=arguments, funnel=funnel, licensed=licensed, raw=raw)  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)
     return store
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from rich.progress import track
 
 from babyvlm.contracts import UserError
 from babyvlm.curation.cropping import as_jpeg, crop_frame
-from babyvlm.curation.files import digest, fingerprint_files
+from babyvlm.curation.files import digest, files_below, fingerprint_files
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.parts import Log, SpoiledError, store_from_parts
 from babyvlm.curation.profiles import Profile, find_profile
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+KEY = "VIDEO_N_I: the Nth sentence of the caregiver's in VIDEO's transcript, from 1; its Ith frame, from 0"
 HEADING = ("transcript", "video", "utterances", "frames", "problem", "notes")
 
 
@@ -75,7 +75,9 @@ def frames(
         "videos": digest(part.video_hash for part in parts),
     }  # fmt: skip
     funnel = Funnel("frames", unit="utterances")
-    store = store_from_parts(out, parts, funnel, HEADING, arguments=arguments, licensed=licensed, workers=workers)
+    raw = {rules.source: {"files": [one.path.name for one in read], "key": KEY}}
+    store = store_from_parts(out, parts, funnel, HEADING, arguments=arguments, raw=raw, licensed=licensed,
+                             workers=workers)  # fmt: skip
     if store:
         print(
             f"{funnel}\n{out}: {len(store):,} frames of {funnel.kept:,} utterances; {out}.frames.csv lists the videos"
@@ -179,7 +181,7 @@ def find_transcripts(folder: Path) -> list[Path]:
     Raises:
         UserError: there is no such folder, or no CSV in it.
     """
-    files = sorted(_files_below(folder, (".csv",)))
+    files = sorted(files_below(folder, (".csv",)))
     if not files:
         raise UserError(f"{folder}: holds no .csv transcript")
     return files
@@ -188,18 +190,9 @@ def find_transcripts(folder: Path) -> list[Path]:
 def find_videos(folder: Path, profile: Profile) -> dict[str, list[Path]]:
     """The videos below a folder by their plain names."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(_files_below(folder, VIDEO_SUFFIXES)):
+    for path in sorted(files_below(folder, VIDEO_SUFFIXES)):
         found.setdefault(plain_name(path.name, profile), []).append(path)
     return found
-
-
-def _files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if name.lower().endswith(suffixes) and not name.startswith("."):  # "._x.mp4": a Mac's leftovers
-                yield Path(parent, name)
 
 
 def read_transcripts(paths: Sequence[Path], profile: Profile, *, skip_bad: bool) -> list[Transcript]:
