@@ -11,7 +11,7 @@ FIT    := $(RUN) fit --config configs/playroom.yaml
 MIXES  := filtered filtered-aug filtered-random aug-only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data mixes playroom-clip test soak check bench-matching
+.PHONY: help setup demo data mixes playroom-clip test soak check bench-matching bench-padding
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -68,3 +68,7 @@ check: setup ## what CI checks besides the tests: lint, format, types
 
 bench-matching: setup ## exact matching against scipy: time and memory ratios
 	$(VENV)/bin/python benchmarks/matching.py --size small
+
+bench-padding: data ## what padding costs the language model, and what batching by length or packing saves
+	$(VENV)/bin/python benchmarks/padding.py --store $(STORES)/filtered
+	$(VENV)/bin/python benchmarks/padding.py --store $(STORES)/filtered --image-tokens 49

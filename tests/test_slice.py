@@ -12,8 +12,10 @@ import pytest
 import torch
 import yaml
 
+import babyvlm
 from babyvlm.__main__ import main
 from babyvlm.curation.store import Store
+from babyvlm.data.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -201,6 +203,23 @@ def test_a_run_ends_with_test_results_and_a_table(world, capsys):
     assert str(run) in out
     assert "| chance | 0.250 | 0.500 | 0.167 |" in Path("table.md").read_text()
     assert "CVCL-filtered" in Path("table.md").read_text()
+
+
+def test_a_phase_begins_where_another_ended_if_it_has_its_vocabulary(world, capsys):
+    stores = f"[{DATA}/stores/filtered,{DATA}/stores/aug,{DATA}/stores/random]"
+    curate("vocabulary", stores=stores, out=DATA / "bpe", kind="bpe", size=400, min_count=2)
+    small = ["--data.max_tokens", "32", "--data.vocabulary", str(DATA / "bpe")]
+    fit("model/language-gpt2", "mix/filtered", extra=small)
+    run = newest("Language-GPT2-filtered")
+    assert (run / "vocabulary/tokenizer.json").read_bytes() == (DATA / "bpe/tokenizer.json").read_bytes()
+    fit("model/language-gpt2", "mix/filtered", extra=[*small, "--model.init_from", str(run)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        fit("model/language-gpt2", "mix/filtered", extra=[*small[:2], "--model.init_from", str(run)])
+    assert exit_info.value.code == 2
+    assert "one vocabulary serves all phases" in capsys.readouterr().err
+    loaded = babyvlm.load(run)  # from what is in the run's folder alone
+    assert loaded.vocabulary.hash == Vocabulary(DATA / "bpe").hash
 
 
 USER_ERRORS = [

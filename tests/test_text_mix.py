@@ -13,6 +13,7 @@ from babyvlm.data.mixes import PairMix, Source
 from babyvlm.data.text_mix import PackedText, TextMix
 from babyvlm.data.vocabulary import EOS, SOS, Vocabulary
 from babyvlm.models.language import LanguageModel, LanguageShape
+from babyvlm.models.losses import supervised_labels, supervised_tokens
 
 SAID = ["look at the ball", "the ball is red", "the red ball", "look at the dog", "wash the cup", "a red cup"] * 20
 GROUPS = [f"u{number // 2}" for number in range(len(SAID))]  # each utterance has two frames
@@ -137,17 +138,22 @@ def unigram_perplexity(data):
     return math.exp(-sum(math.log((counts[token] + 1) / total) for token in learned) / len(learned))
 
 
-def fit(stores, vocabulary, folder, seed=0, ckpt_path=None, **options):
+def adamw(parameters):
+    return torch.optim.AdamW(parameters, lr=1e-2)
+
+
+def fit(stores, vocabulary, folder, seed=0, ckpt_path=None, optimizer=adamw, max_tokens=16, **options):
     """A model of no dropout, trained: with the same seed it is the same."""
     torch.manual_seed(seed)
-    data = mix(stores, vocabulary)
+    data = mix(stores, vocabulary, max_tokens=max_tokens)
     shape = LanguageShape(width=32, layers=2, heads=4, inner=64, dropout=0.0, positions=16)
-    model = LanguageModel(vocabulary, shape, 16, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2))
+    model = LanguageModel(vocabulary, shape, 16, optimizer=optimizer)
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, **options,
     )  # fmt: skip
     trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
+    assert not (folder / "vocabulary").exists()  # without a logger there is no run folder
     return trainer, model, data
 
 
@@ -158,6 +164,20 @@ def test_the_language_model_learns_what_comes_after_what(stores, vocabulary, tmp
     assert trainer.callback_metrics["val_perplexity"] < unigram / 2
     assert trainer.lr_scheduler_configs[0].scheduler.steps == trainer.global_step == 8 * data.batches_per_epoch
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_two_ranks_train_as_one(stores, vocabulary, tmp_path):
+    """Though one rank's context holds more supervised tokens than the other's."""
+    options = {"max_steps": 4, "use_distributed_sampler": False, "max_tokens": 9}
+    options["optimizer"] = lambda p: torch.optim.SGD(p, lr=0.5)  # Adam makes steps of rounding errors
+    first = next(iter(mix(stores, vocabulary, max_tokens=9).train_dataloader()))
+    assert len({int(supervised_tokens(supervised_labels(row[None]))) for row in first.tokens_BL}) == 2
+    alone = fit(stores, vocabulary, tmp_path, devices=1, **options)
+    two = fit(stores, vocabulary, tmp_path, devices=2, strategy="ddp_fork", **options)
+    for name, tensor in alone[1].state_dict().items():
+        torch.testing.assert_close(two[1].state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
+    losses = [trainer.callback_metrics["train_loss"].item() for trainer, *_ in (alone, two)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 class SaveAt(Callback):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import cast
 
+import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -11,7 +13,7 @@ from torchmetrics import MeanMetric
 
 from babyvlm.contracts import Batch
 from babyvlm.models.initial import VocabularyModule
-from babyvlm.models.losses import UNSUPERVISED, language_loss, supervised_labels, supervised_share
+from babyvlm.models.losses import language_loss, supervised_labels, supervised_tokens
 from babyvlm.models.optimization import TimedScheduler, configure, training_steps
 
 
@@ -36,11 +38,12 @@ class CausalModule(VocabularyModule):
         """(B, L, V) logits of what follows each token of ``batch.tokens_BL``."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean loss of the supervised tokens."""
+        """Mean loss of the supervised tokens of the global batch."""
         labels_BL = supervised_labels(batch.tokens_BL)
-        loss = language_loss(self(batch), labels_BL)
-        self.log("train_loss", loss, batch_size=len(batch.keys))
-        self.log("supervised_share", supervised_share(labels_BL), batch_size=len(batch.keys))
+        loss = language_loss(self(batch), labels_BL) * self._weight(labels_BL)
+        self.log("train_loss", loss, batch_size=len(batch.keys), sync_dist=True)
+        share = supervised_tokens(labels_BL) / labels_BL[:, 1:].numel()  # the rest is paid for nothing
+        self.log("supervised_share", share, batch_size=len(batch.keys))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -59,11 +62,17 @@ class CausalModule(VocabularyModule):
         """Log the loss and perplexity of all."""
         self._log_held_out("test")
 
+    def _weight(self, labels_BL: Tensor) -> Tensor | float:
+        """This rank's tokens over the ranks' mean: gradients are averaged over ranks, but tokens count alike."""
+        if not torch.distributed.is_initialized():
+            return 1.0
+        tokens = supervised_tokens(labels_BL).float()
+        return tokens / cast("Tensor", self.all_gather(tokens)).mean()
+
     def _measure(self, batch: Batch) -> None:
         labels_BL = supervised_labels(batch.tokens_BL)
         # A mean over tokens, not over batches, which hold more of them or less.
-        supervised = (labels_BL[:, 1:] != UNSUPERVISED).sum()
-        self.held_out_loss.update(language_loss(self(batch), labels_BL), supervised)
+        self.held_out_loss.update(language_loss(self(batch), labels_BL), supervised_tokens(labels_BL))
 
     def _log_held_out(self, split: str) -> None:
         loss = self.held_out_loss.compute()

@@ -25,7 +25,9 @@ class VocabularyModule(LightningModule):
     def on_fit_start(self) -> None:
         """Copy the vocabulary to the run's folder, so that the run can be used without what it was made from."""
         folder = self.trainer.log_dir  # asked on every rank: it is broadcast
-        if self.trainer.is_global_zero and folder is not None and not Path(folder, "vocabulary").exists():
+        if folder is None or not self.trainer.loggers:  # nothing is to be kept
+            return
+        if self.trainer.is_global_zero and not Path(folder, "vocabulary").exists():
             partial = Path(folder, "vocabulary.partial")
             shutil.copytree(self.vocabulary.path, partial, dirs_exist_ok=True)
             partial.rename(partial.with_suffix(""))

@@ -45,9 +45,9 @@ def supervised_labels(tokens_BL: Tensor) -> Tensor:
     return tokens_BL.masked_fill((tokens_BL == PAD) | (tokens_BL == SOS) | (tokens_BL == IMAGE), UNSUPERVISED)
 
 
-def supervised_share(labels_BL: Tensor) -> Tensor:
-    """Share of the predicted tokens (all of a row but its first) that are supervised; the rest is paid for nothing."""
-    return (labels_BL[:, 1:] != UNSUPERVISED).float().mean()
+def supervised_tokens(labels_BL: Tensor) -> Tensor:
+    """How many tokens a loss is the mean over: the first of a row is predicted from nothing and does not count."""
+    return (labels_BL[:, 1:] != UNSUPERVISED).sum()
 
 
 def language_loss(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def language_loss(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
         UserError: no token is supervised: the mean would be of nothing.
     """
     target_BL = labels_BL[:, 1:]
-    if not (target_BL != UNSUPERVISED).any():
+    if not supervised_tokens(labels_BL):
         raise UserError("a batch has no supervised token: its utterances are empty or cut off; see data.max_tokens")
     precision = torch.promote_types(logits_BLV.dtype, torch.float32)
     return cross_entropy(logits_BLV[:, :-1].flatten(0, 1).to(precision), target_BL.flatten())
