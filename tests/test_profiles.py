@@ -1,6 +1,8 @@
 """Profiles: named ones and those that a user brings; what they do to transcripts, names and pictures."""
 
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -131,3 +133,19 @@ def test_pictures_are_turned_as_the_profile_says(degrees):
     cut = crop_frame(picture, replace(SAYCAM, turned=degrees, crop_up=0), 64)
     corners = [(10, 10), (10, 54), (54, 54), (54, 10)]  # counter-clockwise from the upper left
     assert [cut.getpixel(corner)[0] > 128 for corner in corners].index(True) == degrees // 90
+
+
+def test_the_page_tells_the_profiles_as_they_are(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    table = page[page.index("| field |") :].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", table, re.M)))) == {
+        field.name for field in fields(SAYCAM)
+    }
+    for profile, column in ((SAYCAM, 1), (BABYVIEW, 2)):
+        cells = {row.split("|")[1].strip(" `"): row.split("|")[column + 1] for row in table.splitlines()[2:]}
+        for name in ("source", "utterance", "speaker", "time", "end", "turn", "video", "clock", "not_a_video"):
+            value = getattr(profile, name)
+            assert (f"`{value}`" if value else "none") in cells[name], name
+        assert all(f"`{one}`" in cells["caregivers"] for one in profile.caregivers)
+    (tmp_path / "mine.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.S)[1])
+    assert find_profile(str(tmp_path / "mine.yaml")).turned == 90

@@ -40,6 +40,7 @@ def _run_stage(args: list[str]) -> None:
 
     from babyvlm.benchmarks.build.labeled_s import labeled_s
     from babyvlm.benchmarks.build.review import review
+    from babyvlm.curation.check_data import check_data
     from babyvlm.curation.clip_filter import filter_pairs
     from babyvlm.curation.contamination import contamination
     from babyvlm.curation.embed import embed
@@ -92,6 +93,7 @@ def _run_stage(args: list[str]) -> None:
     benchmark: dict[str, Any] = {"_help": "The tests.", "build": build}
     commands: dict[str, Any] = {
         "playroom": playroom,
+        "check-data": check_data,
         "curate": curate,
         "store": store,
         "benchmark": benchmark,

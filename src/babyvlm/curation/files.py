@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 EDGE_BYTES = 1 << 20  # hashed at either end of a large file: our choice, a corpus of videos is half a terabyte
 
 
+def listed(paths: list[Path] | Path | None) -> list[Path]:
+    """One path or several, as a user may give them."""
+    if paths is None:
+        return []
+    return [paths] if isinstance(paths, Path) else paths
+
+
 def inside(root: Path, name: str) -> Path | None:
     """The path ``root/name``, or None if it would leave ``root`` (``..``, an absolute path, a link that leads out)."""
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from babyvlm.contracts import UserError
 from babyvlm.curation.captions import Said, read_lists, read_transcripts_of_frames
-from babyvlm.curation.files import digest, file_size, files_below, inside
+from babyvlm.curation.files import digest, file_size, files_below, inside, listed
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.parts import Log, store_from_parts
 from babyvlm.curation.saycam import find_transcripts
@@ -28,7 +28,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 def released(
     images: Path,
     out: Path,
-    captions: list[Path] | None = None,
+    captions: list[Path] | Path | None = None,
     transcripts: Path | None = None,
     source: str = "saycam",
     image_size: int = 0,
@@ -44,8 +44,8 @@ def released(
     Args:
         images: folder of images; subfolders are searched too.
         out: store to make.
-        captions: lists, or folders of them: the authors' train.json, val.json and test.json (or their preprocessed
-            transcripts), or CSVs with columns image, utterance and, if there are any, group and split.
+        captions: list, lists `[a,b]` or folder of them: the authors' train.json, val.json and test.json (or their
+            preprocessed transcripts), or CSVs with columns image, utterance and, if there are any, group and split.
         transcripts: folder of raw SAYCam transcripts, for images named as the authors' (S_20140420_1803_01_082_00.jpg).
         source: the corpus' name in the store.
         image_size: make images smaller until the shorter side has this many pixels; 0 keeps the bytes as they are.
@@ -63,12 +63,12 @@ def released(
     if transcripts:
         said = read_transcripts_of_frames(find_transcripts(transcripts), sizes, funnel)
     else:
-        said = read_lists(captions or [], funnel)
+        said = read_lists(listed(captions), funnel)
         funnel.drop("in no list", len(sizes.keys() - {name for one in said for name in one.images}))
     parts = [ImageChunk.of(images, chunk, sizes, source, image_size) for chunk in _chunks(said)]
     arguments = {"command": "released", "source": source, "image_size": image_size, "licensed": licensed,
                  "images": digest(part.content for part in parts)}  # fmt: skip
-    raw = {source: {"files": [path.name for path in captions or [transcripts or images]], "key": KEY}}
+    raw = {source: {"files": [path.name for path in listed(captions or transcripts)], "key": KEY}}
     store = store_from_parts(out, parts, funnel, ("image", "problem"), arguments=arguments, raw=raw,
                              licensed=licensed, workers=workers)  # fmt: skip
     if store:

@@ -1,0 +1,133 @@
+"""What of the web sources and the benchmark lists is there."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections import Counter
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from babyvlm.contracts import UserError, first_line
+from babyvlm.curation.check_corpus import Findings
+from babyvlm.curation.costs import Need
+from babyvlm.curation.files import file_size, inside
+from babyvlm.curation.sound_images import UnsoundError, sound_image
+from babyvlm.curation.web_readers import Source, find_source, read_csv, read_parquet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIN_FRACTION = 0.5  # sound ones that `curate web` asks for by default
+SAMPLES = 300  # of a web source that are read to judge it
+# Name -> columns (the benchmarks' own), items in the authors' list, rows an item.
+TRIALS = {
+    "labeled_s.csv": (("trial_id", "target_category", "real_category", "image"), 2200, 4),
+    "vtwt.csv": (("image", "positive_phrase", "negative_phrase"), 967, 1),
+    "baby_winoground.csv": (("instance_id", "positive_phrase", "negative_phrase", "image", "image_tag"), 365, 2),
+    "SAYCam_caption.csv": (("image", "text"), 294, 1),
+}
+OTHER_NAMES = {"SAYCam_caption.csv": "caption.csv"}  # Playroom's
+
+
+def check_web(path: Path) -> Findings:
+    """Check a web source by counting its samples and reading the first few hundred."""
+    found = Findings(f"web pairs ({path})")
+    try:
+        source = find_source(path)
+        began = time.perf_counter()
+        sizes, problems = [], []
+        for sample in islice((sample for file in source.files for sample in source.read(file)), SAMPLES):
+            try:
+                if sample.image is None:
+                    raise UnsoundError(sample.problem or "image missing")
+                sizes.append(len(sound_image(sample.image)))
+            except UnsoundError as error:
+                problems.append(str(error))
+        seconds = time.perf_counter() - began
+        count, exact = _count(source)
+    except UserError as error:
+        found.missing.append(str(error))
+        return found
+    looked_at = len(sizes) + len(problems)
+    share = len(sizes) / looked_at if looked_at else 0.0
+    found.pairs = round(count * share)
+    found.facts += [("files", f"{len(source.files):,} ({sum(map(file_size, source.files)) / 1e9:,.2f} GB)"),
+                    ("samples", f"{'' if exact else 'about '}{count:,}"),
+                    (f"sound among the first {looked_at:,}", f"{share:.1%}"),
+                    *((f"unsound: {reason}", f"{times:,}") for reason, times in Counter(problems).items())]  # fmt: skip
+    if share < MIN_FRACTION:
+        found.missing.append(f"{path}: {share:.0%} of the first {looked_at:,} are sound, below {MIN_FRACTION:.0%}")
+    if sizes:
+        rate = looked_at / seconds
+        found.bytes = found.pairs * sum(sizes) / len(sizes)
+        found.needs = [Need("curate web", f"{count:,} samples", found.bytes, count / rate,
+                            f"{rate:,.0f} samples/s, read just now")]  # fmt: skip
+    return found
+
+
+def _count(source: Source) -> tuple[int, bool]:
+    """How many samples a source holds, and whether that is sure: of several archives one is read through."""
+    if source.read is read_parquet:
+        return sum(_parquet_rows(path) for path in source.files), True
+    if source.read is read_csv:
+        return sum(_csv_rows(path) for path in source.files), True
+    first = sum(1 for _ in source.read(source.files[0]))
+    return round(first * sum(map(file_size, source.files)) / max(1, file_size(source.files[0]))), len(source.files) == 1
+
+
+def _parquet_rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not readable as Parquet ({first_line(error)})") from None
+
+
+def _csv_rows(path: Path) -> int:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return max(0, sum(1 for _ in csv.reader(file)) - 1)
+
+
+def check_trials(folder: Path) -> Findings:
+    """Check the benchmark lists: their columns, how many items they hold, and that their images are there."""
+    found = Findings(f"benchmark lists ({folder})")
+    for name, (columns, items, rows_each) in TRIALS.items():
+        path = folder / name
+        if not path.is_file() and name in OTHER_NAMES and (folder / OTHER_NAMES[name]).is_file():
+            path = folder / OTHER_NAMES[name]
+        try:
+            rows = _trial_rows(path, columns)
+        except UserError as error:
+            found.missing.append(str(error))
+            continue
+        count = len(rows) // rows_each
+        found.facts.append((path.name, f"{count:,} items"))
+        if count != items:
+            found.notes.append(f"{path}: {count:,} items; the authors' list has {items:,}")
+        images = sorted({row["image"] for row in rows})
+        absent = [image for image in images if file_size(inside(folder, image) or folder) <= 0]
+        if absent:
+            found.missing.append(
+                f"{path}: {len(absent):,} of {len(images):,} images are not in {folder}, the first is {absent[0]}"
+            )
+    return found
+
+
+def _trial_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            missing = [column for column in columns if column not in (reader.fieldnames or [])]
+            if missing:
+                raise UserError(f"{path}: column {missing[0]} is missing; it needs {', '.join(columns)}")
+            rows = list(reader)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not readable as UTF-8 CSV ({error}); export it again as UTF-8") from None
+    if not rows:
+        raise UserError(f"{path}: holds no row")
+    return rows
