@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import time
 from collections import Counter
 from itertools import islice
@@ -16,7 +17,7 @@ from babyvlm.curation.check_corpus import Findings
 from babyvlm.curation.costs import Need
 from babyvlm.curation.files import file_size, inside
 from babyvlm.curation.sound_images import UnsoundError, sound_image
-from babyvlm.curation.web_readers import Source, find_source, read_csv, read_parquet
+from babyvlm.curation.web_readers import Source, find_source, read_csv, read_llava, read_parquet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +76,8 @@ def _count(source: Source) -> tuple[int, bool]:
         return sum(_parquet_rows(path) for path in source.files), True
     if source.read is read_csv:
         return sum(_csv_rows(path) for path in source.files), True
+    if source.read is read_llava:
+        return sum(len(json.loads(path.read_bytes())) for path in source.files), True
     first = sum(1 for _ in source.read(source.files[0]))
     return round(first * sum(map(file_size, source.files)) / max(1, file_size(source.files[0]))), len(source.files) == 1
 
