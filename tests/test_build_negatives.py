@@ -21,6 +21,7 @@ from babyvlm.benchmarks.build.items import Item, Items, write_items
 from babyvlm.benchmarks.build.negatives import negatives
 from babyvlm.benchmarks.build.painters import DiffusionPainter, PlayroomPainter, _topic
 from babyvlm.benchmarks.build.verdicts import VerdictFile
+from babyvlm.benchmarks.results import world_of
 from babyvlm.contracts import UserError
 from babyvlm.images import open_rgb
 from babyvlm.playroom.draw import jpeg
@@ -276,6 +277,7 @@ def test_the_folder_has_lists_that_the_benchmarks_read_and_says_how_it_was_made(
             listed = list(csv.DictReader(file))
         assert Counter(row["positive_phrase"] for row in listed) == Counter(row["negative_phrase"] for row in listed)
 
+    assert world_of(out / "vtwt.csv") == "playroom"  # told by the negatives' painter, and so by every table
     card = (out / "card.md").read_text()
     assert "9 proposed -> 11 with mirrored -> 7 checked -> 7 reviewed -> 6 accepted -> 4 kept" in card
     assert "Cohen's kappa" in card
@@ -297,6 +299,7 @@ def test_licensed_images_can_be_left_out_and_mistakes_are_told(tmp_path):
     assemble(tmp_path / "out", pairs=items.path, images="hashes")
     assert not list((tmp_path / "out").rglob("*.jpg"))
     assert len((tmp_path / "out/images.csv").read_text().splitlines()) == 5
+    assert world_of(tmp_path / "out/vtwt.csv") == "real"
     assert "Licensed images" in (tmp_path / "out/card.md").read_text()
     with pytest.raises(UserError, match="name the parts"):
         assemble(tmp_path / "none")
