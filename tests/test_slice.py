@@ -236,6 +236,9 @@ def test_a_phase_begins_where_another_ended_if_it_has_its_vocabulary(world, caps
     assert "one vocabulary serves all phases" in capsys.readouterr().err
     loaded = babyvlm.load(run)  # from what is in the run's folder alone
     assert loaded.vocabulary.hash == Vocabulary(DATA / "bpe").hash
+    main(["export", "--run", str(run), "--out", "exported-language"])
+    exported = babyvlm.load("exported-language").state_dict()
+    assert all(torch.equal(tensor, exported[name]) for name, tensor in loaded.state_dict().items())
 
 
 USER_ERRORS = [

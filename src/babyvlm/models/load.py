@@ -70,7 +70,8 @@ def write(model: LightningModule, folder: Path) -> None:
     if isinstance(model, BabyLLaVA):  # as transformers reads it too
         model.save_pretrained(folder)
     else:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}  # tied weights under both names
+        save_file(state, folder / WEIGHTS)
 
 
 def build(recipe: dict[str, Any], where: Path) -> LightningModule:
