@@ -118,6 +118,20 @@ def test_reads_the_old_format_without_a_zip(tmp_path, torchvision_trunk):
     assert_same_features(path, torchvision_trunk)
 
 
+def test_reads_dinos_vision_transformer(tmp_path):
+    """facebookresearch/dino's ViT has timm's names, and its classification token's output is what a head reads."""
+    shape = {"backbone": "vit_tiny_patch16_224", "options": {"img_size": 32, "depth": 1, "global_pool": "token"}}
+    torch.manual_seed(3)
+    vit = VisionEncoder(**shape).eval()
+    dino_names = {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "norm.weight"}
+    assert dino_names <= vit.trunk.state_dict().keys()
+    torch.save(as_dino(vit.trunk), tmp_path / "dino_vit.pth")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found = VisionEncoder(**shape, weights=str(tmp_path / "dino_vit.pth")).eval()(images)
+        torch.testing.assert_close(found, vit(images))
+
+
 def test_reads_safetensors(tmp_path, torchvision_trunk):
     save_file(prefixed("vision.trunk.", torchvision_trunk.state_dict()), tmp_path / "run.safetensors")
     assert_same_features(tmp_path / "run.safetensors", torchvision_trunk)

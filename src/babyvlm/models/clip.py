@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -23,6 +22,7 @@ from babyvlm.data.transforms import MEAN, STD, eval_transform
 from babyvlm.data.vocabulary import EOS, PAD, Vocabulary
 from babyvlm.models.losses import symmetric_info_nce
 from babyvlm.models.optimization import configure
+from babyvlm.models.vision import halved
 
 
 class ClipTraining(LightningModule):
@@ -97,7 +97,7 @@ class ClipTraining(LightningModule):
                       "interpolation": "bilinear", "resize_mode": "shortest"}  # fmt: skip
         config = {"model_cfg": self.config, "preprocess_cfg": preprocess}
         (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        state = {name: _half(tensor) for name, tensor in self.model.state_dict().items()}
+        state = {name: halved(tensor.detach().cpu().contiguous()) for name, tensor in self.model.state_dict().items()}
         save_file(state, folder / "open_clip_model.safetensors")
         for file in self.vocabulary.path.glob("tokenizer*.json"):
             shutil.copy(file, folder)
@@ -105,8 +105,3 @@ class ClipTraining(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and its schedule."""
         return configure(self.parameters(), self.make_optimizer, self.make_scheduler)
-
-
-def _half(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach().cpu().contiguous()
-    return tensor.to(torch.float16) if tensor.is_floating_point() else tensor

@@ -11,10 +11,13 @@ import timm
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import babyvlm.playroom
 from babyvlm.contracts import UserError, first_line
+
+PLAYROOM_DINO = Path(babyvlm.playroom.__file__).parent / "dino" / "backbone.safetensors"
 
 
 class VisionEncoder(nn.Module):
@@ -23,7 +26,8 @@ class VisionEncoder(nn.Module):
     Args:
         backbone: timm's name of it (``resnext50_32x4d`` in the paper).
         options: further arguments of timm's constructor.
-        weights: a local file, or ``hf-hub:ORG/NAME/FILE``; a DINO or CVCL checkpoint or a plain state dict.
+        weights: a local file, ``hf-hub:ORG/NAME/FILE``, or ``playroom`` for the shipped DINO backbone; a DINO or CVCL
+            checkpoint or a plain state dict.
         pretrained: take timm's own weights for the name instead.
         frozen: keep them as they are: no gradient, batch norm in evaluation mode.
 
@@ -91,7 +95,20 @@ def load_trunk(trunk: nn.Module, source: str) -> None:
     trunk.load_state_dict(found, strict=False)
 
 
+def save_trunk(trunk: nn.Module, file: Path, *, half: bool = False) -> None:
+    """Write a trunk's weights as safetensors, under its own names, in float16 if asked."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in trunk.state_dict().items()}
+    save_file({name: halved(tensor) for name, tensor in state.items()} if half else state, file)
+
+
+def halved(tensor: Tensor) -> Tensor:
+    """Floating-point weights in float16, all else as it is."""
+    return tensor.to(torch.float16) if tensor.is_floating_point() else tensor
+
+
 def _local_path(source: str) -> Path:
+    if source == "playroom":
+        return PLAYROOM_DINO
     if not source.startswith("hf-hub:"):
         path = Path(source)
         if not path.is_file():
