@@ -167,9 +167,9 @@ def test_the_columns_are_the_benchmarks_own():
     assert [columns for columns, _, _ in TRIALS.values()] == [module.COLUMNS for module in modules]
 
 
-def test_no_torch_and_quick_on_thousands_of_files(tmp_path):
+def test_no_torch_and_many_files(tmp_path):
     corpus(tmp_path, ROWS, "V_0", count=150)
-    for number in range(1, 2000):
+    for number in range(1, 300):
         os.link(tmp_path / "videos" / "V_0.mp4", tmp_path / "videos" / f"V_{number}.mp4")
         text = (tmp_path / "transcripts" / "V_0.csv").read_text().replace("V_0", f"V_{number}")
         (tmp_path / "transcripts" / f"V_{number}.csv").write_text(text)
@@ -182,6 +182,6 @@ def test_no_torch_and_quick_on_thousands_of_files(tmp_path):
     assert done.stdout.splitlines()[-1] == "[]"
     assert "probing videos" in done.stderr
     found = check_raw(tmp_path / "videos", tmp_path / "transcripts", SAYCAM, 16, 1.0, 1.0)
-    assert dict(found.facts)["transcripts with a sound video"] == "2,000"
-    assert found.pairs == 2000 * (15 + 15 + 10 + 1)
+    assert dict(found.facts)["transcripts with a sound video"] == "300"
+    assert found.pairs == 300 * (15 + 15 + 10 + 1)
     assert Path(tmp_path / "data").exists() is False

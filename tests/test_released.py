@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from babyvlm.contracts import UserError
@@ -211,6 +211,7 @@ SAID = st.text(st.sampled_from("aB.?!*[]()-,'_ …"), max_size=20) | st.sampled_
 )
 
 
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(
