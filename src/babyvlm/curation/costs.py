@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Measured on 2026-11-23 on two cores of an AMD EPYC, no GPU, as CPU time of one core since others were at work beside it;
-# frames are 224-pixel JPEGs of 15 KB.
+# Measured on 2026-11-23 on two cores of an AMD EPYC, no GPU: CPU time of one core, since the machine was not idle.
+# Frames are 224-pixel JPEGs of 15 KB.
 EMBED_RATE = 0.7  # images and texts a second, CLIP ViT-L/14: two cores at 0.37
 FILTER_RATE = 15_000  # pairs a second
 REWRITE_RATE = 5_000  # captions a second, by the rules; a language model's time and price: docs/rewriting.md
