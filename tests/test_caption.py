@@ -122,3 +122,20 @@ def test_a_model_that_does_not_caption_is_left_alone(tmp_path):
     run = trainer(tmp_path, Caption(tmp_path / "no-such-list.csv"))
     assert run.test(Mute(), DataLoader([0]), verbose=False) == [{}]
     assert not Path(run.log_dir, "results").exists()
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("wordnet")
+def test_captions_are_the_same_on_two_processes(captions):
+    found = []
+    for devices in (1, 2):
+        run = Trainer(
+            accelerator="cpu", devices=devices, strategy="ddp_fork" if devices > 1 else "auto",
+            logger=CSVLogger(captions.parent / f"logs{devices}", version=0), enable_progress_bar=False,
+            callbacks=[Caption(captions, batch_size=1)], enable_model_summary=False,
+        )  # fmt: skip
+        run.test(Speaker(lambda thing: f"look {thing}"), DataLoader([0]), verbose=False)
+        results = captions.parent / f"logs{devices}" / "lightning_logs" / "version_0" / "results"
+        found.append(pq.read_table(results / "caption-test.parquet"))
+    assert found[0].num_rows == 2 * 3 * 4  # measures, controls, items
+    assert found[0].equals(found[1])
