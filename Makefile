@@ -8,10 +8,12 @@ WORLD  := $(DATA)/world
 STORES := $(DATA)/stores
 EMBED  := $(DATA)/embeddings
 FIT    := $(RUN) fit --config configs/playroom.yaml
+HELD   := $(DATA)/held-out
+BUILD  := $(RUN) benchmark build
 MIXES  := filtered filtered-aug filtered-random aug-only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data mixes playroom-clip test soak check bench-matching bench-padding
+.PHONY: help setup demo data mixes benchmark-demo playroom-clip test soak check bench-matching bench-padding
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -47,6 +49,22 @@ demo: data ## raw video to a benchmark table on the embedded world (at most 10 m
 mixes: data ## CVCL on each of the four mixes, and the table
 	for mix in $(MIXES); do $(FIT) --config configs/model/cvcl.yaml --config configs/mix/$$mix.yaml || exit 1; done
 	$(RUN) report --logs lightning_logs
+
+benchmark-demo: data ## the tests' own making on held-out recordings: proposed, reviewed (by a script), drawn, tried on CLIP
+	$(RUN) playroom --out $(HELD)/world --size $(SIZE) --seed 1
+	$(RUN) curate frames --videos $(HELD)/world/home/videos --transcripts $(HELD)/world/home/transcripts \
+	    --out $(HELD)/frames --frame_size 112 --max_frames 2 --licensed false
+	$(RUN) curate embed --store $(HELD)/frames --out $(HELD)/embeddings
+	$(RUN) curate filter --store $(HELD)/frames --embeddings $(HELD)/embeddings --out $(HELD)/filtered
+	$(BUILD) labeled-s --images $(HELD)/world/trials/labeled_s --out $(HELD)/labeled-s --exclude '[]' --licensed false
+	$(BUILD) phrase-pairs --store $(HELD)/filtered --split all --vocabulary $(DATA)/vocabulary --per_frame 2 --limit 200 \
+	    --out $(HELD)/pairs
+	$(VENV)/bin/python benchmarks/scripted_review.py $(HELD)/pairs
+	$(BUILD) negatives --pairs $(HELD)/pairs --out $(HELD)/negatives
+	$(BUILD) assemble --labeled_s $(HELD)/labeled-s --pairs $(HELD)/pairs --negatives $(HELD)/negatives --out $(HELD)/benchmark
+	$(RUN) curate contamination --stores '[$(STORES)/filtered,$(STORES)/aug,$(STORES)/random]' --images '[$(HELD)/benchmark]' \
+	    --out $(HELD)/contamination
+	$(RUN) test --config configs/eval/playroom-clip.yaml --config $(HELD)/benchmark/eval.yaml
 
 playroom-clip: setup ## train the CLIP that is shipped in src/babyvlm/playroom/clip
 	$(RUN) playroom --out $(WORLD) --size $(SIZE)

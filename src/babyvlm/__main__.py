@@ -38,7 +38,10 @@ def resume(run: Path) -> None:
 def _run_stage(args: list[str]) -> None:
     from jsonargparse import auto_cli
 
+    from babyvlm.benchmarks.build.assemble import assemble
     from babyvlm.benchmarks.build.labeled_s import labeled_s
+    from babyvlm.benchmarks.build.negatives import negatives
+    from babyvlm.benchmarks.build.phrase_pairs import phrase_pairs
     from babyvlm.benchmarks.build.review import review
     from babyvlm.curation.check_data import check_data
     from babyvlm.curation.clip_filter import filter_pairs
@@ -88,7 +91,10 @@ def _run_stage(args: list[str]) -> None:
     build: dict[str, Any] = {
         "_help": "Make the tests themselves, a step a command.",
         "labeled-s": labeled_s,
+        "phrase-pairs": phrase_pairs,
         "review": review,
+        "negatives": negatives,
+        "assemble": assemble,
     }
     benchmark: dict[str, Any] = {"_help": "The tests.", "build": build}
     commands: dict[str, Any] = {

@@ -66,6 +66,10 @@ class Benchmark(Callback, ABC):
     def results(self, model: LightningModule, views: Views) -> list[TrialResult]:
         """The results of one half and of its controls, the same on every rank."""
 
+    def can_read(self, model: LightningModule) -> bool:
+        """Whether the items make sense to a model without any image."""
+        return False
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the list and find its images before anything runs.
 
@@ -92,7 +96,7 @@ class Benchmark(Callback, ABC):
             return
         views = {"": trials}
         if self.controls and half == "test":
-            views |= controlled(trials, text_only=isinstance(pl_module, TextScorer), seed=self.seed)
+            views |= controlled(trials, text_only=self.can_read(pl_module), seed=self.seed)
         results = self.results(pl_module, views)
         for name, value in self._means(results, half).items():
             pl_module.log(name, value, prog_bar=name == f"{self.name}_{half}", rank_zero_only=False)
@@ -128,6 +132,10 @@ class ScoreBenchmark(Benchmark):
         if not isinstance(model, ImageTextScorer):
             raise UserError(f"{type(model).__name__} has no preprocess() and score(): {self.name} cannot test it")
         return True
+
+    def can_read(self, model: LightningModule) -> bool:
+        """If it scores texts."""
+        return isinstance(model, TextScorer)
 
     def results(self, model: LightningModule, views: Views) -> list[TrialResult]:
         """Judge each trial by the scores of its options."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from babyvlm.artefact import read_manifest
 from babyvlm.contracts import TrialResult
 
 RESULT_SCHEMA = pa.schema(
@@ -28,6 +29,8 @@ RESULT_SCHEMA = pa.schema(
 
 def world_of(path: Path) -> str:
     """``playroom`` for a list of the embedded world, which is told by the manifest above it; else ``real``."""
+    if (path.parent / "benchmark.json").is_file():  # made by `benchmark build assemble`
+        return str(read_manifest(path.parent, "benchmark")["world"])
     embedded = any((folder / "playroom.json").is_file() for folder in path.resolve().parents)
     return "playroom" if embedded else "real"
 

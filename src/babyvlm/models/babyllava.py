@@ -19,7 +19,7 @@ from babyvlm.models.assemble import MAX_NEW_TOKENS, build, processor
 from babyvlm.models.causal import CausalModule
 from babyvlm.models.connector import ImageTokens
 from babyvlm.models.language import GPT2, LanguageShape, language_config
-from babyvlm.models.likelihood import given_images, text_logits, without_image
+from babyvlm.models.likelihood import given_images, mean_or_total, text_logits, without_image
 from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler
 from babyvlm.models.vision import VisionEncoder
 
@@ -133,19 +133,18 @@ class BabyLLaVA(CausalModule):
         total_BT = given_images(self.vlm, image_BPD, tokens, wanted_BT)
         if self.likelihood == "evidence":
             return total_BT - without_image(self.vlm, tokens)
-        return self._scaled(total_BT, tokens)
+        return mean_or_total(total_BT, tokens, self.likelihood)
 
     @torch.no_grad()
     def score_texts(self, texts: Sequence[str]) -> Tensor:
         """(T,) likelihoods without an image; no image is no evidence."""
         tokens = self.vocabulary.encode(texts, self.max_tokens)
         total_T = without_image(self.vlm, tokens)
-        return torch.zeros_like(total_T) if self.likelihood == "evidence" else self._scaled(total_T, tokens)
-
-    def _scaled(self, total: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
-        if self.likelihood == "total":
-            return total
-        return total / torch.tensor([len(text) - 1 for text in tokens], device=total.device)  # all but <sos>
+        return (
+            torch.zeros_like(total_T)
+            if self.likelihood == "evidence"
+            else mean_or_total(total_T, tokens, self.likelihood)
+        )
 
     def caption(self, images_BCHW: Tensor, max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
         """Caption greedily."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from babyvlm import artefact
 from babyvlm.benchmarks.build.items import LABELED_COLUMNS
+from babyvlm.benchmarks.results import world_of
 from babyvlm.contracts import UserError
 from babyvlm.curation.files import write_csv
 from babyvlm.curation.funnel import Funnel
@@ -57,8 +58,10 @@ def labeled_s(
     funnel = Funnel("labeled-s", unit="images")
     usable = _usable(images, digests, funnel)
     rows = list(sample_trials(usable, per_category, seed))
-    manifest: artefact.Manifest = {"arguments": arguments, "licensed": licensed, "funnel": funnel.as_dict(),
-                                   "categories": sorted(usable), "trials": len(rows) // OPTIONS}  # fmt: skip
+    manifest: artefact.Manifest = {
+        "arguments": arguments, "licensed": licensed, "funnel": funnel.as_dict(), "categories": sorted(usable),
+        "trials": len(rows) // OPTIONS, "world": world_of(images / "any"),
+    }  # fmt: skip
     with artefact.making(out, "labeled-s", manifest) as partial:
         for image in sorted({row[-1] for row in rows}):
             (partial / "labeled_s" / image).parent.mkdir(parents=True, exist_ok=True)

@@ -62,6 +62,30 @@ def verdicts_of(items: Path) -> Path:
     return items.with_name(f"{items.name}.verdicts")
 
 
+def accepted(items: Items, verdicts: Path, reviewers: int = 1) -> list[str]:
+    """Names of the items to which every reviewer who answered said yes, in order; a skip is no answer.
+
+    Args:
+        items: what was judged.
+        verdicts: folder of the answers.
+        reviewers: how many must have said yes.
+
+    Raises:
+        UserError: there is no answer, or no item is accepted.
+    """
+    given = read_all(verdicts, items.fingerprint)
+    if not given:
+        raise UserError(f"{verdicts}: holds no verdicts; review {items.path} first (benchmark build review)")
+    names = [name for name in items.rows if _accepted([mine.get(name, "skip") for mine in given.values()], reviewers)]
+    if not names:
+        raise UserError(f"{verdicts}: no item has a yes of {reviewers} and no no; review more of {items.path}")
+    return names
+
+
+def _accepted(said: list[str], reviewers: int) -> bool:
+    return "no" not in said and said.count("yes") >= reviewers
+
+
 def summary(items: Items, verdicts: Path) -> str:
     """How far each reviewer is, and how far they agree."""
     given = read_all(verdicts, items.fingerprint)

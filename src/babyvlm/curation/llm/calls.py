@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from babyvlm.contracts import UserError
 from babyvlm.curation.llm.client import Server
-from babyvlm.curation.llm.prompt import MAX_OUTPUT_TOKENS, Reply, digest, most_input_tokens, request
+from babyvlm.curation.llm.prompt import REWRITE, Prompt, Reply, digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -59,6 +59,7 @@ class Calls:
         purse: what may be spent.
         concurrency: how many calls are under way at a time.
         done: called after each caption.
+        prompt: what is asked about a caption (or another item of text).
     """
 
     server: Server
@@ -66,6 +67,7 @@ class Calls:
     purse: Purse
     concurrency: int
     done: Callable[[], None]
+    prompt: Prompt = REWRITE
     _running: dict[Future[Reply], str] = field(default_factory=dict)
     _streak: int = 0
 
@@ -88,9 +90,10 @@ class Calls:
                         return False
                     if self.server.stopped.is_set():
                         break
-                    key = self.ledger.open(digest(caption), most_input_tokens(caption), MAX_OUTPUT_TOKENS)
-                    body = request(self.ledger.model, caption)
-                    self._running[pool.submit(self.server.ask, body, key)] = caption
+                    most = self.prompt.most_input_tokens(caption)
+                    key = self.ledger.open(digest(caption), most, self.prompt.max_output_tokens)
+                    body = self.prompt.request(self.ledger.model, caption)
+                    self._running[pool.submit(self.server.ask, body, key, self.prompt.answer)] = caption
                     self._settle(all_of_them=False)
                 self._settle(all_of_them=True)
             finally:

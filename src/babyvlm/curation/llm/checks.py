@@ -59,8 +59,8 @@ def _unsupported(cleaned: str, words: list[str]) -> str:
     source, ordered = described(cleaned)
     supporting = frozenset().union(*(_roots(word) for word in re.findall(r"[^\W\d_]+", source)))
     content = [word for word in words if word not in listed("small")
-               and (word not in _words("talk") or _root(word) in supporting)]  # fmt: skip
-    supported = sum(_root(word) in supporting for word in content)
+               and (word not in _words("talk") or root(word) in supporting)]  # fmt: skip
+    supported = sum(root(word) in supporting for word in content)
     if ordered and (not content or supported < len(content)):
         return "the caption gives orders"
     return "" if content and 2 * supported >= len(content) else "not about the caption"
@@ -70,11 +70,11 @@ def _unsupported(cleaned: str, words: list[str]) -> str:
 def _roots(word: str) -> frozenset[str]:
     """What a word of a caption supports: its own root, and those of a name of several words (hotdog -> hot, dog)."""
     parts = (part for entry in lexicon().get(word, ()) for part in entry.text.split())
-    return frozenset(_root(part) for part in (word, *parts))
+    return frozenset(root(part) for part in (word, *parts))
 
 
 @cache
-def _root(word: str) -> str:
+def root(word: str) -> str:
     """One spelling for a word's forms and names: dogs, doggy, puppies -> dog; running -> run."""
     named = next((entry.text for entry in lexicon().get(word, ()) if " " not in entry.text), word)
     return _stem(next((_same()[form] for form in (named, _singular(named)) if form in _same()), named))

@@ -16,11 +16,13 @@ import openai
 import tenacity
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.llm.prompt import Paid, Reply, read_reply
+from babyvlm.curation.llm.prompt import Answer, Paid, Reply, read_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from pydantic import BaseModel
 
 T = TypeVar("T")
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -83,14 +85,14 @@ class Server:
         """Text from the server, without the key if it is echoed there."""
         return text.replace(self._key, "[key]") if self._key else text
 
-    def ask(self, body: dict[str, Any], idempotency_key: str) -> Reply:
+    def ask(self, body: dict[str, Any], idempotency_key: str, answer: type[BaseModel] = Answer) -> Reply:
         """Make one call, again as long as it is certain that it was not paid. Sets ``hopeless`` and ``complaint``."""
         headers = {**self.headers, "Idempotency-Key": idempotency_key}
         try:
             text = self.patiently(
                 lambda: self.client.chat.completions.with_raw_response.create(**body, extra_headers=headers).text
             )
-            return read_reply(json.loads(text), self.scrub)
+            return read_reply(json.loads(text), self.scrub, answer)
         except (ValueError, RecursionError):
             return Reply(reason="reply cut short")
         except TroubleError as trouble:
@@ -191,6 +193,30 @@ def is_loopback(base_url: str) -> bool:
         return ipaddress.ip_address(url.host).is_loopback
     except ValueError:
         return url.host == "localhost"
+
+
+def open_server(
+    base_url: str, key_file: Path | None, timeout: float, connections: int, licensed: Path | None
+) -> Server:
+    """A server that may be asked.
+
+    Args:
+        base_url: up to and with ``/v1``.
+        key_file: file of the API key; None reads the environment.
+        timeout: seconds to wait for a reply.
+        connections: how many calls may be under way.
+        licensed: what is to be sent, if that may not leave this machine.
+
+    Raises:
+        UserError: what is licensed would leave this machine, or the key would go in the clear.
+    """
+    if licensed is not None and not is_loopback(base_url):
+        raise UserError(f"{licensed}: is licensed, its utterances may not leave this machine; ask a server on "
+                        "it, as in --base_url http://127.0.0.1:8000/v1")  # fmt: skip
+    key = read_key(key_file)
+    if key and base_url.startswith("http:") and not is_loopback(base_url):
+        raise UserError(f"--base_url {base_url}: would carry the key in the clear; use https, or unset the key")
+    return Server(base_url, key, timeout, connections)
 
 
 def read_key(key_file: Path | None) -> str:

@@ -8,7 +8,14 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.llm.prompt import MAX_OUTPUT_TOKENS, USUAL_OUTPUT_TOKENS, most_input_tokens, usual_input_tokens
+from babyvlm.curation.llm.prompt import (
+    MAX_OUTPUT_TOKENS,
+    REWRITE,
+    USUAL_OUTPUT_TOKENS,
+    Prompt,
+    most_input_tokens,
+    usual_input_tokens,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,11 +100,13 @@ class Purse:
         price: None where nothing is paid.
         limit: None for none.
         spent: so far, by all runs on the ledger.
+        prompt: what is asked.
     """
 
     price: Price | None
     limit: float | None
     spent: float = 0.0
+    prompt: Prompt = REWRITE
 
     def recount(self, ledger: Ledger) -> None:
         """What all calls on the ledger have cost."""
@@ -114,7 +123,7 @@ class Purse:
 
     def most(self, cleaned: str, *, batch: bool) -> float:
         """What a call can cost."""
-        tokens = (most_input_tokens(cleaned), MAX_OUTPUT_TOKENS)
+        tokens = (self.prompt.most_input_tokens(cleaned), self.prompt.max_output_tokens)
         return self.price.of(tokens, batch=batch) if self.price else 0.0
 
     def settle(self, cleaned: str, reply: Reply, *, batch: bool = False) -> None:
@@ -122,7 +131,7 @@ class Purse:
         if self.price is None:
             return
         counts = (reply.input_tokens, reply.output_tokens)
-        most = (most_input_tokens(cleaned), MAX_OUTPUT_TOKENS)
+        most = (self.prompt.most_input_tokens(cleaned), self.prompt.max_output_tokens)
         used = [bound if count is None else count for count, bound in zip(counts, most, strict=True)]
         cost = 0.0 if reply.paid == "no" else self.price.of((used[0], used[1]), batch=batch)
         self.spent += cost - self.most(cleaned, batch=batch)

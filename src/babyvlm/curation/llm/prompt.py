@@ -56,6 +56,23 @@ class Answer(BaseModel):
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What a job asks about each of its items, which are texts.
+
+    Attributes:
+        request: body of the chat completion, by model and item.
+        most_input_tokens: what the tokens of an item's request cannot exceed.
+        max_output_tokens: of an answer.
+        answer: what a sound answer holds.
+    """
+
+    request: Callable[[str, str], dict[str, Any]]
+    most_input_tokens: Callable[[str], int]
+    max_output_tokens: int
+    answer: type[BaseModel]
+
+
+@dataclass(frozen=True)
 class Reply:
     """How a call came out.
 
@@ -128,12 +145,13 @@ def usual_input_tokens(cleaned: str) -> float:
     return FRAME_TOKENS + (_fixed_bytes() + len(cleaned.encode())) / BYTES_PER_TOKEN
 
 
-def read_reply(body: object, scrub: Callable[[str], str]) -> Reply:
+def read_reply(body: object, scrub: Callable[[str], str], answer: type[BaseModel] = Answer) -> Reply:
     """Judge the body of a chat completion. Never raises, whatever the body is.
 
     Args:
         body: decoded JSON, of any shape.
         scrub: takes secrets out of text that a server wrote.
+        answer: what a sound answer holds.
     """
     usage = _get(body, "usage")
     tokens = _count(_get(usage, "prompt_tokens")), _count(_get(usage, "completion_tokens"))
@@ -151,13 +169,13 @@ def read_reply(body: object, scrub: Callable[[str], str]) -> Reply:
     elif text is None:
         reason = "reply without an answer"
     else:
-        reason = _flaw(text)
+        reason = _flaw(text, answer)
     return Reply(text, reason, "yes", *tokens)
 
 
-def _flaw(text: str) -> str:
+def _flaw(text: str, answer: type[BaseModel]) -> str:
     try:
-        Answer.model_validate_json(text)
+        answer.model_validate_json(text)
     except ValidationError as error:
         return "answer is not JSON" if error.errors()[0]["type"] == "json_invalid" else "answer breaks the schema"
     return ""
@@ -169,3 +187,6 @@ def _get(value: object, key: str) -> Any:  # noqa: ANN401 - it is whatever a ser
 
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
+
+
+REWRITE = Prompt(request, most_input_tokens, MAX_OUTPUT_TOKENS, Answer)

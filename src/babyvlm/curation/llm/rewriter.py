@@ -18,7 +18,7 @@ from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.llm import checks
 from babyvlm.curation.llm.batch import MAX_REQUESTS, Batches
 from babyvlm.curation.llm.calls import Calls
-from babyvlm.curation.llm.client import Server, is_loopback, read_key
+from babyvlm.curation.llm.client import Server, open_server
 from babyvlm.curation.llm.ledger import Call, Ledger
 from babyvlm.curation.llm.prices import Purse, estimate, read_price
 from babyvlm.curation.llm.prompt import Answer, clean, digest, prompt_id
@@ -79,16 +79,16 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: Options) 
             raise UserError(f"{out}: is whole, with {failed} failed captions left out; remove it to try them again")
         print(f"{out}: whole already, nothing to do")
         return
-    _check_source(source, options)
-    key = read_key(options.key_file)
-    if key and options.base_url.startswith("http:") and not is_loopback(options.base_url):
-        raise UserError(f"--base_url {options.base_url}: would carry the key in the clear; use https, or unset the key")
+    if FIELD in source.extra_fields:
+        raise UserError(f"{source.path}: has {FIELD} already; rewrite the store it was made from")
+    licensed = source.path if source.licensed else None
+    server = open_server(options.base_url, options.key_file, options.timeout, options.concurrency, licensed)
     captions = _captions(source)
     with Ledger(ledger_path, prompt_id(), options.model) as ledger:
         if ledger.crashed:
             print(f"{ledger.crashed} calls were in flight when a run was killed; they may have been paid, and are "
                   "asked again only with --retry_failed true")  # fmt: skip
-        purse = _ask(captions, ledger, Server(options.base_url, key, options.timeout, options.concurrency), options)
+        purse = _ask(captions, ledger, server, options)
         funnel = Funnel("rewrite", unit="captions")
         listed = out.with_name(f"{out.name}.left_out.csv")
         made = write_store(
@@ -109,14 +109,6 @@ def print_estimate(store: Path, ledger_path: Path, options: Options) -> None:
     with Ledger(ledger_path, prompt_id(), options.model) as ledger:
         names = _to_ask(captions, ledger, retry_failed=options.retry_failed)
         print(estimate((captions[name] for name in names), ledger, price, options.concurrency))
-
-
-def _check_source(source: Store, options: Options) -> None:
-    if FIELD in source.extra_fields:
-        raise UserError(f"{source.path}: has {FIELD} already; rewrite the store it was made from")
-    if source.licensed and not is_loopback(options.base_url):
-        raise UserError(f"{source.path}: is licensed, its utterances may not leave this machine; ask a server on "
-                        "it, as in --base_url http://127.0.0.1:8000/v1")  # fmt: skip
 
 
 def _captions(source: Store) -> dict[str, str]:

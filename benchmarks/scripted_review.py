@@ -1,0 +1,78 @@
+"""Scripted reviewers for `make benchmark-demo`: they stand in for people and are named so in every file they leave.
+
+Each starts from the address that `benchmark build review` prints and answers over the page's own HTTP interface, item
+by item, by what Playroom's CLIP sees: yes where it finds the first phrase nearer to the image than the second by a
+margin.
+The two reviewers differ in the margin, so that there is something to agree on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.cookiejar
+import io
+import json
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+from urllib.request import HTTPCookieProcessor, Request, build_opener
+
+import torch
+from PIL import Image
+
+from babyvlm.curation.clip import Clip, load_clip
+
+if TYPE_CHECKING:
+    from urllib.request import OpenerDirector
+
+MARGINS = {"scripted-clip": 0.0, "scripted-clip-strict": 0.05}  # in cosine; our choice
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("items", help="folder of phrase pairs or negative images")
+    items = parser.parse_args().items
+    clip = load_clip("playroom")
+    command = [sys.executable, "-m", "babyvlm", "benchmark", "build", "review", "--items", items, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as page:
+        assert page.stdout is not None
+        address = next((line.split()[-1] for line in page.stdout if "token=" in line), None)
+        if address is None:
+            sys.exit(page.wait() or 1)
+        try:
+            for reviewer, margin in MARGINS.items():
+                review(address, reviewer, margin, clip)
+        finally:
+            page.send_signal(signal.SIGINT)
+        print(page.stdout.read().strip())
+
+
+def review(address: str, reviewer: str, margin: float, clip: Clip) -> None:
+    """Answer every item that this reviewer has not answered yet."""
+    opener = build_opener(HTTPCookieProcessor(http.cookiejar.CookieJar()))
+    opener.open(address).close()  # leaves the token in a cookie
+    url = urlsplit(address)
+    page = f"{url.scheme}://{url.netloc}"
+    item = ask(opener, f"{page}/api/next", reviewer=reviewer)
+    while item["item"] is not None:
+        with opener.open(f"{page}/image/{quote(item['item'])}") as reply:
+            image = Image.open(io.BytesIO(reply.read())).convert("RGB")
+        with torch.inference_mode():
+            phrases = [item["positive"], item["negative"]]
+            first, second = clip.score(clip.preprocess(image)[None], phrases)[0].tolist()
+        verdict = "yes" if first > second + margin else "no"
+        item = ask(opener, f"{page}/api/verdict", reviewer=reviewer, item=item["item"], verdict=verdict)
+
+
+def ask(opener: OpenerDirector, url: str, **body: str) -> dict[str, Any]:
+    """Post JSON, get JSON."""
+    request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with opener.open(request) as reply:
+        found: dict[str, Any] = json.load(reply)
+    return found
+
+
+if __name__ == "__main__":
+    main()
