@@ -16,6 +16,7 @@ from babyvlm.data.transforms import eval_transform
 from babyvlm.data.vocabulary import IMAGE, SOS, Vocabulary
 from babyvlm.models import initial
 from babyvlm.models.assemble import MAX_NEW_TOKENS, build, processor
+from babyvlm.models.authors import is_authors, load_authors
 from babyvlm.models.causal import CausalModule
 from babyvlm.models.connector import ImageTokens
 from babyvlm.models.language import GPT2, LanguageShape, language_config
@@ -43,7 +44,7 @@ class BabyLLaVA(CausalModule):
         language: size of the language model; that of phase 0.
         train_language: phase 2 if true, phase 1 if false.
         init_language: run of phase 0 to take the language model from.
-        init_from: run of the phase before to take all weights from.
+        init_from: run of the phase before to take all weights from; or a folder of the authors' checkpoint.
         likelihood: what ``score`` says: the mean log-likelihood of a text's tokens (the authors' choice), their sum, or
             the evidence log p(text | image) - log p(text).
         image_size: side of the square the model sees; the data's.
@@ -93,7 +94,9 @@ class BabyLLaVA(CausalModule):
             body = {"gpt2": "transformer", "llama": "model"}[family]  # transformers' names of what is below the head
             renamed = {"vlm.model.language_model.": f"lm.{body}.", "vlm.lm_head.": "lm.lm_head."}
             initial.init_from(self, init_language, renamed, self.vocabulary)
-        if init_from is not None:
+        if init_from is not None and is_authors(init_from):
+            load_authors(self.vlm, init_from, self.vocabulary)
+        elif init_from is not None:
             initial.init_from(self, init_from, {"": ""}, self.vocabulary)
 
     def train(self, mode: bool = True) -> BabyLLaVA:

@@ -79,7 +79,7 @@ def load_trunk(trunk: nn.Module, source: str) -> None:
     Raises:
         UserError: the file cannot be read safely, or a weight of the trunk is missing or of another shape.
     """
-    state = _read_state(_local_path(source), source)
+    state = read_state(_local_path(source), source)
     wanted = {name: tensor for name, tensor in trunk.state_dict().items() if "num_batches_tracked" not in name}
     first = next(iter(wanted))
     prefixes = sorted({name.removesuffix(first) for name in state if name.endswith(first)}, key=len)
@@ -146,7 +146,7 @@ def _inert_globals(path: Path) -> list[Any]:
     return [(_Inert, name) for name in sorted(beside | {"argparse.Namespace"})]
 
 
-def _read_state(path: Path, source: str) -> dict[str, Tensor]:
+def read_state(path: Path, source: str) -> dict[str, Tensor]:
     """The state dict in a file; nothing in it is ever executed."""
     try:
         if path.suffix == ".safetensors":
