@@ -1,4 +1,6 @@
 import copy
+import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,9 +13,12 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from babyvlm.contracts import Batch, Captioner, FrozenVision, ImageTextScorer, TextScorer, UserError
 from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, UNK, Vocabulary
+from babyvlm.models.assemble import build
 from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.connector import ImageTokens, count_tokens, image_tokens
-from babyvlm.models.language import LanguageModel, LanguageShape
+from babyvlm.models.language import GPT2 as PAPER_GPT2
+from babyvlm.models.language import TINY_LLAMA, LanguageModel, LanguageShape, language_config
+from babyvlm.models.optimization import CosineWithWarmup
 from babyvlm.models.vision import VisionEncoder
 
 SIZE, PLACES = 64, 4  # the small trunk's last map is 2 x 2
@@ -304,3 +309,54 @@ def test_mistakes_are_told(tmp_path, vocabulary):
     patches = VisionEncoder("vit_tiny_patch16_224", {"depth": 1})
     with pytest.raises(UserError, match="vit_tiny_patch16_224 takes no images of 64 pixels"):
         BabyLLaVA(vocabulary, patches, GPT2, image_size=64)
+
+
+def millions(module):
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+@pytest.mark.parametrize(
+    ("backbone", "shape", "words", "tokens", "expected"),
+    [
+        ("resnext50_32x4d", PAPER_GPT2, 2_350, 49, (22.98, 7.18)),
+        ("vit_large_patch16_224", TINY_LLAMA, 32_000, 196, (303.30, 1100.05)),
+    ],
+)
+def test_the_papers_models_can_be_built(backbone, shape, words, tokens, expected):
+    with torch.device("meta"):
+        vlm = build(VisionEncoder(backbone), language_config(shape, words), 224)
+    head = [] if vlm.config.tie_word_embeddings else [vlm.lm_head]
+    counts = (millions(vlm.model.vision_tower), sum(map(millions, [vlm.model.language_model, *head])))
+    assert counts == pytest.approx(expected, abs=0.005)
+    width, channels = vlm.config.text_config.hidden_size, vlm.config.vision_config.hidden_size
+    linear_1, _, linear_2 = vlm.model.multi_modal_projector.children()
+    assert [tuple(linear.weight.shape) for linear in (linear_1, linear_2)] == [(width, channels), (width, width)]
+    assert vlm.config.image_seq_length == tokens
+    assert vlm.config._attn_implementation == vlm.config.text_config._attn_implementation == "sdpa"
+
+
+def test_a_step_at_paper_size(tmp_path, vocabulary):
+    torch.manual_seed(0)
+    at_once = partial(CosineWithWarmup, warmup=0)  # else the first step has a rate of zero
+    trunk = VisionEncoder("resnext50_32x4d", frozen=True)
+    ours = BabyLLaVA(vocabulary, trunk, train_language=True, scheduler=at_once)
+    picture = torch.randn(2, 3, 224, 224)
+    data = Batch(["a", "b"], picture, batch(vocabulary).tokens_BL[:2], TEXTS[:2])
+    before = state_of(ours.vlm)
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(ours, loader(data))
+    assert run.callback_metrics["train_loss"] == pytest.approx(math.log(len(ours.vocabulary)), abs=0.6)  # knows nothing
+    moved = {name for name, tensor in ours.vlm.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert any("linear_1" in name for name in moved)
+    assert any("h.7.mlp" in name for name in moved)
+    assert not any("vision_tower" in name for name in moved)
+
+
+def test_half_precision_trains_alike(tmp_path, vocabulary, shape):
+    losses = []
+    for precision in ("32", "bf16-mixed"):
+        run = trainer(tmp_path, max_steps=3, precision=precision)
+        run.fit(model(vocabulary, shape, train_language=True), loader(*[batch(vocabulary)] * 3))
+        losses.append(run.callback_metrics["train_loss"].item())
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)

@@ -33,6 +33,15 @@ SMALL = [
 ]
 SMALL_TEXT = ["--trainer.accelerator", "cpu", "--trainer.precision", "32", "--data.max_tokens", "32"]
 SMALL_TEXT += [f"--model.shape.{size}" for size in ("width=32", "layers=2", "heads=4", "inner=64")]
+SMALL_LLAVA = [*SMALL, *(f"--model.language.{size}" for size in ("width=32", "layers=2", "heads=4", "inner=64"))]
+SMALL_VIT = ["--model.vision.backbone", "vit_tiny_patch16_224", "--model.vision.options", "{img_size: 64, depth: 2}"]
+# A BabyLLaVA trains in phases; each overlay of a phase is run with one of the models.
+PHASE_OF = {
+    "model/babyllava-gpt2": "phase/1",
+    "model/babyllava-llama": "phase/2",
+    "saycam/babyllava-gpt2": "saycam/phase-1",
+    "saycam/babyllava-llama": "saycam/phase-2",
+}
 QUICK = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--data.batch_size", "4"]
 
 
@@ -155,12 +164,19 @@ def test_every_shipped_config_runs(world, overlay):
             assert again[0].equals(again[1], check_metadata=True)
     elif folder == "model":
         extra = ["--data.max_tokens", "32"] if name.startswith("language") else []
-        fit(f"model/{name}", "mix/clean" if name == "clip" else "mix/filtered", extra=extra)
+        phase = [PHASE_OF[f"model/{name}"]] if name.startswith("babyllava") else []
+        fit(f"model/{name}", *phase, "mix/clean" if name == "clip" else "mix/filtered", extra=extra)
     elif folder == "mix":
         fit("model/clip" if name == "clean" else "model/cvcl", f"mix/{name}")
         run = newest(f"{'CLIP' if name == 'clean' else 'CVCL'}-{name}")
         logged = (run / "metrics.csv").read_text().splitlines()[0].split(",")
         assert {"labeled_s_dev", "vtwt_dev", "baby_winoground_dev", "val_loss"} <= set(logged)
+    elif f"{folder}/{name}" in PHASE_OF.values():
+        pass  # run with its model
+    elif name.startswith("babyllava"):
+        small = SMALL_LLAVA + SMALL_VIT * name.endswith("llama")
+        phase = PHASE_OF[f"{folder}/{name}"]
+        fit(f"saycam/{name}", phase, "mix/filtered", base="saycam", extra=["--trainer.max_epochs", "1", *small])
     elif folder == "saycam":
         small = SMALL_TEXT if name.startswith("language") else SMALL
         fit(f"saycam/{name}", "mix/filtered", base="saycam", extra=["--trainer.max_epochs", "1", *small])
