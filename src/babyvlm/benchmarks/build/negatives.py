@@ -97,7 +97,8 @@ def negatives(  # noqa: PLR0913, PLR0917 - each is an option of the command, wit
                                    "licensed": source.licensed and strength is not None}  # fmt: skip
     with artefact.making(out, "items", manifest, keep_partial=True) as folder:
         painted = _paint(wanted, painter, folder, source.path, prompt, seed)
-        funnel.drop(f"{painter.model} cannot make it", len(wanted) - len(painted))
+        if len(painted) < len(wanted):
+            funnel.drop(f"{painter.model} cannot make it", len(wanted) - len(painted))
         items = list(_fitting(painted, folder, clip, funnel))
         if not items:
             raise UserError(f"{out}: no image is left. {funnel}".replace("\n", ";"))

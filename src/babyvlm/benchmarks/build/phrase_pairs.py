@@ -159,8 +159,11 @@ def _checked(
             else:
                 sound.append((frame, contrast))
     keep = balanced([(contrast.positive, contrast.negative) for _, contrast in sound])
-    funnel.keep(sum(keep))
-    funnel.drop("a phrase would be negative more or less often than positive", len(keep) - sum(keep))
+    for wanted in keep:
+        if wanted:
+            funnel.keep()
+        else:
+            funnel.drop("a phrase would be negative more or less often than positive")
     return [pair for pair, kept in zip(sound, keep, strict=True) if kept]
 
 
