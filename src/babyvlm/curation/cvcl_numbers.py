@@ -6,7 +6,7 @@ otherwise. Here it is followed to the letter, slips included, for numbers and fr
 
 - ``h:mm:ss`` is read as minutes and seconds, marks run on to the last partner, an empty cell is the word ``nan``;
 - a gap between two full stops is an utterance without words, which takes a number;
-- an utterance of d whole seconds has ``int(d / 0.2)`` frames in floats (14 for 3 s), 1 to 32.
+- an utterance of d whole seconds has ``int(d / 0.2)`` frames, 1 to 32.
 
 The frame counts tell whether transcript and frames belong together: an utterance whose frames are not as many as its
 time allows is left out, and a video with too many of them altogether, since its numbers have slipped.
