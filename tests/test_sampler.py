@@ -114,9 +114,10 @@ def test_batches_of_about_one_length_pad_little_and_are_random():
     lengths = np.random.default_rng(1).geometric(0.15, 2000)
     shuffled, bucketed = (GlobalBatchSampler(2000, 8, seed=0, lengths=each) for each in (None, lengths))
     assert padding(bucketed, lengths) < 0.05 * padding(shuffled, lengths)
-    # Neither short ones first nor the same companions in every epoch.
-    means = [np.mean([lengths[i] for i, _ in batch]) for batch in bucketed]
+    # Neither short ones first, in the epoch or in a window, nor the same companions in every epoch.
+    means = np.array([np.mean([lengths[i] for i, _ in batch]) for batch in bucketed])
     assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.2
+    assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.3
     together = []
     for epoch in range(2):
         bucketed.samples_used = epoch * 2000
