@@ -16,6 +16,7 @@ from babyvlm.contracts import UserError
 from babyvlm.curation import web as module
 from babyvlm.curation.store import Store
 from babyvlm.curation.web import sound_image, web
+from babyvlm.curation.web_readers import find_source
 
 
 def picture(shade=90, size=(40, 30), kind="JPEG", mode="RGB"):
@@ -179,17 +180,16 @@ def test_same_call_same_bytes_other_call_refused(tmp_path, capsys):
     ("names", "message"),
     [([], "at least one"), (["gone"], "no such file"), (["x.txt"], "holds no .tar"), (["two"], "holds 2 .csv"),
      (["a/t.tar", "b/t.tar"], "two sources are named 't'"), (["bad.json"], "not readable as JSON"),
-     (["object.json"], "not a list"), (["columns.csv"], "no column 'caption' or 'text'"),
-     (["latin.csv"], "UTF-8"), (["columns.parquet"], "no column 'image' or 'jpg'")],
+     (["object.json"], "not a JSON list"), (["columns.csv"], "no column 'caption' or 'text'"),
+     (["one"], "two files are named 'a' but for"), (["columns.parquet"], "no column 'image' or 'jpg'")],
 )  # fmt: skip
 def test_wrong_sources(tmp_path, names, message):
-    for name in ("x.txt", "two/a.csv", "two/b.csv", "a/t.tar", "b/t.tar"):
+    for name in ("x.txt", "two/a.csv", "two/b.csv", "a/t.tar", "b/t.tar", "one/a.tar", "one/a.tar.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     (tmp_path / "bad.json").write_text("[")
     (tmp_path / "object.json").write_text("{}")
     (tmp_path / "columns.csv").write_text("image,words\n")
-    (tmp_path / "latin.csv").write_bytes(b"image,caption\na.jpg,caf\xe9\n")
     pq.write_table(pa.table({"caption": ["a"]}), tmp_path / "columns.parquet")
     with pytest.raises(UserError, match=message):
         web([tmp_path / name for name in names], tmp_path / "store")
@@ -214,3 +214,111 @@ def test_transparent_images_shrink_onto_white():
     small = Image.open(io.BytesIO(sound_image(buffer.getvalue(), 40)))
     assert small.size == (50, 40)
     assert np.asarray(small).min() > 250
+
+
+def four_forms(folder):
+    """Three pictures each in every form; the sources, and how their docs say that a key leads to the raw bytes."""
+    content = [picture(shade) for shade in range(3)]
+    write_tar(folder / "tars" / "00.tar", [(f"a/{i}.{k}", c if k == "jpg" else b"a cup") for i, c in enumerate(content)
+                                           for k in ("jpg", "txt")])  # fmt: skip
+    (folder / "table").mkdir()
+    pq.write_table(pa.table({"image": content, "caption": ["a cup"] * 3}), folder / "table" / "x.parquet")
+    for name in ("listed", "llava"):
+        (folder / name).mkdir()
+        for number, picture_ in enumerate(content):
+            (folder / name / f"{number}.jpg").write_bytes(picture_)
+    (folder / "listed" / "list.csv").write_text("image,caption\n0.jpg,a cup\n1.jpg,a cup\n2.jpg,a cup\n")
+    write_list(folder / "llava", [entry(f"id{number}", f"{number}.jpg") for number in range(3)])
+
+    def raw(key):
+        source, _, rest = key.partition("/")
+        if source == "tars":  # SOURCE/ARCHIVE/NAME
+            archive, _, name = rest.partition("/")
+            with tarfile.open(folder / source / f"{archive}.tar") as tar:
+                return tar.extractfile(f"{name}.jpg").read()
+        if source == "table":  # SOURCE/FILE/ROW
+            file, _, row = rest.partition("/")
+            return pq.read_table(folder / source / f"{file}.parquet")["image"][int(row)].as_py()
+        if source == "listed":  # SOURCE/ROW
+            with (folder / source / "list.csv").open() as file:
+                return (folder / source / list(csv.DictReader(file))[int(rest)]["image"]).read_bytes()
+        entries = json.loads((folder / source / "blip.json").read_text())  # SOURCE/ID
+        return (folder / source / next(one["image"] for one in entries if one["id"] == rest)).read_bytes()
+
+    return [folder / name for name in ("tars", "table", "listed", "llava")], raw
+
+
+def test_a_key_leads_back_to_the_raw_file(tmp_path):
+    sources, raw = four_forms(tmp_path)
+    rows, _ = run(tmp_path, *sources)
+    assert len(rows) == 12
+    assert all(raw(row["key"]) == row["image"] for row in rows)
+    told = Store(tmp_path / "store").manifest["raw"]
+    assert {name: one["files"] for name, one in told.items()} == {
+        "tars": ["00.tar"], "table": ["x.parquet"], "listed": ["list.csv"], "llava": ["blip.json"]}  # fmt: skip
+    assert all(one["key"].startswith("SOURCE/") for one in told.values())
+
+
+def test_chunks_are_read_by_themselves_and_in_order(tmp_path, monkeypatch):
+    sources, _ = four_forms(tmp_path)
+    for module_ in ("web_lists", "web_parquet"):
+        monkeypatch.setattr(f"babyvlm.curation.{module_}.CHUNK_SAMPLES", 2)
+    pq.write_table(pq.read_table(tmp_path / "table/x.parquet"), tmp_path / "table/x.parquet", row_group_size=1)
+    chunks = [chunk for source in map(find_source, sources) for file in source.files for chunk in source.cut(file)]
+    assert [len(list(chunk.samples())) for chunk in chunks] == [3, 2, 1, 2, 1, 2, 1]
+    assert len({chunk.hash for chunk in chunks}) == 7
+    web(sources, tmp_path / "small", workers=1)
+    monkeypatch.undo()
+    for workers in (1, 2):
+        web(sources, tmp_path / f"by{workers}", workers=workers)
+    made = [Store(tmp_path / name).fingerprint for name in ("small", "by1", "by2")]
+    assert len(set(made)) == 1
+
+
+def test_what_is_read_is_not_read_again(tmp_path, monkeypatch):
+    sources, _ = four_forms(tmp_path)
+    web(sources, tmp_path / "whole", workers=1)
+    done = []
+    real = module.WebPart.rows
+
+    def rows(part, log):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        yield from real(part, log)
+        done.append(part.source)
+
+    monkeypatch.setattr(module.WebPart, "rows", rows)
+    with pytest.raises(KeyboardInterrupt):
+        web(sources, tmp_path / "store", workers=1)
+    assert not (tmp_path / "store").exists()
+    done.remove("table")
+    web(sources, tmp_path / "store", workers=1)
+    assert done == ["tars", "listed", "llava"]
+    assert Store(tmp_path / "store").fingerprint == Store(tmp_path / "whole").fingerprint
+    assert not (tmp_path / "store.parts").exists()
+
+
+def test_a_lower_bound_does_not_read_again(tmp_path, monkeypatch):
+    write_tar(tmp_path / "a.tar", [("0.jpg", picture()), ("0.txt", b"x"), ("1.jpg", b"no"), ("1.txt", b"x")])
+    with pytest.raises(UserError, match="only 1 of 2"):
+        web([tmp_path / "a.tar"], tmp_path / "store", min_fraction=0.9)
+    monkeypatch.setattr(module.WebPart, "rows", lambda *_: pytest.fail("read again"))
+    web([tmp_path / "a.tar"], tmp_path / "store", min_fraction=0.5, workers=1)
+    assert len(Store(tmp_path / "store")) == 1
+
+
+def test_large_images_are_made_smaller_and_what_stays_large_is_left_out():
+    noise = np.random.default_rng(0).integers(0, 256, (900, 800, 3), np.uint8)
+    long = np.random.default_rng(0).integers(0, 256, (510, 9000, 3), np.uint8)
+    contents = []
+    for pixels in (noise, noise[:500], long):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+        contents.append(buffer.getvalue())
+    assert all(len(content) > 1 << 20 for content in contents)
+    for content, size in zip(contents, ((512, 576), (800, 500)), strict=False):
+        small = sound_image(content)
+        assert len(small) <= 1 << 20
+        assert Image.open(io.BytesIO(small)).size == size
+    with pytest.raises(module.UnsoundError, match="over 1 MiB even when made smaller"):
+        sound_image(contents[2])

@@ -26,6 +26,15 @@ def open_rgb(source: bytes | Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                return image.convert("RGB")
+                return to_rgb(image)
     except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error and more
         raise BrokenImageError(str(error) or type(error).__name__) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB at 8 bits. Pillow by itself would cut 16-bit grey off at 255, which leaves a white page."""
+    if image.mode.startswith("I;16"):
+        import numpy as np
+
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")

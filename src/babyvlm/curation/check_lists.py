@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import csv
-import json
 import time
 from collections import Counter
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from babyvlm.contracts import UserError, first_line
+from babyvlm.contracts import UserError
 from babyvlm.curation.check_corpus import Findings
 from babyvlm.curation.costs import Need
 from babyvlm.curation.files import file_size, inside
 from babyvlm.curation.sound_images import UnsoundError, sound_image
-from babyvlm.curation.web_readers import Source, find_source, read_csv, read_llava, read_parquet
+from babyvlm.curation.web_readers import Source, find_source
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from babyvlm.curation.web_samples import Chunk
 
 MIN_FRACTION = 0.5  # sound ones that `curate web` asks for by default
 SAMPLES = 300  # of a web source that are read to judge it
@@ -41,7 +40,8 @@ def check_web(path: Path) -> Findings:
         source = find_source(path)
         began = time.perf_counter()
         sizes, problems = [], []
-        for sample in islice((sample for file in source.files for sample in source.read(file)), SAMPLES):
+        chunks = [chunk for file in source.files for chunk in source.cut(file)]
+        for sample in islice(chain.from_iterable(chunk.samples() for chunk in chunks), SAMPLES):
             try:
                 if sample.image is None:
                     raise UnsoundError(sample.problem or "image missing")
@@ -49,7 +49,7 @@ def check_web(path: Path) -> Findings:
             except UnsoundError as error:
                 problems.append(str(error))
         seconds = time.perf_counter() - began
-        count, exact = _count(source)
+        count, exact = _count(source, chunks)
     except UserError as error:
         found.missing.append(str(error))
         return found
@@ -70,28 +70,13 @@ def check_web(path: Path) -> Findings:
     return found
 
 
-def _count(source: Source) -> tuple[int, bool]:
+def _count(source: Source, chunks: Sequence[Chunk]) -> tuple[int, bool]:
     """How many samples a source holds, and whether that is sure: of several archives one is read through."""
-    if source.read is read_parquet:
-        return sum(_parquet_rows(path) for path in source.files), True
-    if source.read is read_csv:
-        return sum(_csv_rows(path) for path in source.files), True
-    if source.read is read_llava:
-        return sum(len(json.loads(path.read_bytes())) for path in source.files), True
-    first = sum(1 for _ in source.read(source.files[0]))
+    counts = [chunk.count for chunk in chunks if chunk.count is not None]
+    if len(counts) == len(chunks):
+        return sum(counts), True
+    first = sum(1 for _ in chunks[0].samples())
     return round(first * sum(map(file_size, source.files)) / max(1, file_size(source.files[0]))), len(source.files) == 1
-
-
-def _parquet_rows(path: Path) -> int:
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not readable as Parquet ({first_line(error)})") from None
-
-
-def _csv_rows(path: Path) -> int:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return max(0, sum(1 for _ in csv.reader(file)) - 1)
 
 
 def check_trials(folder: Path) -> Findings:

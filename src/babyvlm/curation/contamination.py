@@ -18,7 +18,7 @@ from babyvlm.contracts import UserError
 from babyvlm.curation.duplicates import SAME_BITS, Looks, near_duplicates, perceptual_hashes
 from babyvlm.curation.embed import Embeddings, check_same_clip, embedded_rows
 from babyvlm.curation.files import fingerprint_files, inside, write_csv
-from babyvlm.curation.store import SHARD_ROWS, Store
+from babyvlm.curation.store import Store
 from babyvlm.images import BrokenImageError, open_rgb
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _hashes(store: Store, scratch: Path, workers: int) -> NDArray[np.uint64]:
 
 
 def _hash_shard(path: Path, number: int, out: Path) -> None:
-    rows = Store(path).part(number, SHARD_ROWS)
+    rows = Store(path).shard_rows(number, ["image"])
     hashes_NW = perceptual_hashes(open_rgb(row["image"]) for row in rows)
     beside = out.with_suffix(".partial")
     with beside.open("wb") as file:

@@ -111,7 +111,7 @@ def _list_of(folder: Path, number: int) -> Path:
 
 def _named(number: int, source: Store) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a shard, each with a name that is safe in every file system; the key stands beside it."""
-    for offset, row in enumerate(source.part(number, SHARD_ROWS)):
+    for offset, row in enumerate(source.shard_rows(number)):
         yield f"{number * SHARD_ROWS + offset:09d}", row
 
 

@@ -28,7 +28,7 @@ from babyvlm.curation.processes import each_in_a_process
 from babyvlm.curation.store import FIELDS, GROUP_ROWS, Store, write_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 SCHEMA = pa.schema(list(FIELDS.items()))
@@ -84,10 +84,10 @@ def store_from_parts(
     raw: Mapping[str, Any],
     licensed: bool,
     workers: int,
+    listed: Path | None = None,
+    check: Callable[[], None] | None = None,
 ) -> Store | None:
     """Make a store from parts: those that are missing first, in several processes; then all of them, in their order.
-
-    The parts' lines are written below ``heading`` to ``<out>.<stage>.csv``, beside the store.
 
     Args:
         out: store to make.
@@ -98,6 +98,8 @@ def store_from_parts(
         raw: the raw files and what a key means, as for ``write_store``.
         licensed: whether it may never leave the machine.
         workers: processes; 1 works in this one, where a crash of a decoder is the end.
+        listed: CSV for the parts' lines; ``<out>.<stage>.csv`` if not given.
+        check: called when all is counted and listed; may raise to refuse the store.
 
     Returns:
         The store, or None if it was whole already.
@@ -124,17 +126,24 @@ def store_from_parts(
             _commit_spoiled(part, path, f"decoder crashed ({crash})")
     lines: list[list[str]] = []
     rows = (row for path in paths for row in _read(path, funnel, lines))
-    store = write_store(out, _then_list(rows, out.with_name(f"{out.name}.{funnel.stage}.csv"), heading, lines),
-                        arguments=arguments, funnel=funnel, licensed=licensed, raw=raw)  # fmt: skip
+    listed = listed or out.with_name(f"{out.name}.{funnel.stage}.csv")
+    store = write_store(out, _then_list(rows, listed, heading, lines, check), arguments=arguments, funnel=funnel,
+                        licensed=licensed, raw=raw)  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)
     return store
 
 
 def _then_list(
-    rows: Iterator[dict[str, Any]], path: Path, heading: Sequence[str], lines: list[list[str]]
+    rows: Iterator[dict[str, Any]],
+    path: Path,
+    heading: Sequence[str],
+    lines: list[list[str]],
+    check: Callable[[], None] | None,
 ) -> Iterator[dict[str, Any]]:
     yield from rows
     write_csv(path, [heading, *lines])
+    if check:
+        check()
 
 
 def _read(path: Path, funnel: Funnel, lines: list[list[str]]) -> Iterator[dict[str, Any]]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -66,6 +68,25 @@ def each_in_a_process(
     finally:
         for worker in under_way:
             worker.process.kill()
+
+
+@contextmanager
+def bounded_memory(extra: int) -> Iterator[None]:
+    """Let this process take at most so many bytes more than now: what asks for more gets a ``MemoryError``.
+
+    Where the system does not tell what a process has (it is not Linux), there is no bound.
+    """
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stack
+    except OSError:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + extra, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 @dataclass(frozen=True)

@@ -167,9 +167,13 @@ class Store:
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """All rows in store order, a row group in memory at a time."""
-        for file in self.files:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=GROUP_ROWS, columns=columns):
-                yield from batch.to_pylist()
+        for number in range(len(self.files)):
+            yield from self.shard_rows(number, columns)
+
+    def shard_rows(self, number: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """The rows of one shard, a row group in memory at a time."""
+        for batch in pq.ParquetFile(self.files[number]).iter_batches(batch_size=GROUP_ROWS, columns=columns):
+            yield from batch.to_pylist()
 
     def picked(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Row numbers and rows, for ascending row numbers; only these become Python objects."""

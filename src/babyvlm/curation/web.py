@@ -2,65 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import track
-
-from babyvlm import artefact
 from babyvlm.contracts import UserError
-from babyvlm.curation.files import fingerprint_files, write_csv
+from babyvlm.curation.files import fingerprint_files
 from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.parts import Log, store_from_parts
 from babyvlm.curation.sound_images import UnsoundError, sound_image
-from babyvlm.curation.store import split_of, write_store
-from babyvlm.curation.web_readers import Sample, Source, find_source
+from babyvlm.curation.store import split_of
+from babyvlm.curation.web_readers import Source, find_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
+    from babyvlm.curation.web_samples import Chunk, Sample
 
-@dataclass
-class _Sieve:
-    """Sound samples go on as rows of a store; the others are counted and listed."""
-
-    image_size: int
-    hold_out: bool
-    funnel: Funnel
-    quarantine: list[tuple[str, str]] = field(default_factory=list)
-    keys: set[str] = field(default_factory=set)
-
-    def rows(self, sources: Iterable[Source]) -> Iterator[dict[str, Any]]:
-        for source in sources:
-            for file in source.files:
-                for sample in source.read(file):
-                    yield from self._row(source.name, sample)
-
-    def _row(self, source: str, sample: Sample) -> Iterator[dict[str, Any]]:
-        key = f"{source}/{sample.id}".encode("utf-8", "backslashreplace").decode()
-        try:
-            caption, image = self._check(key, sample)
-        except UnsoundError as error:
-            self.funnel.drop(str(error))
-            self.quarantine.append((key, str(error)))
-            return
-        self.keys.add(key)
-        self.funnel.keep()
-        split = split_of(key) if self.hold_out else "train"
-        yield {"key": key, "image": image, "utterance": caption, "source": source, "group": key, "split": split}
-
-    def _check(self, key: str, sample: Sample) -> tuple[str, bytes]:
-        if sample.problem or sample.image is None:
-            raise UnsoundError(sample.problem or "image missing")
-        caption = " ".join((sample.caption or "").replace("\0", " ").split())
-        if not caption:
-            raise UnsoundError("no caption")
-        if any("\ud800" <= letter <= "\udfff" for letter in caption):
-            raise UnsoundError("caption not readable")
-        if key in self.keys:
-            raise UnsoundError("id came before")
-        return caption, sound_image(sample.image, self.image_size)
+HEADING = ("key", "reason")
 
 
 def web(
@@ -69,57 +28,119 @@ def web(
     min_fraction: float = 0.5,
     image_size: int = 0,
     hold_out: bool = False,
+    workers: int = 2,
     licensed: bool = False,
 ) -> None:
     """Read captioned images into a pair store.
 
     Takes LLaVA's list (`.json`, with its images in `images/` or beside it), WebDataset tars, Parquet (`image`,
     `caption` or `text`), and a CSV (`image`, `caption`) beside its images. Broken images, missing captions and
-    unsafe paths are left out and listed in `OUT.quarantine.csv`.
+    unsafe paths are left out and listed in `OUT.quarantine.csv`. A call that was killed goes on: what is read already
+    (archives, and some thousand samples of the others) is not read again.
 
     Args:
         sources: files or folders; each gives its name to its pairs.
         out: store to make.
         min_fraction: least share of the samples that must be sound.
-        image_size: make images smaller until the shorter side has this many pixels; 0 keeps the bytes as they are.
+        image_size: make images smaller until the shorter side has this many pixels; 0 keeps the bytes as they are,
+            but for images of over 1 MiB, of which the shorter side is made 512 pixels at most.
         hold_out: put 5 % each into validation and test, where a model is judged on web pairs too; else all of them are
             for training, as in the paper.
+        workers: processes, each at one archive or some thousand samples.
         licensed: the images may never leave this machine.
     """
-    if image_size < 0 or not 0 <= min_fraction <= 1:
-        raise UserError(f"--image_size {image_size} must be 0 or more, --min_fraction {min_fraction} within 0 and 1")
-    found = [find_source(path) for path in sources]
+    if image_size < 0 or not 0 <= min_fraction <= 1 or workers < 1:
+        raise UserError(
+            f"--image_size {image_size} must be 0 or more, --min_fraction {min_fraction} within 0 and 1, "
+            f"--workers {workers} at least 1"
+        )
+    found = _find_sources(sources)
+    arguments = {
+        "command": "web", "sources": {source.name: fingerprint_files(source.files) for source in found},
+        "min_fraction": min_fraction, "image_size": image_size, "hold_out": hold_out, "licensed": licensed,
+    }  # fmt: skip
+    chunks = ((source.name, chunk) for source in found for file in source.files for chunk in source.cut(file))
+    parts = [WebPart(name, chunk, chunk.hash, image_size, hold_out) for name, chunk in chunks]
+    funnel = Funnel("web", unit="samples")
+    listed = out.with_name(f"{out.name}.quarantine.csv")
+
+    def check() -> None:
+        if funnel.seen and funnel.kept / funnel.seen < min_fraction:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in funnel.dropped.most_common(3))
+            raise UserError(
+                f"{out}: only {funnel.kept} of {funnel.seen} samples are sound ({reasons}; all in {listed});"
+                f" mend the sources or lower --min_fraction {min_fraction:g}"
+            )
+
+    store = store_from_parts(
+        out, parts, funnel, HEADING, listed=listed, check=check, arguments=arguments, licensed=licensed,
+        raw={one.name: {"files": [file.name for file in one.files], "key": one.key} for one in found}, workers=workers,
+    )  # fmt: skip
+    if store:
+        print(f"{funnel}\n{out}: {len(store):,} pairs; what was left out is listed in {listed}")
+
+
+def _find_sources(paths: list[Path]) -> list[Source]:
+    found = [find_source(path) for path in paths]
     names = [source.name for source in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not found:
         wrong = f"two sources are named {twice[0]!r}; rename one of them" if twice else "name at least one source"
         raise UserError(f"--sources: {wrong}")
-    arguments = {
-        "command": "web", "sources": {source.name: fingerprint_files(source.files) for source in found},
-        "min_fraction": min_fraction, "image_size": image_size, "hold_out": hold_out, "licensed": licensed,
-    }  # fmt: skip
-    if artefact.made_already(out, "store", arguments):
-        print(f"{out}: whole already, nothing to do")
-        return
-    sieve = _Sieve(image_size, hold_out, Funnel("web", unit="samples"))
-    rows = track(_until_enough(sieve, found, out, min_fraction), "reading", console=Console(stderr=True))
-    raw = {one.name: {"files": [file.name for file in one.files], "key": one.key} for one in found}
-    store = write_store(out, rows, arguments=arguments, funnel=sieve.funnel, licensed=licensed, raw=raw)
-    print(f"{sieve.funnel}\n{out}: {len(store):,} pairs; what was left out is listed in {_quarantine_path(out)}")
+    return found
 
 
-def _until_enough(sieve: _Sieve, sources: list[Source], out: Path, min_fraction: float) -> Iterator[dict[str, Any]]:
-    """All rows; then write the list of what was left out, and refuse if that was too much."""
-    yield from sieve.rows(sources)
-    write_csv(_quarantine_path(out), [("key", "reason"), *sieve.quarantine])
-    funnel = sieve.funnel
-    if funnel.seen and funnel.kept / funnel.seen < min_fraction:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in funnel.dropped.most_common(3))
-        raise UserError(
-            f"{out}: only {funnel.kept} of {funnel.seen} samples are sound ({reasons}; all in {_quarantine_path(out)});"
-            f" mend the sources or lower --min_fraction {min_fraction:g}"
-        )
+@dataclass(frozen=True)
+class WebPart:
+    """A chunk of a source: sound samples become rows of the store, the others are counted and listed."""
 
+    source: str
+    chunk: Chunk
+    hash: str
+    image_size: int
+    hold_out: bool
 
-def _quarantine_path(out: Path) -> Path:
-    return out.with_name(f"{out.name}.quarantine.csv")
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All that the rows are a function of."""
+        return {"source": self.source, "chunk": self.chunk.name, "hash": self.hash, "image_size": self.image_size,
+                "hold_out": self.hold_out}  # fmt: skip
+
+    def rows(self, log: Log) -> Iterator[dict[str, Any]]:
+        """A row a sound sample."""
+        keys: set[str] = set()
+        for sample in self.chunk.samples():
+            key = self._key(sample.id)
+            try:
+                if key in keys:
+                    raise UnsoundError("id came before")
+                caption, image = self._check(sample)
+            except UnsoundError as error:
+                self._leave_out(key, str(error), log)
+                continue
+            keys.add(key)
+            log.funnel.keep()
+            split = split_of(key) if self.hold_out else "train"
+            yield {"key": key, "image": image, "utterance": caption, "source": self.source, "group": key,
+                   "split": split}  # fmt: skip
+
+    def spoil(self, reason: str, log: Log) -> None:
+        """Log that the chunk gave nothing."""
+        self._leave_out(self._key(self.chunk.name), reason, log, self.chunk.count or 1)
+
+    def _key(self, name: str) -> str:
+        return f"{self.source}/{name}".encode("utf-8", "backslashreplace").decode()
+
+    def _leave_out(self, key: str, reason: str, log: Log, count: int = 1) -> None:
+        log.funnel.drop(reason, count)
+        log.lines.append([key, reason])
+
+    def _check(self, sample: Sample) -> tuple[str, bytes]:
+        if sample.problem or sample.image is None:
+            raise UnsoundError(sample.problem or "image missing")
+        caption = " ".join((sample.caption or "").replace("\0", " ").split())
+        if not caption:
+            raise UnsoundError("no caption")
+        if any("\ud800" <= letter <= "\udfff" for letter in caption):
+            raise UnsoundError("caption not readable")
+        return caption, sound_image(sample.image, self.image_size)
