@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--image-tokens", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=40, help="utterances; phase 1's 40 by default")
     parser.add_argument("--contexts", type=int, nargs="+", default=[128, 1024], help="tokens of a packed context")
-    parser.add_argument("--steps", type=int, default=20, help="batches that are timed, each way")
+    parser.add_argument("--steps", type=int, default=10, help="batches that are timed, each way")
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     logging.set_verbosity_error()  # its advice on masks is for padding at the left
