@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -153,9 +154,15 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(2)
 
 
+# What a machine refuses, and its user can mend: no room, no permission.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
 def _mistake_behind(error: BaseException | None) -> str | None:
-    """The message of the ``UserError`` that caused an error: jsonargparse wraps what a constructor raises."""
+    """The message of what the user can mend, if that caused an error: jsonargparse wraps what a constructor raises."""
     while error is not None and not isinstance(error, UserError):
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            return f"{error.filename or 'the disk'}: {error.strerror}"
         error = error.__cause__ or error.__context__
     # From a loader's worker it comes inside that process's traceback, whose last line is the cause.
     return None if error is None else str(error).rpartition("UserError: ")[2].strip()

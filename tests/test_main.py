@@ -1,0 +1,35 @@
+"""What the command line says when the machine refuses."""
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from babyvlm.__main__ import main
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "No space left"), (errno.EACCES, "Permission denied")])
+def test_a_refusal_of_the_disk_is_one_line(monkeypatch, tmp_path, capsys, number, words):
+    def refuse(*_, **__):
+        raise OSError(number, words, str(tmp_path / "world"))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(SystemExit) as end:
+        main(["playroom", "--out", str(tmp_path / "world"), "--size", "tiny"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {tmp_path / 'world'}: {words}"
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    """A real one: /dev/full refuses every byte."""
+    code = (
+        "from babyvlm import __main__ as m\n"
+        "m._run_stage = lambda args: open('/dev/full', 'w', buffering=1).write('x\\n')\n"
+        "m.main(['report'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
