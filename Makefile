@@ -74,7 +74,7 @@ playroom-clip: setup ## train the CLIP that is shipped in src/babyvlm/playroom/c
 	cp lightning_logs/CLIP-clean/$$(ls -v lightning_logs/CLIP-clean | tail -1)/open_clip/* src/babyvlm/playroom/clip/
 
 test: setup ## the tests (at most 10 minutes on two cores)
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n 2 --dist loadfile
 
 soak: setup ## the long tests
 	$(VENV)/bin/pytest -m soak --timeout 3600
