@@ -116,7 +116,11 @@ def test_bpe_has_specials_bytes_and_then_what_is_frequent(pieces, made):
     assert Vocabulary(made / "smaller").words == pieces.words[:263]
 
 
-@given(st.text(max_size=60))
+# Letters that this Python's Unicode has; the tokenizer's is newer and lower-cases more of them.
+KNOWN = st.characters(codec="utf-8", exclude_categories=["Cn"])
+
+
+@given(st.text(KNOWN, max_size=60))
 def test_bpe_says_any_text_in_lower_case(pieces, text):
     text = text.lower().replace("<unk>", "")
     [ids] = pieces.encode([text], None)
