@@ -4,16 +4,24 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout, suppress
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 
 class WarmParent:
     """Starts ``python -m babyvlm ARGS`` many times, each in a process of its own that can be killed."""
 
-    def __init__(self):
+    def __init__(self, *modules):
+        """``modules`` are imported once, besides the command line itself."""
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, __file__, *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         assert self._process.stdout.readline() == "ready\n"
 
@@ -37,6 +45,10 @@ class WarmParent:
 def _serve():
     from babyvlm.__main__ import main
 
+    for module in sys.argv[1:]:
+        import_module(module)
+    with suppress(SystemExit), redirect_stdout(StringIO()):
+        main(["--help"])  # imports what the commands need
     print("ready", flush=True)
     for line in sys.stdin:
         job = json.loads(line)

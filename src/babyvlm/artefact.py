@@ -119,17 +119,17 @@ def making(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = 
     begun = partial / SCRATCH / "arguments.json"
     if not keep_partial or _read(begun) != _as_json(manifest["arguments"]):
         shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True, exist_ok=True)
-    if keep_partial:
-        begun.parent.mkdir(exist_ok=True)
-        _write(begun, manifest["arguments"])
+    begun.parent.mkdir(parents=True, exist_ok=True)
+    _write(begun, manifest["arguments"])
     try:
         yield partial
     except BaseException:
         if not keep_partial:
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    _write(partial / f"{kind}.json", {"kind": kind, "code_version": __version__, **manifest})
+    ready = partial / SCRATCH / f"{kind}.json"
+    _write(ready, {"kind": kind, "code_version": __version__, **manifest})
+    ready.replace(partial / f"{kind}.json")
     _name(partial, folder)
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +15,7 @@ from babyvlm.contracts import UserError
 from babyvlm.curation.duplicates import SAME_BITS, Looks, near_duplicates, perceptual_hashes
 from babyvlm.curation.embed import Embeddings, check_same_clip, embedded_rows
 from babyvlm.curation.files import fingerprint_files, inside, write_csv
+from babyvlm.curation.processes import each_in_a_process
 from babyvlm.curation.store import Store
 from babyvlm.images import BrokenImageError, open_rgb
 
@@ -174,18 +172,19 @@ def _embedder(like: Embeddings) -> Callable[[Sequence[Image.Image]], NDArray[np.
 def _hashes(store: Store, scratch: Path, workers: int) -> NDArray[np.uint64]:
     """(N, W) perceptual hashes, committed shard by shard."""
     paths = [scratch / f"{store.fingerprint}-{number:05d}.npy" for number in range(len(store.files))]
-    missing = [number for number, path in enumerate(paths) if not path.exists()]
-    work = partial(_hash_shard, store.path)
-    with ExitStack() as stack:
-        run = map if workers == 1 else stack.enter_context(ProcessPoolExecutor(workers)).map
-        for _ in track(run(work, missing, [paths[number] for number in missing]), "hashing", total=len(missing),
-                       console=Console(stderr=True)):  # fmt: skip
-            pass
+    missing = [(store, number, path) for number, path in enumerate(paths) if not path.exists()]
+    hashed = each_in_a_process(missing, _hash_shard, workers, [__name__])
+    for (_, number, _), crash in track(hashed, "hashing", len(missing), console=Console(stderr=True)):
+        if crash:
+            raise UserError(
+                f"{store.files[number]}: an image in it crashes its decoder ({crash}); make the store again"
+            )
     return np.concatenate([np.load(path) for path in paths])
 
 
-def _hash_shard(path: Path, number: int, out: Path) -> None:
-    rows = Store(path).shard_rows(number, ["image"])
+def _hash_shard(task: tuple[Store, int, Path]) -> None:
+    store, number, out = task
+    rows = store.shard_rows(number, ["image"])
     hashes_NW = perceptual_hashes(open_rgb(row["image"]) for row in rows)
     beside = out.with_suffix(".partial")
     with beside.open("wb") as file:

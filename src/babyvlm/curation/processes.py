@@ -121,16 +121,20 @@ class _Worker(Generic[Task]):
 
 
 def _work(work: Callable[[Task], None], task: Task, sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         work(task)
     except Exception as error:  # raised again where the user sees it
         sender.send(error)
 
 
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its children."""
+def end_with_parent() -> None:
+    """Let this process end when its parent does, and only then: a parent that is killed cannot end its children."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends us
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,12 @@ from rich.progress import track
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
+from babyvlm.curation.processes import end_with_parent
 from babyvlm.curation.store import FIELDS, GROUP_ROWS, Store
 from babyvlm.images import BrokenImageError, open_rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 SPLITS = {"train", "val", "test"}
@@ -52,8 +54,7 @@ def check(store: Path, images: bool = True, workers: int = 2) -> None:
     keys: set[str] = set()
     splits: dict[str, str] = {}
     check_one = partial(_check_shard, source.path, source.manifest["columns"], images)
-    with ExitStack() as stack:
-        run = map if workers == 1 else stack.enter_context(ProcessPoolExecutor(workers)).map
+    with _mapping(workers) as run:
         checked = track(run(check_one, shards), "checking", total=len(shards), console=Console(stderr=True))
         for shard, found in zip(shards, checked, strict=True):
             problem = found.problem or _clash(found, keys, splits)
@@ -65,6 +66,18 @@ def check(store: Path, images: bool = True, workers: int = 2) -> None:
     print(
         f"{store}: sound. {len(keys):,} pairs in {len(shards)} shards: checksums, schema and keys are right, {opened}"
     )
+
+
+@contextmanager
+def _mapping(workers: int) -> Iterator[Callable[..., Iterable[_Shard]]]:
+    """``map``, by several processes; they are forked from a server without threads, and end with this one."""
+    if workers == 1:
+        yield map
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])
+    with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
+        yield pool.map
 
 
 def _check_files(source: Store) -> None:

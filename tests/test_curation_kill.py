@@ -1,0 +1,113 @@
+"""Every stage of curation, killed at random moments and run again, leaves the very bytes of an undisturbed run."""
+
+import csv
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from babyvlm.curation.embed import PART_ROWS
+from killing import differences, finish, undisturbed
+from warm import WarmParent
+
+CLIP = "babyvlm.curation.clip"  # ten seconds of imports
+
+
+@pytest.fixture(scope="module")
+def parent():
+    warm = WarmParent(CLIP, "babyvlm.curation.matching", "matplotlib.figure", "scipy.fft")
+    yield warm
+    warm.close()
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, parent, tiny_store):
+    """What each stage takes: Playroom's tiny world, and the artefacts of the stages before."""
+    folder = tmp_path_factory.mktemp("inputs")
+
+    def run(*args):
+        finish(parent, args, folder)
+
+    run("playroom", "--out", "world", "--size", "tiny", "--workers", "1")
+    commands = stages(folder)
+    commands["few"] = [*commands["frames"], "--max_frames", "1"]
+    commands["home-vectors"] = ["curate", "embed", "--store", folder / "frames", "--accelerator", "cpu", "--out", "out"]
+    commands["web-vectors"] = ["curate", "embed", "--store", folder / "rewrite", "--accelerator", "cpu", "--out", "out"]
+    for name in ("frames", "few", "web", "rewrite", "home-vectors", "web-vectors", "filter", "match"):
+        run(*[name if arg == "out" else arg for arg in commands[name]])
+    tiny_store([f"a ball {number}" for number in range(PART_ROWS + 20)], path=folder / "pairs")
+    for name in ("home-vectors", "web-vectors"):
+        np.save(folder / f"{name}.npy", np.load(folder / name / "image.npy")[: 40 if name == "home-vectors" else None])
+    with (folder / "clean.csv").open("w", newline="") as file:
+        pictures = sorted((folder / "world" / "trials").rglob("*.jpg"))[:40]
+        csv.writer(file).writerows([["image"], *([picture.relative_to(folder)] for picture in pictures)])
+    return folder
+
+
+def stages(folder):
+    """Name -> command; ``out`` is what it makes."""
+    world = folder / "world"
+    sources = f"[{world}/web/tars,{world}/web/llava/list.json,{world}/web/parquet]"
+    store, vectors = ["--store", folder / "frames"], ["--embeddings", folder / "home-vectors"]
+    to = ["--out", "out"]
+    return {
+        "frames": ["curate", "frames", "--videos", world / "home/videos", "--transcripts", world / "home/transcripts",
+                   "--frame_size", "96", "--licensed", "false", *to],
+        "web": ["curate", "web", "--sources", sources, *to],
+        "rewrite": ["curate", "rewrite", "--store", folder / "web", *to],
+        "embed": ["curate", "embed", "--store", folder / "pairs", "--accelerator", "cpu", *to],
+        "filter": ["curate", "filter", *store, *vectors, "--review", "4", *to],
+        "match": ["curate", "match", "--targets", folder / "few", "--target_embeddings", folder / "home-vectors",
+                  "--candidates", folder / "rewrite", "--candidate_embeddings", folder / "web-vectors",
+                  "--batch_rows", "16", *to],
+        "match-arrays": ["curate", "match-arrays", "--targets", folder / "home-vectors.npy",
+                         "--candidates", folder / "web-vectors.npy", "--batch_rows", "8", *to],
+        "random": ["curate", "random", "--candidates", folder / "web", "--like", folder / "few", *to],
+        "vocabulary": ["curate", "vocabulary", "--stores", f"[{folder}/filter,{folder}/match]", *to],
+        "thin": ["curate", "thin", *store, *vectors, *to],
+        "contamination": ["curate", "contamination", "--stores", f"[{folder}/filter,{folder}/match]",
+                          "--trials", f"[{folder}/clean.csv]", "--distance", "0", *to],
+        "funnel": ["curate", "funnel", "--stores", f"[{folder}/match]", *to],
+        "webdataset": ["store", "export", *store, *to],
+        "folder": ["store", "export", *store, "--format", "folder", *to],
+    }  # fmt: skip
+
+
+STAGES = sorted(stages(Path()))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, parent, inputs):
+    """``alone(stage)``: seconds and files of an undisturbed run."""
+    known = {}
+
+    def run(stage):
+        if stage not in known:
+            known[stage] = undisturbed(parent, stages(inputs)[stage], tmp_path_factory.mktemp(stage) / "alone")
+        return known[stage]
+
+    return run
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "frames"])  # see test_frames_kill.py
+def test_killed(tmp_path, parent, inputs, alone, stage):
+    seed = time.time_ns()
+    _, different = differences(parent, stages(inputs)[stage], tmp_path / "killed", *alone(stage), seed, kills=2)
+    assert not different, f"seed {seed}"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_at_twenty_moments(tmp_path, parent, inputs, alone, stage, capsys):
+    survived = mismatches = 0
+    for seed in range(20):
+        landed, different = differences(
+            parent, stages(inputs)[stage], tmp_path / f"{seed}", *alone(stage), seed, kills=1
+        )
+        survived += landed
+        mismatches += bool(different)
+    with capsys.disabled():
+        print(f"\n{stage}: {survived} kills survived, {mismatches} mismatches")
+    assert mismatches == 0
+    assert survived > 0
