@@ -132,14 +132,13 @@ def predict_parts(
     warnings.filterwarnings("ignore", "predict returned None")  # the parts are on disk
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # its own affair
     missing = [n for n in range(-(-len(store) // PART_ROWS)) if not part_path(folder, n).exists()]
-    embedder = _Embedder(clip, folder, batch_size)
+    embedder = _Embedder(clip, store, folder, missing, batch_size, num_workers)
     trainer = Trainer(
         accelerator=accelerator, devices=devices, num_nodes=num_nodes, logger=False, enable_checkpointing=False,
-        enable_model_summary=False,
+        enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     if missing:
-        loader = DataLoader(_Parts(store, missing, embedder.clip.preprocess), batch_size=None, num_workers=num_workers)
-        trainer.predict(embedder, loader, return_predictions=False)
+        trainer.predict(embedder, return_predictions=False)
     trainer.strategy.barrier()
     return trainer.is_global_zero
 
@@ -160,10 +159,19 @@ class _Parts(Dataset[tuple[int, Tensor, list[str]]]):
 
 
 class _Embedder(LightningModule):
-    def __init__(self, clip: Clip, folder: Path, batch_size: int) -> None:
+    def __init__(
+        self, clip: Clip, store: Store, folder: Path, missing: list[int], batch_size: int, num_workers: int
+    ) -> None:
         super().__init__()
-        self.clip, self.folder, self.batch_size = clip, folder, batch_size
+        self.clip, self.store, self.folder = clip, store, folder
+        self.missing, self.batch_size, self.num_workers = missing, batch_size, num_workers
         self.model = clip.model  # registered, so that Lightning moves it to the device
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # of the last parts there may be too few for all
+
+    def predict_dataloader(self) -> DataLoader[tuple[int, Tensor, list[str]]]:
+        """The parts of this rank. Lightning's own sampler fails when there are fewer of them than ranks."""
+        mine = self.missing[self.trainer.global_rank :: self.trainer.world_size]
+        return DataLoader(_Parts(self.store, mine, self.clip.preprocess), batch_size=None, num_workers=self.num_workers)
 
     def predict_step(self, batch: tuple[int, Tensor, list[str]]) -> None:
         number, images, texts = batch
