@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 
@@ -179,6 +181,27 @@ def test_a_signal_ends_the_run_in_a_state_from_which_it_goes_on(parent, place, u
     parent.start(command(folder), folder)
     assert parent.wait() == 0
     assert_same(folder, expected)
+
+
+def begin(folder, *args):
+    """Start a command in a process group of its own: with two devices it starts a second process itself."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (folder / "output.txt").open("a") as output:
+        command = [sys.executable, "-m", "babyvlm", *args]
+        return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, env=environment)
+
+
+@pytest.mark.soak
+def test_two_ranks_stop_together_and_go_on(place):
+    options = {"devices": 2, "strategy": "ddp"}
+    whole, stopped = place("two-ranks", **options), place("two-ranks-stopped", **options)
+    assert begin(whole, "fit", "--config", "run.yaml").wait(200) == 0, (whole / "output.txt").read_text()
+    process = begin(stopped, "fit", "--config", "run.yaml")
+    wait_for_rows(stopped, 6)
+    process.terminate()  # the first rank alone is told
+    assert process.wait(100) == 143, (stopped / "output.txt").read_text()
+    assert begin(stopped, *map(str, command(stopped))).wait(200) == 0, (stopped / "output.txt").read_text()
+    assert_same(stopped, outcome(whole))
 
 
 SLURM = {

@@ -29,11 +29,16 @@ class _Parser(OneLineParser, LightningArgumentParser):
 class _SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` whole or not at all: a run that is killed here can still be resumed or is none yet."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save it on the first rank."""
+        self.folder = trainer.log_dir  # asked on every rank: it is broadcast
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write it beside and rename it in."""
-        if trainer.log_dir is None:
+        if self.folder is None:
             return
-        path = Path(trainer.log_dir) / self.config_filename
+        path = Path(self.folder) / self.config_filename
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".partial")
         self.parser.save(self.config, str(beside), skip_none=False, overwrite=True, multifile=False)

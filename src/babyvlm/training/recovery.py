@@ -65,23 +65,22 @@ class Recovery(Checkpoint):
             return
         due = bool(self._note.received) or time.monotonic() - self._saved_at >= self.every_seconds
         if trainer.strategy.reduce_boolean_decision(due, all=False):
-            self._save(trainer)
-            self._stop_if_told_to(trainer)
+            folder = trainer.log_dir  # asked on every rank: it is broadcast
+            if folder is not None:
+                self._save(trainer, Path(folder))
+            self._stop_if_told_to(trainer, folder)
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: Trainer, run: Path) -> None:
         """Write the checkpoint, whole or not at all, then remove all but the newest."""
-        folder = trainer.log_dir  # asked on every rank: it is broadcast
-        if folder is None:
-            return
         # Lightning logs a batch's row after this hook: it would be missing if the run died in between.
         trainer._logger_connector.update_train_step_metrics()
-        trainer.save_checkpoint(Path(folder) / "recovery" / f"step-{trainer.global_step:09d}.ckpt")
+        trainer.save_checkpoint(run / "recovery" / f"step-{trainer.global_step:09d}.ckpt")
         if trainer.is_global_zero:
-            for old in checkpoints(Path(folder))[KEPT:]:
+            for old in checkpoints(run)[KEPT:]:
                 old.unlink()
         self._saved_at = time.monotonic()
 
-    def _stop_if_told_to(self, trainer: Trainer) -> None:
+    def _stop_if_told_to(self, trainer: Trainer, folder: str | None) -> None:
         mine = torch.tensor(self._note.received, device=trainer.strategy.root_device)
         received = int(trainer.strategy.reduce(mine, reduce_op="max"))  # a launcher may signal the first rank alone
         if received:
@@ -89,14 +88,15 @@ class Recovery(Checkpoint):
             requeued = trainer.strategy.broadcast(asked and requeue())
             if trainer.is_global_zero:
                 name = signal.Signals(received).name
-                print(f"{name}: saved at step {trainer.global_step}; go on by python -m babyvlm resume "
-                      f"{trainer.log_dir}", file=sys.stderr)  # fmt: skip
+                how = f"go on by python -m babyvlm resume {folder}"
+                print(f"{name}: saved at step {trainer.global_step}; {how}", file=sys.stderr)
             raise SystemExit(exit_code(received, requeued))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the last weights, beside the best ones, as ``checkpoints/last.ckpt``; give the signals back."""
-        if trainer.log_dir is not None and trainer.loggers:  # none: nothing is to be kept
-            trainer.save_checkpoint(Path(trainer.log_dir) / "checkpoints" / "last.ckpt")
+        folder = trainer.log_dir  # asked on every rank: it is broadcast
+        if folder is not None and trainer.loggers:  # none: nothing is to be kept
+            trainer.save_checkpoint(Path(folder) / "checkpoints" / "last.ckpt")
         self._note.give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
