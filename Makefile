@@ -7,13 +7,14 @@ DATA   := data/playroom
 WORLD  := $(DATA)/world
 STORES := $(DATA)/stores
 EMBED  := $(DATA)/embeddings
+LARGE  := data/playroom-large
 FIT    := $(RUN) fit --config configs/playroom.yaml
 HELD   := $(DATA)/held-out
 BUILD  := $(RUN) benchmark build
 MIXES  := filtered filtered-aug filtered-random aug-only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data mixes benchmark-demo playroom-clip test soak check bench-matching bench-padding
+.PHONY: help setup demo data curate-large mixes benchmark-demo playroom-clip test soak check bench-matching bench-padding
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -39,6 +40,14 @@ data: setup ## the embedded world and its stores: raw video to matched pairs (wh
 	    --candidates $(STORES)/rewritten --candidate_embeddings $(EMBED)/rewritten --out $(STORES)/aug
 	$(RUN) curate random --candidates $(STORES)/web --like $(STORES)/aug --out $(STORES)/random
 	$(RUN) curate vocabulary --stores '[$(STORES)/filtered,$(STORES)/aug,$(STORES)/random]' --out $(DATA)/vocabulary
+
+curate-large: setup ## the same five times as large, checked, with the funnel of the whole chain
+	$(MAKE) data SIZE=large DATA=$(LARGE)
+	$(RUN) store check --store $(LARGE)/stores/filtered
+	$(RUN) store check --store $(LARGE)/stores/aug
+	$(RUN) curate contamination --stores '[$(LARGE)/stores/filtered,$(LARGE)/stores/aug]' --out $(LARGE)/contamination \
+	    --trials '[$(LARGE)/world/trials/labeled_s.csv,$(LARGE)/world/trials/vtwt.csv,$(LARGE)/world/trials/baby_winoground.csv]'
+	$(RUN) curate funnel --stores '[$(LARGE)/stores/filtered,$(LARGE)/stores/aug,$(LARGE)/stores/random]' --out $(LARGE)/funnel
 
 demo: data ## raw video to a benchmark table on the embedded world (at most 10 minutes on two cores)
 	$(RUN) test --config configs/eval/playroom-clip.yaml

@@ -55,8 +55,7 @@ def perceptual_hashes(images: Iterable[Image.Image]) -> NDArray[np.uint64]:
     from scipy.fft import dctn
 
     grey = [
-        np.asarray(image.convert("L").resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.LANCZOS), np.float64)
-        for image in images
+        np.asarray(image.convert("L").resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.LANCZOS)) for image in images
     ]
     if not grey:
         return np.empty((0, WORDS), np.uint64)
