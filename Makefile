@@ -14,7 +14,7 @@ BUILD  := $(RUN) benchmark build
 MIXES  := filtered filtered-aug filtered-random aug-only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data curate-large mixes benchmark-demo playroom-clip test soak check bench-matching bench-padding
+.PHONY: help setup demo data curate-large mixes benchmark-demo playroom-clip test soak check bench-matching bench-padding bench-features
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -99,3 +99,6 @@ bench-matching: setup ## exact matching against scipy: time and memory ratios
 bench-padding: data ## what padding costs the language model, and what batching by length or packing saves
 	$(VENV)/bin/python benchmarks/padding.py --store $(STORES)/filtered
 	$(VENV)/bin/python benchmarks/padding.py --store $(STORES)/filtered --image-tokens 49
+
+bench-features: setup ## epochs with frozen features kept and without, CVCL and BabyLLaVA at paper size
+	$(VENV)/bin/python benchmarks/features.py

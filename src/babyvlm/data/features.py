@@ -21,8 +21,6 @@ from babyvlm.data.pairs import open_picture
 
 Transform = Callable[[Image.Image], Tensor]
 
-BATCH_ROWS = 32  # images encoded at once: their activations fit any device
-
 
 def features_for(
     trainer: Trainer, folder: Path, store: Store, transform: Transform, precision: Precision, num_workers: int
@@ -111,6 +109,8 @@ class _Parts(Dataset[tuple[int, Tensor]]):
 def _encode(encoder: nn.Module, images_NCHW: Tensor) -> Tensor:
     """Features of any number of images, float32 on the CPU."""
     weight = next(encoder.parameters())
+    # Images at once: on a CPU a batch whose activations stay in its caches is the fastest (ResNeXt-50: 8 by a third).
+    rows = 8 if weight.device.type == "cpu" else 128
     with torch.inference_mode():
-        chunks = [encoder(chunk.to(weight)).float().cpu() for chunk in torch.split(images_NCHW, BATCH_ROWS)]
+        chunks = [encoder(chunk.to(weight)).float().cpu() for chunk in torch.split(images_NCHW, rows)]
     return torch.cat(chunks)
