@@ -45,9 +45,9 @@ curate-large: setup ## the same five times as large, checked, with the funnel of
 	$(MAKE) data SIZE=large DATA=$(LARGE)
 	$(RUN) store check --store $(LARGE)/stores/filtered
 	$(RUN) store check --store $(LARGE)/stores/aug
+	$(RUN) curate funnel --stores '[$(LARGE)/stores/filtered,$(LARGE)/stores/aug,$(LARGE)/stores/random]' --out $(LARGE)/funnel
 	$(RUN) curate contamination --stores '[$(LARGE)/stores/filtered,$(LARGE)/stores/aug]' --out $(LARGE)/contamination \
 	    --trials '[$(LARGE)/world/trials/labeled_s.csv,$(LARGE)/world/trials/vtwt.csv,$(LARGE)/world/trials/baby_winoground.csv]'
-	$(RUN) curate funnel --stores '[$(LARGE)/stores/filtered,$(LARGE)/stores/aug,$(LARGE)/stores/random]' --out $(LARGE)/funnel
 
 demo: data ## raw video to a benchmark table on the embedded world (at most 10 minutes on two cores)
 	$(RUN) test --config configs/eval/playroom-clip.yaml
