@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network; read when huggingface_hub is imported
 
 settings.register_profile("tests", deadline=None)  # a busy machine is not a slow function
