@@ -14,7 +14,7 @@ BUILD  := $(RUN) benchmark build
 MIXES  := filtered filtered-aug filtered-random aug-only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data curate-large mixes benchmark-demo playroom-clip test soak check bench-matching bench-padding bench-features
+.PHONY: help setup demo data curate-large mixes benchmark-demo playroom-clip test soak check bench-matching bench-padding bench-features bench-loader
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -102,3 +102,6 @@ bench-padding: data ## what padding costs the language model, and what batching 
 
 bench-features: setup ## epochs with frozen features kept and without, CVCL and BabyLLaVA at paper size
 	$(VENV)/bin/python benchmarks/features.py
+
+bench-loader: setup ## JPEG bytes to augmented batches: CVCL's way, ours, and decoding alone
+	$(VENV)/bin/python benchmarks/loader.py

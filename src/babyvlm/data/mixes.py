@@ -17,7 +17,7 @@ from babyvlm.data.feature_files import Precision
 from babyvlm.data.features import features_for
 from babyvlm.data.pairs import Item, Mixed, UtteranceFrames, collate, open_rows
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader
-from babyvlm.data.transforms import eval_transform, train_transform
+from babyvlm.data.transforms import Augmented, Plain, eval_transform
 from babyvlm.data.vocabulary import Vocabulary
 
 
@@ -105,11 +105,10 @@ class PairMix(LightningDataModule):
 
     @cached_property
     def _training(self) -> Mixed:
-        size = self.image_size
-        transform = train_transform(size, self.min_scale) if self.augment else eval_transform(size)
+        view = Augmented(self.image_size, self.min_scale) if self.augment else Plain(self.image_size)
         return Mixed([
             UtteranceFrames(
-                Store(self.stores / source.store), "train", transform, self.vocabulary,
+                Store(self.stores / source.store), "train", view, self.vocabulary,
                 max_tokens=self.max_tokens, seed=self.seed, limit=source.utterances,
             )
             for source in self.sources
@@ -156,7 +155,7 @@ class PairMix(LightningDataModule):
 
     def _held_out(self, split: str) -> UtteranceFrames:
         return self._with_features(UtteranceFrames(
-            Store(self.stores / self.validation), split, eval_transform(self.image_size), self.vocabulary,
+            Store(self.stores / self.validation), split, Plain(self.image_size), self.vocabulary,
             max_tokens=self.max_tokens, seed=0,
         ))  # fmt: skip
 
@@ -165,8 +164,9 @@ class PairMix(LightningDataModule):
         if self.features is not None:
             assert self.trainer is not None
             frames.features = features_for(
-                self.trainer, self.features, frames.store, frames.transform, self.features_precision, self.num_workers
-            )
+                self.trainer, self.features, frames.store, eval_transform(self.image_size), self.features_precision,
+                self.num_workers,
+            )  # fmt: skip
         return frames
 
     def _fixed(self, split: str) -> DataLoader[Item]:

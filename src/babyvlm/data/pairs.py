@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,28 +12,28 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 import torch
+from cv2.typing import MatLike
 from PIL.Image import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 
 from babyvlm.contracts import Batch, UserError
 from babyvlm.curation.store import Store
 from babyvlm.data.feature_files import FrozenFeatures
-from babyvlm.data.transforms import seeded
+from babyvlm.data.transforms import View, normalised
 from babyvlm.data.vocabulary import PAD, Vocabulary
 from babyvlm.images import BrokenImageError, open_rgb
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image, or its features (D,) or (P, D) and an empty image, and its utterance, ready to be batched."""
+    """An utterance and, if it has them, one image, uint8 (H, W, C), or its features, (D,) or (P, D)."""
 
     key: str
-    image_CHW: Tensor
     tokens_L: Tensor
     utterance: str
+    image_HWC: MatLike | None = None
     features: Tensor | None = None
 
 
@@ -51,10 +52,21 @@ def open_picture(store: Store, key: str, image: bytes) -> Image:
     """Decode a row's picture.
 
     Raises:
+        UserError: it cannot be.
+    """
+    with naming(store, key):
+        return open_rgb(image)
+
+
+@contextmanager
+def naming(store: Store, key: str) -> Iterator[None]:
+    """What reads the picture of a row.
+
+    Raises:
         UserError: it cannot be. Never a neighbour in its place: what was trained on would not be what the store says.
     """
     try:
-        return open_rgb(image)
+        yield
     except BrokenImageError as error:
         raise UserError(f"{store.path}: image of {key} cannot be read ({error})") from error
 
@@ -65,7 +77,7 @@ class UtteranceFrames(Dataset[Item]):
     Args:
         store: where the pairs are.
         split: ``train``, ``val`` or ``test``.
-        transform: picture -> (C, H, W).
+        view: encoded picture and randomness -> uint8 (H, W, C).
         vocabulary: encodes the utterances.
         max_tokens: tokens an utterance, ``<sos>`` and ``<eos>`` included.
         seed: with the epoch and the utterance it fixes which frame is shown and how it is augmented.
@@ -79,10 +91,10 @@ class UtteranceFrames(Dataset[Item]):
     """
 
     def __init__(
-        self, store: Store, split: str, transform: v2.Compose, vocabulary: Vocabulary, *, max_tokens: int = 25,
+        self, store: Store, split: str, view: View, vocabulary: Vocabulary, *, max_tokens: int = 25,
         seed: int = 0, limit: int | None = None,
     ) -> None:  # fmt: skip
-        self.store, self.transform, self.vocabulary = store, transform, vocabulary
+        self.store, self.view, self.vocabulary = store, view, vocabulary
         self.max_tokens, self.seed = max_tokens, seed
         self.features: FrozenFeatures | None = None
         texts = store.columns("key", "utterance").combine_chunks()
@@ -101,9 +113,9 @@ class UtteranceFrames(Dataset[Item]):
         key, utterance = self._keys[row].as_py(), self._utterances[row].as_py()
         tokens = torch.tensor(self.vocabulary.encode([utterance], self.max_tokens)[0])
         if self.features is not None:
-            return Item(key, torch.empty(0), tokens, utterance, self.features[row])
-        picture = open_picture(self.store, key, self._images[row]["image"])
-        return Item(key, seeded(self.transform, picture, int(draw.integers(2**62))), tokens, utterance)
+            return Item(key, tokens, utterance, features=self.features[row])
+        with naming(self.store, key):
+            return Item(key, tokens, utterance, image_HWC=self.view(self._images[row]["image"], draw))
 
     @cached_property
     def _images(self) -> datasets.Dataset:
@@ -156,11 +168,12 @@ def stable_hash(text: str) -> int:
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Stack items into a batch, tokens padded at the right."""
+    """Stack items into a batch, images normalised, tokens padded at the right."""
+    images = [item.image_HWC for item in items if item.image_HWC is not None]
     features = [item.features for item in items if item.features is not None]
     return Batch(
         keys=[item.key for item in items],
-        images_BCHW=torch.stack([item.image_CHW for item in items]),
+        images_BCHW=normalised(images) if images else torch.empty(len(items), 0),
         tokens_BL=pad_sequence([item.tokens_L for item in items], batch_first=True, padding_value=PAD),
         utterances=[item.utterance for item in items],
         features=torch.stack(features) if features else None,

@@ -56,7 +56,7 @@ class PackedText(Dataset[Item]):
         index, epoch = index_epoch
         start = 0 if self.seed is None else int(np.random.default_rng([self.seed, epoch]).integers(len(self.tokens_N)))
         places_L = (torch.arange(self.context) + start + index * self.context) % len(self.tokens_N)
-        return Item(f"context {index} of epoch {epoch}", torch.empty(0), self.tokens_N[places_L].long(), "")
+        return Item(f"context {index} of epoch {epoch}", self.tokens_N[places_L].long(), "")
 
 
 class TextMix(LightningDataModule):

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import cv2
+import numpy as np
 import torch
+from cv2.typing import MatLike
 from PIL import ImageFilter
 from PIL.Image import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
+from babyvlm.images import open_rgb, rgb_pixels
+
 T = TypeVar("T")
+View = Callable[[bytes, np.random.Generator], MatLike]  # an encoded picture and randomness -> uint8 (H, W, C)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in CVCL and DINO
 
+cv2.setNumThreads(0)  # a loader works in parallel by its workers
+
 
 class PILGaussianBlur(v2.Transform):  # type: ignore[misc] # torchvision ships no types
-    """Blur by Pillow, as CVCL does: ten times as fast as a convolution of tensors at these sizes.
+    """Blur by Pillow, as CVCL and DINO do: ten times as fast as a convolution of tensors at these sizes.
 
     Args:
         sigma: range of the radius, in pixels.
@@ -42,21 +54,104 @@ def to_tensor() -> list[v2.Transform]:
     return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
 
 
-def train_transform(image_size: int, min_scale: float = 0.2) -> v2.Compose:
-    """CVCL's augmentation: random resized crop (scale 0.2 to 1), blur half of the time, mirror half of the time."""
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(image_size, scale=(min_scale, 1.0)),
-            v2.RandomApply([PILGaussianBlur()], p=0.5),
-            v2.RandomHorizontalFlip(),
-            *to_tensor(),
-        ]
-    )
+# What each channel makes of a byte.
+_NORMALISED_CV = v2.Compose(to_tensor()[1:])(torch.arange(256, dtype=torch.uint8).expand(3, 1, 256))[:, 0].numpy()
 
 
 def eval_transform(image_size: int) -> v2.Compose:
     """Shorter side to ``image_size``, centre crop, normalise; nothing random."""
     return v2.Compose([v2.Resize(image_size), v2.CenterCrop(image_size), *to_tensor()])
+
+
+class Plain:
+    """The view of evaluation, which ``normalised`` makes what ``eval_transform`` gives; nothing random.
+
+    Args:
+        image_size: side of the square, in pixels.
+    """
+
+    def __init__(self, image_size: int) -> None:
+        self.cut = v2.Compose([v2.Resize(image_size), v2.CenterCrop(image_size)])
+
+    def __call__(self, encoded: bytes, random: np.random.Generator) -> MatLike:
+        """uint8 (H, W, C)."""
+        return np.array(self.cut(open_rgb(encoded)))
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """CVCL's augmentation: a random resized crop, blurred half of the time, mirrored half of the time.
+
+    What CVCL does by torchvision on Pillow's pictures, about four times as fast (`make bench-loader`). A crop is off
+    Pillow's by two levels of 255 at most, a blurred one by 0.4 on average, more at edges: Pillow's blur approximates
+    a Gaussian by boxes.
+
+    Attributes:
+        image_size: side of the square, in pixels.
+        min_scale: least share of the picture's area that a crop shows.
+        sigma: range of the blur, in pixels.
+    """
+
+    image_size: int
+    min_scale: float = 0.2
+    sigma: tuple[float, float] = (0.1, 2.0)
+
+    def __call__(self, encoded: bytes, random: np.random.Generator) -> MatLike:
+        """uint8 (H, W, C)."""
+        whole_HWC = rgb_pixels(encoded)
+        top, left, height, width = random_crop(whole_HWC.shape[:2], self.min_scale, random)
+        pixels_HWC = resized(whole_HWC[top : top + height, left : left + width], self.image_size)
+        if random.random() < 0.5:
+            pixels_HWC = blurred(pixels_HWC, random.uniform(*self.sigma))
+        return cv2.flip(pixels_HWC, 1) if random.random() < 0.5 else pixels_HWC
+
+
+def random_crop(
+    size: tuple[int, ...], min_scale: float, random: np.random.Generator, ratios: tuple[float, float] = (3 / 4, 4 / 3)
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop, drawn as torchvision's ``RandomResizedCrop`` draws it.
+
+    Args:
+        size: height and width of the picture.
+        min_scale: least share of its area; the most is all of it.
+        random: what is drawn from.
+        ratios: range of width / height.
+    """
+    height, width = size
+    for _ in range(10):
+        area = height * width * random.uniform(min_scale, 1)
+        ratio = math.exp(random.uniform(math.log(ratios[0]), math.log(ratios[1])))
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top, left = random.integers(height - crop_height + 1), random.integers(width - crop_width + 1)
+            return int(top), int(left), crop_height, crop_width
+    crop_width, crop_height = min(width, round(height * ratios[1])), min(height, round(width / ratios[0]))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def resized(pixels_HWC: MatLike, side: int) -> MatLike:
+    """A square of (side, side, 3), bilinear; what gets smaller is smoothed first, as Pillow does."""
+    if max(pixels_HWC.shape[:2]) > side:
+        pixels_BCHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None]
+        square_BCHW = interpolate(pixels_BCHW, (side, side), mode="bilinear", antialias=True)
+        return np.ascontiguousarray(square_BCHW[0].permute(1, 2, 0).numpy())
+    return cv2.resize(pixels_HWC, (side, side), interpolation=cv2.INTER_LINEAR)
+
+
+def blurred(pixels_HWC: MatLike, sigma: float) -> MatLike:
+    """Convolved with a Gaussian of so many pixels' standard deviation, cut off at three; edges go on, as in Pillow."""
+    kernel = cv2.getGaussianKernel(2 * math.ceil(3 * sigma) + 1, sigma)
+    # Twice as fast as GaussianBlur, which is bit-exact on every machine.
+    return cv2.sepFilter2D(pixels_HWC, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+
+
+def normalised(images: Sequence[MatLike]) -> Tensor:
+    """B views, uint8 (H, W, C) -> (B, C, H, W), the same floats as ``to_tensor`` makes."""
+    images_BCHW = np.empty((len(images), 3, *images[0].shape[:2]), np.float32)
+    for image_CHW, pixels_HWC in zip(images_BCHW, images, strict=True):
+        for channel, pixels_HW in enumerate(cv2.split(pixels_HWC)):
+            cv2.LUT(pixels_HW, _NORMALISED_CV[channel], image_CHW[channel])
+    return torch.from_numpy(images_BCHW)
 
 
 def seeded(transform: Callable[[Image], T], image: Image, seed: int) -> T:
