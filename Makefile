@@ -59,6 +59,23 @@ mixes: data ## CVCL on each of the four mixes, and the table
 	for mix in $(MIXES); do $(FIT) --config configs/model/cvcl.yaml --config configs/mix/$$mix.yaml || exit 1; done
 	$(RUN) report --logs lightning_logs
 
+.PHONY: ablations ablations-quick ablations-status demo-babyllava
+JOBS  ?= 2
+ABLATE := $(RUN) ablations
+
+ablations: data ## every row of the paper's tables, three seeds each; called again it goes on where it was
+	$(ABLATE) run --jobs $(JOBS)
+
+ablations-quick: data ## the same with one seed and less training, in lightning_logs/quick
+	$(ABLATE) run --quick true --jobs $(JOBS)
+
+ablations-status: setup ## what of the matrix is done, running, failed or missing
+	$(ABLATE) status
+
+demo-babyllava: data ## both baselines, CVCL and BabyLLaVA, on the filtered pairs, and the table
+	$(ABLATE) run --quick true --jobs $(JOBS) --rows '[CVCL-filtered,BabyLLaVA-GPT2-filtered,Playroom-CLIP]'
+	$(RUN) report --logs lightning_logs/quick
+
 benchmark-demo: data ## the tests' own making on held-out recordings: proposed, reviewed (by a script), drawn, tried on CLIP
 	$(RUN) playroom --out $(HELD)/world --size $(SIZE) --seed 1
 	$(RUN) curate frames --videos $(HELD)/world/home/videos --transcripts $(HELD)/world/home/transcripts \

@@ -39,6 +39,8 @@ def resume(run: Path) -> None:
 def _run_stage(args: list[str]) -> None:
     from jsonargparse import auto_cli
 
+    from babyvlm.ablations.runner import run as run_ablations
+    from babyvlm.ablations.status import status
     from babyvlm.benchmarks.build.assemble import assemble
     from babyvlm.benchmarks.build.labeled_s import labeled_s
     from babyvlm.benchmarks.build.negatives import negatives
@@ -98,12 +100,18 @@ def _run_stage(args: list[str]) -> None:
         "assemble": assemble,
     }
     benchmark: dict[str, Any] = {"_help": "The tests.", "build": build}
+    ablations: dict[str, Any] = {
+        "_help": "The rows of the paper's tables: train and test all of them, see how far they are.",
+        "run": run_ablations,
+        "status": status,
+    }
     commands: dict[str, Any] = {
         "playroom": playroom,
         "check-data": check_data,
         "curate": curate,
         "store": store,
         "benchmark": benchmark,
+        "ablations": ablations,
         "report": report,
         "compare": compare,
         "export": export_model,

@@ -66,6 +66,12 @@ class BabyVLMCLI(LightningCLI):
         parser.add_argument("--name", type=str, default="model", help="Of the model, for the run's folder and tables.")
         parser.add_argument("--logs", type=Path, default=Path("lightning_logs"), help="Where runs are written.")
         parser.add_argument(
+            "--folder",
+            type=Path | None,
+            default=None,
+            help="Of the run below logs, ROW/RUN; by default NAME-MIX/version_N.",
+        )
+        parser.add_argument(
             "--test_after_fit", type=bool, default=True, help="Test the best checkpoint when training has ended."
         )
         parser.add_lightning_class_args(Recovery, "recovery")
@@ -91,20 +97,46 @@ class BabyVLMCLI(LightningCLI):
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
     def _csv_log(self) -> CSVLog:
+        logs, folder = self._get(self.config_init, "logs"), self._get(self.config_init, "folder")
         if self.run is not None:
-            return CSVLog(self._get(self.config_init, "logs"), self.run.parent.name, self.run.name)
+            return CSVLog(logs, self.run.parent.name, self.run.name)
+        if folder is not None:
+            return CSVLog(logs, *_row_and_run(logs, folder))
         mix = self._get(self.config_init, "data.name") or getattr(self.datamodule, "name", None)
-        name = "-".join(filter(None, [self._get(self.config_init, "name"), mix]))
-        return CSVLog(self._get(self.config_init, "logs"), name)
+        return CSVLog(logs, "-".join(filter(None, [self._get(self.config_init, "name"), mix])))
 
     def after_fit(self) -> None:
         """Test the checkpoint that the run's own criterion chose."""
-        done = self.trainer.state.finished and not self._get(self.config_init, "trainer.fast_dev_run")
-        if not done or not self._get(self.config_init, "test_after_fit"):
+        if not self.trainer.state.finished or self._get(self.config_init, "trainer.fast_dev_run"):
             return
-        checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=checkpoint or None, weights_only=True)
-        print(f"run: {self.trainer.log_dir}")
+        if self._get(self.config_init, "test_after_fit"):
+            checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=checkpoint or None, weights_only=True)
+            print(f"run: {self.trainer.log_dir}")
+        self._finish()
+
+    def after_test(self) -> None:
+        """Say that all is done."""
+        self._finish()
+
+    def _finish(self) -> None:
+        """Mark the run as one that ended: nothing of it is missing."""
+        folder = self.trainer.log_dir  # asked on every rank: it is broadcast
+        if self.trainer.is_global_zero and folder is not None and Path(folder).is_dir():
+            Path(folder, "finished").touch()
+
+
+def _row_and_run(logs: Path, folder: Path) -> tuple[str, str]:
+    """The two parts of a new run's folder.
+
+    Raises:
+        UserError: it has more or fewer, or a run is there.
+    """
+    if folder.is_absolute() or len(folder.parts) != 2 or ".." in folder.parts:
+        raise UserError(f"--folder {folder}: give two names, ROW/RUN; it is made in {logs}")
+    if (logs / folder / "config.yaml").is_file():
+        raise UserError(f"{logs / folder}: holds a run; go on with it by resume, or choose another --folder")
+    return folder.parts[0], folder.parts[1]
 
 
 def resume(run: Path) -> None:

@@ -1,0 +1,206 @@
+"""What a matrix asks for: runs with all that they depend on, so that one is known again by its contents."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+import babyvlm.playroom
+from babyvlm import artefact
+from babyvlm.ablations.matrix import Options, Quick, read_matrix
+from babyvlm.contracts import UserError
+from babyvlm.curation.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+Config = dict[str, Any]
+PHASES = "phases"  # folder of the runs that rows share
+SHIPPED = Path(babyvlm.playroom.__file__).parent  # Playroom's own models, called ``playroom`` in configs
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of ``fit`` or ``test``.
+
+    Attributes:
+        name: the step's.
+        folder: where it is written.
+        command: the call.
+        settings: all that its outcome depends on: the merged overlays and options, the seed, the settings' hash of what
+            it begins from, and the hashes of the stores, vocabularies and files that are named.
+        before: what it begins from.
+    """
+
+    name: str
+    folder: Path
+    command: tuple[str, ...]
+    settings: Config = field(hash=False)
+    before: tuple[Run, ...] = ()
+
+    @cached_property
+    def hash(self) -> str:
+        """Identity of the settings."""
+        return settings_hash(self.settings)
+
+    @property
+    def chain(self) -> list[Run]:
+        """What must be run, in order; itself the last."""
+        runs = [run for before in self.before for run in before.chain]
+        return [*dict.fromkeys(runs), self]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row with a seed: what one task of an array runs."""
+
+    model: str
+    row: str
+    seed: int
+    run: Run
+
+    def __str__(self) -> str:
+        return f"{self.row} seed {self.seed}"
+
+
+class Plan:
+    """The runs of a matrix.
+
+    Args:
+        file: the matrix.
+        quick: its short form.
+        logs: where runs are written: a row's last run to ``<row>/seed_<n>``, what comes before it to
+            ``phases/<step>-<hash>``; by default ``lightning_logs``, of the short form ``lightning_logs/quick``.
+
+    Raises:
+        UserError: the matrix or an overlay says nothing that can be run, or the data are missing.
+    """
+
+    def __init__(self, file: Path, quick: bool = False, logs: Path | None = None) -> None:
+        self.file, self.matrix = file, read_matrix(file)
+        self._read, self._sha256 = cache(_read), cache(artefact.sha256)  # rows name the same files
+        self.logs = logs or Path("lightning_logs/quick" if quick else "lightning_logs")
+        if quick and self.matrix.quick is None:
+            raise UserError(f"{file}: has no quick form; add `quick:`")
+        self.short: Quick = self.matrix.quick if quick and self.matrix.quick else Quick(self.matrix.seeds)
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """Every row with every seed; a task's place in this list is its number in an array."""
+        return [
+            Task(name, f"{name}-{mix}", seed, self._fit(model.step, mix, seed, Path(f"{name}-{mix}", f"seed_{seed}")))
+            for name, model in self.matrix.models.items()
+            for mix in model.mixes
+            for seed in self.short.seeds
+        ] + [Task(row, row, 0, self._test(row, config)) for row, config in self.matrix.upper_bounds.items()]
+
+    def _fit(self, name: str, mix: str, seed: int, folder: Path | None = None) -> Run:
+        step = self.matrix.steps[name]
+        seed = seed if step.seed is None else step.seed
+        files = [*self.matrix.base, *(config.replace("{mix}", mix) for config in step.configs)]
+        options = step.options | self.short.options.get(name, {})
+        begins = {
+            option: (self._fit(source.split("/")[0], mix, seed), source.partition("/")[2])
+            for option, source in step.begins.items()
+        }
+        settings = self._settings(files, options, seed)
+        settings["begins"] = {option: f"{run.hash}/{file}" for option, (run, file) in begins.items()}
+        folder = folder or Path(PHASES, f"{name}-{settings_hash(settings)[:8]}")
+        given = options | {option: str(run.folder / file) for option, (run, file) in begins.items()}
+        flags = ["--seed_everything", str(seed)]
+        for option, value in given.items():
+            flags += [f"--{option}", value if isinstance(value, str) else json.dumps(value)]
+        before = tuple(run for run, _ in begins.values())
+        return Run(name, self.logs / folder, self._command("fit", files, folder, flags), settings, before)
+
+    def _test(self, row: str, config: str) -> Run:
+        folder = Path(row, "seed_0")
+        settings = self._settings([config], {}, 0)
+        return Run("test", self.logs / folder, self._command("test", [config], folder, []), settings)
+
+    def _settings(self, files: list[str], options: Options, seed: int) -> Config:
+        config: Config = {}
+        for file in files:
+            _merge(config, copy.deepcopy(self._overlay(file)))
+        for option, value in options.items():
+            _place(config, option.split("."), value)
+        return {"config": config, "seed": seed, "inputs": _inputs(config, self._sha256)}
+
+    def _overlay(self, file: str) -> Config:
+        try:
+            return self._read(Path(file))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.file}: {file} cannot be read ({' '.join(str(error).split())})") from None
+
+    def _command(self, command: str, files: list[str], folder: Path, flags: list[str]) -> tuple[str, ...]:
+        overlays = [part for file in files for part in ("--config", file)]
+        return (command, *overlays, "--logs", str(self.logs), "--folder", str(folder), *flags)
+
+
+def settings_hash(settings: Config) -> str:
+    """Identity of what a run depends on."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Dotted names of the settings in which two runs differ."""
+    ours, theirs = dict(_leaves(wanted)), dict(_leaves(found))
+    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+
+
+def _read(file: Path) -> Config:
+    return yaml.safe_load(file.read_text()) or {}
+
+
+def _merge(config: Config, overlay: Config) -> None:
+    """Lay one config over another as LightningCLI does: mappings are merged, ``key+`` appends, all else replaces."""
+    for key, value in overlay.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            _merge(config[key], value)
+        elif key.endswith("+"):
+            config[key[:-1]] = [*config.get(key[:-1], []), *(value if isinstance(value, list) else [value])]
+        else:
+            config[key] = value
+
+
+def _place(config: Config, keys: list[str], value: object) -> None:
+    """Set what an option of the command line sets, which may leave ``init_args`` out."""
+    for key in keys[:-1]:
+        config = config.setdefault(key, {})
+        if isinstance(config.get("init_args"), dict) and "init_args" not in keys:
+            config = config["init_args"]
+    config[keys[-1]] = value
+
+
+def _inputs(config: Config, sha256: Callable[[Path], str]) -> dict[str, str]:
+    """Path -> hash of the contents, for the stores, vocabularies, files and shipped models that a config names."""
+    data = config.get("data", {}).get("init_args", {})
+    stores = {source["store"] for source in data.get("sources", [])} | {data.get("validation")} - {None}
+    found = {path: Store(Path(path)).fingerprint for path in (f"{data['stores']}/{name}" for name in sorted(stores))}
+    for _, value in _leaves(config):
+        if value == "playroom":
+            found |= {str(file.relative_to(SHIPPED)): sha256(file) for file in sorted(SHIPPED.glob("*/*.safetensors"))}
+        elif isinstance(value, str) and Path(value, "vocabulary.json").is_file():
+            found[value] = artefact.fingerprint(Path(value), "vocabulary")
+        elif isinstance(value, str) and Path(value).is_file():
+            found[value] = sha256(Path(value))
+    return found
+
+
+def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """What stands in nested mappings and lists, with its dotted name."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, f"{name}.{number}")
+    else:
+        yield name, value

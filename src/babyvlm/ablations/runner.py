@@ -1,0 +1,218 @@
+"""Runs a matrix: each step a process of its own, none twice, none at the same time as another of its kind."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from babyvlm.ablations import state
+from babyvlm.ablations.plan import Plan, Run, Task
+from babyvlm.contracts import UserError
+from babyvlm.training.signals import SIGNALS, SignalNote, exit_code, requeue
+
+TAIL = 5  # lines of a failed run's log that are shown
+TOLD_TO_STOP = {128 + number for number in SIGNALS} | {-number for number in SIGNALS}
+
+
+class _FailedError(Exception):
+    """A run failed; the message is one line."""
+
+
+class _StoppedError(Exception):
+    """A run was told to stop and can go on."""
+
+
+@dataclass
+class _Runner:
+    """Runs tasks, several at once if asked."""
+
+    launcher: list[str]
+    replace: bool
+    threads: int
+    progress: Progress
+    note: SignalNote = field(default_factory=SignalNote)
+    stopped_with: int | None = None  # exit code of a process that was told to stop; 0 if it had SLURM run the job again
+
+    def task(self, task: Task) -> Literal["done", "failed", "stopped"]:
+        """Run what of a row is not done; say how it came out."""
+        try:
+            self._need(task, task.run)
+        except _FailedError as error:
+            self._say(f"{task}: failed: {error}")
+            return "failed"
+        except _StoppedError:
+            self._say(f"{task}: stopped; the same command goes on")
+            return "stopped"
+        self._say(f"{task}: done")
+        return "done"
+
+    def _need(self, task: Task, run: Run) -> None:
+        """Run it, and before it what it begins from, unless it is done."""
+        if self._is_done(run):
+            return
+        for before in run.before:
+            self._need(task, before)
+        bar = self.progress.add_task(f"{task}: {run.name} (waiting for another process)", total=None)
+        try:
+            with state.claimed(run, self._stop_if_told_to) as lock:
+                self._stop_if_told_to()
+                if not self._is_done(run):  # by now
+                    self.progress.update(bar, description=f"{task}: {run.name}", total=state.steps_wanted(run))
+                    self._run(task, run, lock, bar)
+        finally:
+            self.progress.remove_task(bar)
+
+    def _run(self, task: Task, run: Run, lock: int, bar: TaskID) -> None:
+        if state.state_of(run).word == "stale":
+            run.folder.rename(run.folder.with_name(f"replaced-{run.folder.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
+        self._say(f"{task}: {run.name} in {run.folder}")
+        began = time.monotonic()
+        self._judge(run, self._call(run, lock, bar))
+        self._say(f"{task}: {run.name} took {time.monotonic() - began:,.0f} s")
+
+    def _is_done(self, run: Run) -> bool:
+        """Whether there is nothing to do; what is stale is refused, unless it is to be replaced."""
+        found = state.state_of(run)
+        if found.word == "stale" and not self.replace:
+            raise _FailedError(f"{run.folder}: {found.detail}; move it away, or let --replace true do so")
+        return found.word == "done"
+
+    def _call(self, run: Run, lock: int, bar: TaskID) -> int:
+        """Run its process to the end, its signals passed on; the exit code."""
+        begun = (run.folder / "config.yaml").is_file()
+        if begun and run.command[0] == "test":  # nothing of it is worth going on with
+            shutil.rmtree(run.folder)
+        state.begin(run)
+        command = ("resume", str(run.folder)) if begun and run.command[0] == "fit" else run.command
+        environment = {"OMP_NUM_THREADS": str(self.threads)} | os.environ
+        with state.log_file(run).open("ab") as log:
+            # A session of its own: a Ctrl-C reaches the runner alone, which tells its children to save.
+            process = subprocess.Popen(
+                [*self.launcher, sys.executable, "-m", "babyvlm", *command], stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, env=environment, pass_fds=[lock], start_new_session=True,
+            )  # fmt: skip
+        told = 0
+        while process.poll() is None:
+            if self.note.received != told:
+                told = self.note.received
+                process.send_signal(told)
+            self.progress.update(bar, completed=state.steps_done(run))
+            time.sleep(0.2)
+        return process.returncode
+
+    def _judge(self, run: Run, code: int) -> None:
+        """Take note of how its process ended.
+
+        Raises:
+            _FailedError: of itself.
+            _StoppedError: it was told to.
+        """
+        if (run.folder / state.FINISHED).is_file():
+            return
+        if self.note.received or code in {0, *TOLD_TO_STOP}:
+            self.stopped_with = code
+            raise _StoppedError
+        lines = state.last_lines(run, TAIL) or [f"exit code {code}"]
+        state.fail(run, lines[-1])
+        self._say("\n".join([f"{state.log_file(run)} ends (exit code {code}):", *(f"  {line}" for line in lines)]))
+        raise _FailedError(lines[-1])
+
+    def _stop_if_told_to(self) -> None:
+        if self.note.received:
+            raise _StoppedError
+
+    def _say(self, text: str) -> None:
+        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def run(
+    matrix: Path = Path("configs/ablations.yaml"),
+    rows: list[str] | None = None,
+    seeds: list[int] | None = None,
+    quick: bool = False,
+    task: int | None = None,
+    jobs: int = 1,
+    logs: Path | None = None,
+    launcher: str = "",
+    replace: bool = False,
+) -> None:
+    """Run every row of a matrix with every seed, and nothing that is done already.
+
+    Called again after a kill, it goes on. A row that fails is reported, and the others go on; the exit code is then 1.
+
+    Args:
+        matrix: which rows there are.
+        rows: only these.
+        seeds: only these.
+        quick: the matrix's short form.
+        task: only the one of this number, for an array of jobs; `ablations status` numbers them.
+        jobs: rows at once; the machine's cores are divided among them, unless OMP_NUM_THREADS is set.
+        logs: where runs are written: `lightning_logs` by default, `lightning_logs/quick` of the short form.
+        launcher: what each training is started by, such as `srun`.
+        replace: rename a run that was made with other settings, and make it anew; by default it is left and reported.
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs}: at least 1")
+    tasks = chosen(Plan(matrix, quick, logs), rows, seeds, task)
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        runner = _Runner(shlex.split(launcher), replace, threads, progress)
+        outcomes = _run_all(runner, tasks, jobs)
+    failed, stopped = outcomes.count("failed"), outcomes.count("stopped")
+    print(f"{len(tasks)} rows and seeds: {outcomes.count('done')} done, {failed} failed, {stopped} stopped")
+    if code := _code(runner, failed):
+        raise SystemExit(code)
+
+
+def chosen(plan: Plan, rows: list[str] | None, seeds: list[int] | None, number: int | None) -> list[Task]:
+    """The tasks of a plan that are asked for.
+
+    Raises:
+        UserError: there is no such row, seed or number.
+    """
+    tasks = plan.tasks
+    if number is not None:
+        if not 0 <= number < len(tasks):
+            raise UserError(f"--task {number}: {plan.file} has {len(tasks)} tasks, 0 to {len(tasks) - 1}")
+        tasks = tasks[number : number + 1]
+    for what, wanted, there in (("rows", rows, {t.row for t in tasks}), ("seeds", seeds, {t.seed for t in tasks})):
+        if unknown := [name for name in wanted or [] if name not in there]:
+            raise UserError(f"--{what} {unknown[0]}: {plan.file} has {', '.join(sorted(map(str, there)))}")
+    return [t for t in tasks if (not rows or t.row in rows) and (not seeds or t.seed in seeds)]
+
+
+def _run_all(runner: _Runner, tasks: list[Task], jobs: int) -> list[str]:
+    runner.note.listen()
+    with ThreadPoolExecutor(jobs) as pool:
+        outcomes: list[Future[Literal["done", "failed", "stopped"]]] = [pool.submit(runner.task, t) for t in tasks]
+        try:
+            wait(outcomes)
+        except KeyboardInterrupt:
+            runner.note.received = signal.SIGTERM
+            raise
+        finally:
+            wait(outcomes)
+            runner.note.give_back()
+    return [outcome.result() for outcome in outcomes]
+
+
+def _code(runner: _Runner, failed: int) -> int:
+    """Exit code. SLURM is asked for another turn if no training did so: none may have been running."""
+    received = runner.note.received
+    if received:
+        requeued = received != signal.SIGTERM and (runner.stopped_with == 0 or requeue())
+        return exit_code(received, requeued)
+    return 1 if failed else runner.stopped_with or 0
