@@ -7,6 +7,7 @@ DATA   := data/playroom
 WORLD  := $(DATA)/world
 STORES := $(DATA)/stores
 EMBED  := $(DATA)/embeddings
+TRIALS := '[$(WORLD)/trials/labeled_s.csv,$(WORLD)/trials/vtwt.csv,$(WORLD)/trials/baby_winoground.csv,$(WORLD)/trials/caption.csv]'
 LARGE  := data/playroom-large
 FIT    := $(RUN) fit --config configs/playroom.yaml
 HELD   := $(DATA)/held-out
@@ -29,11 +30,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 data: setup ## the embedded world and its stores: raw video to matched pairs (whole stages are left as they are)
 	$(RUN) playroom --out $(WORLD) --size $(SIZE)
-	$(RUN) curate frames --videos $(WORLD)/home/videos --transcripts $(WORLD)/home/transcripts --out $(STORES)/frames \
+	$(RUN) curate frames --videos $(WORLD)/home/videos --transcripts $(WORLD)/home/transcripts --out $(STORES)/raw/frames \
 	    --frame_size 96 --max_frames 2 --licensed false
+	$(RUN) curate decontaminate --store $(STORES)/raw/frames --trials $(TRIALS) --out $(STORES)/frames
 	$(RUN) curate embed --store $(STORES)/frames --out $(EMBED)/frames
 	$(RUN) curate filter --store $(STORES)/frames --embeddings $(EMBED)/frames --out $(STORES)/filtered
-	$(RUN) curate web --sources '[$(WORLD)/web/tars,$(WORLD)/web/llava/list.json,$(WORLD)/web/parquet]' --out $(STORES)/web
+	$(RUN) curate web --sources '[$(WORLD)/web/tars,$(WORLD)/web/llava/list.json,$(WORLD)/web/parquet]' --out $(STORES)/raw/web
+	$(RUN) curate decontaminate --store $(STORES)/raw/web --trials $(TRIALS) --out $(STORES)/web
 	$(RUN) curate rewrite --store $(STORES)/web --out $(STORES)/rewritten
 	$(RUN) curate embed --store $(STORES)/rewritten --out $(EMBED)/rewritten
 	$(RUN) curate match --targets $(STORES)/filtered --target_embeddings $(EMBED)/frames \
@@ -47,7 +50,7 @@ curate-large: setup ## the same five times as large, checked, with the funnel of
 	$(RUN) store check --store $(LARGE)/stores/aug
 	$(RUN) curate funnel --stores '[$(LARGE)/stores/filtered,$(LARGE)/stores/aug,$(LARGE)/stores/random]' --out $(LARGE)/funnel
 	$(RUN) curate contamination --stores '[$(LARGE)/stores/filtered,$(LARGE)/stores/aug]' --out $(LARGE)/contamination \
-	    --trials '[$(LARGE)/world/trials/labeled_s.csv,$(LARGE)/world/trials/vtwt.csv,$(LARGE)/world/trials/baby_winoground.csv]'
+	    --trials $(subst $(WORLD),$(LARGE)/world,$(TRIALS))
 
 demo: data ## raw video to a benchmark table on the embedded world (at most 10 minutes on two cores)
 	$(RUN) test --config configs/eval/playroom-clip.yaml

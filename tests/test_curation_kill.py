@@ -68,6 +68,7 @@ def stages(folder):
         "thin": ["curate", "thin", *store, *vectors, *to],
         "contamination": ["curate", "contamination", "--stores", f"[{folder}/filter,{folder}/match]",
                           "--trials", f"[{folder}/clean.csv]", "--distance", "0", *to],
+        "decontaminate": ["curate", "decontaminate", *store, "--trials", f"[{folder}/clean.csv]", *to],
         "funnel": ["curate", "funnel", "--stores", f"[{folder}/match]", *to],
         "webdataset": ["store", "export", *store, *to],
         "folder": ["store", "export", *store, "--format", "folder", *to],

@@ -152,6 +152,23 @@ def test_a_copy_of_a_benchmark_image_is_named_and_exits_with_2(planted, tmp_path
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["contamination.json", "near_duplicates.csv"]
 
 
+def test_copies_of_benchmark_images_are_left_out(planted, tmp_path, capsys):
+    store, bench = planted
+    args = ["curate", "decontaminate", "--store", str(store.path), "--images", f"[{bench}]", "--out",
+            str(tmp_path / "clean"), "--workers", "1"]  # fmt: skip
+    main(args)
+    clean = Store(tmp_path / "clean")
+    assert clean.columns("key")["key"].to_pylist() == [f"k{n:02}" for n in range(12) if n != 3]  # k07 is a test row
+    assert clean.manifest["funnel"]["dropped"] == {"nearly the same as a benchmark image": 1}
+    assert clean.licensed
+    assert store.fingerprint in clean.lineage
+    assert [row[1] for row in listed(tmp_path / "clean.contamination")[1:]] == ["k03"]
+    contamination([clean.path], tmp_path / "check", images=[bench], workers=1)  # does not exit with 2
+    capsys.readouterr()
+    main(args)
+    assert "nothing to do" in capsys.readouterr().out
+
+
 def test_a_clean_benchmark_passes(planted, tmp_path, capsys):
     store, bench = planted
     (bench / "sub" / "b.jpg").unlink()

@@ -33,3 +33,16 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly():
+    code = (
+        "import babyvlm.__main__ as m\n"
+        "m._run_stage = lambda args: [print(number) for number in range(100_000)]\n"
+        "m.main(['report'])"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"0\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

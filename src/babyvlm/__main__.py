@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def _run_stage(args: list[str]) -> None:
     from babyvlm.curation.check_data import check_data
     from babyvlm.curation.clip_filter import filter_pairs
     from babyvlm.curation.contamination import contamination
+    from babyvlm.curation.decontaminate import decontaminate
     from babyvlm.curation.embed import embed
     from babyvlm.curation.export import export
     from babyvlm.curation.funnel_report import funnel
@@ -80,6 +82,7 @@ def _run_stage(args: list[str]) -> None:
         "random": random_subset,
         "thin": thin,
         "contamination": contamination,
+        "decontaminate": decontaminate,
         "vocabulary": vocabulary,
         "funnel": funnel,
     }
@@ -154,6 +157,9 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on or starts anew", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         mistake = _mistake_behind(error)
         if mistake is None:

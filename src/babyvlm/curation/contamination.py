@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 BATCH = 256  # benchmark images embedded at once
+LIST = "near_duplicates.csv"
 HEADING = ("store", "key", "benchmark_image", "cosine", "different_bits")
 
 
@@ -55,6 +56,28 @@ def contamination(
         distance: hashes of 256 bits that differ in at most so many count as nearly the same.
         workers: processes that hash images.
     """
+    manifest = find_near_duplicates(stores, out, trials, images, embeddings, cosine, distance, workers)
+    if manifest["found"]:
+        raise UserError(
+            f"{out / LIST}: {manifest['found']:,} training pairs are nearly the same as benchmark images; drop them by "
+            "`python -m babyvlm curate decontaminate`, or look at them and lower --distance or raise --cosine if they "
+            "are not"
+        )
+    pairs = sum(len(Store(path)) for path in stores)
+    print(f"{out}: none of {pairs:,} pairs is nearly the same as one of {manifest['images']:,} benchmark images")
+
+
+def find_near_duplicates(
+    stores: Sequence[Path],
+    out: Path,
+    trials: Sequence[Path] | None,
+    images: Sequence[Path] | None,
+    embeddings: Sequence[Path] | None,
+    cosine: float,
+    distance: int,
+    workers: int,
+) -> artefact.Manifest:
+    """Make the folder of a check (arguments as for ``contamination``); its manifest has ``found`` and ``images``."""
     sources, vectors = [Store(path) for path in stores], [Embeddings(path) for path in embeddings or ()]
     _check_options(sources, vectors, workers)
     files = benchmark_images(trials or (), images or ())
@@ -73,20 +96,9 @@ def contamination(
                 vectors_ND = embedded_rows(store, vectors[number])[1] if vectors else None
                 ours = Looks(_hashes(store, scratch, workers), vectors_ND)
                 rows += _found(store, list(files), ours, theirs, cosine, distance)
-            write_csv(folder / "near_duplicates.csv", [HEADING, *rows])
+            write_csv(folder / LIST, [HEADING, *rows])
             manifest["found"] = len(rows)
-    _tell(out, sources)
-
-
-def _tell(out: Path, sources: Sequence[Store]) -> None:
-    manifest = artefact.read_manifest(out, "contamination")
-    if manifest["found"]:
-        raise UserError(
-            f"{out / 'near_duplicates.csv'}: {manifest['found']:,} training pairs are nearly the same as benchmark "
-            "images; drop them, or look at them and lower --distance or raise --cosine if they are not"
-        )
-    pairs = sum(len(store) for store in sources)
-    print(f"{out}: none of {pairs:,} pairs is nearly the same as one of {manifest['images']:,} benchmark images")
+    return artefact.read_manifest(out, "contamination")
 
 
 def _check_options(sources: Sequence[Store], vectors: Sequence[Embeddings], workers: int) -> None:

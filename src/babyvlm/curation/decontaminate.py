@@ -1,0 +1,65 @@
+"""Leave out of a store what is nearly the same as a benchmark image."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from babyvlm import artefact
+from babyvlm.curation.contamination import LIST, benchmark_images, find_near_duplicates
+from babyvlm.curation.duplicates import SAME_BITS
+from babyvlm.curation.files import fingerprint_files
+from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.store import Store, write_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def decontaminate(
+    store: Path,
+    out: Path,
+    trials: list[Path] | None = None,
+    images: list[Path] | None = None,
+    distance: int = SAME_BITS,
+    workers: int = 2,
+) -> None:
+    """Drop the training pairs whose image is nearly the same as a benchmark image.
+
+    Do it before matching, so that the next best candidate takes the place. What was dropped, and which image it is
+    like, is listed beside the store in `OUT.contamination/near_duplicates.csv`.
+
+    Args:
+        store: pair store; the rows of its splits `val` and `test` stay.
+        out: store to make.
+        trials: benchmark lists: CSVs with a column `image`, a path below the list's folder.
+        images: folders of benchmark images.
+        distance: perceptual hashes of 256 bits that differ in at most so many count as nearly the same.
+        workers: processes that hash images.
+    """
+    source = Store(store)
+    arguments = {
+        "command": "decontaminate", "store": source.fingerprint, "distance": distance,
+        "images": fingerprint_files(benchmark_images(trials or (), images or ()).values()),
+    }  # fmt: skip
+    if artefact.made_already(out, "store", arguments):
+        print(f"{out}: whole already, nothing to do")
+        return
+    check = out.with_name(f"{out.name}.contamination")
+    find_near_duplicates([store], check, trials, images, None, 1.0, distance, workers)
+    with (check / LIST).open(newline="", encoding="utf-8") as file:
+        near = {row["key"] for row in csv.DictReader(file)}
+    kept_N = np.array([key not in near for key in source.columns("key")["key"].to_pylist()])
+    funnel = Funnel("decontaminate")
+    funnel.keep(int(kept_N.sum()))
+    funnel.drop("nearly the same as a benchmark image", int((~kept_N).sum()))
+    rows = track(source.picked(np.flatnonzero(kept_N)), "copying", total=funnel.kept, console=Console(stderr=True))
+    write_store(
+        out, (row for _, row in rows), arguments=arguments, funnel=funnel, licensed=source.licensed,
+        extra_fields=source.extra_fields, ancestors=source.lineage,
+    )  # fmt: skip
+    print(f"{funnel}\n{out}: {funnel.kept:,} pairs")
