@@ -18,6 +18,7 @@ from babyvlm.contracts import UserError
 from babyvlm.parsing import LINKED, OneLineParser
 from babyvlm.training.csv_log import CSVLog
 from babyvlm.training.finite import StopOnNonFinite
+from babyvlm.training.provenance import Provenance
 from babyvlm.training.recovery import Recovery, newest_whole
 from babyvlm.training.seeding import SeedEachBatch
 
@@ -58,7 +59,7 @@ class BabyVLMCLI(LightningCLI):
         super().__init__(
             args=args, seed_everything_default=0, parser_class=_Parser, auto_configure_optimizers=False,
             load_from_checkpoint_support=False, save_config_callback=_SaveConfig if run is None else None,
-            save_config_kwargs={"save_to_log_dir": False},
+            save_config_kwargs={"save_to_log_dir": False}, trainer_defaults={"callbacks": Provenance()},
         )  # fmt: skip
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from babyvlm.benchmarks.controls import Views, controlled
-from babyvlm.benchmarks.results import world_of, write_results
+from babyvlm.benchmarks.results import licensed, world_of, write_results
 from babyvlm.benchmarks.scoring import score_pairs, vocabulary_facts
 from babyvlm.benchmarks.trials import Trial, with_images
 from babyvlm.contracts import ImageTextScorer, TextScorer, TrialResult, UserError
@@ -102,7 +102,8 @@ class Benchmark(Callback, ABC):
             pl_module.log(name, value, prog_bar=name == f"{self.name}_{half}", rank_zero_only=False)
         folder = trainer.log_dir  # asked on every rank: it is broadcast
         if trainer.is_global_zero and folder is not None:
-            facts = {"world": world_of(self.path), "missing_items": str(self.missing)}
+            facts = {"world": world_of(self.path), "missing_items": str(self.missing),
+                     "licensed": str(licensed(self.path, self.images))}  # fmt: skip
             texts = [[text for _, text in trial.options] for trial in trials]
             write_results(Path(folder) / "results" / file, results, facts | vocabulary_facts(pl_module, texts))
 

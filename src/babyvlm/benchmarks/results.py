@@ -35,6 +35,22 @@ def world_of(path: Path) -> str:
     return "playroom" if embedded else "real"
 
 
+def licensed(path: Path, images: Path) -> bool:
+    """Whether a list's phrases and images may never leave the machine: yes, unless what it stands in says no.
+
+    Args:
+        path: the list.
+        images: where its images are; elsewhere than what says no, they are others.
+    """
+    path, images = path.resolve(), images.resolve()
+    for folder in path.parents:
+        made = folder == path.parent and (folder / "benchmark.json").is_file()
+        if made or (folder / "playroom.json").is_file():
+            told = read_manifest(folder, "benchmark").get("licensed") if made else False
+            return told is not False or not images.is_relative_to(folder)
+    return True
+
+
 def write_results(path: Path, results: Sequence[TrialResult], facts: Mapping[str, str]) -> None:
     """Write results beside and rename them in.
 

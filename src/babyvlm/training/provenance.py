@@ -1,0 +1,85 @@
+"""What a run was made from and by, beside its results: ``provenance.json`` in its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+import babyvlm
+from babyvlm.curation.files import whole_file
+from babyvlm.curation.store import Store
+
+FILE = "provenance.json"
+
+
+class Provenance(Callback):
+    """Writes hashes of stores and vocabulary, versions of code and packages, and how many samples were seen."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what is known before the first step."""
+        _write(trainer, made_by() | made_from(trainer) | {"parameters": _parameters(pl_module)})
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add how long training was."""
+        steps, batches = trainer.global_step, trainer.fit_loop.total_batch_idx + 1
+        size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)  # global
+        _write(trainer, {"steps": steps} | ({"samples": batches * size} if isinstance(size, int) else {}))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say by what it was tested, if nothing is said yet: an upper bound was not trained here."""
+        folder = trainer.log_dir  # asked on every rank: it is broadcast
+        if folder is not None and not Path(folder, FILE).is_file():
+            _write(trainer, made_by() | {"parameters": _parameters(pl_module)})
+
+
+def made_by() -> dict[str, Any]:
+    """Versions of the code, of Python and of the packages that the project names, and the kind of machine."""
+    needed = metadata.requires("babyvlm") or []
+    names = [re.split(r"[^\w.-]", line)[0] for line in needed if "extra ==" not in line]
+    source = Path(babyvlm.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(source.rglob("*.py")):
+        digest.update(file.relative_to(source).as_posix().encode() + b"\0" + file.read_bytes())
+    return {
+        "code_version": babyvlm.__version__, "code_sha256": digest.hexdigest(), "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: metadata.version(name) for name in sorted(names)},
+    }  # fmt: skip
+
+
+def made_from(trainer: Trainer) -> dict[str, Any]:
+    """Hashes of the stores that a mix reads, and of its vocabulary; nothing for other data."""
+    data: Any = getattr(trainer, "datamodule", None)
+    if not hasattr(data, "sources"):
+        return {}
+    stores = {name: Store(data.stores / name) for name in (*(source.store for source in data.sources), data.validation)}
+    facts = {
+        name: {"fingerprint": store.fingerprint, "licensed": store.licensed, "rows": len(store)}
+        for name, store in stores.items()
+    }
+    return {"stores": facts, "vocabulary": data.vocabulary.hash}
+
+
+def _parameters(model: LightningModule) -> dict[str, int]:
+    weights = list(model.parameters())
+    return {"total": sum(weight.numel() for weight in weights),
+            "trained": sum(weight.numel() for weight in weights if weight.requires_grad)}  # fmt: skip
+
+
+def _write(trainer: Trainer, facts: dict[str, Any]) -> None:
+    """Add to the file, whole or not at all, on the first rank."""
+    folder = trainer.log_dir
+    if folder is None or not trainer.is_global_zero or not trainer.loggers:  # nothing is to be kept
+        return
+    file = Path(folder, FILE)
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    with whole_file(file) as beside:
+        beside.write(json.dumps(known | facts, indent=2) + "\n")
