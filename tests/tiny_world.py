@@ -9,17 +9,22 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 MATRIX = Path("ablations.yaml")
 WORDS = ["look", "red", "ball", "dog", "cup", "runs", "wash"]
+TEST = {"class_path": "babyvlm.benchmarks.VisualTwoWord", "init_args": {"trials": "vtwt.csv", "dev_fraction": 0.5}}
+CLIP = {
+    "name": "Playroom-CLIP",
+    "trainer": {"accelerator": "cpu", "callbacks": [TEST]},
+    "model": {"class_path": "babyvlm.models.zero_shot.OpenClip", "init_args": {"clip": "playroom"}},
+}
 BASE = {
     "seed_everything": 0,
     "trainer": {
         "accelerator": "cpu", "max_steps": 3, "val_check_interval": 3, "check_val_every_n_epoch": None,
         "log_every_n_steps": 1, "num_sanity_val_steps": 0, "use_distributed_sampler": False,
-        "enable_progress_bar": False, "enable_model_summary": False,
+        "enable_model_summary": False,
         "callbacks": [
             {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
              "init_args": {"monitor": "val_loss", "enable_version_counter": False}},
-            {"class_path": "babyvlm.benchmarks.VisualTwoWord",
-             "init_args": {"trials": "vtwt.csv", "dev_fraction": 0.5}},
+            TEST,
         ],
     },
     "recovery": {"every_seconds": 0},
@@ -48,7 +53,8 @@ def lay_out(folder, tiny_store, make_vocabulary):
     (folder / "vtwt.csv").write_text("\n".join(["image,positive_phrase,negative_phrase", *lines]) + "\n")
     (folder / "base.yaml").write_text(yaml.safe_dump(BASE))
     matrix = yaml.safe_load((ROOT / "configs/ablations.yaml").read_text())
-    matrix["base"] = ["base.yaml"]
+    (folder / "clip.yaml").write_text(yaml.safe_dump(CLIP))
+    matrix |= {"base": ["base.yaml"], "upper_bounds": {"Playroom-CLIP": "clip.yaml"}}
     for name, step in matrix["steps"].items():
         step["options"] = TEXT if "language" in name else IMAGES
     matrix["quick"]["options"] = {}

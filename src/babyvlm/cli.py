@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -93,8 +94,11 @@ class BabyVLMCLI(LightningCLI):
             csv = self._csv_log()
             kwargs["logger"] = [csv, TensorBoardLogger(csv.save_dir, csv.name, version=csv.version)]
         try:
+            if SLURMEnvironment.detect() and not self._get(self.config_init, "trainer.plugins"):
+                # Recovery asks for another turn; Lightning would save within the handler, and to a place of its own.
+                kwargs["plugins"] = SLURMEnvironment(auto_requeue=False)
             return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
+        except (MisconfigurationException, ModuleNotFoundError, RuntimeError, ValueError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
     def _csv_log(self) -> CSVLog:

@@ -26,11 +26,11 @@ def samples_seen(run: Run) -> int | None:
     return int(epochs * (_utterances(options) // batch) * batch)
 
 
-def budgets(tasks: Iterable[Task]) -> list[str]:
+def budgets(runs: Iterable[tuple[Task, Run]]) -> list[str]:
     """A line for each model and step: what all of its rows see, or, loudly, in what they differ."""
     seen: dict[tuple[str, str], dict[str, int | None]] = {}
-    for task in tasks:
-        for run in task.run.chain:
+    for task, last in runs:
+        for run in last.chain:
             if run.command[0] == "fit":
                 seen.setdefault((task.model, run.name), {})[task.row] = samples_seen(run)
     return [f"{model}: {step}: {_said(rows)}" for (model, step), rows in seen.items()]

@@ -14,7 +14,7 @@ import yaml
 
 import babyvlm.playroom
 from babyvlm import artefact
-from babyvlm.ablations.matrix import Options, Quick, read_matrix
+from babyvlm.ablations.matrix import Options, Quick, Step, read_matrix
 from babyvlm.contracts import UserError
 from babyvlm.curation.store import Store
 
@@ -59,12 +59,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Task:
-    """A row with a seed: what one task of an array runs."""
+    """A row with a seed: what one task of an array runs.
 
-    model: str
+    Attributes:
+        row: its name.
+        model: that it is of.
+        mix: that it is trained on; None for an upper bound.
+        seed: of its training.
+    """
+
     row: str
+    model: str
+    mix: str | None
     seed: int
-    run: Run
 
     def __str__(self) -> str:
         return f"{self.row} seed {self.seed}"
@@ -80,7 +87,7 @@ class Plan:
             ``phases/<step>-<hash>``; by default ``lightning_logs``, of the short form ``lightning_logs/quick``.
 
     Raises:
-        UserError: the matrix or an overlay says nothing that can be run, or the data are missing.
+        UserError: the matrix says nothing that can be run, or an overlay cannot be read.
     """
 
     def __init__(self, file: Path, quick: bool = False, logs: Path | None = None) -> None:
@@ -90,22 +97,37 @@ class Plan:
         if quick and self.matrix.quick is None:
             raise UserError(f"{file}: has no quick form; add `quick:`")
         self.short: Quick = self.matrix.quick if quick and self.matrix.quick else Quick(self.matrix.seeds)
+        self._check_overlays()
 
     @cached_property
     def tasks(self) -> list[Task]:
         """Every row with every seed; a task's place in this list is its number in an array."""
-        return [
-            Task(name, f"{name}-{mix}", seed, self._fit(model.step, mix, seed, Path(f"{name}-{mix}", f"seed_{seed}")))
-            for name, model in self.matrix.models.items()
-            for mix in model.mixes
-            for seed in self.short.seeds
-        ] + [Task(row, row, 0, self._test(row, config)) for row, config in self.matrix.upper_bounds.items()]
+        rows = [(name, mix) for name, model in self.matrix.models.items() for mix in model.mixes]
+        trained = [Task(f"{name}-{mix}", name, mix, seed) for name, mix in rows for seed in self.short.seeds]
+        return trained + [Task(row, row, None, 0) for row in self.matrix.upper_bounds]
+
+    def run(self, task: Task) -> Run:
+        """The last run of a row.
+
+        Raises:
+            UserError: its data are missing.
+        """
+        folder = Path(task.row, f"seed_{task.seed}")
+        if task.mix is None:
+            return self._test(self.matrix.upper_bounds[task.row], folder)
+        return self._fit(self.matrix.models[task.model].step, task.mix, task.seed, folder)
+
+    def _check_overlays(self) -> None:
+        for config in self.matrix.upper_bounds.values():
+            self._merged([config])
+        for mix in {mix for model in self.matrix.models.values() for mix in model.mixes}:
+            for step in self.matrix.steps.values():
+                self._merged(self._overlays(step, mix))
 
     def _fit(self, name: str, mix: str, seed: int, folder: Path | None = None) -> Run:
         step = self.matrix.steps[name]
         seed = seed if step.seed is None else step.seed
-        files = [*self.matrix.base, *(config.replace("{mix}", mix) for config in step.configs)]
-        options = step.options | self.short.options.get(name, {})
+        files, options = self._overlays(step, mix), step.options | self.short.options.get(name, {})
         begins = {
             option: (self._fit(source.split("/")[0], mix, seed), source.partition("/")[2])
             for option, source in step.begins.items()
@@ -120,24 +142,27 @@ class Plan:
         before = tuple(run for run, _ in begins.values())
         return Run(name, self.logs / folder, self._command("fit", files, folder, flags), settings, before)
 
-    def _test(self, row: str, config: str) -> Run:
-        folder = Path(row, "seed_0")
+    def _test(self, config: str, folder: Path) -> Run:
         settings = self._settings([config], {}, 0)
         return Run("test", self.logs / folder, self._command("test", [config], folder, []), settings)
 
+    def _overlays(self, step: Step, mix: str) -> list[str]:
+        return [*self.matrix.base, *(config.replace("{mix}", mix) for config in step.configs)]
+
     def _settings(self, files: list[str], options: Options, seed: int) -> Config:
-        config: Config = {}
-        for file in files:
-            _merge(config, copy.deepcopy(self._overlay(file)))
+        config = self._merged(files)
         for option, value in options.items():
             _place(config, option.split("."), value)
         return {"config": config, "seed": seed, "inputs": _inputs(config, self._sha256)}
 
-    def _overlay(self, file: str) -> Config:
-        try:
-            return self._read(Path(file))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.file}: {file} cannot be read ({' '.join(str(error).split())})") from None
+    def _merged(self, files: list[str]) -> Config:
+        config: Config = {}
+        for file in files:
+            try:
+                _merge(config, copy.deepcopy(self._read(Path(file))))
+            except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+                raise UserError(f"{self.file}: {file} cannot be read ({' '.join(str(error).split())})") from None
+        return config
 
     def _command(self, command: str, files: list[str], folder: Path, flags: list[str]) -> tuple[str, ...]:
         overlays = [part for file in files for part in ("--config", file)]

@@ -38,6 +38,7 @@ class _StoppedError(Exception):
 class _Runner:
     """Runs tasks, several at once if asked."""
 
+    plan: Plan
     launcher: list[str]
     replace: bool
     threads: int
@@ -48,8 +49,8 @@ class _Runner:
     def task(self, task: Task) -> Literal["done", "failed", "stopped"]:
         """Run what of a row is not done; say how it came out."""
         try:
-            self._need(task, task.run)
-        except _FailedError as error:
+            self._need(task, self.plan.run(task))
+        except (_FailedError, UserError) as error:
             self._say(f"{task}: failed: {error}")
             return "failed"
         except _StoppedError:
@@ -64,22 +65,23 @@ class _Runner:
             return
         for before in run.before:
             self._need(task, before)
-        bar = self.progress.add_task(f"{task}: {run.name} (waiting for another process)", total=None)
-        try:
-            with state.claimed(run, self._stop_if_told_to) as lock:
-                self._stop_if_told_to()
-                if not self._is_done(run):  # by now
-                    self.progress.update(bar, description=f"{task}: {run.name}", total=state.steps_wanted(run))
-                    self._run(task, run, lock, bar)
-        finally:
-            self.progress.remove_task(bar)
+        if not state.is_free(run):
+            self._say(f"{task}: waiting for {run.folder}, which another process has")
+        with state.claimed(run, self._stop_if_told_to) as lock:
+            self._stop_if_told_to()
+            if not self._is_done(run):  # by now
+                self._run(task, run, lock)
 
-    def _run(self, task: Task, run: Run, lock: int, bar: TaskID) -> None:
+    def _run(self, task: Task, run: Run, lock: int) -> None:
         if state.state_of(run).word == "stale":
             run.folder.rename(run.folder.with_name(f"replaced-{run.folder.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
         self._say(f"{task}: {run.name} in {run.folder}")
         began = time.monotonic()
-        self._judge(run, self._call(run, lock, bar))
+        bar = self.progress.add_task(f"{task}: {run.name}", total=state.steps_wanted(run))
+        try:
+            self._judge(run, self._call(run, lock, bar))
+        finally:
+            self.progress.remove_task(bar)
         self._say(f"{task}: {run.name} took {time.monotonic() - began:,.0f} s")
 
     def _is_done(self, run: Run) -> bool:
@@ -165,15 +167,17 @@ def run(
     """
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: at least 1")
-    tasks = chosen(Plan(matrix, quick, logs), rows, seeds, task)
+    plan = Plan(matrix, quick, logs)
+    tasks = chosen(plan, rows, seeds, task)
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        runner = _Runner(shlex.split(launcher), replace, threads, progress)
+        runner = _Runner(plan, shlex.split(launcher), replace, threads, progress)
         outcomes = _run_all(runner, tasks, jobs)
-    failed, stopped = outcomes.count("failed"), outcomes.count("stopped")
-    print(f"{len(tasks)} rows and seeds: {outcomes.count('done')} done, {failed} failed, {stopped} stopped")
-    if code := _code(runner, failed):
+    counts = [f"{outcomes.count(word)} {word}" for word in ("done", "failed", "stopped")]
+    code = _code(runner, failed="failed" in outcomes)
+    print(f"{len(tasks)} rows and seeds: {', '.join(counts)}")
+    if code:
         raise SystemExit(code)
 
 
@@ -209,7 +213,7 @@ def _run_all(runner: _Runner, tasks: list[Task], jobs: int) -> list[str]:
     return [outcome.result() for outcome in outcomes]
 
 
-def _code(runner: _Runner, failed: int) -> int:
+def _code(runner: _Runner, failed: bool) -> int:
     """Exit code. SLURM is asked for another turn if no training did so: none may have been running."""
     received = runner.note.received
     if received:

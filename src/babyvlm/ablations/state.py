@@ -51,7 +51,7 @@ def state_of(run: Run) -> State:
         return State("stale", f"made with other {', '.join(changed[:SHOWN])}{more}")
     if (run.folder / FINISHED).is_file():
         return State("done")
-    if _claimed_by_someone(run):
+    if not is_free(run):
         return State("running", _progress(run))
     if "failed" in record:
         return State("failed", record["failed"])
@@ -96,6 +96,18 @@ def steps_wanted(run: Run) -> int | None:
     return int(steps) if steps > 0 else None
 
 
+def is_free(run: Run) -> bool:
+    """Whether no process has it claimed."""
+    try:
+        with _lock(run).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextmanager
 def claimed(run: Run, waiting: Callable[[], None]) -> Iterator[int]:
     """Keep a run from all other processes; wait while another has it.
@@ -119,17 +131,6 @@ def claimed(run: Run, waiting: Callable[[], None]) -> Iterator[int]:
                 waiting()
                 time.sleep(0.5)
         yield lock.fileno()
-
-
-def _claimed_by_someone(run: Run) -> bool:
-    try:
-        with _lock(run).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _lock(run: Run) -> Path:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from babyvlm.ablations.budget import budgets
 from babyvlm.ablations.plan import Plan
 from babyvlm.ablations.state import State, state_of
+from babyvlm.contracts import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from babyvlm.ablations.plan import Run
+    from babyvlm.ablations.plan import Run, Task
 
 JOB = "ablations"  # name of the array in slurm/ablations.sbatch
 
@@ -28,19 +29,26 @@ def status(matrix: Path = Path("configs/ablations.yaml"), quick: bool = False, l
         quick: the matrix's short form.
         logs: where runs are written: `lightning_logs` by default, `lightning_logs/quick` of the short form.
     """
-    plan = Plan(matrix, quick, logs)
-    queue = queued()
-    states = [task_state(task.run) for task in plan.tasks]
+    plan, queue = Plan(matrix, quick, logs), queued()
     width = max(len(task.row) for task in plan.tasks)
     print(f"task  {'row':{width}}  seed  in {plan.logs}")
-    for number, (task, found) in enumerate(zip(plan.tasks, states, strict=True)):
+    counts: Counter[str] = Counter()
+    runs: list[tuple[Task, Run]] = []
+    for number, task in enumerate(plan.tasks):
+        try:
+            runs.append((task, plan.run(task)))
+            found = row_state(runs[-1][1])
+        except UserError as error:
+            found = State("missing", str(error))
+        counts[found.word] += 1
         print(f"{number:4}  {task.row:{width}}  {task.seed:4}  {_told(found, queue.get(number))}")
-    counts = Counter(found.word for found in states)
-    print(f"{len(states)} rows and seeds: " + ", ".join(f"{count} {word}" for word, count in sorted(counts.items())))
-    print("\n".join(["samples that a run sees:", *(f"  {line}" for line in budgets(plan.tasks))]))
+    print(
+        f"{len(plan.tasks)} rows and seeds: " + ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
+    )
+    print("\n".join(["samples that a run sees:", *(f"  {line}" for line in budgets(runs))]))
 
 
-def task_state(run: Run) -> State:
+def row_state(run: Run) -> State:
     """How far a row's last run is, or the first of those before it that is not done."""
     own = state_of(run)
     if own.word != "missing":
