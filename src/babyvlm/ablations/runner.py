@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,7 @@ from babyvlm.contracts import UserError
 from babyvlm.training.signals import SIGNALS, SignalNote, exit_code, requeue
 
 TAIL = 5  # lines of a failed run's log that are shown
+POLL = 0.5  # seconds
 TOLD_TO_STOP = {128 + number for number in SIGNALS} | {-number for number in SIGNALS}
 
 
@@ -106,13 +108,13 @@ class _Runner:
                 stderr=log, env=environment, pass_fds=[lock], start_new_session=True,
             )  # fmt: skip
         told = 0
-        while process.poll() is None:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(POLL)
             if self.note.received != told:
                 told = self.note.received
                 process.send_signal(told)
             self.progress.update(bar, completed=state.steps_done(run))
-            time.sleep(0.2)
-        return process.returncode
 
     def _judge(self, run: Run, code: int) -> None:
         """Take note of how its process ended.
@@ -169,7 +171,7 @@ def run(
         raise UserError(f"--jobs {jobs}: at least 1")
     plan = Plan(matrix, quick, logs)
     tasks = chosen(plan, rows, seeds, task)
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    threads = max(1, _cores() // jobs)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         runner = _Runner(plan, shlex.split(launcher), replace, threads, progress)
@@ -179,6 +181,11 @@ def run(
     print(f"{len(tasks)} rows and seeds: {', '.join(counts)}")
     if code:
         raise SystemExit(code)
+
+
+def _cores() -> int:
+    """Cores that this process may use: a job's share of its machine, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def chosen(plan: Plan, rows: list[str] | None, seeds: list[int] | None, number: int | None) -> list[Task]:
