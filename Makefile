@@ -15,7 +15,7 @@ BUILD  := $(RUN) benchmark build
 MIXES  := filtered filtered-aug filtered-random aug-only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data curate-large mixes benchmark-demo playroom-clip test soak check bench-matching bench-padding bench-features bench-loader
+.PHONY: help setup demo data curate-large mixes benchmark-demo playroom-clip report test soak check bench-matching bench-padding bench-features bench-loader
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -56,11 +56,11 @@ demo: data ## raw video to a benchmark table on the embedded world (at most 10 m
 	$(RUN) test --config configs/eval/playroom-clip.yaml
 	$(FIT) --config configs/model/cvcl.yaml --config configs/mix/filtered.yaml
 	$(FIT) --config configs/model/cvcl.yaml --config configs/mix/filtered-aug.yaml
-	$(RUN) report --logs lightning_logs
+	$(RUN) report lightning_logs
 
 mixes: data ## CVCL on each of the four mixes, and the table
 	for mix in $(MIXES); do $(FIT) --config configs/model/cvcl.yaml --config configs/mix/$$mix.yaml || exit 1; done
-	$(RUN) report --logs lightning_logs
+	$(RUN) report lightning_logs
 
 .PHONY: ablations ablations-quick ablations-status demo-babyllava
 JOBS  ?= 2
@@ -77,7 +77,7 @@ ablations-status: setup ## what of the matrix is done, running, failed or missin
 
 demo-babyllava: data ## both baselines, CVCL and BabyLLaVA, on the filtered pairs, and the table
 	$(ABLATE) run --quick true --jobs $(JOBS) --rows '[CVCL-filtered,BabyLLaVA-GPT2-filtered,Playroom-CLIP]'
-	$(RUN) report --logs lightning_logs/quick
+	$(RUN) report lightning_logs/quick
 
 benchmark-demo: data ## the tests' own making on held-out recordings: proposed, reviewed (by a script), drawn, tried on CLIP
 	$(RUN) playroom --out $(HELD)/world --size $(SIZE) --seed 1
@@ -101,6 +101,9 @@ playroom-clip: setup ## train the CLIP that is shipped in src/babyvlm/playroom/c
 	$(RUN) curate vocabulary --stores '[$(STORES)/clean]' --out $(DATA)/clip-vocabulary
 	$(FIT) --config configs/model/clip.yaml --config configs/mix/clean.yaml
 	cp lightning_logs/CLIP-clean/$$(ls -v lightning_logs/CLIP-clean | tail -1)/open_clip/* src/babyvlm/playroom/clip/
+
+report: setup ## tables, figures, findings and one page of all runs in lightning_logs (another folder: LOGS=)
+	$(RUN) report $(or $(LOGS),lightning_logs) --out $(or $(OUT),report)
 
 test: setup ## the tests (at most 10 minutes on two cores)
 	$(VENV)/bin/pytest -n 2 --dist loadfile

@@ -10,7 +10,7 @@ FIRST = {"labeled_s": "accuracy", "vtwt": "accuracy", "baby_winoground": "overal
 
 def make_run(
     logs, row, version, *, config="", world="real", missing=0, measures=None, controls=None, categories=None,
-    facts=None, **credits,
+    facts=None, seed=7, **credits,
 ):  # fmt: skip
     """A run's folder with credits of named tests; no test leaves the run untested.
 
@@ -18,7 +18,7 @@ def make_run(
     """
     folder = logs / row / f"version_{version}"
     (folder / "results").mkdir(parents=True)
-    (folder / "config.yaml").write_text(f"seed_everything: 7\n{config}")
+    (folder / "config.yaml").write_text(f"seed_everything: {seed}\n{config}")
     for benchmark, credit in credits.items():
         by_measure = measures if measures and set(measures) & {FIRST[benchmark]} else {FIRST[benchmark]: 1}
         rows = [

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from babyvlm.benchmarks import BabyWinoground, Caption, LabeledS, VisualTwoWord
-from babyvlm.report.table import report
+from babyvlm.report.command import report
 
 # As they come: a byte-order mark, DOS line ends, a blank line, quotes.
 LISTS = {
@@ -104,8 +104,8 @@ def test_known_models_get_what_they_must(tmp_path, trials, name, model, labeled,
     assert metrics["vtwt_test"] == two_word
     assert {value for key, value in metrics.items() if key.startswith("baby_winoground")} == {winoground}
     assert metrics["caption_meteor_15_test"] == caption
-    report(tmp_path, tmp_path / "table.md")
-    text = (tmp_path / "table.md").read_text()
+    report(tmp_path, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
     assert "stand-in" not in text
     assert f"| {name} | {labeled:.3f} [" in text
     assert f"| {name}, blank image | 0.250 [" in text  # one word, four times the same picture

@@ -1,14 +1,18 @@
+import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
+from babyvlm.__main__ import main
 from babyvlm.contracts import UserError
 from babyvlm.report.comparison import compare
 from babyvlm.report.statistics import holm
 from made_runs import make_run
 
 
-def rows(path):
-    lines = [line.strip("| ").split(" | ") for line in path.read_text().splitlines() if line.startswith("| ")]
-    return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+def rows(printed):
+    """The table on the terminal, by its first column."""
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if line.startswith("│")]
+    return {line[0]: line[1:] for line in lines if line[0]}
 
 
 @pytest.fixture
@@ -22,33 +26,41 @@ def logs(tmp_path):
     return folder
 
 
-def test_pair_by_pair_item_by_item(logs, tmp_path, capsys):
-    compare(logs=logs, out=tmp_path / "out" / "compare.md")
-    found = {(row["benchmark"], row["first"], row["second"]): row for row in rows(tmp_path / "out" / "compare.md")}
-    assert list(found) == [("VTWT", "A", "B"), ("VTWT", "A", "C"), ("VTWT", "B", "C"), ("Caption METEOR 1.5", "A", "B")]
-    best = found["VTWT", "A", "B"]
-    assert best["difference"].startswith("+0.250 [+0.1")
-    assert (best["items"], best["p"], best["test"]) == ("40", f"{2 / 1024:.4f}", "McNemar")
-    corrected = holm([float(row["p"]) for row in found.values()])
-    assert [float(row["p Holm"]) for row in found.values()] == pytest.approx(corrected, abs=2e-4)
-    assert corrected[0] > float(best["p"])
-    assert (found["VTWT", "A", "C"]["items"], found["VTWT", "A", "C"]["test"]) == ("39", "permutation")
-    assert found["VTWT", "B", "C"]["difference"].startswith("+0.013 [-")
-    assert found["Caption METEOR 1.5", "A", "B"]["test"] == "bootstrap"
-    assert "McNemar" in capsys.readouterr().out
+def test_item_by_item(logs, capsys):
+    main(["compare", str(logs / "A" / "version_0"), str(logs / "B")])
+    printed = capsys.readouterr().out
+    assert "A - B" in printed
+    found = rows(printed)
+    assert [*found] == ["VTWT", "Caption METEOR 1.5"]
+    difference, items, p, corrected, test = found["VTWT"]
+    assert difference.startswith("+0.250 [+0.1")
+    assert (items, p, test) == ("40", f"{2 / 1024:.4f}", "McNemar")
+    assert float(corrected) == pytest.approx(holm([2 / 1024, float(found["Caption METEOR 1.5"][2])])[0], abs=2e-4)
+    assert found["Caption METEOR 1.5"][-1] == "bootstrap"
+    compare(logs / "B", logs / "A")
+    assert rows(capsys.readouterr().out)["VTWT"][0].startswith("-0.250 [-0.4")
+    compare(logs / "A", logs / "C")
+    assert rows(capsys.readouterr().out)["VTWT"][1::3] == ["39", "permutation"]
 
 
-def test_only_the_rows_that_are_asked_for(logs, tmp_path):
-    compare(["B", "A"], logs, tmp_path / "compare.md")
-    assert [(row["first"], row["second"]) for row in rows(tmp_path / "compare.md")] == [("B", "A"), ("B", "A")]
-    assert rows(tmp_path / "compare.md")[0]["difference"].startswith("-0.250 [-0.4")
+def test_rows_with_seeds_are_tested_over_them(logs, capsys):
+    draw = np.random.default_rng(0)
+    credit = draw.binomial(1, 0.6, (3, 60))
+    for seed in range(3):
+        make_run(logs, "S", seed, vtwt=credit[seed].tolist(), seed=seed)
+    compare(logs / "A", logs / "S")
+    difference, items, p, _, test = rows(capsys.readouterr().out)["VTWT"]
+    assert (items, test) == ("40", "t over items and seeds")
+    one, other = np.array([1] * 30 + [0] * 10), credit[:, :40]
+    assert difference.startswith(f"{(one - other.mean(0)).mean():+.3f} [")
+    assert float(p) >= ttest_rel(one, other.mean(0)).pvalue - 1e-4  # seeds make it less sure, never surer
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
-    [(["A", "D"], "has no tested run D; it has A, B, C, P"), (["A", "P"], "no two runs were scored on the same items"),
-     (["A"], "no two runs")],
+    [(("A", "D"), "logs/D: is neither a tested run nor a folder of them"), (("A", "P"), "no item in common"),
+     (("A", "A*"), "neither")],
 )  # fmt: skip
 def test_mistakes(logs, asked, message):
     with pytest.raises(UserError, match=message):
-        compare(asked, logs)
+        compare(*(logs / name for name in asked))

@@ -1,12 +1,18 @@
+import os
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import ttest_rel
 
 from babyvlm.benchmarks.results import RESULT_SCHEMA
 from babyvlm.contracts import UserError
-from babyvlm.report.runs import MAIN, find_runs
-from babyvlm.report.table import report
+from babyvlm.report.command import report
+from babyvlm.report.runs import MAIN, find_rows
+from babyvlm.report.table import ablation_section, control_sections, detail_sections, main_section, paper_section
 from made_runs import make_run
+
+CAPTION = {"meteor_15": 0.25, "meteor_nltk": 0.5}
 
 
 def test_the_newest_tested_version_of_each_row(tmp_path):
@@ -17,11 +23,34 @@ def test_the_newest_tested_version_of_each_row(tmp_path):
     (tmp_path / "cvcl-filtered" / "version_12").mkdir()
     pq.write_table(pa.table({"credit": [1.0]}), tmp_path / "cvcl-filtered" / "stray-test.parquet")
     make_run(tmp_path, "another", 0, vtwt=[1])
-    another, cvcl = find_runs(tmp_path)
-    assert (another.row, cvcl.row, cvcl.path) == ("another", "cvcl-filtered", newest)
-    assert cvcl.credits(MAIN[0]).tolist() == [0, 0.25, 1]
-    assert len(cvcl.credits(MAIN[1])) == 0
-    assert cvcl.table("vtwt") is None
+    another, cvcl = find_rows(tmp_path)
+    assert (another.name, cvcl.name, [run.path for run in cvcl.runs]) == ("another", "cvcl-filtered", [newest])
+    assert cvcl.credits(MAIN[0]).tolist() == [[0, 0.25, 1]]
+    assert not cvcl.credits(MAIN[1]).size
+    assert cvcl.runs[0].table("vtwt") is None
+
+
+def test_each_seed_counts_once(tmp_path):
+    for folder, seed, credit in (("version_0", 0, 0), ("version_1", 1, 1), ("seed_0", 0, 0.25), ("seed_2", 2, 0.5)):
+        made = make_run(tmp_path, "cvcl-filtered", 99, labeled_s=[credit] * 3, seed=seed)
+        made.rename(made.with_name(folder))
+    stale = make_run(tmp_path, "cvcl-filtered", 98, labeled_s=[1], seed=3)
+    stale.rename(stale.with_name("replaced-seed_3-20261123-120000"))
+    (row,) = find_rows(tmp_path)
+    assert [(run.path.name, run.seed) for run in row.runs] == [("seed_0", 0), ("version_1", 1), ("seed_2", 2)]
+    assert row.credits(MAIN[0]).tolist() == [[0.25] * 3, [1] * 3, [0.5] * 3]
+    older = tmp_path / "cvcl-filtered" / "seed_0" / "results" / "labeled_s-test.parquet"
+    os.utime(older, ns=(0, 0))
+    assert find_rows(tmp_path)[0].runs[0].path.name == "version_0"
+
+
+def test_seeds_share_the_items_that_all_were_tested_on(tmp_path):
+    make_run(tmp_path, "cvcl-filtered", 0, labeled_s=[1, 0, 1], vtwt=[1, 1], seed=0)
+    make_run(tmp_path, "cvcl-filtered", 1, labeled_s=[0, 1], seed=1)
+    (row,) = find_rows(tmp_path)
+    assert row.credits(MAIN[0]).tolist() == [[1, 0], [0, 1]]
+    assert row.credits(MAIN[1]).tolist() == [[1, 1]]
+    assert main_section([row]).rows[2][0] == "cvcl-filtered (2 seeds)"
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -49,26 +78,29 @@ def test_results_that_are_none(tmp_path, table, message):
     assert "\n" not in str(refusal.value)
 
 
-def test_table_and_markdown(tmp_path, capsys):
+def numbers(section):
+    """A table's rows with their intervals left out."""
+    return [[cell.split(" [")[0] for cell in row] for row in section.rows]
+
+
+def test_table_on_the_terminal(tmp_path, capsys):
     good = [1] * 190 + [0] * 10
     make_run(tmp_path / "logs", "cvcl-filtered", 0, labeled_s=good, vtwt=[1, 0] * 50)
     make_run(tmp_path / "logs", "guesser-none", 0, labeled_s=[0.25] * 40)
-    report(tmp_path / "logs", tmp_path / "out" / "table.md")
+    report(tmp_path / "logs")
     printed = capsys.readouterr().out
     for text in ("Labeled-S", "VTWT", "chance", "cvcl-filtered", "0.950 [0.9", "0.250 [0.250, 0.250]*", "version_0"):
         assert text in printed
-    lines = (tmp_path / "out" / "table.md").read_text().splitlines()
-    assert lines[2:5] == ["| model | Labeled-S | VTWT |", "|---|---|---|", "| chance | 0.250 | 0.500 |"]
-    name, labeled, two_word = (cell.strip() for cell in lines[5].strip("|").split("|"))
+    table = main_section(find_rows(tmp_path / "logs"))
+    assert table.rows[:2] == [["model", "Labeled-S", "VTWT"], ["chance", "0.250", "0.500"]]
+    name, labeled, two_word = table.rows[2]
     assert name == "cvcl-filtered"
     assert labeled.startswith("0.950 [0.9")
     assert labeled.endswith("]")  # far from chance
     assert two_word.startswith("0.500 [0.4")
     assert two_word.endswith("]*")  # its interval holds chance
-    assert lines[6] == "| guesser-none | 0.250 [0.250, 0.250]* | - |"
-    assert "95 %" in lines[7 + 1]
-    report(tmp_path / "logs", tmp_path / "again.md")
-    assert (tmp_path / "again.md").read_text() == (tmp_path / "out" / "table.md").read_text()
+    assert table.rows[3] == ["guesser-none", "0.250 [0.250, 0.250]*", "-"]
+    assert "95 %" in table.note
 
 
 def test_the_table_says_what_it_stands_for(tmp_path, capsys):
@@ -78,22 +110,18 @@ def test_the_table_says_what_it_stands_for(tmp_path, capsys):
         run = make_run(tmp_path, row, 0, config=config, world=world, vtwt=[1, 0])
         if row != "clip":
             (run / "checkpoints").mkdir()
-    assert [run.row for run in find_runs(tmp_path)] == ["clip", "dino", "scratch"]  # the upper bound first
-    report(tmp_path, tmp_path / "table.md")
-    text = (tmp_path / "table.md").read_text()
-    assert "stand-in for SAYCam" in text
-    assert "| scratch† |" in text
-    assert "| dino |" in text
-    assert "trained from scratch" in text
+    assert [row.name for row in find_rows(tmp_path)] == ["clip", "dino", "scratch"]  # the upper bound first
+    table = main_section(find_rows(tmp_path))
+    assert "stand-in for SAYCam" in table.title
+    assert [row[0] for row in table.rows[2:]] == ["clip", "dino", "scratch†"]
+    assert "trained from scratch" in table.note
 
 
-def test_a_partial_list_is_marked(tmp_path, capsys):
+def test_a_partial_list_is_marked(tmp_path):
     make_run(tmp_path, "whole", 0, vtwt=[1] * 8)
-    report(tmp_path, tmp_path / "table.md")
-    assert "‡" not in (tmp_path / "table.md").read_text()
+    assert "‡" not in main_section(find_rows(tmp_path)).markdown()
     make_run(tmp_path, "partial", 0, missing=3, vtwt=[1] * 5)
-    report(tmp_path, tmp_path / "table.md")
-    text = (tmp_path / "table.md").read_text()
+    text = main_section(find_rows(tmp_path)).markdown()
     assert "| partial | 1.000 [1.000, 1.000]‡ |" in text
     assert "| whole | 1.000 [1.000, 1.000] |" in text
     assert "‡: some of the list's images were missing" in text
@@ -103,49 +131,60 @@ def test_a_table_claims_nothing_it_does_not_know(tmp_path):
     bare = make_run(tmp_path, "own-script", 0, labeled_s=[1, 0])
     (bare / "config.yaml").unlink()  # a user's own Trainer writes none
     make_run(tmp_path, "clip", 0, config="model: {init_args: {vision: {layers: 1}}}\n", labeled_s=[1])
-    report(tmp_path, tmp_path / "table.md")
-    text = (tmp_path / "table.md").read_text()
+    text = main_section(find_rows(tmp_path)).markdown()
     assert "stand-in" not in text
     assert "†" not in text
 
 
-def markdown(path):
-    """The tables of a report by their titles: heading and rows, cells split, intervals left out."""
-    tables, table = {}, []
-    for line in path.read_text().splitlines():
-        if line.startswith("| "):
-            table.append([cell.split(" [")[0] for cell in line.strip("| ").split(" | ")])
-        elif line and not line.startswith("|"):
-            table = tables.setdefault(line, [])
-    return {title: table for title, table in tables.items() if table}
+def test_the_papers_values_stand_beside_ours_and_rows_without_a_run_are_told(tmp_path):
+    make_run(tmp_path, "BabyLLaVA-GPT2-filtered", 0, labeled_s=[1, 0], measures=CAPTION, caption=[1, 1])
+    make_run(tmp_path, "Playroom-CLIP", 0, labeled_s=[1, 1])
+    table = numbers(paper_section(find_rows(tmp_path)))
+    assert table[0] == ["model", "Labeled-S", "paper", "Caption METEOR 1.5", "paper", "Caption METEOR NLTK", "paper"]
+    by_name = {row[0]: row[1:] for row in table}
+    assert by_name["BabyLLaVA-GPT2-filtered"] == ["0.500", "0.420", "0.250", "-", "0.500", "0.138"]
+    assert by_name["CVCL-filtered-random"] == ["no run", "0.602", "no run", "-", "no run", "-"]
+    assert [*by_name][:5] == ["model", "chance", "CLIP-large", "LLaVA-v1.5-7B", "BabyLLaVA-GPT2-filtered"]
+    assert by_name["Playroom-CLIP"] == ["1.000", "-", "-", "-", "-", "-"]
+
+
+def test_the_ablation_is_the_gain_over_filtered_item_by_item(tmp_path):
+    base, more = [1, 0, 1, 0, 1, 0, 0, 0], [1, 1, 1, 0, 1, 1, 0, 0]
+    make_run(tmp_path, "CVCL-filtered", 0, vtwt=base, labeled_s=[1, 0])
+    assert ablation_section(find_rows(tmp_path)) is None
+    make_run(tmp_path, "CVCL-filtered-aug", 0, vtwt=more)
+    make_run(tmp_path, "LSTM-filtered-aug", 0, vtwt=more)  # has no filtered to gain over
+    table = ablation_section(find_rows(tmp_path))
+    interval = ttest_rel(more, base).confidence_interval(0.95)
+    assert table.rows[1:] == [
+        ["CVCL-filtered-aug", "-", "-0.028", f"+0.250 [{interval.low:+.3f}, {interval.high:+.3f}]", "+0.053"]
+    ]
 
 
 def test_controls_and_details_have_their_own_tables(tmp_path):
     controls = {"": 1, "blank": 0.5, "text_only": 0}
     words = ["noun", "verb", "adjective", "noun"]
-    make_run(tmp_path, "reader", 0, controls=controls, vtwt=[1] * 4, labeled_s=[1, 0], categories=words)
     make_run(tmp_path, "looker", 0, vtwt=[1, 0, 1, 1], categories=words)
     measures = {"overall": 0.25, "text": 0.5, "image": 0.5, "positive": 1, "positive_strict": 0.75, "negative": 0.5,
                 "negative_strict": 0.25}  # fmt: skip
     make_run(tmp_path, "reader", 1, controls=controls, measures=measures, baby_winoground=[1] * 4, vtwt=[1] * 4,
              labeled_s=[1, 0], categories=words)  # fmt: skip
-    make_run(tmp_path, "writer", 0, measures={"meteor_15": 0.25, "meteor_nltk": 0.5}, caption=[1, 1])
-    report(tmp_path, tmp_path / "short.md")
-    main, without = markdown(tmp_path / "short.md").items()
-    assert main == ("BabyVLM", [
+    make_run(tmp_path, "writer", 0, measures=CAPTION, caption=[1, 1])
+    rows = find_rows(tmp_path)
+    main = numbers(main_section(rows))
+    assert main == [
         ["model", "Labeled-S", "VTWT", "Baby Winoground", "Caption METEOR 1.5", "Caption METEOR NLTK"],
         ["chance", "0.250", "0.500", "0.167", "-", "-"],
         ["looker", "-", "0.750", "-", "-", "-"],
         ["reader", "0.500", "1.000", "0.250", "-", "-"],
         ["writer", "-", "-", "-", "0.250", "0.500"],
-    ])  # fmt: skip
-    assert without == ("Without the images: what a model gets that cannot look", [
-        main[1][0],
+    ]
+    assert [numbers(section) for section in control_sections(rows)] == [[
+        main[0],
         ["reader, blank image", "0.250", "0.500", "0.125", "-", "-"],
         ["reader, text only", "0.000", "0.000", "0.000", "-", "-"],
-    ])  # fmt: skip
-    report(tmp_path, tmp_path / "long.md", details=True)
-    tables = markdown(tmp_path / "long.md")
+    ]]  # fmt: skip
+    tables = {section.title: numbers(section) for section in detail_sections(rows)}
     assert tables["VTWT by what differs"] == [
         ["model", "noun", "verb", "adjective"], ["chance"] + ["0.500"] * 3, ["looker", "1.000", "0.000", "1.000"],
         ["reader"] + ["1.000"] * 3, ["writer"] + ["-"] * 3, ["reader, blank image"] + ["0.500"] * 3,

@@ -231,11 +231,13 @@ def test_a_run_ends_with_test_results_and_a_table(world, capsys):
     names = ("labeled_s", "vtwt", "baby_winoground")
     assert {f"{name}-test.parquet" for name in names} <= {path.name for path in (run / "results").iterdir()}
     capsys.readouterr()
-    main(["report", "--logs", "lightning_logs", "--out", "table.md"])
+    main(["report", "lightning_logs", "--out", "report"])
     out = capsys.readouterr().out
     assert str(run) in out
-    assert "| chance | 0.250 | 0.500 | 0.167 |" in Path("table.md").read_text()
-    assert "CVCL-filtered" in Path("table.md").read_text()
+    text = Path("report/report.md").read_text()
+    assert "| chance | 0.250 | 0.250 | 0.500 | 0.500 | 0.167 | 0.167 |" in text
+    assert "| CVCL-filtered† |" in text
+    assert "filtered " + Store(DATA / "stores" / "filtered").fingerprint[:12] in text
 
 
 def test_a_phase_begins_where_another_ended_if_it_has_its_vocabulary(world, capsys):

@@ -12,6 +12,7 @@ from typing import Any
 from babyvlm.contracts import UserError
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
+RUN_COMMANDS = ("resume", "report", "compare")
 DESCRIPTION = """From raw baby video to a benchmark table.
 
 Training and testing, by PyTorch Lightning (each has its own --help; configs are YAML overlays, see configs/):
@@ -20,6 +21,10 @@ Training and testing, by PyTorch Lightning (each has its own --help; configs are
   test       run the test set and the test halves of the benchmarks
   predict    run a model over a data set
   resume     go on with a run that was killed or stopped
+
+What came out of runs:
+  report     tables, figures, findings and one page of all tested runs: report LOGS --out FOLDER
+  compare    two runs item by item: compare RUN_A RUN_B
 """
 
 
@@ -35,6 +40,21 @@ def resume(run: Path) -> None:
     from babyvlm.cli import resume as go_on
 
     go_on(run)
+
+
+def _run_on_runs(command: str, *args: str) -> None:
+    """A command whose folders of runs are named without an option."""
+    from jsonargparse import auto_cli
+
+    from babyvlm.parsing import HelpFormatter, OneLineParser
+    from babyvlm.report.command import report
+    from babyvlm.report.comparison import compare
+
+    functions: dict[str, Any] = {"resume": resume, "report": report, "compare": compare}
+    auto_cli(
+        functions[command], args=list(args), parser_class=OneLineParser, prog=f"python -m babyvlm {command}",
+        formatter_class=HelpFormatter,
+    )  # fmt: skip
 
 
 def _run_stage(args: list[str]) -> None:
@@ -66,8 +86,6 @@ def _run_stage(args: list[str]) -> None:
     from babyvlm.export import export as export_model
     from babyvlm.parsing import HelpFormatter, OneLineParser
     from babyvlm.playroom.make import playroom
-    from babyvlm.report.comparison import compare
-    from babyvlm.report.table import report
 
     curate: dict[str, Any] = {
         "_help": "Raw files to pair stores, a stage a command; each is whole or absent.",
@@ -115,8 +133,6 @@ def _run_stage(args: list[str]) -> None:
         "store": store,
         "benchmark": benchmark,
         "ablations": ablations,
-        "report": report,
-        "compare": compare,
         "export": export_model,
     }
     auto_cli(
@@ -146,12 +162,8 @@ def main(args: list[str] | None = None) -> None:
             from babyvlm.cli import main as lightning_main
 
             lightning_main(args)
-        elif args[:1] == ["resume"]:
-            from jsonargparse import auto_cli
-
-            from babyvlm.parsing import OneLineParser
-
-            auto_cli(resume, args=args[1:], parser_class=OneLineParser, prog="python -m babyvlm resume")
+        elif args and args[0] in RUN_COMMANDS:
+            _run_on_runs(*args)
         else:
             _run_stage(args)
     except KeyboardInterrupt:

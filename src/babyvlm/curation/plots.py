@@ -10,12 +10,13 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+    from matplotlib.figure import Figure
 
     from babyvlm.artefact import Manifest
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color): told apart under every common colour blindness, and in grey.
 KEPT, DROPPED = "#0072B2", "#E69F00"
-BAR_INCHES, HEAD_INCHES = 0.3, 0.75
+BAR_INCHES, HEAD_INCHES = 0.3, 0.4
 LABEL_LETTERS = 60
 
 
@@ -44,10 +45,14 @@ def draw_histogram(
 
 
 def draw_funnels(path: Path, stages: Sequence[Manifest]) -> None:
+    """Write the picture of ``funnel_figure`` as PNG."""
+    funnel_figure(stages).savefig(path, dpi=120)
+
+
+def funnel_figure(stages: Sequence[Manifest]) -> Figure:
     """A block of bars for each stage: what it kept, and what it dropped by reason.
 
     Args:
-        path: PNG to write.
         stages: each with ``name`` and the fields of ``Funnel.as_dict``.
     """
     from matplotlib.figure import Figure
@@ -57,7 +62,7 @@ def draw_funnels(path: Path, stages: Sequence[Manifest]) -> None:
     blocks = figure.subplots(len(stages), 1, squeeze=False, height_ratios=heights)
     for axes, stage in zip(blocks[:, 0], stages, strict=True):
         _draw_funnel(axes, stage)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def _draw_funnel(axes: Any, stage: Manifest) -> None:  # noqa: ANN401 - matplotlib is imported late

@@ -11,6 +11,7 @@ from babyvlm.images import BrokenImageError, open_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 THUMBNAIL = 224  # pixels of the longer side at most
 LICENSED_NOTE = "Made from a licensed store: this page must not leave this machine."
@@ -54,16 +55,21 @@ def sheet(title: str, note: str, sections: Mapping[str, Sequence[Card]], *, lice
 
 def _figure(card: Card) -> str:
     try:
-        picture = f'<img alt="" src="data:image/jpeg;base64,{_thumbnail(card.image)}">'
+        picture = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(thumbnail(card.image)).decode()}">'
     except BrokenImageError as error:
         picture = f"<p>image broken: {html.escape(str(error))}</p>"
     text, detail = (html.escape(words.encode(errors="replace").decode()) for words in (card.text, card.detail))
     return f"<figure>{picture}<figcaption>{text}<br><small>{detail}</small></figcaption></figure>\n"
 
 
-def _thumbnail(content: bytes) -> str:
+def thumbnail(content: bytes | Path) -> bytes:
+    """A picture as a JPEG of at most ``THUMBNAIL`` pixels, without whatever else its file held.
+
+    Raises:
+        BrokenImageError: it cannot be decoded.
+    """
     image = open_rgb(content)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()

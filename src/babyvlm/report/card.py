@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from babyvlm.report.runs import MAIN, Run
-from babyvlm.report.table import EMBEDDED, NOTE, cell, chance
+from babyvlm.report.runs import MAIN, Row, Run
+from babyvlm.report.table import EMBEDDED, NOTE, cell, chance, tested
 
 HEAD = """---
 library_name: {library}
@@ -54,9 +54,9 @@ def model_card(run: Path, kind: str, *, parameters: int, words: int, name: str, 
     """
     config = yaml.safe_load((run / "config.yaml").read_text())
     data = (config.get("data") or {}).get("init_args") or {}
-    row = Run(run, "-".join(filter(None, [config.get("name"), data.get("name")])))
+    row = Row([Run(run, "-".join(filter(None, [config.get("name"), data.get("name")])))])
     head = HEAD.format(
-        library="transformers" if captions else "babyvlm", kind=kind, parameters=parameters, words=words, row=row.row,
+        library="transformers" if captions else "babyvlm", kind=kind, parameters=parameters, words=words, row=row.name,
         pipeline="pipeline_tag: image-text-to-text\n" if captions else "", image_size=data.get("image_size", 224),
     )  # fmt: skip
     usage = "\n## Use\n" + LOADED.format(name=name) + (CAPTIONED.format(name=name) if captions else "")
@@ -79,10 +79,9 @@ def _training(config: dict[str, Any], data: dict[str, Any]) -> str:
     return "\n".join(["\n## Training\n", *lines, "", "```yaml", settings + "```", "", licence, ""])
 
 
-def _scores(run: Run) -> str:
-    tested = [column for column in MAIN if len(run.credits(column))]
-    rows = [f"| {column.title} | {chance(column)} | {cell(run, column)} |" for column in tested]
+def _scores(row: Row) -> str:
+    rows = [f"| {column.title} | {chance(column)} | {cell(row, column)} |" for column in tested([row], MAIN)]
     if not rows:
         return "\n## Scores\n\nThis run was not tested.\n"
-    note = NOTE + (f" {EMBEDDED}." if run.embedded else "")
+    note = NOTE + (f" {EMBEDDED}." if row.embedded else "")
     return "\n".join(["\n## Scores\n", "| test | chance | this model |", "|---|---|---|", *rows, "", note, ""])

@@ -1,67 +1,84 @@
-"""Which differences between runs are more than luck."""
+"""Which differences between two runs are more than luck, and which items made them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import combinations
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from babyvlm.contracts import UserError
-from babyvlm.report.runs import MAIN, Column, Run, find_runs
+from babyvlm.curation.files import whole_file
+from babyvlm.report.claims import LackingError, difference
+from babyvlm.report.runs import MAIN, Column, Row, Run, is_tested, newest_runs
+from babyvlm.report.section import Section
 from babyvlm.report.statistics import Comparison, holm, paired_test
-from babyvlm.report.table import Section
+from babyvlm.report.table import interval
 
 NOTE = (
-    "Difference of the means over the test items that both runs were scored on, with its 95 % bootstrap interval. "
-    "p by McNemar's exact test where choices have no ties, by paired permutation where they have, by paired bootstrap "
-    "for METEOR; p Holm: corrected for the number of comparisons in this table."
+    "Difference of the means over the test items that both were scored on, with its 95 % interval. Of two runs: "
+    "bootstrap interval, p by McNemar's exact test where choices have no ties, by paired permutation where they have, "
+    "by paired bootstrap for METEOR. Of rows with several seeds: interval and p by t over items and seeds. p Holm: "
+    "corrected for the number of comparisons in this table."
 )
-HEADING = ["benchmark", "first", "second", "difference", "items", "p", "p Holm", "test"]
+HEADING = ["benchmark", "difference", "items", "p", "p Holm", "test"]
 
 
-def compare(rows: list[str] | None = None, logs: Path = Path("lightning_logs"), out: Path | None = None) -> None:
-    """Test tested runs against each other, pair by pair, item by item.
+def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
+    """Test two runs against each other, item by item.
 
     Args:
-        rows: names of rows as `report` prints them; all by default.
-        logs: folder of runs.
-        out: Markdown file to write the table to.
+        run_a: a run's folder, or that of a row: of its seeds the newest tested runs.
+        run_b: another.
+        out: HTML page to write: the table, and the items that came out otherwise, with their pictures where those are
+            free to show.
     """
-    runs = {run.row: run for run in find_runs(logs)}
-    unknown = [row for row in rows or () if row not in runs]
-    if unknown:
-        raise UserError(f"--rows: {logs} has no tested run {unknown[0]}; it has {', '.join(runs)}")
-    chosen = [runs[row] for row in rows] if rows else list(runs.values())
-    found = list(_comparisons(chosen))
+    one, other = _row(run_a), _row(run_b)
+    found = list(_comparisons(one, other))
     if not found:
-        raise UserError(f"{logs}: no two runs were scored on the same items")
-    corrected = holm([comparison.p for *_, comparison in found])
+        raise UserError(f"{run_a} and {run_b} were scored on no item in common")
+    corrected = holm([comparison.p for _, comparison in found])
     lines = [
-        [column.title, one.row, other.row, _difference(comparison), str(comparison.difference.items),
+        [column.title, interval(comparison.difference, "+"), str(comparison.difference.items),
          f"{comparison.p:.4f}", f"{p:.4f}", comparison.test]
-        for (column, one, other, comparison), p in zip(found, corrected, strict=True)
+        for (column, comparison), p in zip(found, corrected, strict=True)
     ]  # fmt: skip
-    section = Section("Paired comparisons", [HEADING, *lines], NOTE)
+    section = Section(f"{one.name} - {other.name}", [HEADING, *lines], NOTE)
     section.print()
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(section.markdown())
+        from babyvlm.report.flips import flips
+        from babyvlm.report.page import compare_page
+
+        with whole_file(out) as file:
+            file.write(compare_page(section, one.name, other.name, flips(one.runs[0], other.runs[0])))
+        print(out)
 
 
-def _comparisons(runs: Sequence[Run]) -> Iterator[tuple[Column, Run, Run, Comparison]]:
+def _row(path: Path) -> Row:
+    """The runs that a folder holds.
+
+    Raises:
+        UserError: it holds none that was tested.
+    """
+    if is_tested(path):
+        return Row([Run(path)])
+    runs = newest_runs(path.parent, path.name)
+    if not runs:
+        raise UserError(f"{path}: is neither a tested run nor a folder of them")
+    return Row(runs)
+
+
+def _comparisons(one: Row, other: Row) -> Iterator[tuple[Column, Comparison]]:
     for column in MAIN:
-        for one, other in combinations(runs, 2):
-            if one.facts(column.benchmark).get("world") != other.facts(column.benchmark).get("world"):
-                continue  # items of two worlds may have the same names
-            first, second = one.items(column), other.items(column)
-            shared = [item for item in first if item in second]
-            if shared:
-                credits = [np.array([items[item] for item in shared]) for items in (first, second)]
-                yield column, one, other, paired_test(*credits, choices=column.chance is not None)
-
-
-def _difference(comparison: Comparison) -> str:
-    found = comparison.difference
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        worlds = {row.runs[0].facts(column.benchmark).get("world") for row in (one, other)}
+        known = set(other.items(column))
+        shared = [item for item in one.items(column) if item in known]
+        if len(worlds) > 1 or not shared:  # items of two worlds may have the same names
+            continue
+        credits = [row.credits(column, items=shared) for row in (one, other)]
+        if all(len(credit_SN) == 1 for credit_SN in credits):
+            yield column, paired_test(credits[0][0], credits[1][0], choices=column.chance is not None)
+        else:
+            try:
+                found = difference([(one, other)], column)
+            except LackingError:  # one item
+                continue
+            yield column, Comparison(found.estimate, min(1.0, 2 * min(found.p_above(0), found.p_below(0))), found.test)

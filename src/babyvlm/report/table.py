@@ -1,19 +1,20 @@
-"""The report: rows are runs, columns are benchmarks, cells have their 95 % interval."""
+"""The tables: rows are models, columns are benchmarks, cells have their 95 % interval."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Console
-from rich.table import Table
+from babyvlm.report.claims import LackingError, difference
+from babyvlm.report.contrast import Term, contrast
+from babyvlm.report.paper import MIXES, NUMBERS, mix_of, model_of, paper_value
+from babyvlm.report.runs import MAIN, Column, Row
+from babyvlm.report.section import Section
+from babyvlm.report.statistics import Estimate, estimate
 
-from babyvlm.report.runs import MAIN, Column, Run, find_runs
-from babyvlm.report.statistics import estimate
-
-WIDTH = 120
-NOTE = "Mean over the test half's items, with its 95 % bootstrap interval. *: the interval holds chance."
+NOTE = (
+    "Mean over the test half's items with its 95 % bootstrap interval; of a row with several seeds, mean over items "
+    "and seeds, interval by t over both. *: the interval holds chance."
+)
 PARTIAL = " ‡: some of the list's images were missing; the rest was scored."
 SCRATCH = " †: vision trunk trained from scratch; the paper's begins from DINO on the frames."
 EMBEDDED = "Playroom, the embedded world: a stand-in for SAYCam, not to be compared with the paper's numbers"
@@ -23,132 +24,154 @@ WINOGROUND = {
     "text": 1 / 4, "image": 1 / 4, "positive": 1 / 2, "positive_strict": 1 / 3, "negative": 1 / 2,
     "negative_strict": 1 / 3,
 }  # fmt: skip
+WORD_COLUMNS = [Column(word, "vtwt", "accuracy", 1 / 2, word) for word in WORD_CLASSES]
+WINOGROUND_COLUMNS = [
+    Column(measure.replace("_", " "), "baby_winoground", measure, chance) for measure, chance in WINOGROUND.items()
+]
 
 
-@dataclass(frozen=True)
-class Section:
-    """A table with its title, heading first, and a note."""
-
-    title: str
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-    def print(self) -> None:
-        """To the terminal."""
-        table = Table(*self.rows[0], title=self.title, caption=self.note or None)
-        for row in self.rows[1:]:
-            table.add_row(*row)
-        Console(width=WIDTH).print(table)
-
-    def markdown(self) -> str:
-        """As Markdown."""
-        lines = [self.title, "", _line(self.rows[0]), "|---" * len(self.rows[0]) + "|", *map(_line, self.rows[1:])]
-        return "\n".join([*lines, "", self.note, ""] if self.note else [*lines, ""])
+def number(row: Row, column: Column, control: str = "") -> Estimate | None:
+    """A row's mean with its interval; None if it was not tested so."""
+    credit_SN = row.credits(column, control)
+    if not credit_SN.size:
+        return None
+    if len(credit_SN) == 1 or credit_SN.shape[1] < 2:  # of one item nothing is known but its mean
+        return estimate(credit_SN.mean(0))
+    return contrast([Term(1.0, row.name, credit_SN)]).estimate
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def interval(found: Estimate, sign: str = "") -> str:
+    """A mean with its interval as text; ``sign`` is ``+`` for differences."""
+    return f"{found.mean:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
 
 
-def report(logs: Path = Path("lightning_logs"), out: Path | None = None, details: bool = False) -> None:
-    """Print the table of all tested runs, and what looking was worth to them; write it as Markdown if asked.
-
-    Args:
-        logs: folder of runs.
-        out: Markdown file to write the tables to.
-        details: break the benchmarks down: by category, word class, Winoground's parts.
-    """
-    runs = find_runs(logs)
-    sections = [_main(runs), *_controls(runs), *(_details(runs) if details else ())]
-    for section in sections:
-        section.print()
-    provenance = [f"{run.row}: {run.path}{_unknown(run)}" for run in runs]
-    print("\n".join(provenance))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("\n".join(section.markdown() for section in sections))
+def cell(row: Row, column: Column, control: str = "") -> str:
+    """A number of a row with its interval, as it stands in a table."""
+    found = number(row, column, control)
+    if found is None:
+        return "-"
+    mark = "*" if column.chance is not None and found.low <= column.chance <= found.high else ""
+    return interval(found) + mark + "‡" * bool(row.missing(column.benchmark))
 
 
-def _main(runs: Sequence[Run]) -> Section:
-    note = NOTE + SCRATCH * any(run.trunk_from_scratch for run in runs)
-    note += PARTIAL * any(run.missing(column.benchmark) for run in runs for column in MAIN)
-    columns = _tested(runs, MAIN)
-    rows = [[_name(run), *(cell(run, column) for column in columns)] for run in runs]
-    title = EMBEDDED if any(run.embedded for run in runs) else "BabyVLM"
-    return Section(title, [_heading(columns), _chance(columns), *rows], note)
+def main_section(rows: Sequence[Row]) -> Section:
+    """What every row got in every test."""
+    columns = tested(rows, MAIN)
+    body = [[name(row), *(cell(row, column) for column in columns)] for row in rows]
+    return Section(title(rows), [_heading(columns), _chances(columns), *body], note(rows))
 
 
-def _controls(runs: Sequence[Run]) -> Iterator[Section]:
-    columns = _tested(runs, MAIN)
-    rows = list(_control_rows(runs, columns))
-    if rows:
-        yield Section("Without the images: what a model gets that cannot look", [_heading(columns), *rows])
+def paper_section(rows: Sequence[Row]) -> Section:
+    """The main table beside the paper's values, its rows that have no run here included."""
+    columns = tested(rows, MAIN)
+    by_name = {row.name: row for row in rows}
+    listed = {row_name: mix_of(row_name) is None for row_name in NUMBERS} | {row.name: not row.trained for row in rows}
+    names = sorted(listed, key=lambda row_name: not listed[row_name])  # upper bounds first, else as they come
+    body = []
+    for row_name in names:
+        row = by_name.get(row_name)
+        cells = [name(row) if row else row_name]
+        for column in columns:
+            value = paper_value(row_name, column.benchmark, column.measure)
+            cells += [cell(row, column) if row else "no run", "-" if value is None else f"{value:.3f}"]
+        body.append(cells)
+    heading = ["model", *(text for column in columns for text in (column.title, "paper"))]
+    chances = ["chance", *(text for column in columns for text in (chance(column), chance(column)))]
+    return Section("Main table", [heading, chances, *body], note(rows))
 
 
-def _details(runs: Sequence[Run]) -> Iterator[Section]:
-    categories = sorted({category for run in runs for category in run.categories("labeled_s")})
-    parts = {
-        "VTWT by what differs": [Column(word, "vtwt", "accuracy", 1 / 2, word) for word in WORD_CLASSES],
-        "Baby Winoground by what is asked": [
-            Column(measure.replace("_", " "), "baby_winoground", measure, chance)
-            for measure, chance in WINOGROUND.items()
-        ],
-    }
-    for title, wanted in parts.items():
-        columns = _tested(runs, wanted)
-        rows = [[_name(run), *(cell(run, column) for column in columns)] for run in runs]
+def ablation_section(rows: Sequence[Row]) -> Section | None:
+    """What each mix gains over filtered alone; None where no model was trained on both."""
+    columns = tested(rows, MAIN)
+    by_name = {row.name: row for row in rows}
+    body = []
+    for row in rows:
+        base = by_name.get(f"{model_of(row.name)}-{MIXES[0]}")
+        if base is not None and base is not row and mix_of(row.name):
+            cells = [[_gain(row, base, column), _paper_gain(row, base, column)] for column in columns]
+            body.append([row.name, *(text for pair in cells for text in pair)])
+    heading = ["model and mix", *(text for column in columns for text in (column.title, "paper"))]
+    text = "Mean minus that of the same model trained on filtered alone, item by item, with its 95 % interval by t."
+    return Section("Ablation: gain over filtered", [heading, *body], text) if body else None
+
+
+def _gain(row: Row, base: Row, column: Column) -> str:
+    try:
+        return interval(difference([(row, base)], column).estimate, "+")
+    except LackingError:
+        return "-"
+
+
+def _paper_gain(row: Row, base: Row, column: Column) -> str:
+    one, other = (paper_value(each.name, column.benchmark, column.measure) for each in (row, base))
+    return "-" if one is None or other is None else f"{one - other:+.3f}"
+
+
+def control_sections(rows: Sequence[Row]) -> Iterator[Section]:
+    """What is left without the images; none if no row was tested so."""
+    columns = tested(rows, MAIN)
+    body = list(_control_rows(rows, columns))
+    if body:
+        yield Section("Without the images: what a model gets that cannot look", [_heading(columns), *body])
+
+
+def detail_sections(rows: Sequence[Row]) -> Iterator[Section]:
+    """The benchmarks broken down: by word class, by Winoground's parts, by category."""
+    parts = {"VTWT by what differs": WORD_COLUMNS, "Baby Winoground by what is asked": WINOGROUND_COLUMNS}
+    for heading, wanted in parts.items():
+        columns = tested(rows, wanted)
+        body = [[name(row), *(cell(row, column) for column in columns)] for row in rows]
         if columns:
-            yield Section(title, [_heading(columns), _chance(columns), *rows, *_control_rows(runs, columns)])
-    if categories:  # too many for columns
-        by_category = [Column(name, "labeled_s", "accuracy", 1 / 4, name) for name in categories]
-        rows = [[column.title, *(cell(run, column) for run in runs)] for column in by_category]
-        yield Section("Labeled-S by category", [["category", *map(_name, runs)], *rows])
+            yield Section(heading, [_heading(columns), _chances(columns), *body, *_control_rows(rows, columns)])
+    by_category = category_columns(rows)
+    if by_category:  # too many for columns
+        body = [[column.title, *(cell(row, column) for row in rows)] for column in by_category]
+        yield Section("Labeled-S by category", [["category", *map(name, rows)], *body])
 
 
-def _tested(runs: Sequence[Run], columns: Sequence[Column]) -> list[Column]:
-    return [column for column in columns if any(len(run.credits(column)) for run in runs)]
+def category_columns(rows: Iterable[Row]) -> list[Column]:
+    """A column for each category of Labeled-S."""
+    categories = sorted({category for row in rows for category in row.categories("labeled_s")})
+    return [Column(category, "labeled_s", "accuracy", 1 / 4, category) for category in categories]
 
 
-def _control_rows(runs: Sequence[Run], columns: Sequence[Column]) -> Iterator[list[str]]:
-    for run in runs:
-        for control, name in CONTROLS.items():
-            if any(len(run.credits(column, control)) for column in columns):
-                yield [f"{run.row}, {name}", *(cell(run, column, control) for column in columns)]
+def tested(rows: Sequence[Row], columns: Iterable[Column]) -> list[Column]:
+    """The columns that any row has a number in."""
+    return [column for column in columns if any(row.items(column) for row in rows)]
+
+
+def _control_rows(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[list[str]]:
+    for row in rows:
+        for control, without in CONTROLS.items():
+            if any(row.items(column, control) for column in columns):
+                yield [f"{row.name}, {without}", *(cell(row, column, control) for column in columns)]
+
+
+def title(rows: Iterable[Row]) -> str:
+    """Of the main table: whether it stands for the real data."""
+    return EMBEDDED if any(row.embedded for row in rows) else "BabyVLM"
+
+
+def note(rows: Sequence[Row]) -> str:
+    """What the marks in a table of these rows mean."""
+    scratch = any(row.trunk_from_scratch for row in rows)
+    partial = any(row.missing(column.benchmark) for row in rows for column in MAIN)
+    return NOTE + SCRATCH * scratch + PARTIAL * partial
+
+
+def name(row: Row) -> str:
+    """A row's name with its marks, and the number of seeds if there are several."""
+    return row.name + "†" * row.trunk_from_scratch + (f" ({len(row.runs)} seeds)" if len(row.runs) > 1 else "")
 
 
 def _heading(columns: Sequence[Column]) -> list[str]:
     return ["model", *(column.title for column in columns)]
 
 
-def _chance(columns: Sequence[Column]) -> list[str]:
+def _chances(columns: Sequence[Column]) -> list[str]:
     return ["chance", *map(chance, columns)]
 
 
 def chance(column: Column) -> str:
     """What a model gets that knows nothing, as it stands in a table."""
     return "-" if column.chance is None else f"{column.chance:.3f}"
-
-
-def _name(run: Run) -> str:
-    return run.row + "†" * run.trunk_from_scratch
-
-
-def cell(run: Run, column: Column, control: str = "") -> str:
-    """A number of a run with its interval, as it stands in a table."""
-    credit = run.credits(column, control)
-    if not len(credit):
-        return "-"
-    found = estimate(credit)
-    mark = "*" if column.chance is not None and found.low <= column.chance <= found.high else ""
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]{mark}" + "‡" * bool(run.missing(column.benchmark))
-
-
-def _unknown(run: Run) -> str:
-    """Share of the words of each test that the model's vocabulary has not, where it has one."""
-    told = []
-    for benchmark in dict.fromkeys(column.benchmark for column in MAIN):
-        facts = run.facts(benchmark)
-        if "unknown_words" in facts:
-            alike = int(facts["items_alike"])
-            told.append(f"{benchmark} {float(facts['unknown_words']):.1%}" + f" and {alike} items alike" * bool(alike))
-    return f" (words that it has not: {', '.join(told)})" if told else ""

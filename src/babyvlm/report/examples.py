@@ -1,0 +1,102 @@
+"""Test items to look at, with their pictures: what models say of them, which of two models got them right.
+
+All of it goes by the guard (``licence.py``): of a list that is not known to be free nothing is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from babyvlm.benchmarks.trials import read_rows
+from babyvlm.contracts import UserError
+from babyvlm.curation.files import inside
+from babyvlm.curation.sheet import thumbnail
+from babyvlm.images import BrokenImageError
+from babyvlm.report.licence import free_list, trained_on_free
+from babyvlm.report.runs import MAIN, Row, Run
+
+SHOWN = 8  # examples on a page
+
+
+@dataclass(frozen=True)
+class Example:
+    """A test item.
+
+    Attributes:
+        pictures: JPEGs.
+        text: what belongs to it.
+        said: by model, what it makes of it.
+    """
+
+    pictures: Sequence[bytes]
+    text: str
+    said: Sequence[tuple[str, str]] = ()
+
+
+@dataclass
+class Examples:
+    """Items that may be shown.
+
+    Attributes:
+        shown: the items.
+        left_out: which rows' words are not shown.
+    """
+
+    shown: list[Example] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def caption_examples(rows: Iterable[Row]) -> Examples:
+    """Pictures with their reference and what each row's first seed says of them, evenly spread over the list."""
+    found = Examples()
+    said: dict[str, dict[str, tuple[str, float]]] = {}
+    lists: dict[Path, Path] = {}
+    for row in rows:
+        captions = _captions(row.runs[0])
+        if not captions:
+            continue
+        free = free_list(row.runs[0], "caption") if trained_on_free(row.runs[0].path) else None
+        if free is None:
+            found.left_out.append(row.name)
+        else:
+            lists[free[0]] = free[1]
+            said[row.name] = captions
+    for trials, images in list(lists.items())[:1]:  # of one world there is one list
+        found.shown = list(_spread(trials, images, said))
+    return found
+
+
+def _captions(run: Run) -> dict[str, tuple[str, float]]:
+    """Item -> caption and METEOR 1.5."""
+    kept = run.selected(MAIN[3])
+    if kept is None:
+        return {}
+    columns = (kept[name].to_pylist() for name in ("item", "said", "credit"))
+    return {item: (caption, credit) for item, caption, credit in zip(*columns, strict=True)}
+
+
+def _spread(trials: Path, images: Path, said: dict[str, dict[str, tuple[str, float]]]) -> Iterable[Example]:
+    known = [row for row in _read(trials) if all(f"{row[0]}:{row[1]}" in captions for captions in said.values())]
+    for line, image, text in known[:: max(1, -(-len(known) // SHOWN))]:
+        picture = show(images, image)
+        if picture is not None:
+            told = [(row, captions[f"{line}:{image}"]) for row, captions in said.items()]
+            yield Example([picture], text, [(row, f"{caption} ({meteor:.2f})") for row, (caption, meteor) in told])
+
+
+def _read(trials: Path) -> list[tuple[int, str, str]]:
+    try:
+        return [(row.line, row["image"], row["text"]) for row in read_rows(trials, ("image", "text"))]
+    except UserError:  # another list by now
+        return []
+
+
+def show(images: Path, name: str) -> bytes | None:
+    """A picture of a free list, small; None if it is gone, broken, or a link to elsewhere."""
+    path = inside(images, name)
+    try:
+        return None if path is None else thumbnail(path)
+    except BrokenImageError:
+        return None

@@ -1,0 +1,133 @@
+"""All that a report says of the rows of one world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from babyvlm.curation.plots import funnel_figure
+from babyvlm.report.claims import Finding, Statement
+from babyvlm.report.drawing import to_svg
+from babyvlm.report.examples import Examples, caption_examples
+from babyvlm.report.figures import Picture, pictures
+from babyvlm.report.findings import findings
+from babyvlm.report.origin import budget_lines, funnel_section, funnels, package_lines, run_section
+from babyvlm.report.runs import Row
+from babyvlm.report.section import Section
+from babyvlm.report.table import ablation_section, control_sections, detail_sections, interval, paper_section
+
+HOW = (
+    "A finding is a conjunction of statements about means: supported if all of them hold (intersection-union test), "
+    "contradicted if one is false (Bonferroni over its statements), at 5 % after Holm's correction over all findings "
+    "that could be asked; else undecided. Intervals are of 95 %, by t over items and, where rows have several seeds, "
+    "over seeds too (min F'). With one seed a row they say nothing of how another training would have come out."
+)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A statement as it stands on the page."""
+
+    text: str
+    effect: str
+    wanted: str
+    test: str
+
+
+@dataclass(frozen=True)
+class FindingTold:
+    """A finding as it stands on the page."""
+
+    name: str
+    claim: str
+    how: str
+    verdict: str
+    lacking: str
+    p: str
+    decisive: Told | None
+    section: Section | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What stands on the page about one world; the template reads it by these names."""
+
+    title: str
+    embedded: bool
+    main: Section
+    ablation: Section | None
+    findings: list[FindingTold]
+    details: list[Section]
+    controls: list[Section]
+    pictures: list[Picture]
+    examples: Examples
+    funnel: bytes | None
+    funnel_alt: str
+    funnel_table: Section | None
+    gone: list[str]
+    budgets: list[str]
+    runs: Section
+    packages: list[str]
+
+    @property
+    def sections(self) -> list[Section]:
+        """All tables."""
+        optional = (self.ablation, self.funnel_table)
+        return [self.main, *(section for section in optional if section), self.findings_section, *self.details,
+                *self.controls, self.runs]  # fmt: skip
+
+    @property
+    def findings_section(self) -> Section:
+        """Every statement of every finding."""
+        body = [
+            [told.name, told.verdict, told.p, *line]
+            for told in self.findings
+            for line in (told.section.rows[1:] if told.section else [[told.lacking, *["-"] * 5]])
+        ]
+        return Section("Findings", [["finding", "came out", "p Holm", *STATEMENT], *body], HOW)
+
+
+STATEMENT = ("statement", "effect", "to be", "p for", "p against", "test")
+
+
+def part(rows: Sequence[Row]) -> Part:
+    """Gather it all."""
+    stages, gone = funnels(rows)
+    embedded = any(row.embedded for row in rows)
+    return Part(
+        title="Playroom" if embedded else "Real data", embedded=embedded, main=paper_section(rows),
+        ablation=ablation_section(rows), findings=[_told(finding) for finding in findings(rows)],
+        details=list(detail_sections(rows)), controls=list(control_sections(rows)), pictures=pictures(rows),
+        examples=caption_examples(rows), funnel=to_svg(funnel_figure(stages)) if stages else None,
+        funnel_alt=_funnel_alt(stages), funnel_table=funnel_section(stages) if stages else None, gone=gone,
+        budgets=budget_lines(rows), runs=run_section(rows), packages=package_lines(rows),
+    )  # fmt: skip
+
+
+def _funnel_alt(stages: Sequence[dict[str, Any]]) -> str:
+    return "; ".join(f"{stage['name']}: {stage['kept']:,} of {stage['in']:,} kept" for stage in stages)
+
+
+def _told(finding: Finding) -> FindingTold:
+    question, decisive = finding.question, finding.decisive
+    lines = [
+        [told.text + "" * counted + " (not counted)" * (not counted), _effect(told), _wanted(told), f"{told.p_for:.2g}",
+         f"{told.p_against:.2g}", told.effect.test]
+        for counted, tolds in ((True, finding.statements), (False, finding.told)) for told in tolds
+    ]  # fmt: skip
+    return FindingTold(
+        question.name, question.claim, question.how, finding.verdict, finding.lacking,
+        "-" if finding.corrected is None else f"{finding.corrected:.2g}",
+        None if decisive is None or finding.lacking else
+        Told(decisive.text, _effect(decisive), _wanted(decisive), decisive.effect.test),
+        Section(f"{question.name}: statements", [STATEMENT, *lines]) if lines else None,
+    )  # fmt: skip
+
+
+def _effect(told: Statement) -> str:
+    return interval(told.effect.estimate, "+" if told.is_difference else "")
+
+
+def _wanted(told: Statement) -> str:
+    return f"{'>' if told.sign > 0 else '<'} {told.threshold:.3g}"
