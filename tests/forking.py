@@ -42,6 +42,7 @@ def _serve(address):
 
     for module in MODULES:
         import_module(f"babyvlm.{module}")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell leaves it ignored to what it starts behind it
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(16)

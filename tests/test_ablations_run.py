@@ -5,7 +5,9 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,7 +61,7 @@ def ablate(place, launcher):
 
 def end(process, code=0):
     """Wait for a runner; what all of them printed."""
-    found = process.wait(120)
+    found = process.wait(200)
     printed = [file.read_text() for file in sorted(Path.cwd().glob("output-*.txt"))]
     assert found == code, "\n".join(printed)
     return printed
@@ -67,7 +69,7 @@ def end(process, code=0):
 
 def until(condition):
     """Wait for something."""
-    limit = time.monotonic() + 100
+    limit = time.monotonic() + 200  # a loaded machine
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.01)
@@ -197,6 +199,50 @@ def test_a_folder_that_holds_another_run_is_left_alone(place, ablate):
     assert [path.name for path in folder.iterdir()] == ["config.yaml"]
 
 
+def test_ctrl_c_saves_first(place, ablate):
+    longer("cvcl", 100)
+    runner = ablate("CVCL-filtered")
+    until(lambda: logged("CVCL-filtered/seed_0"))
+    os.kill(forking.started(place, "ablations")[0], signal.SIGINT)
+    assert "interrupted; the same command goes on" in end(runner, 130)[0]
+    assert "SIGTERM: saved at step" in Path("lightning_logs/CVCL-filtered/seed_0/log.txt").read_text()
+
+
+SMALL = {
+    "trainer.accelerator": "cpu", "trainer.precision": "32", "trainer.max_steps": 2, "trainer.val_check_interval": 1,
+    "trainer.max_epochs": 1, "data.batch_size": 4,
+}  # fmt: skip
+SMALL_IMAGES = SMALL | {"data.image_size": 64, "data.num_workers": 0}
+SMALL_LM = {"width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "inner": 64}
+SMALL_VIT = {"model.vision.backbone": "vit_tiny_patch16_224"}
+
+
+@pytest.mark.soak
+def test_the_matrix_of_the_real_data_runs_whole(place, ablate):
+    """One seed of every row at small sizes, DINO included, each in a fresh interpreter."""
+    (place / "data/saycam").symlink_to("playroom")
+    matrix = yaml.safe_load((ROOT / "configs/saycam/ablations.yaml").read_text())
+    matrix |= {"base": ["base.yaml"], "upper_bounds": {}}
+    for name, step in matrix["steps"].items():
+        options = dict(SMALL_IMAGES)
+        if "language" in name:
+            options = SMALL | {"data.max_tokens": 8} | {f"model.shape.{key}": value for key, value in SMALL_LM.items()}
+        elif "phase" in name:
+            options |= {f"model.language.{key}": value for key, value in SMALL_LM.items()}
+        if "vit" in name:
+            options |= SMALL_VIT | {"model.vision.options": {"img_size": 64, "depth": 2, "dynamic_img_size": True}}
+        elif "llama-phase" in name:
+            options |= SMALL_VIT | {"model.vision.options": {"img_size": 64, "depth": 2}}
+        step["options"] = step.get("options", {}) | options
+    MATRIX.write_text(yaml.safe_dump(matrix, sort_keys=False))
+    command = [sys.executable, "-m", "babyvlm", "ablations", "run", "--matrix", str(MATRIX), "--seeds", "[0]"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "9 rows and seeds: 9 done" in done.stdout, done.stderr
+    phases = [path.name.rpartition("-")[0] for path in Path("lightning_logs/phases").glob("[!.]*")]
+    assert Counter(phases) == Counter(["dino", "dino-vit", "gpt2-language", "llama-language", "llama-phase-1"]
+                                      + 4 * ["gpt2-phase-1"])  # fmt: skip
+
+
 @pytest.fixture
 def slurm(place, launcher):
     """``slurm(*args)``: submit the shipped job for one task (0: CVCL-filtered, seed 0), with SLURM's programs faked."""
@@ -238,6 +284,14 @@ def test_a_job_out_of_time_is_requeued_and_goes_on(place, slurm):
     assert forking.started(place, "fit", "resume") == forking.started(place, "fit") + forking.started(place, "resume")
     assert (len(forking.started(place, "fit")), len(forking.started(place, "resume"))) == (1, 1)
     assert not list(place.glob("hpc_ckpt*"))  # Lightning's own requeueing is off
+
+
+def test_a_job_out_of_time_while_its_training_starts_is_requeued_once(place, slurm):
+    job = slurm()
+    until(lambda: (place / "pids.txt").exists() and forking.started(place, "fit"))
+    os.kill(job, signal.SIGUSR1)  # the training cannot save yet: it is ended by the signal, or asks for itself
+    assert "1 stopped" in ended()
+    assert asked() == ["requeue 17_0"]
 
 
 def test_a_job_that_only_waits_is_requeued_by_its_runner(place, slurm):
