@@ -4,6 +4,7 @@ import json
 import re
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,10 @@ import yaml
 import babyvlm
 from babyvlm.__main__ import main
 from babyvlm.benchmarks.results import licensed
+from babyvlm.data.frames import FrameMix
+from babyvlm.data.mixes import Source
 from babyvlm.data.vocabulary import Vocabulary
+from babyvlm.training.provenance import made_from
 
 VTWT = "image,positive_phrase,negative_phrase\n"
 
@@ -51,6 +55,14 @@ def test_a_run_says_what_it_was_made_from(tiny_store, vocabulary, tmp_path, free
     for row in store.rows():
         assert row["utterance"].encode() not in content
         assert row["image"] not in content
+
+
+def test_frames_alone_have_neither_validation_nor_vocabulary(tiny_store, tmp_path):
+    store = tiny_store(path=tmp_path / "frames")
+    mix = FrameMix("frames", tmp_path, [Source("frames")])
+    assert made_from(SimpleNamespace(datamodule=mix)) == {
+        "stores": {"frames": {"fingerprint": store.fingerprint, "licensed": False, "rows": 6}}
+    }
 
 
 def made(folder: Path, kind: str, **manifest):

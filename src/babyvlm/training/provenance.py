@@ -60,12 +60,14 @@ def made_from(trainer: Trainer) -> dict[str, Any]:
     data: Any = getattr(trainer, "datamodule", None)
     if not hasattr(data, "sources"):
         return {}
-    stores = {name: Store(data.stores / name) for name in (*(source.store for source in data.sources), data.validation)}
+    validation, vocabulary = getattr(data, "validation", None), getattr(data, "vocabulary", None)  # DINO's has neither
+    names = [*(source.store for source in data.sources), *([validation] if validation else [])]
+    stores = {name: Store(data.stores / name) for name in names}
     facts = {
         name: {"fingerprint": store.fingerprint, "licensed": store.licensed, "rows": len(store)}
         for name, store in stores.items()
     }
-    return {"stores": facts, "vocabulary": data.vocabulary.hash}
+    return {"stores": facts} | ({"vocabulary": vocabulary.hash} if vocabulary is not None else {})
 
 
 def _parameters(model: LightningModule) -> dict[str, int]:
