@@ -168,12 +168,28 @@ def test_a_row_that_fails_is_told_of_and_the_others_go_on(place, ablate, capsys)
     MATRIX.write_text(yaml.safe_dump(matrix))
     printed = end(ablate("CVCL-aug-only", "CVCL-filtered"), 1)[-1]
     assert "1 done, 1 failed" in printed
-    assert "CVCL-aug-only seed 0: failed: error:" in printed
+    assert "CVCL-aug-only seed 0: failed: exit code 2: error:" in printed
     main(["ablations", "status", "--matrix", str(MATRIX)])
     out = capsys.readouterr().out
-    assert "failed: error:" in out
+    assert "failed: exit code 2: error:" in out
     assert "5000" in out
     assert "ROWS DIFFER" in out
+
+
+def test_a_phase_that_fails_is_tried_once_for_all_its_rows(place, ablate):
+    longer("gpt2-language", -2)  # steps of no meaning
+    printed = end(ablate(GPT2, "BabyLLaVA-GPT2-aug-only", "CVCL-filtered"), 1)[-1]
+    assert "1 done, 2 failed" in printed
+    assert "BabyLLaVA-GPT2-aug-only seed 0: failed: gpt2-language, which it begins from: exit code 2" in printed
+    assert len(forking.started(place, "fit")) == 2
+
+
+def test_a_launcher_that_is_not_there_is_told_of(place, launcher):
+    command = [*launcher, "python", "-m", "babyvlm", "ablations", "run", "--matrix", str(MATRIX), "--launcher", "nope"]
+    done = subprocess.run([*command, "--task", "0"], cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "CVCL-filtered seed 0: failed: [Errno 2] No such file or directory: 'nope'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_changed_config_is_told_and_the_run_is_left_or_moved_away(place, ablate, capsys):

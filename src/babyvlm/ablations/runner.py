@@ -46,13 +46,14 @@ class _Runner:
     threads: int
     progress: Progress
     note: SignalNote = field(default_factory=SignalNote)
+    failed: dict[Path, str] = field(default_factory=dict)  # folder -> why; rows that share it are not tried again
     stopped_with: int | None = None  # exit code of a process that was told to stop; 0 if it had SLURM run the job again
 
     def task(self, task: Task) -> Literal["done", "failed", "stopped"]:
         """Run what of a row is not done; say how it came out."""
         try:
             self._need(task, self.plan.run(task))
-        except (_FailedError, UserError) as error:
+        except (_FailedError, UserError, OSError) as error:
             self._say(f"{task}: failed: {error}")
             return "failed"
         except _StoppedError:
@@ -71,6 +72,7 @@ class _Runner:
             self._say(f"{task}: waiting for {run.folder}, which another process has")
         with state.claimed(run, self._stop_if_told_to) as lock:
             self._stop_if_told_to()
+            self._refuse_failed(run)
             if not self._is_done(run):  # by now
                 self._run(task, run, lock)
 
@@ -128,10 +130,16 @@ class _Runner:
         if self.note.received or code in {0, *TOLD_TO_STOP}:
             self.stopped_with = code
             raise _StoppedError
-        lines = state.last_lines(run, TAIL) or [f"exit code {code}"]
-        state.fail(run, lines[-1])
-        self._say("\n".join([f"{state.log_file(run)} ends (exit code {code}):", *(f"  {line}" for line in lines)]))
-        raise _FailedError(lines[-1])
+        lines = state.last_lines(run, TAIL)
+        reason = f"exit code {code}: {lines[-1] if lines else 'nothing was printed'}"
+        state.fail(run, reason)
+        self.failed[run.folder] = reason
+        self._say("\n".join([f"{state.log_file(run)} ends:", *(f"  {line}" for line in lines)]))
+        raise _FailedError(reason)
+
+    def _refuse_failed(self, run: Run) -> None:
+        if run.folder in self.failed:
+            raise _FailedError(f"{run.name}, which it begins from: {self.failed[run.folder]}")
 
     def _stop_if_told_to(self) -> None:
         if self.note.received:
