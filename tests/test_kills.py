@@ -18,45 +18,68 @@ from babyvlm.training.recovery import checkpoints
 from babyvlm.training.signals import exit_code, requeue
 from warm import WarmParent
 
-STEPS = 40
-ROWS = 19  # that every run logs: 20 steps, when gradients are accumulated, and a few validations
+STEPS = 24  # an epoch has 10
+ROWS = 20  # that every run logs, at least
+TRUNK = {"class_path": "babyvlm.models.vision.VisionEncoder", "init_args": {"backbone": "test_resnet"}}
+FROZEN = TRUNK | {"init_args": {"backbone": "test_resnet", "frozen": True}}
+SHAPE = {"family": "gpt2", "width": 16, "layers": 1, "heads": 2, "inner": 16, "positions": 32}  # it has dropout
+LLAVA = {"vision": FROZEN, "language": SHAPE}
+PAIRS = {
+    "class_path": "babyvlm.data.mixes.PairMix",
+    "init_args": {"name": "tiny", "stores": "stores", "sources": [{"store": "pairs"}], "validation": "pairs",
+                  "vocabulary": "vocabulary", "batch_size": 4, "image_size": 64, "max_tokens": 8},
+}  # fmt: skip
+TEXTS = {
+    "class_path": "babyvlm.data.text_mix.TextMix",
+    "init_args": {name: value for name, value in PAIRS["init_args"].items() if name != "image_size"},
+}
+VTWT = {"class_path": "babyvlm.benchmarks.VisualTwoWord", "init_args": {"trials": "vtwt.csv", "dev_fraction": 0.5}}
 CONFIG = {
     "seed_everything": 3,
-    "name": "CVCL",
+    "name": "run",
     "trainer": {
         "accelerator": "cpu", "max_steps": STEPS, "val_check_interval": 5, "check_val_every_n_epoch": None,
         "log_every_n_steps": 1, "num_sanity_val_steps": 0, "use_distributed_sampler": False,
-        "accumulate_grad_batches": 1, "enable_progress_bar": False, "enable_model_summary": False,
+        "enable_progress_bar": False, "enable_model_summary": False,
         "callbacks": [
             {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
              "init_args": {"monitor": "val_loss", "enable_version_counter": False}},
             {"class_path": "lightning.pytorch.callbacks.EarlyStopping",
              "init_args": {"monitor": "val_loss", "patience": 50}},
-            {"class_path": "babyvlm.benchmarks.VisualTwoWord",
-             "init_args": {"trials": "vtwt.csv", "dev_fraction": 0.5}},
         ],
     },
     "recovery": {"every_seconds": 0},
-    "model": {
-        "class_path": "babyvlm.models.cvcl.CVCL",
-        "init_args": {
-            "vision": {"class_path": "babyvlm.models.vision.VisionEncoder", "init_args": {"backbone": "test_resnet"}},
-            "text": "babyvlm.models.text.TransformerText",  # it has dropout
-            "width": 8,
-            "scheduler": {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": STEPS}},
-        },
+    "data": PAIRS,
+}  # fmt: skip
+MODELS = {
+    "CVCL": {"model": {"class_path": "babyvlm.models.cvcl.CVCL", "init_args": {
+        "vision": TRUNK, "width": 8, "text": "babyvlm.models.text.TransformerText",  # it has dropout
+        "scheduler": {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": STEPS}},
+    }}},
+    "BabyLLaVA-1": {"model": {"class_path": "babyvlm.models.babyllava.BabyLLaVA", "init_args": LLAVA}},
+    "BabyLLaVA-2": {
+        "model": {"class_path": "babyvlm.models.babyllava.BabyLLaVA", "init_args": LLAVA | {"train_language": True}},
+        "accumulate_grad_batches": 3,
     },
-    "data": {
-        "class_path": "babyvlm.data.mixes.PairMix",
-        "init_args": {"name": "tiny", "stores": "stores", "sources": [{"store": "pairs"}], "validation": "pairs",
-                      "vocabulary": "vocabulary", "batch_size": 4, "image_size": 32},
+    "Language": {
+        "model": {"class_path": "babyvlm.models.language.LanguageModel", "init_args": {"shape": SHAPE}},
+        "data": TEXTS, "accumulate_grad_batches": 2,
     },
 }  # fmt: skip
 
 
+def config_of(model, **trainer):
+    """What runs a model."""
+    config = CONFIG | MODELS[model]
+    trainer = {"accumulate_grad_batches": config.pop("accumulate_grad_batches", 1)} | trainer
+    looks = [] if model == "Language" else [VTWT]
+    callbacks = CONFIG["trainer"]["callbacks"] + looks
+    return config | {"trainer": CONFIG["trainer"] | {"callbacks": callbacks} | trainer}
+
+
 @pytest.fixture(scope="module")
 def parent():
-    warm = WarmParent()
+    warm = WarmParent("ending", "babyvlm.models.cvcl", "babyvlm.models.babyllava", "babyvlm.benchmarks")
     yield warm
     warm.close()
 
@@ -70,17 +93,16 @@ def place(tmp_path_factory, tiny_store, make_vocabulary):
     store = tiny_store(texts, splits=["train"] * 40 + ["val"] * 5 + ["test"] * 4, path=root / "stores/pairs")
     vocabulary = make_vocabulary(store)
 
-    def make(name, **trainer):
+    def make(name, model="CVCL", **trainer):
         folder = root / name
         folder.mkdir()
         (folder / "stores").symlink_to(root / "stores")
         (folder / "vocabulary").symlink_to(vocabulary)
         for number in range(6):
-            Image.new("RGB", (32, 32), (number * 40, 90, 10)).save(folder / f"{number}.png")
+            Image.new("RGB", (64, 64), (number * 40, 90, 10)).save(folder / f"{number}.png")
         lines = [f"{number}.png,red ball,wash dog" for number in range(6)]
         (folder / "vtwt.csv").write_text("\n".join(["image,positive_phrase,negative_phrase", *lines]) + "\n")
-        config = CONFIG | {"trainer": CONFIG["trainer"] | trainer}
-        (folder / "run.yaml").write_text(yaml.safe_dump(config))
+        (folder / "run.yaml").write_text(yaml.safe_dump(config_of(model, **trainer)))
         return folder
 
     return make
@@ -88,80 +110,120 @@ def place(tmp_path_factory, tiny_store, make_vocabulary):
 
 def command(folder):
     """What begins the run, or goes on with it."""
-    run = folder / "lightning_logs/CVCL-tiny/version_0"
+    run = folder / "lightning_logs/run-tiny/version_0"
     return ["resume", run] if (run / "config.yaml").exists() else ["fit", "--config", "run.yaml"]
 
 
 def outcome(folder):
     """All that may not depend on having been killed."""
-    (run,) = (folder / "lightning_logs/CVCL-tiny").iterdir()
+    (run,) = (folder / "lightning_logs/run-tiny").iterdir()
     weights = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     best = sorted(path.name for path in (run / "checkpoints").iterdir())
-    results = {path.name: path.read_bytes() for path in (run / "results").iterdir()}
+    results = {path.name: path.read_bytes() for path in run.glob("results/*")}
     return (run / "metrics.csv").read_text(), best, results, weights["state_dict"], weights["optimizer_states"]
 
 
 def wait_for_rows(folder, count):
     """Until the run has logged that many rows or has ended."""
-    run = folder / "lightning_logs/CVCL-tiny/version_0"
+    run = folder / "lightning_logs/run-tiny/version_0"
     end = time.monotonic() + 100
     while not (run / "metrics.csv").exists() or len((run / "metrics.csv").read_text().splitlines()) <= count:
         assert time.monotonic() < end, (folder / "output.txt").read_text()
         time.sleep(0.005)
 
 
-def survive(parent, folder, draw, kills):
-    """Kill the run at random moments, one after the other, then let it end; how many kills met it alive."""
-    alive = 0
-    for count in sorted(draw.randrange(ROWS) for _ in range(kills)):
-        child = parent.start(command(folder), folder)
-        wait_for_rows(folder, count)
-        time.sleep(draw.uniform(0, 0.1))  # a few batches, a checkpoint or a validation
-        with suppress(ProcessLookupError):  # it may have ended
-            os.kill(child, signal.SIGKILL)
-        alive += parent.wait() == -signal.SIGKILL
+def end_at(parent, folder, place):
+    """Let the run end itself at a place, if it comes there."""
+    parent.start(command(folder), folder, END_AT=place)
+    return parent.wait() == -signal.SIGKILL
+
+
+def kill_at_random(parent, folder, draw):
+    """Kill the run at a random moment; whether the kill met it alive."""
+    child = parent.start(command(folder), folder)
+    wait_for_rows(folder, draw.randrange(ROWS))
+    time.sleep(draw.uniform(0, 0.1))  # a few batches, a checkpoint or a validation
+    with suppress(ProcessLookupError):  # it may have ended
+        os.kill(child, signal.SIGKILL)
+    return parent.wait() == -signal.SIGKILL
+
+
+def finish(parent, folder):
     parent.start(command(folder), folder)
     assert parent.wait() == 0, (folder / "output.txt").read_text()
-    return alive
+    return outcome(folder)
 
 
-@pytest.fixture(scope="module", params=[1, pytest.param(3, marks=pytest.mark.soak)], ids=["each-batch", "accumulated"])
-def unbroken(request, parent, place):
-    """What comes out undisturbed, and the trainer's options."""
-    options = {"accumulate_grad_batches": request.param}
-    if request.param > 1:
-        options |= {"max_steps": STEPS // 2}
-    folder = place(f"unbroken-{request.param}", **options)
-    parent.start(command(folder), folder)
-    assert parent.wait() == 0, (folder / "output.txt").read_text()
-    return outcome(folder), options
+@pytest.fixture(scope="module")
+def unbroken(parent, place):
+    """``unbroken(model)``: what comes out undisturbed."""
+    known = {}
+
+    def run(model):
+        if model not in known:
+            known[model] = finish(parent, place(f"{model}-unbroken", model))
+        return known[model]
+
+    return run
 
 
-def assert_same(folder, expected):
-    found = outcome(folder)
+def same(found, expected):
+    """Whether two outcomes agree, weights to the last bit."""
+    if found[:3] != expected[:3]:
+        return False
+    try:
+        torch.testing.assert_close(found[3:], expected[3:], rtol=0, atol=0)
+    except AssertionError:
+        return False
+    return True
+
+
+def assert_same(found, expected):
     assert found[:3] == expected[:3]
     torch.testing.assert_close(found[3:], expected[3:], rtol=0, atol=0)
 
 
-def test_killed_at_random_moments(parent, place, unbroken):
-    expected, options = unbroken
-    draw = random.Random(0)
-    folder = place(f"killed-{options['accumulate_grad_batches']}", **options)
-    assert survive(parent, folder, draw, 4) >= 3
-    assert_same(folder, expected)
+@pytest.mark.parametrize(
+    ("model", "places"),
+    [("CVCL", ["save:2", "validation:1", "epoch:1"]), ("BabyLLaVA-2", ["accumulation:4", "accumulation:3"])],
+)
+def test_killed_at_exact_places(parent, place, unbroken, model, places):
+    folder = place(f"{model}-places", model)
+    for where in places:
+        assert end_at(parent, folder, where), (folder / "output.txt").read_text()
+    assert_same(finish(parent, folder), unbroken(model))
 
 
 @pytest.mark.soak
-def test_killed_thirty_times(parent, place, unbroken):
-    expected, options = unbroken
-    draw = random.Random(1)
-    alive = 0
-    for number in range(6):
-        folder = place(f"soak-{options['accumulate_grad_batches']}-{number}", **options)
-        alive += survive(parent, folder, draw, 5)
-        assert_same(folder, expected)
-    print(f"{alive} kills survived, 0 mismatches")
-    assert alive >= 25
+def test_killed_five_times_in_one_epoch(parent, place, unbroken):
+    folder = place("CVCL-five")
+    assert all(end_at(parent, folder, "save:3") for _ in range(4))  # each life takes two steps, of the epoch's ten
+    assert end_at(parent, folder, "epoch:1")
+    assert_same(finish(parent, folder), unbroken("CVCL"))
+
+
+PLACES = ["save", "validation", "epoch", "accumulation"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("model", MODELS)
+def test_killed_thirty_times(parent, place, unbroken, model):
+    """At random moments and at exact places, five kills a run; a run that ends before it is killed begins anew."""
+    draw = random.Random(model)
+    accumulates = "accumulate_grad_batches" in MODELS[model]
+    survived = mismatches = runs = 0
+    while survived < 30:
+        folder = place(f"{model}-{runs}", model)
+        for _ in range(5):
+            where = draw.choice(PLACES if accumulates else PLACES[:-1])
+            if draw.random() < 0.5:
+                survived += kill_at_random(parent, folder, draw)
+            else:
+                survived += end_at(parent, folder, f"{where}:{draw.randint(1, 4)}")
+        mismatches += not same(finish(parent, folder), unbroken(model))
+        runs += 1
+    print(f"{model}: {survived} kills survived in {runs} runs, {mismatches} mismatches")
+    assert mismatches == 0
 
 
 ONCE_MORE = pytest.param(signal.SIGUSR2, marks=pytest.mark.soak)
@@ -169,8 +231,7 @@ ONCE_MORE = pytest.param(signal.SIGUSR2, marks=pytest.mark.soak)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, ONCE_MORE])
 def test_a_signal_ends_the_run_in_a_state_from_which_it_goes_on(parent, place, unbroken, number):
-    expected, options = unbroken
-    folder = place(f"{number.name}-{options['accumulate_grad_batches']}", **options)
+    folder = place(number.name)
     config = yaml.safe_load((folder / "run.yaml").read_text()) | {"recovery": {"every_seconds": 1000}}
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
     child = parent.start(command(folder), folder)
@@ -178,9 +239,7 @@ def test_a_signal_ends_the_run_in_a_state_from_which_it_goes_on(parent, place, u
     os.kill(child, number)
     assert parent.wait() == 128 + number  # 143 for SIGTERM
     assert "go on by python -m babyvlm resume" in (folder / "output.txt").read_text()
-    parent.start(command(folder), folder)
-    assert parent.wait() == 0
-    assert_same(folder, expected)
+    assert_same(finish(parent, folder), unbroken("CVCL"))
 
 
 def begin(folder, *args):
@@ -201,7 +260,7 @@ def test_two_ranks_stop_together_and_go_on(place):
     process.terminate()  # the first rank alone is told
     assert process.wait(100) == 143, (stopped / "output.txt").read_text()
     assert begin(stopped, *map(str, command(stopped))).wait(200) == 0, (stopped / "output.txt").read_text()
-    assert_same(stopped, outcome(whole))
+    assert_same(outcome(stopped), outcome(whole))
 
 
 SLURM = {
@@ -237,22 +296,21 @@ def test_nothing_is_asked_where_there_is_no_slurm(monkeypatch):
 
 
 def test_a_torn_checkpoint_is_told_of_and_the_one_before_is_used(parent, place, unbroken):
-    expected, options = unbroken
-    folder = place(f"torn-{options['accumulate_grad_batches']}", **options)
+    folder = place("torn")
     child = parent.start(command(folder), folder)
     wait_for_rows(folder, 6)
     os.kill(child, signal.SIGKILL)
     parent.wait()
-    newest, before = checkpoints(folder / "lightning_logs/CVCL-tiny/version_0")[:2]
+    newest, before = checkpoints(folder / "lightning_logs/run-tiny/version_0")[:2]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 255  # one byte, deep inside
     newest.write_bytes(content)
-    parent.start(command(folder), folder)
-    assert parent.wait() == 0
+    expected = unbroken("CVCL")
+    found = finish(parent, folder)
     output = (folder / "output.txt").read_text()
     assert f"{newest.name}: torn" in output
     assert f"going on from {before.name}" in output
-    assert_same(folder, expected)
+    assert_same(found, expected)
 
 
 def test_resume_refuses_what_is_no_run(tmp_path, capsys):

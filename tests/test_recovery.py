@@ -11,7 +11,9 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from babyvlm.data.mixes import PairMix, Source
+from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.cvcl import CVCL
+from babyvlm.models.language import LanguageShape
 from babyvlm.models.text import TransformerText
 from babyvlm.models.vision import VisionEncoder
 from babyvlm.training import recovery
@@ -39,9 +41,12 @@ def mix(tiny_store, make_vocabulary, tmp_path_factory):
 def fit(mix, folder, ckpt_path=None, schedule=None, seconds=0.0, **options):
     """Train a model with dropout, a schedule, early stopping and a best checkpoint; return its trainer."""
     torch.manual_seed(0)
-    model = CVCL(
-        mix.vocabulary.path, VisionEncoder("test_resnet"), TransformerText, 8, image_size=24, scheduler=schedule
-    )
+    words, trunk = mix.vocabulary.path, VisionEncoder("test_resnet")
+    if "accumulate_grad_batches" in options:  # no contrastive loss can be accumulated
+        shape = LanguageShape(width=16, layers=1, heads=2, inner=16, positions=40)
+        model = BabyLLaVA(words, trunk, shape, train_language=True, image_size=24)
+    else:
+        model = CVCL(words, trunk, TransformerText, 8, image_size=24, scheduler=schedule)
     best = ModelCheckpoint(monitor="val_loss", filename="best-{step}", enable_version_counter=False)
     callbacks = [SeedEachBatch(3), EarlyStopping("val_loss", patience=30), best, Recovery(seconds)]
     trainer = Trainer(

@@ -16,7 +16,7 @@ from babyvlm.curation.store import Store
 from babyvlm.data.feature_files import Precision
 from babyvlm.data.features import features_for
 from babyvlm.data.pairs import Item, Mixed, UtteranceFrames, collate, open_rows
-from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader
+from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader, held_out_batches
 from babyvlm.data.transforms import Augmented, Plain, eval_transform
 from babyvlm.data.vocabulary import Vocabulary
 
@@ -172,9 +172,5 @@ class PairMix(LightningDataModule):
     def _fixed(self, split: str) -> DataLoader[Item]:
         assert self.trainer is not None
         dataset = self._held_out(split)
-        # The same pairs in each batch on any number of ranks: a contrastive loss depends on its negatives.
-        size = min(self.batch_size, len(dataset) // self.trainer.world_size * self.trainer.world_size)
-        sampler = GlobalBatchSampler(
-            len(dataset), size, seed=0, rank=self.trainer.global_rank, world_size=self.trainer.world_size
-        )
-        return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=self.num_workers)
+        batches = held_out_batches(len(dataset), self.batch_size, self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)

@@ -75,6 +75,22 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         return random.permutation(order.reshape(-1, self.batch_size))
 
 
+def held_out_batches(length: int, batch_size: int, rank: int, world_size: int) -> list[list[tuple[int, int]]]:
+    """Batches of (index, 0) for one rank: every sample once, in an order that never changes.
+
+    All global batches are of about one size, at most ``batch_size``, and hold the same samples on any number of ranks,
+    since a contrastive loss depends on its negatives. A rank takes every R-th sample of each, at least one.
+
+    Raises:
+        UserError: there are fewer samples than ranks.
+    """
+    if length < world_size:
+        raise UserError(f"{length} held-out utterances cannot be shared by {world_size} devices; take fewer")
+    batches = min(-(-length // batch_size), length // world_size)
+    order = np.random.default_rng(0).permutation(length)
+    return [[(int(index), 0) for index in batch[rank::world_size]] for batch in np.array_split(order, batches)]
+
+
 class ResumableLoader(DataLoader[T]):
     """A DataLoader that knows how many samples were handed out, and goes on from there.
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from PIL.Image import Image
@@ -20,12 +19,12 @@ from babyvlm.contracts import Batch
 from babyvlm.curation.clip import Clip
 from babyvlm.data.transforms import MEAN, STD, eval_transform
 from babyvlm.data.vocabulary import EOS, PAD, Vocabulary
-from babyvlm.models.losses import symmetric_info_nce
+from babyvlm.models.contrastive import ContrastiveModule
 from babyvlm.models.optimization import configure
 from babyvlm.models.vision import halved
 
 
-class ClipTraining(LightningModule):
+class ClipTraining(ContrastiveModule):
     """Trains an open_clip model and writes it in open_clip's own folder format when training ends.
 
     Args:
@@ -78,11 +77,11 @@ class ClipTraining(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss."""
-        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch.keys), sync_dist=True)
+        self.log_held_out("val", self._loss(batch), len(batch.keys))
 
     def _loss(self, batch: Batch) -> Tensor:
         image_BD, text_BD = self.clip.images(batch.images_BCHW), self.clip.texts(batch.utterances, self.device)
-        return symmetric_info_nce(image_BD, text_BD, 1 / self.model.logit_scale.exp().clamp(max=100))  # CLIP's bound
+        return self.global_loss(image_BD, text_BD, 1 / self.model.logit_scale.exp().clamp(max=100))  # CLIP's bound
 
     def on_train_end(self) -> None:
         """Write the run's ``open_clip`` folder."""

@@ -20,7 +20,7 @@ from babyvlm.contracts import Batch
 from babyvlm.data.transforms import eval_transform
 from babyvlm.data.vocabulary import PAD, Vocabulary
 from babyvlm.models import initial
-from babyvlm.models.losses import symmetric_info_nce
+from babyvlm.models.contrastive import ContrastiveModule
 from babyvlm.models.optimization import configure
 from babyvlm.models.predictions import EmbeddingWriter
 from babyvlm.models.text import MeanEmbedding
@@ -32,7 +32,7 @@ def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
     return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=1e-4, weight_decay=0.1)
 
 
-class CVCL(initial.VocabularyModule):
+class CVCL(ContrastiveModule, initial.VocabularyModule):
     """Image and utterance in one space, pulled together by a symmetric InfoNCE loss.
 
     Args:
@@ -111,11 +111,11 @@ class CVCL(initial.VocabularyModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss."""
-        self.log("val_loss", self._loss(batch), prog_bar=True, batch_size=len(batch.keys), sync_dist=True)
+        self.log_held_out("val", self._loss(batch), len(batch.keys))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss."""
-        self.log("test_loss", self._loss(batch), batch_size=len(batch.keys), sync_dist=True)
+        self.log_held_out("test", self._loss(batch), len(batch.keys))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Embeddings of the pairs: ``key``, ``utterance``, ``image`` (B, width), ``text`` (B, width)."""
@@ -134,15 +134,8 @@ class CVCL(initial.VocabularyModule):
         return self.encode_images(batch.images_BCHW) if batch.features is None else self._project(batch.features)
 
     def _loss(self, batch: Batch) -> Tensor:
-        image_ND = self._gather(self._batch_images(batch))
-        text_ND = self._gather(self.encode_texts(batch.tokens_BL))
-        return symmetric_info_nce(image_ND, text_ND, self.log_temperature.exp())
-
-    def _gather(self, features_BD: Tensor) -> Tensor:
-        """Features of all ranks, with gradient: the negatives of a pair are the whole global batch."""
-        if self.trainer.world_size == 1:
-            return features_BD
-        return cast("Tensor", self.all_gather(features_BD, sync_grads=True)).flatten(0, 1)
+        image_BD, text_BD = self._batch_images(batch), self.encode_texts(batch.tokens_BL)
+        return self.global_loss(image_BD, text_BD, self.log_temperature.exp())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over what is trained, and its schedule."""
