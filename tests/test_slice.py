@@ -136,8 +136,8 @@ def test_the_mixes_are_equal_in_size(world):
     assert len(set(sizes.values())) == 1
 
 
-MATRIX = "ablations.yaml"  # no overlay: test_ablations.py runs it
-OVERLAYS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml") if path.name != MATRIX)
+ELSEWHERE = ("ablations.yaml", "sharded.yaml")  # test_ablations.py and, on two processes, test_sharding.py run them
+OVERLAYS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml") if path.name not in ELSEWHERE)
 
 
 def evaluated(name):

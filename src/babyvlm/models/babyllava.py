@@ -47,6 +47,8 @@ class BabyLLaVA(CausalModule):
         init_from: run of the phase before to take all weights from; or a folder of the authors' checkpoint.
         likelihood: what ``score`` says: the mean log-likelihood of a text's tokens (the authors' choice), their sum, or
             the evidence log p(text | image) - log p(text).
+        recompute: what lies between the language model's layers again in the backward pass, instead of keeping it:
+            less memory, more time (phase 2).
         image_size: side of the square the model sees; the data's.
         max_tokens: tokens an utterance; the data's.
         optimizer: called with the parameters that are trained.
@@ -65,6 +67,7 @@ class BabyLLaVA(CausalModule):
         init_language: Path | None = None,
         init_from: Path | None = None,
         likelihood: Literal["mean", "total", "evidence"] = "mean",
+        recompute: bool = False,
         image_size: int = 224,
         max_tokens: int = 25,
         optimizer: OptimizerCallable = paper_optimizer,
@@ -81,6 +84,8 @@ class BabyLLaVA(CausalModule):
             )
         self.likelihood, self.max_tokens, self.image_size = likelihood, max_tokens, image_size
         self.preprocess_image = eval_transform(image_size)
+        if recompute:
+            self.vlm.model.language_model.gradient_checkpointing_enable()
         self._load(language.family, init_language, init_from)
         frozen = {self.vlm.model.vision_tower: vision.frozen, self.vlm.model.language_model: not train_language,
                   self.vlm.lm_head: not train_language}  # fmt: skip

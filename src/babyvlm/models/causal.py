@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from babyvlm.contracts import Batch
 from babyvlm.models.initial import VocabularyModule
@@ -32,6 +35,18 @@ class CausalModule(VocabularyModule):
         super().__init__()
         self.held_out_loss = MeanMetric()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self._accumulated: list[Tensor] = []  # supervised tokens of each batch since the last step, the ranks' mean
+
+    def configure_model(self) -> None:
+        """Share weights, gradients and optimizer state out over the devices (FSDP2), a layer of the model at a time.
+
+        Only if the trainer's strategy asks for it: ``ModelParallelStrategy`` has a mesh of devices.
+        """
+        if self.device_mesh is None or isinstance(self, FSDPModule):
+            return
+        layers = [module for module in self.modules() if isinstance(module, GradientCheckpointingLayer)]
+        for module in (*layers, self):
+            fully_shard(module, mesh=self.device_mesh["data_parallel"])
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -40,7 +55,8 @@ class CausalModule(VocabularyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss of the supervised tokens of the global batch."""
         labels_BL = supervised_labels(batch.tokens_BL)
-        loss = language_loss(self(batch), labels_BL) * self._weight(labels_BL)
+        loss = language_loss(self(batch), labels_BL)
+        loss = loss * self._weight(supervised_tokens(labels_BL).to(loss))
         self.log("train_loss", loss, batch_size=len(batch.keys), sync_dist=True)
         share = supervised_tokens(labels_BL) / labels_BL[:, 1:].numel()  # the rest is paid for nothing
         self.log("supervised_share", share, batch_size=len(batch.keys))
@@ -62,12 +78,30 @@ class CausalModule(VocabularyModule):
         """Log the loss and perplexity of all."""
         self._log_held_out("test")
 
-    def _weight(self, labels_BL: Tensor) -> Tensor | float:
+    def _weight(self, tokens: Tensor) -> Tensor | float:
         """This rank's tokens over the ranks' mean: gradients are averaged over ranks, but tokens count alike."""
         if not torch.distributed.is_initialized():
+            self._tokens = tokens
             return 1.0
-        tokens = supervised_tokens(labels_BL).float()
-        return tokens / cast("Tensor", self.all_gather(tokens)).mean()
+        self._tokens = cast("Tensor", self.all_gather(tokens)).mean()
+        return tokens / self._tokens
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's signature
+        """Take the gradient of a batch, weighed by its tokens against the first of those that are accumulated."""
+        self._accumulated.append(self._tokens)
+        super().backward(loss * (self._tokens / self._accumulated[0]), *args, **kwargs)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Make of accumulated gradients that of the mean over all of their tokens, as if in one large batch.
+
+        Lightning has divided each by ``accumulate_grad_batches``, however many there were.
+        """
+        if self.trainer.accumulate_grad_batches > 1:
+            share = float(self._accumulated[0] / torch.stack(self._accumulated).sum())
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self.trainer.accumulate_grad_batches * share)
+        self._accumulated.clear()
 
     def _measure(self, batch: Batch) -> None:
         labels_BL = supervised_labels(batch.tokens_BL)

@@ -92,6 +92,7 @@ class LanguageModel(CausalModule):
         shape: size of the model, ``lm``.
         max_tokens: tokens of a context; the data's.
         init_from: run folder or file to take the weights from; a step further, not a resume.
+        recompute: what lies between layers again in the backward pass, instead of keeping it: less memory, more time.
         optimizer: called with the parameters.
         scheduler: called with the optimizer and the run's number of steps, stepped each step.
 
@@ -105,6 +106,7 @@ class LanguageModel(CausalModule):
         shape: LanguageShape = GPT2,
         max_tokens: int = 1024,
         init_from: Path | None = None,
+        recompute: bool = False,
         optimizer: OptimizerCallable = paper_optimizer,
         scheduler: TimedScheduler = CosineWithWarmup,
     ) -> None:
@@ -115,6 +117,8 @@ class LanguageModel(CausalModule):
             )
         self.vocabulary = Vocabulary(vocabulary)
         self.lm = AutoModelForCausalLM.from_config(language_config(shape, len(self.vocabulary)))
+        if recompute:
+            self.lm.gradient_checkpointing_enable()
         if init_from is not None:
             initial.init_from(self, init_from, {"": ""}, self.vocabulary)
 
