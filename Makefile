@@ -15,7 +15,7 @@ BUILD  := $(RUN) benchmark build
 MIXES  := filtered filtered-aug filtered-random aug-only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data curate-large mixes benchmark-demo playroom-clip report test soak check bench-matching bench-padding bench-features bench-loader
+.PHONY: help setup demo data curate-large mixes benchmark-demo playroom-clip playroom-dino probe report test soak check bench-matching bench-padding bench-features bench-loader
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -101,6 +101,13 @@ playroom-clip: setup ## train the CLIP that is shipped in src/babyvlm/playroom/c
 	$(RUN) curate vocabulary --stores '[$(STORES)/clean]' --out $(DATA)/clip-vocabulary
 	$(FIT) --config configs/model/clip.yaml --config configs/mix/clean.yaml
 	cp lightning_logs/CLIP-clean/$$(ls -v lightning_logs/CLIP-clean | tail -1)/open_clip/* src/babyvlm/playroom/clip/
+
+playroom-dino: data ## train the DINO backbone that is shipped in src/babyvlm/playroom/dino
+	$(FIT) --config configs/model/dino.yaml --config configs/mix/frames.yaml
+	cp lightning_logs/DINO-frames/$$(ls -v lightning_logs/DINO-frames | tail -1)/backbone.* src/babyvlm/playroom/dino/
+
+probe: data ## what the shipped DINO backbone knows of the labelled frames, beside random trunks
+	$(VENV)/bin/python benchmarks/probe.py --trials $(WORLD)/trials/labeled_s.csv
 
 report: setup ## tables, figures, findings and one page of all runs in lightning_logs (another folder: LOGS=)
 	$(RUN) report $(or $(LOGS),lightning_logs) --out $(or $(OUT),report)

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,13 +109,13 @@ def test_an_export_is_whole_or_made_again(runs, folders, capsys):
     assert "other checkpoint" in capsys.readouterr().err
 
 
-def card_code(folder):
-    return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+def code_in(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
 
 
 def test_five_lines_caption_an_image_in_a_new_process(folders, tmp_path):
     cup().save(tmp_path / "cup.jpg")
-    ours, theirs = card_code(folders["BabyLLaVA"])
+    ours, theirs = code_in(folders["BabyLLaVA"] / "README.md")
     assert len(theirs.splitlines()) == 5
     done = subprocess.run(
         [sys.executable, "-c", theirs + ours], cwd=tmp_path, capture_output=True, text=True, check=True,
@@ -126,6 +127,20 @@ def test_five_lines_caption_an_image_in_a_new_process(folders, tmp_path):
     said, scores = done.stdout.strip().split("\n", 1)
     assert said == model.caption(image)[0]
     assert scores == str(model.score(image, ["cup", "ball"]))
+
+
+def test_the_five_lines_of_the_readme_run(folders, tmp_path):
+    cup().save(tmp_path / "cup.jpg")
+    (lines,) = [code for code in code_in(Path(__file__).parents[1] / "README.md") if "from_pretrained" in code]
+    assert len(lines.replace("\n\n", "\n").splitlines()) == 5
+    (tmp_path / "FOLDER").symlink_to(folders["BabyLLaVA"])
+    done = subprocess.run(
+        [sys.executable, "-c", lines], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    with Image.open(tmp_path / "cup.jpg") as picture:
+        image = babyvlm.load(folders["BabyLLaVA"]).preprocess(picture.convert("RGB"))[None]
+    assert done.stdout.strip() == babyvlm.load(folders["BabyLLaVA"]).caption(image)[0]
 
 
 def test_the_processor_is_the_transform_of_training(folders):

@@ -21,11 +21,6 @@ from babyvlm.parsing import LINKED, one_line, restrict_imports
 
 EXPORT = "babyvlm"  # kind of the artefact that ``export`` makes
 WEIGHTS = "model.safetensors"
-FILES = (
-    "*.json",
-    "*.safetensors",
-    "vocabulary/*.json",
-)  # all that is needed; nothing else goes to a hub or comes from it
 # What only training asks for. Weights come from the checkpoint, wherever training began.
 TRAINING_ONLY = ("weights", "pretrained", "init_from", "init_language", "optimizer", "scheduler")
 
@@ -75,7 +70,8 @@ def write(model: LightningModule, folder: Path) -> None:
     if isinstance(model, BabyLLaVA):  # as transformers reads it too
         model.save_pretrained(folder)
     else:
-        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}  # tied weights under both names
+        # Clones, as tied weights stand under both names; in the order of rows, as safetensors stores them.
+        state = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
         save_file(state, folder / WEIGHTS)
 
 
@@ -134,6 +130,6 @@ def _config(run: Path) -> dict[str, Any]:
 
 def _from_hub(name: str) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "vocabulary/*.json"]))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(f"{name}: no such folder, and it cannot be had from the hub ({first_line(error)})") from error

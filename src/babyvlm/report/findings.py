@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import product
 
 from babyvlm.report.claims import (
     Finding,
@@ -84,7 +83,9 @@ def blind_is_near_chance(rows: Rows) -> Iterator[Statement]:
 
 def nouns_are_easiest(rows: Rows) -> Iterator[Statement]:
     """F6."""
-    trained = _tested(rows, VTWT)
+    trained = [row for row in rows.trained if row.items(VTWT)]
+    if not trained:
+        raise LackingError(f"no trained run was tested on {VTWT.title}")
     for other in ("verb", "adjective"):
         terms = [
             term
@@ -100,16 +101,10 @@ def upper_bounds_are_far_ahead(rows: Rows) -> Iterator[Statement]:
     if not rows.upper or not rows.trained:
         raise LackingError("no run of " + ("an upper bound" if not rows.upper else "a model that was trained here"))
     for column in DISCRIMINATIVE:
-        for upper, row in product(rows.upper, _tested(rows, column)):
-            effect = difference([(upper, row)], column)
-            yield Statement(f"{column.title}: {upper.name} - {row.name}", effect, 1, FAR_AHEAD)
-
-
-def _tested(rows: Rows, column: Column) -> list[Row]:
-    found = [row for row in rows.trained if row.items(column)]
-    if not found:
-        raise LackingError(f"no trained run was tested on {column.title}")
-    return found
+        for upper in rows.upper:
+            for row in (row for row in rows.trained if row.items(column)):
+                effect = difference([(upper, row)], column)
+                yield Statement(f"{column.title}: {upper.name} - {row.name}", effect, 1, FAR_AHEAD)
 
 
 def _at_home(rows: Rows) -> list[Row]:
