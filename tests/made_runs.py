@@ -10,7 +10,7 @@ FIRST = {"labeled_s": "accuracy", "vtwt": "accuracy", "baby_winoground": "overal
 
 def make_run(
     logs, row, version, *, config="", world="real", missing=0, measures=None, controls=None, categories=None,
-    facts=None, seed=7, **credits,
+    facts=None, seed=7, items=None, said=None, **credits,
 ):  # fmt: skip
     """A run's folder with credits of named tests; no test leaves the run untested.
 
@@ -21,9 +21,12 @@ def make_run(
     (folder / "config.yaml").write_text(f"seed_everything: {seed}\n{config}")
     for benchmark, credit in credits.items():
         by_measure = measures if measures and set(measures) & {FIRST[benchmark]} else {FIRST[benchmark]: 1}
+        names = (items or {}).get(benchmark) or [str(n) for n in range(len(credit))]
+        words = said if said and benchmark == "caption" else [""] * len(credit)
         rows = [
-            {"item": str(n), "half": "test", "category": (categories or [""] * len(credit))[n], "control": control,
-             "measure": measure, "scores": [0.0, 1.0], "choice": 0, "credit": float(value) * less * part, "said": ""}
+            {"item": names[n], "half": "test", "category": (categories or [""] * len(credit))[n], "control": control,
+             "measure": measure, "scores": [0.0, 1.0], "choice": 0, "credit": float(value) * less * part,
+             "said": words[n]}
             for measure, part in by_measure.items()
             for control, less in (controls or {"": 1}).items()
             for n, value in enumerate(credit)

@@ -8,26 +8,39 @@ from babyvlm.artefact import Manifest, made_already, making, sha256
 from babyvlm.contracts import UserError, first_line
 
 
-def export(run: Path, out: Path, hub: str | None = None, private: bool = True) -> None:
+def export(
+    run: Path, out: Path, hub: str | None = None, private: bool = True, licensed_export: bool = False
+) -> None:  # fmt: skip
     """Make a folder that ``babyvlm.load`` reads anywhere; that of a BabyLLaVA, transformers' Auto classes too.
 
     Args:
         run: a run's folder; its best checkpoint is taken.
         out: folder to make.
-        hub: ``ORG/NAME`` on the Hugging Face hub to upload it to as well, with the token of ``hf auth login``. Weights
-            can give away what they were trained on: see your licence of SAYCam before.
+        hub: ``ORG/NAME`` on the Hugging Face hub to upload it to as well, with the token of ``hf auth login``.
         private: let nobody else see the new repository.
+        licensed_export: upload also what was trained on licensed pairs, or on some that are not known to be free.
+            Weights can give away what they were trained on: you answer for where they go.
+
+    Raises:
+        UserError: it was trained on licensed pairs, and is to be uploaded all the same.
     """
     from babyvlm.models.initial import best_checkpoint
     from babyvlm.models.load import EXPORT, load_run, write
     from babyvlm.report.card import model_card
+    from babyvlm.report.licence import trained_on_free
 
+    licensed = not trained_on_free(run)
+    if hub is not None and licensed and not licensed_export:
+        raise UserError(
+            f"{run}: was trained on licensed pairs, or on some that are not known to be free; if your licence allows "
+            "what you want with its weights, say --licensed_export true"
+        )
     arguments = {"checkpoint": sha256(best_checkpoint(run))}
     if made_already(out, EXPORT, arguments):
         print(f"{out}: whole already, nothing to do")
     else:
         model, recipe = load_run(run)
-        manifest: Manifest = {"arguments": arguments, "model": recipe}
+        manifest: Manifest = {"arguments": arguments, "model": recipe, "licensed": licensed}
         vocabulary = getattr(model, "vocabulary", None)
         card = model_card(
             run, type(model).__name__, parameters=sum(weight.numel() for weight in model.parameters()),
@@ -47,10 +60,17 @@ def _upload(folder: Path, name: str, private: bool) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    from babyvlm.models.load import FILES
+
     try:
         api = HfApi()
         url = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message=f"BabyVLM: {folder.name}")
+        api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            allow_patterns=["README.md", *FILES],
+            commit_message=f"BabyVLM: {folder.name}",
+        )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(f"--hub {name}: cannot be uploaded ({first_line(error)})") from error
     print(url)

@@ -21,6 +21,11 @@ from babyvlm.parsing import LINKED, one_line, restrict_imports
 
 EXPORT = "babyvlm"  # kind of the artefact that ``export`` makes
 WEIGHTS = "model.safetensors"
+FILES = (
+    "*.json",
+    "*.safetensors",
+    "vocabulary/*.json",
+)  # all that is needed; nothing else goes to a hub or comes from it
 # What only training asks for. Weights come from the checkpoint, wherever training began.
 TRAINING_ONLY = ("weights", "pretrained", "init_from", "init_language", "optimizer", "scheduler")
 
@@ -130,6 +135,6 @@ def _config(run: Path) -> dict[str, Any]:
 
 def _from_hub(name: str) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "vocabulary/*.json"]))
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(f"{name}: no such folder, and it cannot be had from the hub ({first_line(error)})") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import product
 
 from babyvlm.report.claims import (
     Finding,
@@ -83,9 +84,7 @@ def blind_is_near_chance(rows: Rows) -> Iterator[Statement]:
 
 def nouns_are_easiest(rows: Rows) -> Iterator[Statement]:
     """F6."""
-    trained = [row for row in rows.trained if row.items(VTWT)]
-    if not trained:
-        raise LackingError(f"no trained run was tested on {VTWT.title}")
+    trained = _tested(rows, VTWT)
     for other in ("verb", "adjective"):
         terms = [
             term
@@ -101,10 +100,16 @@ def upper_bounds_are_far_ahead(rows: Rows) -> Iterator[Statement]:
     if not rows.upper or not rows.trained:
         raise LackingError("no run of " + ("an upper bound" if not rows.upper else "a model that was trained here"))
     for column in DISCRIMINATIVE:
-        for upper in rows.upper:
-            for row in (row for row in rows.trained if row.items(column)):
-                effect = difference([(upper, row)], column)
-                yield Statement(f"{column.title}: {upper.name} - {row.name}", effect, 1, FAR_AHEAD)
+        for upper, row in product(rows.upper, _tested(rows, column)):
+            effect = difference([(upper, row)], column)
+            yield Statement(f"{column.title}: {upper.name} - {row.name}", effect, 1, FAR_AHEAD)
+
+
+def _tested(rows: Rows, column: Column) -> list[Row]:
+    found = [row for row in rows.trained if row.items(column)]
+    if not found:
+        raise LackingError(f"no trained run was tested on {column.title}")
+    return found
 
 
 def _at_home(rows: Rows) -> list[Row]:

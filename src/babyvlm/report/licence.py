@@ -6,15 +6,14 @@ licensed.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from babyvlm.artefact import read_manifest
 from babyvlm.benchmarks.results import licensed
 from babyvlm.contracts import UserError
 from babyvlm.curation.store import Store
-from babyvlm.report.runs import Run
+from babyvlm.report.curves import provenance
+from babyvlm.report.runs import Run, phases
 
 LEFT_OUT = "left out: licensed, or not known to be free"
 CLASSES = {"LabeledS": "labeled_s", "VisualTwoWord": "vtwt", "BabyWinoground": "baby_winoground", "Caption": "caption"}
@@ -47,28 +46,23 @@ def trained_on_free(folder: Path) -> bool:
     Args:
         folder: a run, or what `export` made of one.
     """
-    if (folder / "babyvlm.json").is_file():
-        return read_manifest(folder, "babyvlm").get("licensed") is False
-    config = Run(folder).config
-    model = (config.get("model") or {}).get("init_args") or {}
-    before = [model[name] for name in ("init_from", "init_language", "source") if model.get(name)]
-    if not config.get("model") or not all(trained_on_free(_run_of(Path(path))) for path in before):
+    return all(map(_learnt_freely, phases(Run(folder))))
+
+
+def _learnt_freely(run: Run) -> bool:
+    """Of what a run itself read, by what it noted or by what is there now."""
+    if (run.path / "babyvlm.json").is_file():
+        return read_manifest(run.path, "babyvlm").get("licensed") is False
+    if not run.config.get("model"):
         return False
-    return config.get("data") is None or all(_stores(folder, config["data"].get("init_args") or {}))
-
-
-def _run_of(path: Path) -> Path:
-    """The run that a checkpoint belongs to."""
-    return path if path.is_dir() else path.parent.parent
-
-
-def _stores(run: Path, data: dict[str, Any]) -> list[bool]:
-    """Of each store of a mix whether it is free: by what the run noted, or by what is there now."""
-    noted = run / "provenance.json"
-    if noted.is_file() and (stores := json.loads(noted.read_text()).get("stores")):
-        return [store["licensed"] is False for store in stores.values()]
-    names = [source["store"] for source in data.get("sources") or ()]
-    return [_free(Path(data["stores"], name)) for name in names] or [False]
+    if run.config.get("data") is None:  # it was only tested
+        return True
+    noted = provenance(run.path).get("stores")
+    if noted:
+        return all(store["licensed"] is False for store in noted.values())
+    data = run.settings("data")
+    sources = data.get("sources") or ()
+    return bool(sources) and all(_free(Path(data["stores"], source["store"])) for source in sources)
 
 
 def _free(store: Path) -> bool:

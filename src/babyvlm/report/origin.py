@@ -12,7 +12,7 @@ from babyvlm.contracts import UserError
 from babyvlm.curation.funnel_report import chain
 from babyvlm.report.curves import provenance, samples_seen
 from babyvlm.report.paper import model_of
-from babyvlm.report.runs import Row, Run
+from babyvlm.report.runs import Row, Run, phases
 from babyvlm.report.section import Section
 
 SHORT = 12  # digits of a hash
@@ -51,14 +51,6 @@ def budget(run: Run) -> str:
         return "-"
     counts = [samples_seen(phase) for phase in phases(run)]
     return " + ".join("not known" if count is None else f"{count:,}" for count in counts)
-
-
-def phases(run: Run) -> list[Run]:
-    """The runs that a run began from, the first one first, and itself."""
-    model = run.settings("model")
-    before = [Path(model[name]) for name in ("init_language", "init_from") if model.get(name)]
-    folders = [path if path.is_dir() else path.parent.parent for path in before]
-    return [*(phase for folder in folders for phase in phases(Run(folder))), run]
 
 
 def budget_lines(rows: Iterable[Row]) -> list[str]:

@@ -159,6 +159,25 @@ class Run:
         return bool(options) and options.get("weights") is None and not options.get("pretrained")
 
 
+def phases(run: Run) -> list[Run]:
+    """The runs that a run began from, the first one first and each once, and itself."""
+    found: dict[Path, Run] = {}
+
+    def visit(run: Run) -> None:
+        model = run.settings("model")
+        for name in ("init_language", "init_from", "source"):
+            path = Path(model.get(name) or run.path)
+            folder = path.parent.parent if path.is_file() else path  # a run, or a checkpoint of one
+            if folder not in found:
+                found[folder] = Run(folder)
+                visit(found[folder])
+        found[run.path] = found.pop(run.path)  # after what it began from
+
+    found[run.path] = run
+    visit(run)
+    return list(found.values())
+
+
 class Row:
     """A row of the tables: the runs of one model and mix, one for each seed.
 

@@ -1,0 +1,267 @@
+"""The findings: each statistic derived another way, and whether the truth of simulated rows comes out."""
+
+from math import sqrt
+
+import numpy as np
+import pytest
+from scipy.stats import t, ttest_1samp, ttest_ind
+
+from babyvlm.report.claims import average
+from babyvlm.report.contrast import Term, contrast
+from babyvlm.report.findings import findings
+from babyvlm.report.runs import MAIN, Row, find_rows
+from made_runs import make_run
+
+MIXES = ("filtered", "filtered-aug", "filtered-random", "aug-only")
+TRAINED = [f"{model}-{mix}" for model in ("CVCL", "BabyLLaVA-GPT2") for mix in MIXES] + ["BabyLLaVA-Llama-filtered"]
+TESTS = ("labeled_s", "vtwt", "baby_winoground")
+ITEMS = dict.fromkeys(TESTS, 600)
+WORDS = ("noun", "verb", "adjective", "both")
+
+
+class Simulated(Row):
+    """A row whose credits are drawn, not read.
+
+    Seeds differ in ability around what ``rates`` says: (test, measure, control) -> share right; for VTWT also
+    word class -> share right.
+    """
+
+    def __init__(self, name, rates, draw, *, seeds=1, apart=0.0, trained=True):
+        self.name, self.runs, self.trained, self.embedded = name, [None] * seeds, trained, True
+        shifts = draw.normal(0, apart, seeds)
+        self.drawn = {
+            key: [dict(enumerate(draw.binomial(1, np.clip(rate + shift, 0, 1), ITEMS[key[0]]))) for shift in shifts]
+            for key, rate in rates.items()
+            if len(key) == 3
+        }
+        self.by_word = {word: rates.get(word) for word in WORDS}
+        for place, word in enumerate(WORDS):
+            if self.by_word[word] is not None:
+                for run, shift in zip(self.drawn["vtwt", "accuracy", ""], shifts, strict=True):
+                    for item in range(place, ITEMS["vtwt"], 4):
+                        run[item] = draw.binomial(1, np.clip(self.by_word[word] + shift, 0, 1))
+
+    def _tested(self, column, control):
+        runs = self.drawn.get((column.benchmark, column.measure, control), [])
+        chosen = slice(None) if column.category is None else slice(WORDS.index(column.category), None, 4)
+        return [dict(list(run.items())[chosen]) for run in runs]
+
+
+def rates(labeled_s=0.5, vtwt=0.6, baby_winoground=0.3, positive=0.6, negative=0.2, blank=0.5, text_only=None, **words):
+    found = {
+        ("labeled_s", "accuracy", ""): labeled_s, ("vtwt", "accuracy", ""): vtwt, ("vtwt", "accuracy", "blank"): blank,
+        ("baby_winoground", "overall", ""): baby_winoground,
+        ("baby_winoground", "positive_strict", ""): positive, ("baby_winoground", "negative_strict", ""): negative,
+    }  # fmt: skip
+    return found | ({("vtwt", "accuracy", "text_only"): text_only} if text_only else {}) | words
+
+
+# In the paper's world all seven hold, in the other none; in the third nothing differs by more than its margin.
+AS_THE_PAPER = {
+    "CVCL": rates(0.7, 0.75, 0.35), "BabyLLaVA-GPT2": rates(0.45, 0.6, 0.15), "BabyLLaVA-Llama": rates(0.3, 0.45, 0.05)
+}  # fmt: skip
+OTHERWISE = {
+    "CVCL": rates(0.3, 0.5, 0.1, positive=0.2, negative=0.7, blank=0.7),
+    "BabyLLaVA-GPT2": rates(0.5, 0.6, 0.3, positive=0.2, negative=0.7, blank=0.7),
+    "BabyLLaVA-Llama": rates(0.7, 0.8, 0.5, positive=0.2, negative=0.7, blank=0.7),
+}
+WORDS_OF = {1: {"noun": 0.7, "verb": 0.5, "adjective": 0.5, "both": 0.55},
+            -1: {"noun": 0.5, "verb": 0.7, "adjective": 0.7, "both": 0.7}}  # fmt: skip
+
+
+def world(truth, draw, seeds=1, apart=0.0):
+    """Rows of a world where all findings are true, or all false."""
+    sign, rows = 1 if truth else -1, []
+    for name in TRAINED:
+        model = next(model for model in ("CVCL", "BabyLLaVA-GPT2", "BabyLLaVA-Llama") if name.startswith(model))
+        own = dict((AS_THE_PAPER if truth else OTHERWISE)[model])
+        gain = sign * 0.1 * (name.endswith("-aug") - name.endswith("-random"))
+        own["baby_winoground", "overall", ""] = max(own["baby_winoground", "overall", ""] + gain / 2, 0.01)
+        more = gain + sign * (0.1 * (model == "CVCL") - 0.15 * (model == "BabyLLaVA-Llama"))
+        words = {word: rate + more for word, rate in WORDS_OF[sign].items()}
+        rows.append(Simulated(name, own | words, draw, seeds=seeds, apart=apart))
+    best = rates(0.95, 0.97, 0.9) if truth else rates(0.3, 0.3, 0.05)
+    return [Simulated("CLIP-large", best, draw, trained=False), *rows]
+
+
+@pytest.mark.parametrize(("seeds", "apart"), [(1, 0.0), (3, 0.01)])
+@pytest.mark.parametrize("truth", [True, False])
+def test_what_is_true_is_supported_and_what_is_false_contradicted(truth, seeds, apart):
+    found = findings(world(truth, np.random.default_rng(5), seeds, apart))
+    assert {finding.question.name: finding.verdict for finding in found} == dict.fromkeys(
+        [f"F{n}" for n in range(1, 8)], "supported" if truth else "contradicted"
+    )
+    for finding in found:
+        assert finding.corrected < 0.05
+        decisive = finding.decisive
+        assert (decisive.sign * (decisive.effect.mean - decisive.threshold) > 0) is truth
+
+
+def test_what_cannot_be_told_is_undecided():
+    draw = np.random.default_rng(0)
+    same = rates(0.5, 0.6, 1 / 3, positive=1 / 3, negative=1 / 3, blank=0.55)
+    rows = [Simulated(name, same, draw) for name in TRAINED]
+    found = findings([Simulated("CLIP-large", rates(0.55, 0.65, 0.38), draw, trained=False), *rows])
+    assert {finding.verdict for finding in found} == {"undecided"}
+    assert not any(finding.lacking for finding in found)
+
+
+# At the border of every statement (each effect is its threshold) a verdict is an error, whichever it is.
+@pytest.mark.parametrize(("seeds", "apart"), [(1, 0.0), (3, 0.0), (3, 0.04)])
+def test_false_verdicts_are_as_rare_as_they_say(seeds, apart):
+    draw = np.random.default_rng(7)
+    border = rates(0.5, 0.6, 1 / 3, positive=1 / 3, negative=1 / 3, blank=0.55)
+    larger = rates(0.52, 0.62, 1 / 3 + 0.02, positive=1 / 3, negative=1 / 3, blank=0.55)
+    wrong, times = 0, 40
+    for _ in range(times):
+        rows = [Simulated(name, larger if "Llama" in name else border, draw, seeds=seeds, apart=apart)
+                for name in TRAINED]  # fmt: skip
+        wrong += any(finding.verdict != "undecided" for finding in findings(rows))
+    assert wrong / times <= 0.15  # 0.05, and three standard deviations of 40 draws
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize(("one", "other"), [(1, 1), (3, 3), (2, 4)])
+def test_a_contrast_is_false_as_seldom_as_it_says(one, other, apart):
+    draw, times, false = np.random.default_rng(3), 400, 0
+    if apart and (one, other) == (1, 1):
+        pytest.skip("one seed says nothing of others")
+    for _ in range(times):
+        items = draw.normal(0, 0.3, 80)
+        credit = [
+            draw.normal(0, apart, (seeds, 1)) + items + draw.normal(0, 0.2, (seeds, 80)) for seeds in (one, other)
+        ]
+        found = contrast([Term(1, "a", credit[0]), Term(-1, "b", credit[1])])
+        false += 2 * min(found.p_above(0), found.p_below(0)) < 0.05
+    assert false / times <= 0.05 + 3 * sqrt(0.05 * 0.95 / times)
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory):
+    """One seed of every row as real results, credits drawn at random, with ties; and the credits."""
+    logs, draw, credits = tmp_path_factory.mktemp("logs"), np.random.default_rng(11), {}
+    categories = list(np.resize(WORDS, 120))
+    for name in [*TRAINED, "CLIP-large", "LLaVA-v1.5-7B"]:
+        rate = {"CVCL": 0.7, "Baby": 0.55, "CLIP": 0.9, "LLaV": 0.8}[name[:4]]
+        own = {test: draw.choice([0, 0.5, 1], 120, p=[0.9 - rate, 0.1, rate]) for test in TESTS}
+        run = make_run(
+            logs, name, 0, categories=categories, controls={"": 1, "blank": 0.8},
+            measures={"overall": 1, "positive_strict": 0.6, "negative_strict": 0.4, "positive": 0.9, "negative": 0.5},
+            **{test: own[test].tolist() for test in TESTS},
+        )  # fmt: skip
+        if name in TRAINED:
+            (run / "checkpoints").mkdir()
+        credits[name] = own
+    return find_rows(logs), credits
+
+
+def paired(credits, test, pairs):
+    return np.mean([credits[one][test] - credits[other][test] for one, other in pairs], axis=0)
+
+
+def mean_of_filtered(credits, test):
+    return np.mean([credits[name][test] for name in TRAINED if name.endswith("-filtered")], axis=0)
+
+
+def expected_p(credits):
+    """One-sided p of every statement, by scipy's tests on the credits as they were drawn."""
+    versus = [(f"CVCL-{mix}", f"BabyLLaVA-GPT2-{mix}") for mix in MIXES]
+    gains = [(f"{model}-filtered-aug", f"{model}-filtered-random") for model in ("CVCL", "BabyLLaVA-GPT2")]
+    larger = [("BabyLLaVA-Llama-filtered", "BabyLLaVA-GPT2-filtered")]
+    vtwt = np.mean([credits[name]["vtwt"] for name in TRAINED], axis=0)
+    overall = mean_of_filtered(credits, "baby_winoground")
+    words = np.resize(WORDS, 120)
+
+    def p(values, border=0.0, side="greater"):
+        return ttest_1samp(values, border, alternative=side).pvalue
+
+    return {
+        "F1": [p(paired(credits, test, versus)) for test in TESTS],
+        "F2": [p(paired(credits, test, gains)) for test in TESTS[1:]],
+        "F3": [p(paired(credits, test, larger), 0.02, "less") for test in TESTS],
+        "F4": [p(overall * 0.6, 1 / 3), p(overall * 0.4, 1 / 3, "less")],
+        "F5": [p(vtwt * 0.8, 0.45), p(vtwt * 0.8, 0.55, "less")],
+        "F6": [ttest_ind(vtwt[words == "noun"], vtwt[words == other], equal_var=False, alternative="greater").pvalue
+               for other in ("verb", "adjective")],
+        "F7": [p(credits[upper][test] - credits[name][test], 0.05) for test in TESTS
+               for upper in ("CLIP-large", "LLaVA-v1.5-7B") for name in sorted(TRAINED)],
+    }  # fmt: skip
+
+
+def test_every_statistic_is_scipys(on_disk):
+    rows, credits = on_disk
+    expected = expected_p(credits)
+    p_values = {}
+    for finding in findings(rows):
+        name = finding.question.name
+        assert [statement.p_for for statement in finding.statements] == pytest.approx(expected[name], abs=1e-12), name
+        against = [1 - p for p in expected[name]]
+        assert [statement.p_against for statement in finding.statements] == pytest.approx(against, abs=1e-9), name
+        p_values[name] = min(1, 2 * min(max(expected[name]), len(against) * min(against)))
+        assert finding.p == pytest.approx(p_values[name], abs=1e-9)
+    ordered = sorted(p_values, key=p_values.get)
+    stepped = [min(1, max((7 - k) * p_values[ordered[k]] for k in range(place + 1))) for place in range(7)]
+    corrected = {finding.question.name: finding.corrected for finding in findings(rows)}
+    assert [corrected[name] for name in ordered] == pytest.approx(stepped, abs=1e-9)
+
+
+def test_the_interval_is_the_tests(on_disk):
+    rows, credits = on_disk
+    found = average([row for row in rows if row.name.endswith("-filtered")], MAIN[0]).estimate
+    wanted = ttest_1samp(mean_of_filtered(credits, "labeled_s"), 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_seeds_by_hand():
+    draw = np.random.default_rng(1)
+    one, other = draw.random((3, 50)), draw.random((2, 50))
+    found = contrast([Term(1, "a", one), Term(-1, "b", other)])
+    parts = [(np.var(one.mean(0) - other.mean(0), ddof=1) / 50, 49), (np.var(one.mean(1), ddof=1) / 3, 2),
+             (np.var(other.mean(1), ddof=1) / 2, 1)]  # fmt: skip
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / free for part, free in parts)
+    assert (found.mean, found.error) == pytest.approx((one.mean() - other.mean(), sqrt(variance)))
+    assert found.p_above(0.01) == pytest.approx(t.sf((found.mean - 0.01) / sqrt(variance), freedom))
+    assert found.test == "t over items and seeds"
+    # A row's own mean in two groups of items: its seeds are the same, and what they share cancels.
+    shift = np.array([[-0.3], [0.0], [0.3]])
+    groups = draw.random((2, 1, 40)) + np.zeros((2, 3, 40))
+    apart = contrast([Term(1, "a", groups[0] + shift, "x"), Term(-1, "a", groups[1] + shift, "y")])
+    together = contrast([Term(1, "a", groups[0], "x"), Term(-1, "a", groups[1], "y")])
+    assert apart.error == pytest.approx(together.error)
+
+
+def test_what_does_not_vary():
+    sure = contrast([Term(1, "a", np.ones((1, 5)))])
+    assert (sure.p_above(0.5), sure.p_below(0.5)) == (0.5**5, 1)  # five of five, as a sign test has it
+    assert sure.estimate.low == sure.estimate.high == 1
+    with pytest.raises(ValueError, match="fewer than two"):
+        contrast([Term(1, "a", np.ones((3, 1)))])
+
+
+@pytest.mark.parametrize(
+    ("without", "lacking"),
+    [
+        ("CVCL", {"F1": "no run of CVCL-filtered", "F7": ""}),
+        ("BabyLLaVA-Llama", {"F3": "no run of BabyLLaVA-Llama-filtered", "F1": ""}),
+        ("CLIP-large", {"F7": "no run of an upper bound"}),
+        ("Baby", {"F1": "no run of BabyLLaVA-GPT2-filtered", "F2": "", "F4": ""}),
+    ],
+)
+def test_what_is_lacking_is_told(without, lacking):
+    rows = [row for row in world(True, np.random.default_rng(5)) if not row.name.startswith(without)]
+    found = {finding.question.name: finding for finding in findings(rows)}
+    for name, words in lacking.items():
+        assert found[name].lacking == words
+        assert (found[name].verdict == "undecided") is bool(words)
+    assert (found[next(iter(lacking))].corrected is None) is True
+
+
+def test_without_any_row_or_test_nothing_is_claimed():
+    assert {finding.verdict for finding in findings([])} == {"undecided"}
+    assert all(finding.lacking for finding in findings([]))
+    draw = np.random.default_rng(0)
+    bare = Simulated("CVCL-filtered", {("labeled_s", "accuracy", ""): 0.5}, draw)
+    assert all(finding.lacking for finding in findings([bare, Simulated("CLIP-large", {}, draw, trained=False)]))
+    found = findings([bare, Simulated("CLIP-large", rates(), draw, trained=False)])
+    assert found[6].lacking == "no trained run was tested on VTWT"
