@@ -34,7 +34,7 @@ def test_item_by_item(logs, capsys):
     assert [*found] == ["VTWT", "Caption METEOR 1.5"]
     difference, items, p, corrected, test = found["VTWT"]
     assert difference.startswith("+0.250 [+0.1")
-    assert (items, p, test) == ("40", f"{2 / 1024:.4f}", "McNemar")
+    assert (items, p, test) == ("40", "0.002", "McNemar")
     assert float(corrected) == pytest.approx(holm([2 / 1024, float(found["Caption METEOR 1.5"][2])])[0], abs=2e-4)
     assert found["Caption METEOR 1.5"][-1] == "bootstrap"
     compare(logs / "B", logs / "A")

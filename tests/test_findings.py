@@ -184,7 +184,7 @@ def expected_p(credits):
         "F6": [ttest_ind(vtwt[words == "noun"], vtwt[words == other], equal_var=False, alternative="greater").pvalue
                for other in ("verb", "adjective")],
         "F7": [p(credits[upper][test] - credits[name][test], 0.05) for test in TESTS
-               for upper in ("CLIP-large", "LLaVA-v1.5-7B") for name in sorted(TRAINED)],
+               for upper in ("CLIP-large", "LLaVA-v1.5-7B") for name in TRAINED],
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from babyvlm.report.contrast import Contrast, Term, contrast
 from babyvlm.report.runs import Column, Row
 
 ALPHA = 0.05
+NAMED = 3  # rows at most that a statement names
 
 
 class LackingError(Exception):
@@ -193,10 +194,12 @@ def average(rows: Sequence[Row], column: Column, control: str = "") -> Contrast:
 
 
 def versus(pairs: Sequence[tuple[Row, Row]]) -> str:
-    """Names of pairs of rows."""
-    return ", ".join(f"{one.name} - {other.name}" for one, other in pairs)
+    """What is averaged over some pairs of rows."""
+    first = f"{pairs[0][0].name} - {pairs[0][1].name}"
+    return first if len(pairs) == 1 else f"mean of {len(pairs)} pairs of rows ({first}, ...)"
 
 
 def named(rows: Iterable[Row]) -> str:
-    """Names of rows."""
-    return ", ".join(row.name for row in rows)
+    """What is averaged over some rows."""
+    names = [row.name for row in rows]
+    return ", ".join(names) if len(names) <= NAMED else f"mean of {len(names)} rows ({names[0]}, ...)"

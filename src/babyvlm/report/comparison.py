@@ -10,7 +10,7 @@ from babyvlm.curation.files import whole_file
 from babyvlm.report.claims import LackingError, difference
 from babyvlm.report.runs import MAIN, Column, Row, Run, is_tested, newest_runs
 from babyvlm.report.section import Section
-from babyvlm.report.statistics import Comparison, holm, paired_test
+from babyvlm.report.statistics import Comparison, holm, p_text, paired_test
 from babyvlm.report.table import interval
 
 NOTE = (
@@ -38,7 +38,7 @@ def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
     corrected = holm([comparison.p for _, comparison in found])
     lines = [
         [column.title, interval(comparison.difference, "+"), str(comparison.difference.items),
-         f"{comparison.p:.4f}", f"{p:.4f}", comparison.test]
+         p_text(comparison.p), p_text(p), comparison.test]
         for (column, comparison), p in zip(found, corrected, strict=True)
     ]  # fmt: skip
     section = Section(f"{one.name} - {other.name}", [HEADING, *lines], NOTE)

@@ -14,7 +14,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DOTS_APART = 0.22  # of the room of a label, with up to four dots in it
 DASHES = ("-", "--", "-.", ":")
-ROW_INCHES, PANEL_INCHES, LEFT_INCHES, LINES_INCHES = 0.3, 2.1, 2.3, 2.6
+ROW_INCHES, PANEL_INCHES, LEFT_INCHES, LINES_INCHES = 0.3, 2.1, 2.3, 2.8
+PANELS_ACROSS, LEGEND_ACROSS = 5, 4
 STYLE: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
          "svg.hashsalt": "babyvlm", "axes.axisbelow": True}  # fmt: skip
 
@@ -50,6 +51,10 @@ class Panel:
     chance: float | None
     series: Mapping[str, Series]
 
+    def dots(self, place: int) -> int:
+        """How many there are at a label."""
+        return sum(series.values[place] is not None for series in self.series.values())
+
 
 @dataclass(frozen=True)
 class Line:
@@ -67,15 +72,20 @@ class Line:
 
 
 def draw_dots(labels: Sequence[str], panels: Sequence[Panel]) -> bytes:
-    """A row of panels that share their labels: a dot for each value, with its interval as a line."""
-    count = max(len(panel.series) for panel in panels)
-    row = ROW_INCHES * (1 if count <= 2 else 0.5 * count)
-    figure, axes = _figure(LEFT_INCHES + PANEL_INCHES * len(panels), 1.1 + row * len(labels), len(panels))
-    for ax, panel in zip(axes, panels, strict=True):
-        _dots(ax, panel, len(labels))
-        ax.set_yticks(range(len(labels)), labels if ax is axes[0] else [""] * len(labels), parse_math=False)
+    """Panels that share their labels: a dot for each value, with its interval as a line."""
+    count = max(panel.dots(place) for panel in panels for place in range(len(labels)))
+    across, down = min(len(panels), PANELS_ACROSS), -(-len(panels) // PANELS_ACROSS)
+    height = 0.9 + ROW_INCHES * (1 if count <= 2 else 0.5 * count) * len(labels)
+    figure, axes = _figure(LEFT_INCHES + PANEL_INCHES * across, 0.3 + height * down, across, down)
+    for number, ax in enumerate(axes):
+        if number >= len(panels):
+            ax.set_axis_off()
+            continue
+        _dots(ax, panels[number], len(labels))
+        named = labels if number % across == 0 else [""] * len(labels)
+        ax.set_yticks(range(len(labels)), named, parse_math=False)
         ax.set_ylim(len(labels) - 0.4, -0.6)
-    return _svg(figure, axes, 1 + (count > 1))
+    return _svg(figure, axes)
 
 
 def _dots(ax: Any, panel: Panel, labels: int) -> None:  # noqa: ANN401 - matplotlib is imported late
@@ -84,12 +94,11 @@ def _dots(ax: Any, panel: Panel, labels: int) -> None:  # noqa: ANN401 - matplot
     if panel.chance is not None:
         ax.axvline(panel.chance, color="black", linestyle="--", linewidth=1, label="chance")
     drawn = [0] * labels  # dots at each label so far
-    at_label = [sum(series.values[place] is not None for series in panel.series.values()) for place in range(labels)]
     for name, series in panel.series.items():
         found = []
         for place, value in enumerate(series.values):
             if value is not None:
-                found.append((place + (drawn[place] - (at_label[place] - 1) / 2) * DOTS_APART, value))
+                found.append((place + (drawn[place] - (panel.dots(place) - 1) / 2) * DOTS_APART, value))
                 drawn[place] += 1
         colour, marker = COLOURS[series.colour % len(COLOURS)], MARKERS[series.colour % len(MARKERS)]
         ax.errorbar(
@@ -108,7 +117,7 @@ def _dots(ax: Any, panel: Panel, labels: int) -> None:  # noqa: ANN401 - matplot
 
 def draw_lines(panels: Mapping[str, Mapping[str, Line]], x_unit: str) -> bytes:
     """A row of panels with curves; the same names in all panels share an entry of the legend."""
-    figure, axes = _figure(LINES_INCHES * len(panels), 3.6, len(panels))
+    figure, axes = _figure(LINES_INCHES * len(panels), 3.8, len(panels))
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
         for name, line in lines.items():
             x, y = zip(*line.points, strict=True)
@@ -117,19 +126,19 @@ def draw_lines(panels: Mapping[str, Mapping[str, Line]], x_unit: str) -> bytes:
         ax.set_title(title, parse_math=False)
         ax.set_xlabel(x_unit, parse_math=False)
         ax.grid(color="#dddddd", linewidth=0.6)
-    return _svg(figure, axes, 3)
+    return _svg(figure, axes)
 
 
-def _figure(width: float, height: float, panels: int) -> tuple[Any, list[Any]]:
+def _figure(width: float, height: float, across: int, down: int = 1) -> tuple[Any, list[Any]]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure  # no pyplot: no window, no display
 
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+        return figure, list(figure.subplots(down, across, squeeze=False).flat)
 
 
-def _svg(figure: Any, axes: Sequence[Any], columns: int) -> bytes:  # noqa: ANN401
+def _svg(figure: Any, axes: Sequence[Any]) -> bytes:  # noqa: ANN401
     from matplotlib import rc_context
 
     entries: dict[str, Any] = {}
@@ -137,7 +146,7 @@ def _svg(figure: Any, axes: Sequence[Any], columns: int) -> bytes:  # noqa: ANN4
         entries |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True) if label}
     if len(entries) > 1:
         with rc_context(STYLE):
-            legend = figure.legend(entries.values(), entries, loc="outside lower center", ncols=max(columns, 3))
+            legend = figure.legend(entries.values(), entries, loc="outside lower center", ncols=LEGEND_ACROSS)
         for text in legend.get_texts():
             text.set_parse_math(False)
     return to_svg(figure)

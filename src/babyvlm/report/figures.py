@@ -116,7 +116,12 @@ def _categories(rows: Sequence[Row]) -> Iterator[Picture]:
     shown = [row for row in rows if row.items(MAIN[0])]
     if columns and shown:
         panels = [
-            Panel(row.name, RIGHT, MAIN[0].chance, {"": Series(0, [number(row, column) for column in columns])})
+            Panel(
+                "\n".join(filter(None, [model_of(row.name), mix_of(row.name)])),
+                RIGHT,
+                MAIN[0].chance,
+                {"": Series(0, [number(row, column) for column in columns])},
+            )
             for row in shown
         ]
         yield Picture(

@@ -31,6 +31,13 @@ def mix_of(row: str) -> str | None:
     return max(found, key=len, default=None)
 
 
+def place_of(row: str) -> tuple[int, int]:
+    """Where a row stands among others, in the paper's order; what it does not have comes last."""
+    models, mix = (CONTRASTIVE, GENERATIVE, LARGER), mix_of(row)
+    model = model_of(row)
+    return models.index(model) if model in models else len(models), MIXES.index(mix) if mix else len(MIXES)
+
+
 def model_of(row: str) -> str:
     """A row's name without its mix."""
     mix = mix_of(row)

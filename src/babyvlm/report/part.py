@@ -8,13 +8,16 @@ from typing import Any
 
 from babyvlm.curation.plots import funnel_figure
 from babyvlm.report.claims import Finding, Statement
+from babyvlm.report.curves import curve
 from babyvlm.report.drawing import to_svg
 from babyvlm.report.examples import Examples, caption_examples
 from babyvlm.report.figures import Picture, pictures
 from babyvlm.report.findings import findings
 from babyvlm.report.origin import budget_lines, funnel_section, funnels, package_lines, run_section
+from babyvlm.report.paper import GENERATIVE, LARGER
 from babyvlm.report.runs import Row
 from babyvlm.report.section import Section
+from babyvlm.report.statistics import p_text
 from babyvlm.report.table import ablation_section, control_sections, detail_sections, interval, paper_section
 
 HOW = (
@@ -47,6 +50,7 @@ class FindingTold:
     p: str
     decisive: Told | None
     section: Section | None
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Part:
         return Section("Findings", [["finding", "came out", "p Holm", *STATEMENT], *body], HOW)
 
 
-STATEMENT = ("statement", "effect", "to be", "p for", "p against", "test")
+STATEMENT = ("statement", "effect", "expected", "p for", "p against", "test")
 
 
 def part(rows: Sequence[Row]) -> Part:
@@ -97,7 +101,7 @@ def part(rows: Sequence[Row]) -> Part:
     embedded = any(row.embedded for row in rows)
     return Part(
         title="Playroom" if embedded else "Real data", embedded=embedded, main=paper_section(rows),
-        ablation=ablation_section(rows), findings=[_told(finding) for finding in findings(rows)],
+        ablation=ablation_section(rows), findings=[_told(finding, _overfits(rows)) for finding in findings(rows)],
         details=list(detail_sections(rows)), controls=list(control_sections(rows)), pictures=pictures(rows),
         examples=caption_examples(rows), funnel=to_svg(funnel_figure(stages)) if stages else None,
         funnel_alt=_funnel_alt(stages), funnel_table=funnel_section(stages) if stages else None, gone=gone,
@@ -109,19 +113,30 @@ def _funnel_alt(stages: Sequence[dict[str, Any]]) -> str:
     return "; ".join(f"{stage['name']}: {stage['kept']:,} of {stage['in']:,} kept" for stage in stages)
 
 
-def _told(finding: Finding) -> FindingTold:
+def _overfits(rows: Sequence[Row]) -> str:
+    """The losses by which one can see whether the larger language model overfits."""
+    told = []
+    for row in rows:
+        losses = [loss for _, loss in curve(row.runs[0], "val_loss")]
+        if row.name in (f"{LARGER}-filtered", f"{GENERATIVE}-filtered") and losses:
+            told.append(f"{row.name} {min(losses):.3f}, {losses[-1]:.3f}")
+    return f"Validation loss of the first seed, lowest and last: {'; '.join(told)}." if told else ""
+
+
+def _told(finding: Finding, overfits: str) -> FindingTold:
     question, decisive = finding.question, finding.decisive
     lines = [
-        [told.text + "" * counted + " (not counted)" * (not counted), _effect(told), _wanted(told), f"{told.p_for:.2g}",
-         f"{told.p_against:.2g}", told.effect.test]
+        [told.text + " (not counted)" * (not counted), _effect(told), _wanted(told), p_text(told.p_for),
+         p_text(told.p_against), told.effect.test]
         for counted, tolds in ((True, finding.statements), (False, finding.told)) for told in tolds
     ]  # fmt: skip
     return FindingTold(
         question.name, question.claim, question.how, finding.verdict, finding.lacking,
-        "-" if finding.corrected is None else f"{finding.corrected:.2g}",
+        "-" if finding.corrected is None else p_text(finding.corrected),
         None if decisive is None or finding.lacking else
         Told(decisive.text, _effect(decisive), _wanted(decisive), decisive.effect.test),
         Section(f"{question.name}: statements", [STATEMENT, *lines]) if lines else None,
+        overfits if question.name == "F3" else "",
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from babyvlm.contracts import UserError, first_line
+from babyvlm.report.paper import place_of
 from babyvlm.report.statistics import Credits
 
 RUN_FOLDER = re.compile(r"(version|seed)_\d+")
@@ -215,7 +216,7 @@ class Row:
 
 
 def find_rows(logs: Path) -> list[Row]:
-    """All rows below ``logs``, upper bounds first, then by name; the newest tested run of each seed counts.
+    """All rows below ``logs``, upper bounds first, then as in the paper; the newest tested run of each seed counts.
 
     A run is ``<logs>/<row>/version_<n>`` or ``<logs>/<row>/seed_<n>``.
 
@@ -227,7 +228,7 @@ def find_rows(logs: Path) -> list[Row]:
         rows.setdefault((run.row, run.embedded), []).append(run)
     if not rows:
         raise UserError(f"{logs}: holds no tested run; run `python -m babyvlm fit --config ...` first")
-    return sorted(map(Row, rows.values()), key=lambda row: (row.trained, row.name))
+    return sorted(map(Row, rows.values()), key=lambda row: (row.trained, place_of(row.name), row.name))
 
 
 def newest_runs(logs: Path, row: str = "*") -> list[Run]:

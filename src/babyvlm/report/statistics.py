@@ -117,6 +117,11 @@ def paired_bootstrap(difference_N: Credits, resamples: int = PERMUTATIONS, seed:
     return (as_far + 1) / (resamples + 1)
 
 
+def p_text(p: float) -> str:
+    """A p value as it stands in a table."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p values for there being several (Holm 1979): the chance of any false finding stays what it was."""
     order = np.argsort(p_values)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from babyvlm.report.claims import LackingError, difference
 from babyvlm.report.contrast import Term, contrast
-from babyvlm.report.paper import MIXES, NUMBERS, mix_of, model_of, paper_value
+from babyvlm.report.paper import MIXES, NUMBERS, mix_of, model_of, paper_value, place_of
 from babyvlm.report.runs import MAIN, Column, Row
 from babyvlm.report.section import Section
 from babyvlm.report.statistics import Estimate, estimate
@@ -65,8 +65,9 @@ def paper_section(rows: Sequence[Row]) -> Section:
     """The main table beside the paper's values, its rows that have no run here included."""
     columns = tested(rows, MAIN)
     by_name = {row.name: row for row in rows}
-    listed = {row_name: mix_of(row_name) is None for row_name in NUMBERS} | {row.name: not row.trained for row in rows}
-    names = sorted(listed, key=lambda row_name: not listed[row_name])  # upper bounds first, else as they come
+    upper = {row_name: mix_of(row_name) is None for row_name in NUMBERS}
+    listed = upper | {row.name: not row.trained for row in rows} | upper
+    names = sorted(listed, key=lambda row_name: (not listed[row_name], place_of(row_name)))
     body = []
     for row_name in names:
         row = by_name.get(row_name)
