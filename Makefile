@@ -15,7 +15,7 @@ BUILD  := $(RUN) benchmark build
 MIXES  := filtered filtered-aug filtered-random aug-only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data curate-large mixes benchmark-demo playroom-clip playroom-dino probe report test soak check bench-matching bench-padding bench-features bench-loader
+.PHONY: help setup demo data curate-large mixes benchmark-demo playroom-clip playroom-dino probe report test soak check bench-matching bench-padding bench-features bench-loader bench-open-store
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -135,3 +135,6 @@ bench-features: setup ## epochs with frozen features kept and without, CVCL and 
 
 bench-loader: setup ## JPEG bytes to augmented batches: CVCL's way, ours, and decoding alone
 	$(VENV)/bin/python benchmarks/loader.py
+
+bench-open-store: setup ## opening 625,000 pairs and reading an epoch: seconds and memory of a loader's process
+	$(VENV)/bin/python benchmarks/open_store.py

@@ -2,12 +2,15 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -311,6 +314,26 @@ def test_a_torn_checkpoint_is_told_of_and_the_one_before_is_used(parent, place, 
     assert f"{newest.name}: torn" in output
     assert f"going on from {before.name}" in output
     assert_same(found, expected)
+
+
+def test_a_corrupt_row_ends_the_run_with_its_key(parent, place):
+    """In a loader's worker, in mid-epoch; no neighbour takes its place."""
+    folder = place("corrupt")
+    stores = (folder / "stores").resolve()
+    (folder / "stores").unlink()
+    shutil.copytree(stores, folder / "stores", ignore=shutil.ignore_patterns("arrow"))
+    (shard,) = (folder / "stores/pairs").glob("*.parquet")
+    table = pq.read_table(shard)
+    images = table["image"].to_pylist()
+    images[7] = images[7][: len(images[7]) // 2]
+    place_of_images = table.schema.get_field_index("image")
+    pq.write_table(table.set_column(place_of_images, "image", pa.array(images, pa.binary())), shard)
+    parent.start(["fit", "--config", "run.yaml", "--data.num_workers", "1"], folder)
+    assert parent.wait() == 2
+    output = (folder / "output.txt").read_text()
+    assert "error: stores/pairs: image of k00007 cannot be read" in output
+    assert "Traceback" not in output
+    assert not list(folder.glob("lightning_logs/*/*/checkpoints/last.ckpt"))
 
 
 def test_resume_refuses_what_is_no_run(tmp_path, capsys):

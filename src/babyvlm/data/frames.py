@@ -116,7 +116,7 @@ class Frames(Dataset[Views]):
         self._places = [
             (number, int(row))
             for number, (store, source) in enumerate(zip(self._stores, sources, strict=True))
-            for row in np.sort(np.concatenate(chosen_groups(store, "train", seed, source.utterances)))
+            for row in np.sort(chosen_groups(store, "train", seed, source.utterances).rows)
         ]
 
     def __len__(self) -> int:

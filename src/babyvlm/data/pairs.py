@@ -11,6 +11,7 @@ from functools import cached_property
 import datasets
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 import torch
 from cv2.typing import MatLike
 from PIL.Image import Image
@@ -97,7 +98,7 @@ class UtteranceFrames(Dataset[Item]):
         self.store, self.view, self.vocabulary = store, view, vocabulary
         self.max_tokens, self.seed = max_tokens, seed
         self.features: FrozenFeatures | None = None
-        texts = store.columns("key", "utterance").combine_chunks()
+        texts = store.columns("key", "utterance")
         self._keys, self._utterances = texts["key"], texts["utterance"]
         self._group_rows = chosen_groups(store, split, seed, limit)
 
@@ -128,38 +129,68 @@ class UtteranceFrames(Dataset[Item]):
         return np.fromiter(map(len, tokens), np.int64)
 
 
-def chosen_groups(store: Store, split: str, seed: int, limit: int | None) -> list[npt.NDArray[np.int64]]:
-    """Row numbers of each utterance of a split, or of ``limit`` of them, drawn by ``seed``.
+@dataclass(frozen=True)
+class Groups:
+    """The row numbers of some utterances' frames, in two arrays: half a million of small ones would take 100 MB.
+
+    Attributes:
+        rows: of all of them, utterance after utterance.
+        starts: where in ``rows`` each begins; the last number is where all end.
+    """
+
+    rows: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.int64]:
+        """Rows of one utterance."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.rows[self.starts[index] : self.starts[index + 1]]
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Groups:
+        """Some of them."""
+        rows = [self[index] for index in indices]
+        return Groups(np.concatenate(rows), np.cumsum([0, *map(len, rows)]))
+
+    @property
+    def first(self) -> npt.NDArray[np.int64]:
+        """The first row of each."""
+        return self.rows[self.starts[:-1]]
+
+
+def chosen_groups(store: Store, split: str, seed: int, limit: int | None) -> Groups:
+    """Rows of each utterance of a split, or of ``limit`` of them, drawn by ``seed``.
 
     Raises:
         UserError: the split is empty or smaller than ``limit``.
     """
     groups = _rows_by_group(store, split)
-    if limit is not None:
-        if limit > len(groups):
-            raise UserError(f"{store.path}: {limit} utterances asked for, {split} has {len(groups)}")
-        chosen = np.random.default_rng([seed, limit]).permutation(len(groups))[:limit]
-        groups = [groups[index] for index in sorted(chosen)]
-    if not groups:
+    if not len(groups):
         raise UserError(f"{store.path}: no utterance in split {split}")
-    return groups
+    if limit is None:
+        return groups
+    if limit > len(groups):
+        raise UserError(f"{store.path}: {limit} utterances asked for, {split} has {len(groups)}")
+    return groups.take(np.sort(np.random.default_rng([seed, limit]).permutation(len(groups))[:limit]))
 
 
-def utterances(store: Store, groups: Sequence[npt.NDArray[np.int64]]) -> list[str]:
+def utterances(store: Store, groups: Groups) -> list[str]:
     """What is said in each group of rows, once however many frames share it."""
-    said: list[str] = store.columns("utterance")["utterance"].take([int(rows[0]) for rows in groups]).to_pylist()
+    said: list[str] = store.columns("utterance")["utterance"].take(groups.first).to_pylist()
     return said
 
 
-def _rows_by_group(store: Store, split: str) -> list[npt.NDArray[np.int64]]:
-    """For each group of the split, in order of first appearance, the numbers of its rows."""
+def _rows_by_group(store: Store, split: str) -> Groups:
+    """The groups of the split, in order of first appearance."""
     table = store.columns("group", "split")
     codes = table["group"].combine_chunks().dictionary_encode().indices.to_numpy()
-    rows = np.flatnonzero(table["split"].to_numpy() == split)
-    order = rows[np.argsort(codes[rows], kind="stable")]
-    if not len(order):
-        return []
-    return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+    rows = np.flatnonzero(pc.equal(table["split"], split).to_numpy())
+    rows = rows[np.argsort(codes[rows], kind="stable")]
+    begins = np.flatnonzero(np.diff(codes[rows], prepend=-1))
+    return Groups(rows, np.append(begins, len(rows)))
 
 
 def stable_hash(text: str) -> int:
