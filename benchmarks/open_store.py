@@ -57,8 +57,8 @@ def own_megabytes() -> tuple[float, float]:
     return anonymous, mapped
 
 
-def read(folder: Path) -> None:
-    """Open the store and read an epoch; what the parent process starts."""
+def read(folder: Path, whole: bool) -> None:
+    """Open the store, and read an epoch if asked; what the parent process starts."""
     import logging
     import warnings
 
@@ -82,6 +82,8 @@ def read(folder: Path) -> None:
     opened, mapped = own_megabytes()
     print(f"opened, first batch: {clock:.2f} s ({cpu:.2f} s of CPU), {opened - before:.0f} MB of its own, "
           f"{mapped:.0f} MB mapped")  # fmt: skip
+    if not whole:
+        return
     tenth = data.batches_per_epoch // 10
     held = [own_megabytes()[0] - before for number, _ in enumerate(loader) if number % tenth == 0]
     print("its own memory over an epoch: " + ", ".join(f"{size:.0f}" for size in held) + " MB")
@@ -91,18 +93,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--read", action="store_true", help="open what is in --folder (the benchmark calls itself so)")
+    parser.add_argument("--read", choices=["first", "epoch"], help="what is in --folder (the benchmark calls itself so)")
     given = parser.parse_args()
     if given.read:
-        read(given.folder)
+        read(given.folder, given.read == "epoch")
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         simulate(folder, given.rows)
         print(f"{given.rows:,} rows, load {os.getloadavg()[0]:.1f}", flush=True)
-        for what in ("first time, making the mapped copy", "again"):
-            print(f"-- {what}", flush=True)
-            subprocess.run([sys.executable, __file__, "--read", "--folder", folder], check=True)
+        for what in ("first", "first", "epoch"):  # the first one makes the mapped copy
+            subprocess.run([sys.executable, __file__, "--read", what, "--folder", folder], check=True)
 
 
 if __name__ == "__main__":
