@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--read", choices=["first", "epoch"], help="what is in --folder (the benchmark calls itself so)")
+    parser.add_argument("--read", choices=["first", "epoch"], help="open what is in --folder")
     given = parser.parse_args()
     if given.read:
         read(given.folder, given.read == "epoch")
