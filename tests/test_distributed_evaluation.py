@@ -12,9 +12,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from babyvlm.benchmarks import BabyWinoground, VisualTwoWord
-from babyvlm.benchmarks.ranks import share
 from babyvlm.benchmarks.scoring import score_pairs
 from babyvlm.contracts import UserError
+from babyvlm.ranks import from_first, share
 from ranks import on_ranks
 
 CPU = torch.device("cpu")
@@ -86,6 +86,18 @@ def test_tasks_are_shared_out(tmp_path):
     assert share([1, 2, 3], sum) == [6]
     assert on_ranks(2, lambda rank: share(range(5), list), tmp_path) == [[[0, 2, 4], [1, 3]]] * 2
     assert on_ranks(4, lambda rank: share([7], list), tmp_path) == [[[7], [], [], []]] * 4
+
+
+def test_the_first_rank_speaks_or_fails_for_all(tmp_path):
+    def refuse():
+        raise UserError("no room")
+
+    assert from_first(lambda: 7) == 7
+    assert on_ranks(2, lambda rank: from_first(lambda: f"of rank {rank}"), tmp_path) == ["of rank 0"] * 2
+    (tmp_path / "again").mkdir()
+    first, second = on_ranks(2, lambda rank: from_first(refuse), tmp_path / "again")
+    assert "UserError: no room" in first
+    assert "UserError: rank 0: no room" in second
 
 
 class Model(LightningModule):

@@ -356,15 +356,20 @@ import test_features as t
 
 torch.set_num_threads(1)
 stores, vocabulary, folder, devices = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-seen = t.Losses()
+
+
+class Saved(t.Losses):  # by the process that trained: ddp_fork's are children
+    def on_fit_end(self, trainer, pl_module):
+        if trainer.is_global_zero:
+            torch.save(self.losses, folder / f"{devices}.pt")
+
+
 trainer = Trainer(
     accelerator="cpu", devices=devices, strategy="ddp_fork" if devices > 1 else "auto", logger=False, max_steps=10,
-    callbacks=[seen], use_distributed_sampler=False, enable_progress_bar=False, enable_model_summary=False,
+    callbacks=[Saved()], use_distributed_sampler=False, enable_progress_bar=False, enable_model_summary=False,
     enable_checkpointing=False, default_root_dir=folder,
 )
 trainer.fit(t.cvcl(vocabulary), datamodule=t.mix(stores, vocabulary, features=folder / f"cache{devices}"))
-if trainer.is_global_zero:
-    torch.save(seen.losses, folder / f"{devices}.pt")
 """
 
 

@@ -14,9 +14,9 @@ from babyvlm.benchmarks.controls import Views
 from babyvlm.benchmarks.meteor import load_wordnet, meteor_nltk
 from babyvlm.benchmarks.meteor_jar import find_program, meteor_15, start_jar
 from babyvlm.benchmarks.pictures import load_images
-from babyvlm.benchmarks.ranks import is_first, progress, share
 from babyvlm.benchmarks.trials import Trial, half_of, read_rows
 from babyvlm.contracts import Captioner, TrialResult, UserError
+from babyvlm.ranks import is_first, progress, share
 
 COLUMNS = ("image", "text")
 MAX_NEW_TOKENS = 25  # paper, section 4

@@ -11,10 +11,10 @@ import torch
 
 from babyvlm.benchmarks.controls import ABSENT, BLANK
 from babyvlm.benchmarks.pictures import load_images
-from babyvlm.benchmarks.ranks import progress, share
 from babyvlm.benchmarks.trials import ImageText
 from babyvlm.contracts import ImageTextScorer, TextScorer, UserError
 from babyvlm.data.vocabulary import UNK, Vocabulary
+from babyvlm.ranks import progress, share
 
 Scores = dict[ImageText, float]
 _LONGEST = 1 << 16  # tokens: no text is cut

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from babyvlm.contracts import FrozenVision, UserError
 from babyvlm.curation.store import Store
 from babyvlm.data.feature_files import PART_ROWS, FeatureFiles, FrozenFeatures, Precision, bar
 from babyvlm.data.pairs import open_picture
+from babyvlm.ranks import from_first, share
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -59,7 +60,8 @@ def frozen_features(
         num_workers: processes a rank that decode images.
 
     Raises:
-        UserError: the disk has no room, an image cannot be read, or a feature is beyond float16.
+        UserError: the disk has no room, an image cannot be read, or a feature is beyond float16; on all ranks, so that
+            none waits for one that failed.
     """
     shape = _encode(encoder, transform(Image.new("RGB", (256, 256)))[None]).shape[1:]
     arguments = {
@@ -69,15 +71,16 @@ def frozen_features(
     digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()
     files = FeatureFiles(folder / f"{store.path.name}-{digest[:16]}", len(store), arguments)
     first = trainer.is_global_zero
+
+    def compute(mine: Sequence[int]) -> None:
+        loader = DataLoader(_Parts(store, mine, transform), batch_size=None, num_workers=num_workers)
+        for number, images in bar(loader, f"features of {store.path.name}", shown=first):
+            files.commit(number, _encode(encoder, images))
+
     with files.alone() if first else nullcontext():
-        if not trainer.strategy.broadcast(first and files.is_whole()):
+        if not from_first(files.is_whole):
             with files.making() if first else nullcontext():
-                missing = trainer.strategy.broadcast(files.missing() if first else [])
-                mine = _Parts(store, missing[trainer.global_rank :: trainer.world_size], transform)
-                loader = DataLoader(mine, batch_size=None, num_workers=num_workers)
-                for number, images in bar(loader, f"features of {store.path.name}", shown=first):
-                    files.commit(number, _encode(encoder, images))
-                trainer.strategy.barrier("all parts are there")
+                share(from_first(files.missing), compute)
         trainer.strategy.barrier("the cache is whole")
     return FrozenFeatures(files.path)
 
@@ -94,7 +97,7 @@ def module_hash(module: nn.Module) -> str:
 class _Parts(Dataset[tuple[int, Tensor]]):
     """Number of a part -> that number, its images."""
 
-    def __init__(self, store: Store, numbers: list[int], transform: Transform) -> None:
+    def __init__(self, store: Store, numbers: Sequence[int], transform: Transform) -> None:
         self.store, self.numbers, self.transform = store, numbers, transform
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import track
@@ -54,6 +54,15 @@ def share(tasks: Sequence[T], work: Callable[[Sequence[T]], U]) -> list[U]:
         if failed is not None:
             raise (UserError if failed[0] else RuntimeError)(failed[1])
     return [part for part, _ in all_done]
+
+
+def from_first(work: Callable[[], T]) -> T:
+    """What the first rank makes of it, on every rank.
+
+    Raises:
+        UserError, RuntimeError: as ``share``.
+    """
+    return cast("T", share([work], lambda mine: mine[0]() if mine else None)[0])
 
 
 def _distributed() -> bool:
