@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -152,6 +153,19 @@ def test_a_link_out_of_the_list_shows_no_picture(lay, capsys):
 def test_results_that_call_themselves_licensed(lay, capsys):
     files, printed = told(lay(facts={"licensed": "True"}), capsys)
     assert not hold(files, printed)
+
+
+def test_a_comparison_with_a_run_on_licensed_lists_shows_nothing_of_them(lay, capsys):
+    folder = lay()
+    free, other = folder / "logs" / "A-filtered", folder / "logs" / "B-filtered"
+    for file in (other / "version_0" / "results").glob("*.parquet"):
+        table = pq.read_table(file)
+        pq.write_table(table.replace_schema_metadata((table.schema.metadata or {}) | {b"licensed": b"True"}), file)
+    for one, two in ((free, other), (other, free)):
+        compare(one, two, folder / "page.html")
+        page = (folder / "page.html").read_text()
+        assert SECRET not in page
+        assert "image/jpeg" not in page
 
 
 def forget_the_store(folder):

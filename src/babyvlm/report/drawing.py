@@ -112,6 +112,8 @@ def _dots(ax: Any, panel: Panel, labels: int) -> None:  # noqa: ANN401 - matplot
     ax.set_xlabel(panel.unit, parse_math=False)
     if panel.chance is not None:  # a share
         ax.set_xlim(-0.03, 1.03)
+    else:
+        ax.set_xlim(left=0)
     ax.grid(axis="x", color="#dddddd", linewidth=0.6)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,12 @@ class Part:
     budgets: list[str]
     runs: Section
     packages: list[str]
+
+    @property
+    def verdicts(self) -> str:
+        """How many findings came out how."""
+        counts = Counter(finding.verdict for finding in self.findings)
+        return ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("supported", "contradicted", "undecided"))
 
     @property
     def sections(self) -> list[Section]:
