@@ -1,8 +1,9 @@
 """SLURM's commands as small programs for ``PATH``: they do what the tests need of them, with real processes.
 
 ``sbatch FILE ARGS`` runs the tasks of the file's array at once, each with what SLURM sets, and prints the job's number.
-``srun`` starts a process for each of ``SLURM_NTASKS`` and passes signals on. ``scontrol`` notes in ``asked.txt`` what
-it was asked for. ``squeue`` prints ``queue.txt``. Both files are in the folder where the job was submitted.
+``srun`` starts a process for each of ``SLURM_NTASKS`` and passes signals on; SIGTERM it takes as an order to kill them.
+``scontrol`` notes in ``asked.txt`` what it was asked for. ``squeue`` prints ``queue.txt``. Both files are in the folder
+where the job was submitted.
 """
 
 import os
@@ -14,7 +15,6 @@ import sys
 from pathlib import Path
 
 JOB = "17"
-PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def install(folder, launcher):
@@ -64,8 +64,8 @@ def srun(*command):
         subprocess.Popen([*here, *command], env=os.environ | {name: str(value) for name, value in place.items()})
         for place in places
     ]
-    for number in PASSED_ON:
-        signal.signal(number, lambda number, _: [process.send_signal(number) for process in processes])
+    for number, passed_on in ((signal.SIGUSR1,) * 2, (signal.SIGUSR2,) * 2, (signal.SIGTERM, signal.SIGKILL)):
+        signal.signal(number, lambda *_, passed_on=passed_on: [each.send_signal(passed_on) for each in processes])
     codes = [process.wait() for process in processes]
     sys.exit(max(128 - code if code < 0 else code for code in codes))  # as srun tells of a task that a signal ended
 

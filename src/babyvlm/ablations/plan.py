@@ -136,7 +136,7 @@ class Plan:
         settings["begins"] = {option: f"{run.hash}/{file}" for option, (run, file) in begins.items()}
         folder = folder or Path(PHASES, f"{name}-{settings_hash(settings)[:8]}")
         given = options | {option: str(run.folder / file) for option, (run, file) in begins.items()}
-        flags = ["--seed_everything", str(seed)]
+        flags = ["--seed_everything", str(seed), "--recovery.requeue", "false"]  # the runner asks
         for option, value in given.items():
             flags += [f"--{option}", value if isinstance(value, str) else json.dumps(value)]
         before = tuple(run for run, _ in begins.values())

@@ -25,7 +25,6 @@ from babyvlm.training.signals import SIGNALS, SignalNote, exit_code, requeue
 
 TAIL = 5  # lines of a failed run's log that are shown
 POLL = 0.5  # seconds
-TOLD_TO_STOP = {128 + number for number in SIGNALS} | {-number for number in SIGNALS}
 
 
 class _FailedError(Exception):
@@ -47,7 +46,7 @@ class _Runner:
     progress: Progress
     note: SignalNote = field(default_factory=SignalNote)
     failed: dict[Path, str] = field(default_factory=dict)  # folder -> why; rows that share it are not tried again
-    stopped_with: int | None = None  # exit code of a process that was told to stop; 0 if it had SLURM run the job again
+    stopped_by: int = 0  # the signal that ended a training which was told to stop, by whomever
 
     def task(self, task: Task) -> Literal["done", "failed", "stopped"]:
         """Run what of a row is not done; say how it came out."""
@@ -115,8 +114,12 @@ class _Runner:
                 return process.wait(POLL)
             if self.note.received != told:
                 told = self.note.received
-                process.send_signal(told)
+                process.send_signal(self._passed_on(told))
             self.progress.update(bar, completed=state.steps_done(run))
+
+    def _passed_on(self, received: int) -> int:
+        """What a process is told: a launcher may not pass SIGTERM on; srun kills its tasks instead."""
+        return signal.SIGUSR2 if self.launcher and received == signal.SIGTERM else received
 
     def _judge(self, run: Run, code: int) -> None:
         """Take note of how its process ended.
@@ -127,8 +130,9 @@ class _Runner:
         """
         if (run.folder / state.FINISHED).is_file():
             return
-        if self.note.received or code in {0, *TOLD_TO_STOP}:
-            self.stopped_with = code
+        by = -code if code < 0 else code - 128
+        if self.note.received or by in SIGNALS:
+            self.stopped_by = by
             raise _StoppedError
         lines = state.last_lines(run, TAIL)
         reason = f"exit code {code}: {lines[-1] if lines else 'nothing was printed'}"
@@ -229,9 +233,8 @@ def _run_all(runner: _Runner, tasks: list[Task], jobs: int) -> list[str]:
 
 
 def _code(runner: _Runner, failed: bool) -> int:
-    """Exit code. SLURM is asked for another turn if no training did so: none may have been running."""
-    received = runner.note.received
+    """Exit code; SLURM is asked for another turn, which also a task that was only waiting needs."""
+    received = runner.note.received or runner.stopped_by
     if received:
-        requeued = received != signal.SIGTERM and (runner.stopped_with == 0 or requeue())
-        return exit_code(received, requeued)
-    return 1 if failed else runner.stopped_with or 0
+        return exit_code(received, received != signal.SIGTERM and requeue())
+    return int(failed)

@@ -30,11 +30,12 @@ class Recovery(Checkpoint):
 
     Args:
         every_seconds: how often; 0 at every opportunity.
+        requeue: whether to ask SLURM; false where what began the run does.
     """
 
-    def __init__(self, every_seconds: float = 300) -> None:
+    def __init__(self, every_seconds: float = 300, requeue: bool = True) -> None:
         super().__init__()
-        self.every_seconds = every_seconds
+        self.every_seconds, self.requeue = every_seconds, requeue
         self._note = SignalNote()
         self._saved_at = time.monotonic()
         self._steps_before = 0
@@ -84,7 +85,7 @@ class Recovery(Checkpoint):
         mine = torch.tensor(self._note.received, device=trainer.strategy.root_device)
         received = int(trainer.strategy.reduce(mine, reduce_op="max"))  # a launcher may signal the first rank alone
         if received:
-            asked = trainer.is_global_zero and received != signal.SIGTERM
+            asked = self.requeue and trainer.is_global_zero and received != signal.SIGTERM
             requeued = trainer.strategy.broadcast(asked and requeue())
             if trainer.is_global_zero:
                 name = signal.Signals(received).name
