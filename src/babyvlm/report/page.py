@@ -71,7 +71,7 @@ def _markdown(part: Part, below: Path, folder: Path) -> Iterator[str]:
             yield from [f"![{alt}]({file.relative_to(folder)})", "", charts[name].caption, ""]
 
     yield from chart("scores")
-    for section in (part.main, part.ablation, part.findings_section):
+    for section in (part.main, part.ablation, part.findings_section, part.statements_section):
         yield f"### {section.markdown()}" if section else ""
     for name in ("words", "contexts", "categories"):
         yield from chart(name)

@@ -85,18 +85,26 @@ class Part:
     def sections(self) -> list[Section]:
         """All tables."""
         optional = (self.ablation, self.funnel_table)
-        return [self.main, *(section for section in optional if section), self.findings_section, *self.details,
-                *self.controls, self.runs]  # fmt: skip
+        return [self.main, *(section for section in optional if section), self.findings_section,
+                self.statements_section, *self.details, *self.controls, self.runs]  # fmt: skip
 
     @property
     def findings_section(self) -> Section:
+        """How every finding came out, and the statement it hangs on."""
+        heading = ["finding", "came out", "decisive statement", "effect", "expected", "test", "p Holm"]
+        body = []
+        for told in self.findings:
+            last = told.decisive or Told(told.lacking, "-", "-", "-")
+            claim = f"{told.name} {told.claim}"
+            body.append([claim, told.verdict, last.text, last.effect, last.wanted, last.test, told.p])
+        return Section(f"Findings: {self.verdicts}", [heading, *body], HOW)
+
+    @property
+    def statements_section(self) -> Section:
         """Every statement of every finding."""
-        body = [
-            [told.name, told.verdict, told.p, *line]
-            for told in self.findings
-            for line in (told.section.rows[1:] if told.section else [[told.lacking, *["-"] * 5]])
-        ]
-        return Section("Findings", [["finding", "came out", "p Holm", *STATEMENT], *body], HOW)
+        body = [[told.name, *line] for told in self.findings if told.section for line in told.section.rows[1:]]
+        remarks = " ".join(filter(None, (told.remark for told in self.findings)))
+        return Section("Statements of the findings", [["finding", *STATEMENT], *body], remarks)
 
 
 STATEMENT = ("statement", "effect", "expected", "p for", "p against", "test")
