@@ -44,6 +44,8 @@ class CausalModule(VocabularyModule):
         """
         if self.device_mesh is None or isinstance(self, FSDPModule):
             return
+        for parameter in self.parameters():
+            parameter.data = parameter.data.contiguous()  # FSDP2 refuses the channels_last of a vision trunk
         layers = [module for module in self.modules() if isinstance(module, GradientCheckpointingLayer)]
         for module in (*layers, self):
             fully_shard(module, mesh=self.device_mesh["data_parallel"])
