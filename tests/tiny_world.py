@@ -56,6 +56,6 @@ def lay_out(folder, tiny_store, make_vocabulary):
     (folder / "clip.yaml").write_text(yaml.safe_dump(CLIP))
     matrix |= {"base": ["base.yaml"], "upper_bounds": {"Playroom-CLIP": "clip.yaml"}}
     for name, step in matrix["steps"].items():
-        step["options"] = TEXT if "language" in name else IMAGES
+        step["options"] = dict(TEXT if "language" in name else IMAGES)
     matrix["quick"]["options"] = {}
     (folder / MATRIX).write_text(yaml.safe_dump(matrix, sort_keys=False))
