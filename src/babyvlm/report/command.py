@@ -8,6 +8,7 @@ from pathlib import Path
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
+from babyvlm.report.examples import caption_sections
 from babyvlm.report.runs import MAIN, Row, Run, find_rows
 from babyvlm.report.table import control_sections, detail_sections, main_section
 
@@ -15,7 +16,7 @@ KIND = "report-of-runs"
 
 
 def report(logs: Path, out: Path | None = None, details: bool = False) -> None:
-    """Print the table of all tested runs, and what looking was worth to them; make the whole report if asked.
+    """Print the table of all tested runs, what looking was worth to them, and captions; make the whole report if asked.
 
     A row is what is in `LOGS/ROW/`; of each seed the newest tested run counts.
 
@@ -26,7 +27,8 @@ def report(logs: Path, out: Path | None = None, details: bool = False) -> None:
         details: print the benchmarks broken down: by category, word class, Winoground's parts.
     """
     rows = find_rows(logs)
-    for section in [main_section(rows), *control_sections(rows), *(detail_sections(rows) if details else ())]:
+    sections = [main_section(rows), *control_sections(rows), *caption_sections(rows)]
+    for section in [*sections, *(detail_sections(rows) if details else ())]:
         section.print()
     print("\n".join(f"{row.name}: {run.path}{_unknown(run)}" for row in rows for run in row.runs))
     if out is not None:

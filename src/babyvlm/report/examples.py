@@ -5,7 +5,7 @@ All of it goes by the guard (``licence.py``): of a list that is not known to be 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from babyvlm.curation.sheet import thumbnail
 from babyvlm.images import BrokenImageError
 from babyvlm.report.licence import free_list, trained_on_free
 from babyvlm.report.runs import MAIN, Row, Run
+from babyvlm.report.section import Section
 
 SHOWN = 8  # examples on a page
+SCORED = "In brackets METEOR 1.5."
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,14 @@ def caption_examples(rows: Iterable[Row]) -> Examples:
     for trials, images in list(lists.items())[:1]:  # of one world there is one list
         found.shown = list(_spread(trials, images, said))
     return found
+
+
+def caption_sections(rows: Sequence[Row]) -> Iterator[Section]:
+    """The same in words alone, for the terminal; nothing if no row was tested on captions that may be shown."""
+    shown = caption_examples(rows).shown
+    if shown:
+        heading = ["a caregiver said", *(f"{row} says" for row, _ in shown[0].said)]
+        yield Section("Captions", [heading, *([one.text, *(said for _, said in one.said)] for one in shown)], SCORED)
 
 
 def _captions(run: Run) -> dict[str, tuple[str, float]]:
