@@ -36,6 +36,7 @@ def main() -> None:
     items = parser.parse_args().items
     clip = load_clip("playroom")
     command = [sys.executable, "-m", "babyvlm", "benchmark", "build", "review", "--items", items, "--port", "0"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as page:
         assert page.stdout is not None
         address = next((line.split()[-1] for line in page.stdout if "token=" in line), None)
