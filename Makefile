@@ -91,8 +91,8 @@ benchmark-demo: data ## the tests' own making on held-out recordings: proposed, 
 	$(VENV)/bin/python benchmarks/scripted_review.py $(HELD)/pairs
 	$(BUILD) negatives --pairs $(HELD)/pairs --out $(HELD)/negatives
 	$(BUILD) assemble --labeled_s $(HELD)/labeled-s --pairs $(HELD)/pairs --negatives $(HELD)/negatives --out $(HELD)/benchmark
-	$(RUN) curate contamination --stores '[$(STORES)/filtered,$(STORES)/aug,$(STORES)/random]' --images '[$(HELD)/benchmark]' \
-	    --out $(HELD)/contamination
+	for store in filtered aug random; do $(RUN) curate decontaminate --store $(STORES)/$$store --images '[$(HELD)/benchmark]' \
+	    --out $(HELD)/stores/$$store || exit 1; done
 	$(RUN) test --config configs/eval/playroom-clip.yaml --config $(HELD)/benchmark/eval.yaml
 
 playroom-clip: setup ## train the CLIP that is shipped in src/babyvlm/playroom/clip
