@@ -60,6 +60,8 @@ def _keep(connection, main):
     """Run one command in a process below this one, and say how it ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     message, output, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+    if not message:  # who asked was killed
+        os._exit(0)
     job = json.loads(message)
     child = os.fork()
     if child == 0:
