@@ -62,7 +62,7 @@ mixes: data ## CVCL on each of the four mixes, and the table
 	for mix in $(MIXES); do $(FIT) --config configs/model/cvcl.yaml --config configs/mix/$$mix.yaml || exit 1; done
 	$(RUN) report lightning_logs
 
-.PHONY: ablations ablations-quick ablations-status demo-babyllava
+.PHONY: ablations ablations-quick ablations-status demo-babyllava docs
 JOBS  ?= 2
 ABLATE := $(RUN) ablations
 
@@ -138,3 +138,6 @@ bench-loader: setup ## JPEG bytes to augmented batches: CVCL's way, ours, and de
 
 bench-open-store: setup ## opening 625,000 pairs and reading an epoch: seconds and memory of a loader's process
 	$(VENV)/bin/python benchmarks/open_store.py
+
+docs: setup ## this documentation as a site of plain files, in site/
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
