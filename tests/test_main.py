@@ -26,7 +26,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     code = (
         "from babyvlm import __main__ as m\n"
         "m._run_stage = lambda args: open('/dev/full', 'w', buffering=1).write('x\\n')\n"
-        "m.main(['report'])"
+        "m.main(['store'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -39,7 +39,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly():
     code = (
         "import babyvlm.__main__ as m\n"
         "m._run_stage = lambda args: [print(number) for number in range(100_000)]\n"
-        "m.main(['report'])"
+        "m.main(['store'])"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"0\n"
