@@ -1,5 +1,6 @@
 """docs/extending.md, followed to the letter on small stores: its files by their titles, its commands in their order."""
 
+import re
 import runpy
 import sys
 
@@ -58,6 +59,15 @@ def _run(command, patch):
         own.setattr(parsing, "ALLOWED_PACKAGES", [*parsing.ALLOWED_PACKAGES])
         own.setattr(sys, "argv", command[1:])
         runpy.run_path(command[1], run_name="__main__")
+
+
+def test_the_quick_starts_script_scores_pictures(followed, monkeypatch, capsys):
+    script = next(block for block in blocks(ROOT / "docs/quick-start.md") if block.title)
+    (followed / script.title).write_text(script.text)
+    run = followed / "lightning_logs/CVCL-filtered-some-aug/version_0"
+    monkeypatch.setattr(sys, "argv", [script.title, str(run), str(followed / "0.png"), str(followed / "1.png")])
+    runpy.run_path(str(followed / script.title), run_name="__main__")
+    assert re.fullmatch(r"tensor\(\[\[\S+ +\S+\],\s+\[\S+ +\S+\]\]\)\s*", capsys.readouterr().out)
 
 
 def credits(run, benchmark, control=""):
