@@ -20,7 +20,7 @@ from babyvlm.curation.store import Store
 from babyvlm.images import BrokenImageError, open_rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from PIL import Image
@@ -56,31 +56,38 @@ def contamination(
         distance: hashes of 256 bits that differ in at most so many count as nearly the same.
         workers: processes that hash images.
     """
-    manifest = find_near_duplicates(stores, out, trials, images, embeddings, cosine, distance, workers)
+    sources, vectors = [Store(path) for path in stores], [Embeddings(path) for path in embeddings or ()]
+    files = benchmark_images(trials or (), images or ())
+    manifest = find_near_duplicates(sources, files, out, vectors, cosine=cosine, distance=distance, workers=workers)
     if manifest["found"]:
         raise UserError(
             f"{out / LIST}: {manifest['found']:,} training pairs are nearly the same as benchmark images; drop them by "
             "`python -m babyvlm curate decontaminate`, or look at them and lower --distance or raise --cosine if they "
             "are not"
         )
-    pairs = sum(len(Store(path)) for path in stores)
+    pairs = sum(len(store) for store in sources)
     print(f"{out}: none of {pairs:,} pairs is nearly the same as one of {manifest['images']:,} benchmark images")
 
 
 def find_near_duplicates(
-    stores: Sequence[Path],
+    sources: Sequence[Store],
+    files: Mapping[str, Path],
     out: Path,
-    trials: Sequence[Path] | None,
-    images: Sequence[Path] | None,
-    embeddings: Sequence[Path] | None,
-    cosine: float,
+    vectors: Sequence[Embeddings] = (),
+    *,
+    cosine: float = 1.0,
     distance: int,
     workers: int,
 ) -> artefact.Manifest:
-    """Make the folder of a check (arguments as for ``contamination``); its manifest has ``found`` and ``images``."""
-    sources, vectors = [Store(path) for path in stores], [Embeddings(path) for path in embeddings or ()]
+    """Make the folder of a check, of stores and their embeddings against benchmark images by what to call them.
+
+    Returns:
+        Its manifest, with the numbers ``found`` and ``images``.
+
+    Raises:
+        UserError: no store, not as many embeddings as stores, or no worker.
+    """
     _check_options(sources, vectors, workers)
-    files = benchmark_images(trials or (), images or ())
     arguments = {
         "command": "contamination", "stores": [store.fingerprint for store in sources],
         "embeddings": [one.fingerprint for one in vectors], "images": fingerprint_files(files.values()),

@@ -6,15 +6,13 @@ import csv
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from babyvlm import artefact
 from babyvlm.curation.contamination import LIST, benchmark_images, find_near_duplicates
 from babyvlm.curation.duplicates import SAME_BITS
 from babyvlm.curation.files import fingerprint_files
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store import Store, write_store
+from babyvlm.curation.store import Store, write_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,24 +40,21 @@ def decontaminate(
         workers: processes that hash images.
     """
     source = Store(store)
+    files = benchmark_images(trials or (), images or ())
     arguments = {
         "command": "decontaminate", "store": source.fingerprint, "distance": distance,
-        "images": fingerprint_files(benchmark_images(trials or (), images or ()).values()),
+        "images": fingerprint_files(files.values()),
     }  # fmt: skip
     if artefact.made_already(out, "store", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     check = out.with_name(f"{out.name}.contamination")
-    find_near_duplicates([store], check, trials, images, None, 1.0, distance, workers)
+    find_near_duplicates([source], files, check, distance=distance, workers=workers)
     with (check / LIST).open(newline="", encoding="utf-8") as file:
         near = {row["key"] for row in csv.DictReader(file)}
     kept_N = np.array([key not in near for key in source.columns("key")["key"].to_pylist()])
     funnel = Funnel("decontaminate")
     funnel.keep(int(kept_N.sum()))
     funnel.drop("nearly the same as a benchmark image", int((~kept_N).sum()))
-    rows = track(source.picked(np.flatnonzero(kept_N)), "copying", total=funnel.kept, console=Console(stderr=True))
-    write_store(
-        out, (row for _, row in rows), arguments=arguments, funnel=funnel, licensed=source.licensed,
-        extra_fields=source.extra_fields, ancestors=source.lineage,
-    )  # fmt: skip
+    write_rows(out, source, np.flatnonzero(kept_N), arguments=arguments, funnel=funnel)
     print(f"{funnel}\n{out}: {funnel.kept:,} pairs")

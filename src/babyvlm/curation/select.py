@@ -15,7 +15,7 @@ from babyvlm.contracts import UserError
 from babyvlm.curation.embed import Embeddings, check_same_clip, embedded_rows
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.matching import Array, Matching, Method, match, match_greedily, match_randomly
-from babyvlm.curation.store import Store, write_store
+from babyvlm.curation.store import Store, write_rows, write_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,10 +141,7 @@ def random_subset(candidates: Path, like: Path, out: Path, seed: int = 0) -> Non
     funnel = Funnel("random-subset", "candidates")
     funnel.drop("not drawn", len(offered) - wanted)
     funnel.keep(wanted)
-    write_store(
-        out, (row for _, row in offered.picked(rows)), arguments=arguments, funnel=funnel,
-        licensed=offered.licensed, extra_fields=offered.extra_fields, ancestors=offered.lineage,
-    )  # fmt: skip
+    write_rows(out, offered, rows, arguments=arguments, funnel=funnel)
     print(funnel)
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import track
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
@@ -91,6 +93,32 @@ def write_store(
             attach(partial)
         manifest |= {"rows": count, "columns": schema.names, "shards": shards, "funnel": funnel.as_dict()}
     return Store(out)
+
+
+def write_rows(
+    out: Path,
+    source: Store,
+    rows_M: NDArray[np.int64],
+    *,
+    arguments: Mapping[str, Any],
+    funnel: Funnel,
+    ancestors: Mapping[str, artefact.Manifest] | None = None,
+) -> Store:
+    """Write some rows of a store, as they are, as another store.
+
+    Args:
+        out: the folder to make.
+        source: where the rows are.
+        rows_M: their numbers, ascending.
+        arguments: as for ``write_store``.
+        funnel: as for ``write_store``; filled already.
+        ancestors: the ``lineage`` of what chose the rows; that of ``source`` goes without saying.
+    """
+    picked = track(source.picked(rows_M), "copying", total=len(rows_M), console=Console(stderr=True))
+    return write_store(
+        out, (row for _, row in picked), arguments=arguments, funnel=funnel, licensed=source.licensed,
+        extra_fields=source.extra_fields, ancestors=source.lineage | dict(ancestors or {}),
+    )  # fmt: skip
 
 
 def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:

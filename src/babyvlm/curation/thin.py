@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
 from babyvlm.curation.duplicates import distinct
 from babyvlm.curation.embed import Embeddings, embedded_rows
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store import Store, write_store
+from babyvlm.curation.store import Store, write_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,9 +47,5 @@ def thin(
     funnel = Funnel("thin", unit="frames")
     funnel.keep(int(kept_N.sum()))
     funnel.drop(f"cosine > {cosine:g} with an earlier frame of the {within}", int((~kept_N).sum()))
-    rows = track(source.picked(np.flatnonzero(kept_N)), "thinning", total=funnel.kept, console=Console(stderr=True))
-    write_store(
-        out, (row for _, row in rows), arguments=arguments, funnel=funnel, licensed=source.licensed,
-        extra_fields=source.extra_fields, ancestors=source.lineage | vectors.lineage,
-    )  # fmt: skip
+    write_rows(out, source, np.flatnonzero(kept_N), arguments=arguments, funnel=funnel, ancestors=vectors.lineage)
     print(f"{funnel}\n{out}: {funnel.kept:,} frames of {len(set(groups)):,} utterances")
