@@ -108,14 +108,16 @@ class _Runner:
                 [*self.launcher, sys.executable, "-m", "babyvlm", *command], stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log, env=environment, pass_fds=[lock], start_new_session=True,
             )  # fmt: skip
-        told = 0
+        told, logged = 0, 0.0
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(POLL)
             if self.note.received != told:
                 told = self.note.received
                 process.send_signal(self._passed_on(told))
-            self.progress.update(bar, completed=state.steps_done(run))
+            if state.logged_at(run) != logged:  # reading all of a long run's rows twice a second would cost it a core
+                logged = state.logged_at(run)
+                self.progress.update(bar, completed=state.steps_done(run))
 
     def _passed_on(self, received: int) -> int:
         """What a process is told: a launcher may not pass SIGTERM on; srun kills its tasks instead."""

@@ -81,9 +81,15 @@ def last_lines(run: Run, count: int) -> list[str]:
     return [line.rstrip() for line in lines if line.strip()][-count:]
 
 
+def logged_at(run: Run) -> float:
+    """When its metrics were written last; 0 if they never were."""
+    file = _metrics(run)
+    return file.stat().st_mtime if file.is_file() else 0.0
+
+
 def steps_done(run: Run) -> int:
     """Training steps that it has logged."""
-    file = run.folder / "metrics.csv"
+    file = _metrics(run)
     if not file.is_file():
         return 0
     rows = csv.DictReader(file.read_text().splitlines())
@@ -131,6 +137,10 @@ def claimed(run: Run, waiting: Callable[[], None]) -> Iterator[int]:
                 waiting()
                 time.sleep(0.5)
         yield lock.fileno()
+
+
+def _metrics(run: Run) -> Path:
+    return run.folder / "metrics.csv"
 
 
 def _lock(run: Run) -> Path:
