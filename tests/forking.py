@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
+from warm import end_as
+
 MODULES = ["cli", "benchmarks", "data.mixes", "data.text_mix", "models.babyllava", "models.cvcl", "models.language"]
 MODULES += ["models.zero_shot", "ablations.runner"]
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -82,18 +84,7 @@ def _run(job, output, main):
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["environment"])
-    code = 1
-    try:
-        main(job["args"])
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    end_as(main, job["args"])
 
 
 def _ask(address, args):

@@ -65,14 +65,22 @@ def _run(main, job):
     os.dup2(output, 2)
     os.chdir(job["folder"])
     os.environ.update(job["environment"])
+    end_as(main, job["args"])
+
+
+def end_as(main, args):
+    """Run a command in this process, and end the process as the command would end its own."""
     code = 1
     try:
-        main(job["args"])
+        main(args)
         code = 0
     except SystemExit as end:
         code = end.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
     finally:
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 

@@ -21,11 +21,7 @@ from babyvlm.parsing import LINKED, one_line, restrict_imports
 
 EXPORT = "babyvlm"  # kind of the artefact that ``export`` makes
 WEIGHTS = "model.safetensors"
-FILES = (
-    "*.json",
-    "*.safetensors",
-    "vocabulary/*.json",
-)  # all that is needed; nothing else goes to a hub or comes from it
+FILES = ("*.json", "*.safetensors", "vocabulary/*.json")  # nothing else goes to a hub or comes from it
 # What only training asks for. Weights come from the checkpoint, wherever training began.
 TRAINING_ONLY = ("weights", "pretrained", "init_from", "init_language", "optimizer", "scheduler")
 
