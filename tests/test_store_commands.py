@@ -96,6 +96,14 @@ def test_the_first_bad_shard_and_row_are_named(tiny_store, tmp_path, capsys, nam
     assert re.search(say, fails(capsys, "check", store=tmp_path / "store", workers=1))
 
 
+def test_the_bar_ends_before_the_error_is_told(tiny_store, tmp_path, capsys):
+    rewrite_shard(tiny_store(path=tmp_path / "store").path, with_cell("split", 5, "dev"))
+    with pytest.raises(SystemExit):
+        store_command("check", store=tmp_path / "store", workers=1)
+    told = capsys.readouterr().err
+    assert -1 < told.find("checking") < told.find("error: ")
+
+
 def test_what_clashes_between_shards(tmp_path, capsys, draw_jpeg):
     row = {"image": draw_jpeg(0), "utterance": "u", "source": "s"}
     rows = [row | {"key": f"k{n:05}", "group": f"g{n}", "split": "train"} for n in range(4100)]

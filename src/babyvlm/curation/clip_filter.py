@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
@@ -86,12 +86,13 @@ def filter_pairs(
     report = SimilarityReport(similarity_N, kept_N, cut.threshold, vectors.clip, source.licensed)
     report.choose(review, seed)
     funnel = Funnel("filter", unit="pairs")
-    rows = track(source.rows(), "filtering", total=len(source), console=Console(stderr=True))
-    made = write_store(
-        out, _kept(report.watch(rows), similarity_N, kept_N, cut, funnel), arguments=arguments, funnel=funnel,
-        licensed=source.licensed, extra_fields={**source.extra_fields, FIELD: pa.float32()},
-        ancestors=source.lineage | vectors.lineage, attach=report.write,
-    )  # fmt: skip
+    with Progress(console=Console(stderr=True)) as bar:
+        rows = bar.track(source.rows(), total=len(source), description="filtering")
+        made = write_store(
+            out, _kept(report.watch(rows), similarity_N, kept_N, cut, funnel), arguments=arguments, funnel=funnel,
+            licensed=source.licensed, extra_fields={**source.extra_fields, FIELD: pa.float32()},
+            ancestors=source.lineage | vectors.lineage, attach=report.write,
+        )  # fmt: skip
     print(f"{funnel}\n{out}: {len(made):,} pairs, similarity by {vectors.clip}")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
@@ -88,11 +88,12 @@ def _rewrite_by_rules(store: Path, out: Path) -> None:
     if FIELD in source.extra_fields:
         raise UserError(f"{store}: has {FIELD} already; rewrite the store it was made from")
     funnel = Funnel("rewrite", unit="captions")
-    rows = track(source.rows(), "rewriting", total=len(source), console=Console(stderr=True))
-    made = write_store(
-        out, _rewritten(rows, funnel), arguments=arguments, funnel=funnel, licensed=source.licensed,
-        extra_fields={**source.extra_fields, FIELD: pa.string()}, ancestors=source.lineage,
-    )  # fmt: skip
+    with Progress(console=Console(stderr=True)) as bar:
+        rows = bar.track(source.rows(), total=len(source), description="rewriting")
+        made = write_store(
+            out, _rewritten(rows, funnel), arguments=arguments, funnel=funnel, licensed=source.licensed,
+            extra_fields={**source.extra_fields, FIELD: pa.string()}, ancestors=source.lineage,
+        )  # fmt: skip
     print(f"{funnel}\n{out}: {len(made):,} pairs")
 
 

@@ -67,8 +67,10 @@ def frames(
             raise UserError(f"--{name} {value}: must be at least 1")
     read = read_transcripts(find_transcripts(transcripts), rules, skip_bad=skip_bad_transcripts)
     index = find_videos(videos, rules)
-    looked_at = track(read, "looking at videos", console=Console(stderr=True))
-    parts = [VideoFrames.of(one, index.get(one.video, []), rules, frame_size, max_frames) for one in looked_at]
+    parts = [
+        VideoFrames.of(one, index.get(one.video, []), rules, frame_size, max_frames)
+        for one in track(read, "looking at videos", console=Console(stderr=True))
+    ]
     arguments = {
         "command": "frames", "profile": asdict(rules), "frame_size": frame_size, "max_frames": max_frames,
         "licensed": licensed, "transcripts": digest(part.transcript_hash for part in parts),

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
@@ -114,11 +114,12 @@ def write_rows(
         funnel: as for ``write_store``; filled already.
         ancestors: the ``lineage`` of what chose the rows; that of ``source`` goes without saying.
     """
-    picked = track(source.picked(rows_M), "copying", total=len(rows_M), console=Console(stderr=True))
-    return write_store(
-        out, (row for _, row in picked), arguments=arguments, funnel=funnel, licensed=source.licensed,
-        extra_fields=source.extra_fields, ancestors=source.lineage | dict(ancestors or {}),
-    )  # fmt: skip
+    with Progress(console=Console(stderr=True)) as bar:
+        picked = bar.track(source.picked(rows_M), total=len(rows_M), description="copying")
+        return write_store(
+            out, (row for _, row in picked), arguments=arguments, funnel=funnel, licensed=source.licensed,
+            extra_fields=source.extra_fields, ancestors=source.lineage | dict(ancestors or {}),
+        )  # fmt: skip
 
 
 def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
@@ -54,8 +54,9 @@ def check(store: Path, images: bool = True, workers: int = 2) -> None:
     keys: set[str] = set()
     splits: dict[str, str] = {}
     check_one = partial(_check_shard, source.path, source.manifest["columns"], images)
-    with _mapping(workers) as run:
-        checked = track(run(check_one, shards), "checking", total=len(shards), console=Console(stderr=True))
+    # A bar in a block of its own ends before an error is told; that of `track` lives as long as its generator.
+    with Progress(console=Console(stderr=True)) as bar, _mapping(workers) as run:
+        checked = bar.track(run(check_one, shards), total=len(shards), description="checking")
         for shard, found in zip(shards, checked, strict=True):
             problem = found.problem or _clash(found, keys, splits)
             if problem:
