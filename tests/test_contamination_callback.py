@@ -1,9 +1,14 @@
 """The check for benchmark images among the training pairs, before ``fit``."""
 
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from lightning import LightningModule, Trainer
 
+from babyvlm import artefact
 from babyvlm.benchmarks import Contamination, VisualTwoWord
 from babyvlm.contracts import UserError
 from babyvlm.data.mixes import PairMix, Source
@@ -62,6 +67,23 @@ def test_a_clean_mix_trains_and_is_checked_once(setting, monkeypatch):
     assert setting() == 1
     monkeypatch.setattr("babyvlm.curation.contamination.perceptual_hashes", None)  # no image is hashed again
     assert setting() == 1
+
+
+def test_runs_that_start_together_check_one_after_another(setting, tmp_path, capfd):
+    setting()
+    (made,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    shutil.rmtree(made)
+    with ThreadPoolExecutor() as pool:
+        with artefact.alone(made):
+            run = pool.submit(setting)
+            told = ""
+            while "another run is making it" not in told:
+                told += capfd.readouterr().err
+                assert not run.done()
+                time.sleep(0.05)
+            assert not list(made.parent.glob("*.partial"))
+        assert run.result() == 1
+    assert made.is_dir()
 
 
 def test_a_benchmark_image_among_the_training_pairs_is_named_before_training(setting):

@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from babyvlm import __version__
 from babyvlm.contracts import UserError
@@ -131,6 +134,22 @@ def making(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = 
     _write(ready, {"kind": kind, "code_version": __version__, **manifest})
     ready.replace(partial / f"{kind}.json")
     _name(partial, folder)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs from making ``folder`` meanwhile; the system ends the lock of a run that dies."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{folder}: another run is making it; waiting", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _partial(folder: Path) -> Path:

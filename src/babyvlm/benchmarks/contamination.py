@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from babyvlm import artefact
 from babyvlm.benchmarks.callback import Benchmark
 from babyvlm.contracts import UserError
 from babyvlm.curation.contamination import benchmark_images, contamination
@@ -60,7 +61,8 @@ class Contamination(Callback):
         checked = [[Store(path).fingerprint for path in stores], pictures, self.distance]
         folder = self.cache / hashlib.sha256(json.dumps(checked).encode()).hexdigest()[:16]
         try:
-            contamination(stores, folder, lists, elsewhere, distance=self.distance, workers=1)
+            with artefact.alone(folder):
+                contamination(stores, folder, lists, elsewhere, distance=self.distance, workers=1)
         except UserError as error:
             return f"{error}{_example(folder)}"
         return ""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -82,21 +80,6 @@ class FeatureFiles:
     def numbers(self) -> range:
         """Of all parts."""
         return range(-(-self.rows // PART_ROWS))
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other runs from making it meanwhile; the system ends the lock of a run that dies."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path.with_name(self.path.name + ".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"{self.path}: another run is making it; waiting", file=sys.stderr)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
 
     def is_whole(self) -> bool:
         """Tell whether it is there as it was made, by its checksums; remove it if it is there otherwise."""

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from babyvlm import artefact
 from babyvlm.contracts import FrozenVision, UserError
 from babyvlm.curation.store import Store
 from babyvlm.data.feature_files import PART_ROWS, FeatureFiles, FrozenFeatures, Precision, bar
@@ -77,7 +78,7 @@ def frozen_features(
         for number, images in bar(loader, f"features of {store.path.name}", shown=first):
             files.commit(number, _encode(encoder, images))
 
-    with files.alone() if first else nullcontext():
+    with artefact.alone(files.path) if first else nullcontext():
         if not from_first(files.is_whole):
             with files.making() if first else nullcontext():
                 share(from_first(files.missing), compute)
