@@ -63,7 +63,7 @@ def run_ours(targets: Rows, candidates: Rows) -> Figures:
     """Match; the time spent in matrix products, over the passes they made, is what one pass costs here and now."""
     import numba
 
-    from babyvlm.curation import lister
+    from babyvlm.curation.assignment import lister
     from babyvlm.curation.matching import match
 
     product = lister.Lister._score

@@ -14,7 +14,7 @@ from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from babyvlm.curation.rewrite_rules import rewrite_caption
+from babyvlm.curation.rules.rewriter import rewrite_caption
 
 USAGE = {"prompt_tokens": 600, "completion_tokens": 30}
 

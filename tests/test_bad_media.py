@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from babyvlm.contracts import UserError
+from babyvlm.curation.footage.video import probe
 from babyvlm.curation.saycam import frames
 from babyvlm.curation.store import Store
-from babyvlm.curation.video import probe
 from filming import corpus, run, write_transcript, write_video
 
 ROWS = [("0:00", "M", "a. b"), ("0:30", "M", "c")]

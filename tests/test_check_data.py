@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from babyvlm.__main__ import main
-from babyvlm.curation.check_corpus import check_raw
-from babyvlm.curation.check_lists import TRIALS, check_trials
-from babyvlm.curation.cvcl_numbers import numbered_utterances
-from babyvlm.curation.profiles import SAYCAM
+from babyvlm.curation.checks.corpus import check_raw
+from babyvlm.curation.checks.lists import TRIALS, check_trials
+from babyvlm.curation.footage.cvcl_numbers import numbered_utterances
+from babyvlm.curation.footage.profiles import SAYCAM
 from babyvlm.curation.saycam import frames
 from babyvlm.curation.store import Store
 from filming import corpus, write_transcript, write_video

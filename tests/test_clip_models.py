@@ -11,7 +11,8 @@ import torch
 
 from babyvlm.contracts import UserError
 from babyvlm.curation.clip import load_clip
-from babyvlm.curation.embed import Embeddings, embed
+from babyvlm.curation.embed import embed
+from babyvlm.curation.embeddings import Embeddings
 
 CONFIG = {
     "embed_dim": 8,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from babyvlm.curation.embed import PART_ROWS
+from babyvlm.curation.embeddings import PART_ROWS
 from killing import differences, finish, undisturbed
 from warm import WarmParent
 

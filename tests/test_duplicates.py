@@ -19,7 +19,8 @@ from babyvlm.curation import duplicates
 from babyvlm.curation.clip import load_clip
 from babyvlm.curation.contamination import benchmark_images, contamination
 from babyvlm.curation.duplicates import SAME_BITS, WORDS, Looks, distinct, near_duplicates, perceptual_hashes
-from babyvlm.curation.embed import Embeddings, embed
+from babyvlm.curation.embed import embed
+from babyvlm.curation.embeddings import Embeddings
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store import Store, write_store
 from babyvlm.curation.thin import thin

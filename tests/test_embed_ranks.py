@@ -14,7 +14,8 @@ import torch
 
 from babyvlm.curation import clip as module
 from babyvlm.curation.clip import load_clip
-from babyvlm.curation.embed import Embeddings, embed
+from babyvlm.curation.embed import embed
+from babyvlm.curation.embeddings import Embeddings
 from babyvlm.curation.store import GROUP_ROWS
 from babyvlm.images import open_rgb
 from killing import tree

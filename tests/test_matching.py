@@ -119,7 +119,7 @@ def test_the_seed_changes_no_result_and_half_precision_files_will_do(solver, tmp
 
 
 def test_lists_hold_the_best_by_price_and_bound_the_rest():
-    from babyvlm.curation.lister import Lister
+    from babyvlm.curation.assignment.lister import Lister
 
     random = np.random.default_rng(8)
     targets, candidates = problem("random", 600, 9000, 8)  # more than one part of rows, several tiles
@@ -200,15 +200,16 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from babyvlm.curation import matching, matching_checkpoint
+from babyvlm.curation import matching
+from babyvlm.curation.assignment import checkpoint
 matching.DENSE_PAIRS = 0
-whole = matching_checkpoint.Checkpoint.save
+whole = checkpoint.Checkpoint.save
 def save(self, state, batch):
     if state.batches == 4:  # killed with a batch's lists on disk, but not its state
         np.savez(self._lists(3), torn=np.zeros(1))
         os.kill(os.getpid(), signal.SIGKILL)
     whole(self, state, batch)
-matching_checkpoint.Checkpoint.save = save
+checkpoint.Checkpoint.save = save
 targets, candidates = np.load(sys.argv[1]), np.load(sys.argv[2])
 matching.match(targets, candidates, k=3, batch_rows=20, checkpoint=Path(sys.argv[3]), progress=False)
 """

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.cropping import crop_frame
-from babyvlm.curation.profiles import BABYVIEW, PROFILES, SAYCAM, find_profile
-from babyvlm.curation.transcripts import read_transcript
-from babyvlm.curation.utterances import Utterance, parse_seconds
+from babyvlm.curation.footage.cropping import crop_frame
+from babyvlm.curation.footage.profiles import BABYVIEW, PROFILES, SAYCAM, find_profile
+from babyvlm.curation.footage.transcripts import read_transcript
+from babyvlm.curation.footage.utterances import Utterance, parse_seconds
 from filming import WORDS_HEADER, run, write_transcript, write_video
 
 

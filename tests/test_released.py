@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.cvcl_numbers import numbered_utterances
+from babyvlm.curation.footage.cvcl_numbers import numbered_utterances
 from babyvlm.curation.released import released
 from babyvlm.curation.store import Store
 from filming import HEADER, write_transcript

@@ -4,12 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from babyvlm.contracts import UserError
-from babyvlm.curation import toddler
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.rewrite import rewrite
-from babyvlm.curation.rewrite_rules import MAX_WORDS, WAYS, rewrite_caption
+from babyvlm.curation.rules import toddler
+from babyvlm.curation.rules.rewriter import MAX_WORDS, WAYS, rewrite_caption
+from babyvlm.curation.rules.toddler import lexicon
 from babyvlm.curation.store import Store, write_store
-from babyvlm.curation.toddler import lexicon
 
 GLUE = {word for ways in WAYS.values() for way in ways for word in way.split()} - {"{a}", "{the}", "{act}"}
 GLUE |= {"a", "an", "the", "some", "in", "on", "under", "near", "behind", "by", "at", "beside", "inside"}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from babyvlm.curation.llm.checks import flaw, plain
 from babyvlm.curation.llm.orders import described
 from babyvlm.curation.llm.prompt import MAX_CAPTION, clean
-from babyvlm.curation.rewrite_rules import rewrite_caption
+from babyvlm.curation.rules.rewriter import rewrite_caption
 
 FOUND = [
     ("A red ball on green grass", "Look, a red ball!"),

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.cropping import as_jpeg, crop_frame
-from babyvlm.curation.profiles import SAYCAM
-from babyvlm.curation.transcripts import read_transcript
-from babyvlm.curation.utterances import (
+from babyvlm.curation.footage.cropping import as_jpeg, crop_frame
+from babyvlm.curation.footage.profiles import SAYCAM
+from babyvlm.curation.footage.transcripts import read_transcript
+from babyvlm.curation.footage.utterances import (
     Utterance,
     divide_turn,
     frame_times,
@@ -23,8 +23,8 @@ from babyvlm.curation.utterances import (
     parse_seconds,
     split_sentences,
 )
-from babyvlm.curation.video import VideoError
-from babyvlm.curation.video import frames_at as frames_from
+from babyvlm.curation.footage.video import VideoError
+from babyvlm.curation.footage.video import frames_at as frames_from
 from filming import HEADER, corpus, number_in, read_number, run, write_transcript, write_video
 
 

@@ -16,7 +16,7 @@ from babyvlm.contracts import UserError
 from babyvlm.curation import web as module
 from babyvlm.curation.store import Store
 from babyvlm.curation.web import sound_image, web
-from babyvlm.curation.web_readers import find_source
+from babyvlm.curation.web_corpora.readers import find_source
 
 
 def picture(shade=90, size=(40, 30), kind="JPEG", mode="RGB"):
@@ -261,8 +261,8 @@ def test_a_key_leads_back_to_the_raw_file(tmp_path):
 
 def test_chunks_are_read_by_themselves_and_in_order(tmp_path, monkeypatch):
     sources, _ = four_forms(tmp_path)
-    for module_ in ("web_lists", "web_parquet"):
-        monkeypatch.setattr(f"babyvlm.curation.{module_}.CHUNK_SAMPLES", 2)
+    for module_ in ("lists", "parquet"):
+        monkeypatch.setattr(f"babyvlm.curation.web_corpora.{module_}.CHUNK_SAMPLES", 2)
     pq.write_table(pq.read_table(tmp_path / "table/x.parquet"), tmp_path / "table/x.parquet", row_group_size=1)
     chunks = [chunk for source in map(find_source, sources) for file in source.files for chunk in source.cut(file)]
     assert [len(list(chunk.samples())) for chunk in chunks] == [3, 2, 1, 2, 1, 2, 1]

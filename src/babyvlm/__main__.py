@@ -67,7 +67,7 @@ def _run_stage(args: list[str]) -> None:
     from babyvlm.benchmarks.build.negatives import negatives
     from babyvlm.benchmarks.build.phrase_pairs import phrase_pairs
     from babyvlm.benchmarks.build.review import review
-    from babyvlm.curation.check_data import check_data
+    from babyvlm.curation.checks.data import check_data
     from babyvlm.curation.clip_filter import filter_pairs
     from babyvlm.curation.contamination import contamination
     from babyvlm.curation.decontaminate import decontaminate

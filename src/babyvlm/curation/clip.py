@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import babyvlm.playroom
 from babyvlm.contracts import UserError, first_line
-from babyvlm.curation.embed import PART_ROWS, part_path
+from babyvlm.curation.embeddings import PART_ROWS, part_path
 from babyvlm.curation.store import Store
 from babyvlm.images import open_rgb
 

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
-from babyvlm.curation.embed import Embeddings
+from babyvlm.curation.embeddings import Embeddings
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.similarity_report import SimilarityReport
 from babyvlm.curation.store import Store, write_store

@@ -13,7 +13,7 @@ from rich.progress import track
 from babyvlm import artefact
 from babyvlm.contracts import UserError
 from babyvlm.curation.duplicates import SAME_BITS, Looks, near_duplicates, perceptual_hashes
-from babyvlm.curation.embed import Embeddings, check_same_clip, embedded_rows
+from babyvlm.curation.embeddings import Embeddings, check_same_clip, embedded_rows
 from babyvlm.curation.files import fingerprint_files, inside, write_csv
 from babyvlm.curation.processes import each_in_a_process
 from babyvlm.curation.store import Store

@@ -1,116 +1,15 @@
-"""CLIP embeddings of a store's images and utterances: one row a pair, float16 on disk."""
+"""Embed a store's images and utterances with a CLIP model."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from babyvlm import artefact
-from babyvlm.contracts import UserError
+from babyvlm.curation.embeddings import PART_ROWS, part_path
 from babyvlm.curation.store import Store
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-PART_ROWS = 512  # rows committed at a time: seconds of work to lose, and a few hundred files a million rows
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """Embeddings on disk, in the order of the store they were computed from; rows are L2-normalised."""
-
-    path: Path
-
-    @cached_property
-    def manifest(self) -> artefact.Manifest:
-        """The contents of ``embeddings.json``."""
-        return artefact.read_manifest(self.path, "embeddings")
-
-    @cached_property
-    def keys(self) -> list[str]:
-        """The N store keys."""
-        return list(json.loads((self.path / "keys.json").read_text()))
-
-    @cached_property
-    def image(self) -> npt.NDArray[np.float16]:
-        """(N, D) memory map."""
-        return self._open("image")
-
-    @cached_property
-    def text(self) -> npt.NDArray[np.float16]:
-        """(N, D) memory map."""
-        return self._open("text")
-
-    @property
-    def clip(self) -> str:
-        """The CLIP model: a similarity means nothing without its name."""
-        return str(self.manifest["arguments"]["clip"])
-
-    @property
-    def clip_sha256(self) -> str:
-        """Hash of that model's weights: a name may come to mean others."""
-        return str(self.manifest["arguments"].get("clip_sha256", ""))
-
-    @property
-    def lineage(self) -> dict[str, artefact.Manifest]:
-        """These embeddings and all that they were made from, by fingerprint."""
-        return artefact.lineage(self.path, "embeddings")
-
-    @property
-    def store(self) -> str:
-        """Fingerprint of the store they were computed from."""
-        return str(self.manifest["arguments"]["store"])
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash over the contents."""
-        return artefact.fingerprint(self.path, "embeddings")
-
-    def _open(self, side: str) -> npt.NDArray[Any]:
-        array: npt.NDArray[Any] = np.load(self.path / f"{side}.npy", mmap_mode="r")
-        return array
-
-
-def check_same_clip(first: Embeddings, *others: Embeddings) -> None:
-    """Make sure that embeddings can be compared.
-
-    Raises:
-        UserError: two were made by other models, or by other weights of the same name.
-    """
-    for other in others:
-        if first.clip != other.clip:
-            raise UserError(
-                f"{first.path} was made by CLIP {first.clip}, {other.path} by {other.clip}; "
-                "embed both with the same model"
-            )
-        if first.clip_sha256 != other.clip_sha256:
-            raise UserError(
-                f"{first.path} and {other.path} were made by other weights of CLIP {first.clip}; embed both anew"
-            )
-
-
-def embedded_rows(store: Store, embeddings: Embeddings) -> tuple[list[str], npt.NDArray[np.float16]]:
-    """The store's keys and their image embeddings (N, D), looked up by key.
-
-    Raises:
-        UserError: a pair has no embedding.
-    """
-    keys: list[str] = store.columns("key")["key"].to_pylist()
-    if keys == embeddings.keys:
-        return keys, embeddings.image
-    row_of = {key: row for row, key in enumerate(embeddings.keys)}
-    missing = [key for key in keys if key not in row_of]
-    if missing:
-        raise UserError(
-            f"{embeddings.path}: no embedding of {len(missing):,} of the {len(keys):,} pairs of {store.path}, "
-            f"{missing[0]} for one; embed that store"
-        )
-    return keys, embeddings.image[[row_of[key] for key in keys]]
 
 
 def embed(
@@ -156,11 +55,6 @@ def embed(
             raise SystemExit(0)
         manifest |= _merge(source, partial)
     print(f"{out}: {len(source):,} pairs embedded by {clip}")
-
-
-def part_path(folder: Path, number: int) -> Path:
-    """Where part ``number`` is committed."""
-    return folder / f"part-{number:06d}.npy"
 
 
 def _merge(store: Store, partial: Path) -> artefact.Manifest:

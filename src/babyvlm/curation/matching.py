@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.dense_assignment import assign_dense
+from babyvlm.curation.assignment.dense import assign_dense
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,7 +109,7 @@ def match(
     if pairs <= (DENSE_PAIRS_SQUARE if is_square else DENSE_PAIRS):
         index, prices, dual = assign_dense(targets, candidates, forbidden)
         return describe(targets, candidates, index, started=started, passes=1.0, prices=prices, dual=dual)
-    from babyvlm.curation.lazy_assignment import assign_lazily  # numba takes half a second to import
+    from babyvlm.curation.assignment.lazy import assign_lazily  # numba takes half a second to import
 
     state, dual = assign_lazily(
         targets, candidates, forbidden, k=k, batch_rows=batch_rows, seed=seed, checkpoint=checkpoint, progress=progress

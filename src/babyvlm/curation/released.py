@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.captions import Said, read_lists, read_transcripts_of_frames
 from babyvlm.curation.files import digest, file_size, files_below, inside, listed
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.parts import Log, store_from_parts
+from babyvlm.curation.rules.captions import Said, read_lists, read_transcripts_of_frames
 from babyvlm.curation.saycam import find_transcripts
 from babyvlm.curation.sound_images import MAX_BYTES, UnsoundError, sound_image
 from babyvlm.curation.store import split_of

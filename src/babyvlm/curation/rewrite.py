@@ -13,9 +13,9 @@ from rich.progress import Progress
 from babyvlm import artefact
 from babyvlm.contracts import UserError
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.rewrite_rules import FIELD, RULES, rewrite_caption
+from babyvlm.curation.rules.rewriter import FIELD, RULES, rewrite_caption
+from babyvlm.curation.rules.toddler import source_text
 from babyvlm.curation.store import Store, write_store
-from babyvlm.curation.toddler import source_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

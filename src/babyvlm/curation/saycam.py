@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.progress import track
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.cropping import as_jpeg, crop_frame
 from babyvlm.curation.files import digest, files_below, fingerprint_files
+from babyvlm.curation.footage.cropping import as_jpeg, crop_frame
+from babyvlm.curation.footage.profiles import Profile, find_profile
+from babyvlm.curation.footage.transcripts import VIDEO_SUFFIXES, Transcript, plain_name, read_transcript
+from babyvlm.curation.footage.utterances import frame_times
+from babyvlm.curation.footage.video import VideoError, frames_at
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.parts import Log, SpoiledError, store_from_parts
-from babyvlm.curation.profiles import Profile, find_profile
 from babyvlm.curation.store import split_of
-from babyvlm.curation.transcripts import VIDEO_SUFFIXES, Transcript, plain_name, read_transcript
-from babyvlm.curation.utterances import frame_times
-from babyvlm.curation.video import VideoError, frames_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

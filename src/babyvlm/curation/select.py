@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
-from babyvlm.curation.embed import Embeddings, check_same_clip, embedded_rows
+from babyvlm.curation.embeddings import Embeddings, check_same_clip, embedded_rows
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.matching import Array, Matching, Method, match, match_greedily, match_randomly
 from babyvlm.curation.store import Store, write_rows, write_store

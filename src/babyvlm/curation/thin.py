@@ -9,7 +9,7 @@ import numpy as np
 from babyvlm import artefact
 from babyvlm.contracts import UserError
 from babyvlm.curation.duplicates import distinct
-from babyvlm.curation.embed import Embeddings, embedded_rows
+from babyvlm.curation.embeddings import Embeddings, embedded_rows
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store import Store, write_rows
 

@@ -12,12 +12,12 @@ from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.parts import Log, store_from_parts
 from babyvlm.curation.sound_images import UnsoundError, sound_image
 from babyvlm.curation.store import split_of
-from babyvlm.curation.web_readers import Source, find_source
+from babyvlm.curation.web_corpora.readers import Source, find_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from babyvlm.curation.web_samples import Chunk, Sample
+    from babyvlm.curation.web_corpora.samples import Chunk, Sample
 
 HEADING = ("key", "reason")
 

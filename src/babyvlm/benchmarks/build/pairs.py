@@ -11,8 +11,8 @@ import numpy as np
 
 from babyvlm.benchmarks.build.items import WORD_CLASSES
 from babyvlm.curation.llm.checks import root
-from babyvlm.curation.phrases import DETERMINERS
-from babyvlm.curation.toddler import ing_of, lexicon, plural_of, sections, source_text
+from babyvlm.curation.rules.phrases import DETERMINERS
+from babyvlm.curation.rules.toddler import ing_of, lexicon, plural_of, sections, source_text
 from babyvlm.data.vocabulary import UNK
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from functools import cache
 from importlib.resources import files
 
 from babyvlm.curation.llm.orders import described
-from babyvlm.curation.rewrite_rules import MAX_WORDS
-from babyvlm.curation.toddler import lexicon, listed, sections
+from babyvlm.curation.rules.rewriter import MAX_WORDS
+from babyvlm.curation.rules.toddler import lexicon, listed, sections
 
 RULES = 1  # raise it with any change of what passes, so that stores made before are told from those made after
 # wordfreq's Zipf scale; 4.0 is ten times in a million words. 7,223 English words reach it: somewhat more than the 5,176

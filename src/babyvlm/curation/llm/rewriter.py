@@ -22,7 +22,7 @@ from babyvlm.curation.llm.client import Server, open_server
 from babyvlm.curation.llm.ledger import Call, Ledger
 from babyvlm.curation.llm.prices import Purse, estimate, read_price
 from babyvlm.curation.llm.prompt import Answer, clean, digest, prompt_id
-from babyvlm.curation.rewrite_rules import FIELD
+from babyvlm.curation.rules.rewriter import FIELD
 from babyvlm.curation.store import Store, write_store
 
 if TYPE_CHECKING:

@@ -49,7 +49,7 @@ def ing_of(verb: str) -> str:
 
 def source_text() -> str:
     """The list as shipped."""
-    return files("babyvlm.curation").joinpath("toddler_words.txt").read_text(encoding="utf-8")
+    return files("babyvlm.curation.rules").joinpath("toddler_words.txt").read_text(encoding="utf-8")
 
 
 @cache

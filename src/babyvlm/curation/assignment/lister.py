@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
-from babyvlm.curation._augment import SLACK
-from babyvlm.curation._listing import scan, unpack
+from babyvlm.curation.assignment.augment import SLACK
+from babyvlm.curation.assignment.listing import scan, unpack
 
 # A thread's scores fill 4 MB, which stay in the last cache between product and scan; BLAS is at its best from here on.
 TILE = 2048

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from babyvlm.contracts import UserError
 from babyvlm.curation.files import digest, inside
 from babyvlm.curation.sound_images import MAX_BYTES
-from babyvlm.curation.web_samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, column
+from babyvlm.curation.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, column
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from babyvlm.curation._listing import compiled
+from babyvlm.curation.assignment.listing import compiled
 
 NOBODY = -1
 IMPOSSIBLE = -2

@@ -13,17 +13,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.check_corpus import check_raw, check_released
-from babyvlm.curation.check_lists import check_trials, check_web
-from babyvlm.curation.costs import EMBED_RATE, KEPT, web_needs
+from babyvlm.curation.checks.corpus import check_raw, check_released
+from babyvlm.curation.checks.costs import EMBED_RATE, KEPT, web_needs
+from babyvlm.curation.checks.lists import check_trials, check_web
 from babyvlm.curation.files import listed
-from babyvlm.curation.profiles import find_profile
+from babyvlm.curation.footage.profiles import find_profile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from babyvlm.curation.check_corpus import Findings
-    from babyvlm.curation.costs import Need
+    from babyvlm.curation.checks.corpus import Findings
+    from babyvlm.curation.checks.costs import Need
 
 WIDTH = 120
 

@@ -6,10 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.web_lists import cut_csv, cut_llava
-from babyvlm.curation.web_parquet import cut_parquet
-from babyvlm.curation.web_samples import Chunk, stem
-from babyvlm.curation.web_tar import cut_tar
+from babyvlm.curation.web_corpora.lists import cut_csv, cut_llava
+from babyvlm.curation.web_corpora.parquet import cut_parquet
+from babyvlm.curation.web_corpora.samples import Chunk, stem
+from babyvlm.curation.web_corpora.tar import cut_tar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.lister import Batch
+from babyvlm.curation.assignment.lister import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from babyvlm.curation.lazy_assignment import LazyAssignment
+    from babyvlm.curation.assignment.state import LazyAssignment
 
 HASHED_ROWS = 8192
 

@@ -13,22 +13,22 @@ from rich.console import Console
 from rich.progress import track
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.captions import read_lists, read_transcripts_of_frames
-from babyvlm.curation.costs import Need, corpus_needs
+from babyvlm.curation.checks.costs import Need, corpus_needs
 from babyvlm.curation.files import file_size, files_below
+from babyvlm.curation.footage.transcripts import Transcript, read_transcript
+from babyvlm.curation.footage.utterances import frame_times
+from babyvlm.curation.footage.video import VideoError, VideoFacts, probe
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.parts import Log, SpoiledError
 from babyvlm.curation.released import SUFFIXES, ImageChunk
+from babyvlm.curation.rules.captions import read_lists, read_transcripts_of_frames
 from babyvlm.curation.saycam import VideoFrames, find_transcripts, find_videos
-from babyvlm.curation.transcripts import Transcript, read_transcript
-from babyvlm.curation.utterances import frame_times
-from babyvlm.curation.video import VideoError, VideoFacts, probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from babyvlm.curation.profiles import Profile
+    from babyvlm.curation.footage.profiles import Profile
 
 PROBES = 16  # headers read at once: most of the time is the disk's
 SAMPLED = 3  # videos that are cut for a moment

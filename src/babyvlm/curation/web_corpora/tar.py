@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from babyvlm.curation.files import fingerprint_files
 from babyvlm.curation.sound_images import MAX_BYTES
-from babyvlm.curation.web_samples import Chunk, Sample, stem
+from babyvlm.curation.web_corpora.samples import Chunk, Sample, stem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

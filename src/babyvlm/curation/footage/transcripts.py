@@ -10,12 +10,12 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.utterances import Utterance, divide_turn, parse_clock, parse_seconds, split_sentences
+from babyvlm.curation.footage.utterances import Utterance, divide_turn, parse_clock, parse_seconds, split_sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from babyvlm.curation.profiles import Profile
+    from babyvlm.curation.footage.profiles import Profile
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv")
 

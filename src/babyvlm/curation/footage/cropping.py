@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 if TYPE_CHECKING:
-    from babyvlm.curation.profiles import Profile
+    from babyvlm.curation.footage.profiles import Profile
 
 JPEG_QUALITY = 95  # OpenCV's default, with which the authors' release was written
 

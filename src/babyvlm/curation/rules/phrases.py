@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from babyvlm.curation.toddler import Word, lexicon, listed
+from babyvlm.curation.rules.toddler import Word, lexicon, listed
 
 PLACES = frozenset(("in", "on", "under", "near", "behind", "by", "at", "beside", "inside"))
 DETERMINERS = ("a", "an", "the", "this", "that", "some", "his", "her", "its", "their", "my", "your", "our")

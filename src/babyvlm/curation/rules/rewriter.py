@@ -25,7 +25,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from babyvlm.curation.phrases import Phrase, Reading, read_caption
+from babyvlm.curation.rules.phrases import Phrase, Reading, read_caption
 
 MAX_WORDS = 15  # the brief of "one simple utterance": our choice, twice the length of a mother's usual sentence
 FIELD = "original_caption"  # where a rewritten store keeps the caption as it was, whichever way it was rewritten

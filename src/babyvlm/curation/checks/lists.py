@@ -9,17 +9,17 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.check_corpus import Findings
-from babyvlm.curation.costs import Need
+from babyvlm.curation.checks.corpus import Findings
+from babyvlm.curation.checks.costs import Need
 from babyvlm.curation.files import file_size, inside
 from babyvlm.curation.sound_images import UnsoundError, sound_image
-from babyvlm.curation.web_readers import Source, find_source
+from babyvlm.curation.web_corpora.readers import Source, find_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from babyvlm.curation.web_samples import Chunk
+    from babyvlm.curation.web_corpora.samples import Chunk
 
 MIN_FRACTION = 0.5  # sound ones that `curate web` asks for by default
 SAMPLES = 300  # of a web source that are read to judge it

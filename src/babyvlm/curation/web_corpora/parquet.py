@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from babyvlm.curation.files import digest, fingerprint_files
 from babyvlm.curation.processes import bounded_memory
-from babyvlm.curation.web_samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, column
+from babyvlm.curation.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

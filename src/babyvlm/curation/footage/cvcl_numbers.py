@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.profiles import SAYCAM
+from babyvlm.curation.footage.profiles import SAYCAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.cvcl_numbers import Numbered, numbered_utterances
-from babyvlm.curation.utterances import split_sentences
+from babyvlm.curation.footage.cvcl_numbers import Numbered, numbered_utterances
+from babyvlm.curation.footage.utterances import split_sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -12,7 +12,7 @@ import av
 from av.stream import Disposition
 from PIL import Image
 
-from babyvlm.curation.cropping import turned
+from babyvlm.curation.footage.cropping import turned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Sequence

@@ -1,0 +1,1 @@
+"""What a licence holder is told before a stage runs."""

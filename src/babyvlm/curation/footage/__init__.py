@@ -1,0 +1,1 @@
+"""What home recordings are: a corpus's profile, its transcripts and its videos."""

@@ -1,0 +1,1 @@
+"""The offline rewriter: captions to child-directed utterances by rules."""
