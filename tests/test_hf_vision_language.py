@@ -1,8 +1,17 @@
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, trainers
-from transformers import AutoModelForImageTextToText, AutoProcessor, BertConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BertConfig,
+    CLIPImageProcessor,
+    PreTrainedTokenizerFast,
+)
 
 from babyvlm.contracts import Captioner, ImageTextScorer, TextScorer, UserError
 from babyvlm.models.hf_vision_language import CAPTION_PROMPT, PROMPT, HFVisionLanguage
@@ -11,9 +20,9 @@ from tiny_llava import SIZE, SPECIALS, save_tiny_llava
 TEXTS = ["a red ball", "wash", "kick the blue dog at the cup", "a zebra"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
+@pytest.fixture(scope="module", params=["clip", "siglip"])
+def folder(request, tmp_path_factory):
+    return save_tiny_llava(tmp_path_factory.mktemp("llava"), vision=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +120,25 @@ def test_models_that_cannot_be_had(folder, tmp_path):
             HFVisionLanguage(name, "float32")
         assert str(refusal.value).startswith(f"{name}: ")
         assert "\n" not in str(refusal.value)
+
+
+def test_a_broken_weights_file_is_told_in_one_line(folder, tmp_path):
+    broken = Path(shutil.copytree(folder, tmp_path / "broken"))
+    with (broken / "model.safetensors").open("r+b") as file:
+        file.write(b"\xff" * 64)
+    with pytest.raises(UserError, match="transformers cannot load it") as refusal:
+        HFVisionLanguage(str(broken), "float32")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_processor_that_keeps_the_pictures_form_is_refused(folder, tmp_path):
+    loose = Path(shutil.copytree(folder, tmp_path / "loose"))
+    pixels = CLIPImageProcessor(size={"shortest_edge": SIZE}, do_center_crop=False)
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.image_processor = pixels
+    processor.save_pretrained(loose)
+    with pytest.raises(UserError, match="sizes of their own"):
+        HFVisionLanguage(str(loose), "float32")
 
 
 def test_prompts_that_cannot_be(folder):

@@ -11,6 +11,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
 )
 
 SIZE, PATCH = 56, 14  # 16 image tokens
@@ -21,8 +23,10 @@ TEXTS = [
 ]  # fmt: skip
 
 
-def save_tiny_llava(folder, seed=0):
-    """Write model and processor to a folder, and return it."""
+def save_tiny_llava(folder, seed=0, vision="clip"):
+    """Write model and processor to a folder, and return it; ``siglip`` resizes without a crop and has no class token."""
+    clip = vision == "clip"
+    strategy = "default" if clip else "full"
     bpe = SentencePieceBPETokenizer()
     bpe.train_from_iterator(TEXTS * 5, vocab_size=150, special_tokens=SPECIALS, show_progress=False)
     bpe.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", SPECIALS.index("<s>"))])
@@ -30,19 +34,23 @@ def save_tiny_llava(folder, seed=0):
         tokenizer_object=bpe._tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>",
         extra_special_tokens={"image_token": "<image>"},
     )  # fmt: skip
-    pixels = CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+    whole = {"height": SIZE, "width": SIZE}
+    pixels = (
+        CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=whole) if clip else SiglipImageProcessor(size=whole)
+    )
     processor = LlavaProcessor(
-        pixels, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        pixels, tokenizer, patch_size=PATCH, vision_feature_select_strategy=strategy, num_additional_image_tokens=int(clip),
         image_token="<image>",
     )  # fmt: skip
     torch.manual_seed(seed)
-    vision = CLIPVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
-                              image_size=SIZE, patch_size=PATCH)  # fmt: skip
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,
+             "image_size": SIZE, "patch_size": PATCH}  # fmt: skip
     text = LlamaConfig(vocab_size=len(tokenizer), hidden_size=24, intermediate_size=48, num_hidden_layers=2,
                        num_attention_heads=4, num_key_value_heads=4, bos_token_id=1, eos_token_id=2)  # fmt: skip
     config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=3, image_seq_length=(SIZE // PATCH) ** 2
-    )
+        vision_config=CLIPVisionConfig(**sizes) if clip else SiglipVisionConfig(**sizes), text_config=text,
+        image_token_index=3, image_seq_length=(SIZE // PATCH) ** 2, vision_feature_select_strategy=strategy,
+    )  # fmt: skip
     model = LlavaForConditionalGeneration(config)
     with torch.no_grad():  # as if trained: what is near zero proves nothing
         for parameter in model.parameters():

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from PIL.Image import Image
+from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
@@ -18,6 +19,7 @@ PROMPT = "USER: What's the object in the image? <image> ASSISTANT:"  # BabyVLM's
 # The paper asks for a short sentence to a child about the image; the words are ours, the form is LLaVA-1.5's.
 CAPTION_PROMPT = "USER: <image>\nSay one short sentence to a young child about this image. ASSISTANT:"
 Weights = Literal["float32", "bfloat16", "float16", "int8"]
+_BLANK, _WIDE = (Image.new("RGB", size) for size in ((224, 224), (448, 224)))
 
 
 class HFVisionLanguage(TestOnly):
@@ -55,7 +57,7 @@ class HFVisionLanguage(TestOnly):
         self.processor, self.vlm = _load(model, weights)
         self.likelihood, self.prompt, self.caption_prompt, self.rows = likelihood, prompt, caption_prompt, rows
 
-    def preprocess(self, image: Image) -> Tensor:
+    def preprocess(self, image: Image.Image) -> Tensor:
         """The model's own preprocessing."""
         pixels: Tensor = self.processor.image_processor(image, return_tensors="pt")["pixel_values"][0]
         return pixels
@@ -114,10 +116,8 @@ class HFVisionLanguage(TestOnly):
         return self.vlm.model(input_ids=prompt_BL, pixel_values=images_BCHW, use_cache=True).past_key_values
 
     def _tokens(self, text: str) -> Tensor:
-        """(L,) ids, the image's placeholders included: as many for every image, since all are cropped to one size."""
-        size = self.processor.image_processor.crop_size
-        blank = torch.zeros(3, size["height"], size["width"], dtype=torch.uint8)
-        images = blank if "<image>" in text else None
+        """(L,) ids, the image's placeholders included: as many for every image, since all come out in one size."""
+        images = _BLANK if "<image>" in text else None
         ids: Tensor = self.processor(images=images, text=text, return_tensors="pt")["input_ids"][0]
         return ids.to(self.device)
 
@@ -156,8 +156,11 @@ def _load(name: str, weights: Weights) -> tuple[Any, LlavaForConditionalGenerati
         )  # fmt: skip
     except ImportError as error:
         raise UserError(f"weights int8: {first_line(error)} (pip install 'babyvlm[int8]')") from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{name}: transformers cannot load it ({first_line(error)})") from error
     if not isinstance(model, LlavaForConditionalGeneration):
         raise UserError(f"{name}: is a {type(model).__name__}; it must be a LlavaForConditionalGeneration")
+    shapes = {processor.image_processor(image, return_tensors="pt")["pixel_values"].shape for image in (_BLANK, _WIDE)}
+    if len(shapes) > 1:
+        raise UserError(f"{name}: its images come out in sizes of their own; it must be a model of images of one size")
     return processor, model.eval()
