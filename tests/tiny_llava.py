@@ -24,7 +24,7 @@ TEXTS = [
 
 
 def save_tiny_llava(folder, seed=0, vision="clip"):
-    """Write model and processor to a folder, and return it; ``siglip`` resizes without a crop and has no class token."""
+    """Write model and processor to a folder, and return it; ``siglip`` crops nothing and has no class token."""
     clip = vision == "clip"
     strategy = "default" if clip else "full"
     bpe = SentencePieceBPETokenizer()
@@ -39,8 +39,8 @@ def save_tiny_llava(folder, seed=0, vision="clip"):
         CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=whole) if clip else SiglipImageProcessor(size=whole)
     )
     processor = LlavaProcessor(
-        pixels, tokenizer, patch_size=PATCH, vision_feature_select_strategy=strategy, num_additional_image_tokens=int(clip),
-        image_token="<image>",
+        pixels, tokenizer, patch_size=PATCH, vision_feature_select_strategy=strategy,
+        num_additional_image_tokens=int(clip), image_token="<image>",
     )  # fmt: skip
     torch.manual_seed(seed)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,
