@@ -14,6 +14,7 @@ from PIL import Image
 
 from babyvlm.contracts import UserError
 from babyvlm.curation import web as module
+from babyvlm.curation.checks.lists import check_web
 from babyvlm.curation.store import Store
 from babyvlm.curation.web import sound_image, web
 from babyvlm.curation.web_corpora.readers import find_source
@@ -322,3 +323,72 @@ def test_large_images_are_made_smaller_and_what_stays_large_is_left_out():
         assert Image.open(io.BytesIO(small)).size == size
     with pytest.raises(module.UnsoundError, match="over 1 MiB even when made smaller"):
         sound_image(contents[2])
+
+
+def downloaded(folder, statuses):
+    """img2dataset's output of some links: the survivors in a tar, a table of all of them and their counts."""
+    names = [f"{number:09d}" for number in range(len(statuses))]
+    came = [name for name, (status, _) in zip(names, statuses, strict=True) if status == "success"]
+    write_tar(folder / "00000.tar", [(f"{name}.{kind}", picture() if kind == "jpg" else b"a cup")
+                                     for name in came for kind in ("jpg", "txt")])  # fmt: skip
+    columns = {"key": names, "status": [one for one, _ in statuses], "error_message": [one for _, one in statuses]}
+    pq.write_table(pa.table(columns), folder / "00000.parquet")
+    counts = {f"failed_to_{verb}": sum(status == f"failed_to_{verb}" for status, _ in statuses)
+              for verb in ("download", "resize")}  # fmt: skip
+    (folder / "00000_stats.json").write_text(json.dumps({"count": len(names), "successes": len(came), **counts}))
+    return folder
+
+
+LOST = [("success", None), ("failed_to_download", "HTTP Error 404: Not Found"), ("failed_to_resize", "not an image"),
+        ("failed_to_download", "<urlopen error no host a.example>"), ("success", None)]  # fmt: skip
+
+
+@pytest.mark.parametrize("told_by", ["table", "counts"])
+def test_lost_links_are_counted_and_listed(tmp_path, told_by):
+    folder = downloaded(tmp_path / "i2d", LOST)
+    if told_by == "counts":
+        (folder / "00000.parquet").unlink()
+    rows, left_out = run(tmp_path, folder, min_fraction=0.4)
+    assert [row["key"] for row in rows] == ["i2d/00000/000000000", "i2d/00000/000000004"]
+    named = {"000000001": "HTTP Error 404", "000000002": "failed to resize", "000000003": "failed to download"}
+    counted = {"failed_to_download 0": "failed to download", "failed_to_download 1": "failed to download",
+               "failed_to_resize 0": "failed to resize"}  # fmt: skip
+    lost = named if told_by == "table" else counted
+    assert left_out == {f"i2d/00000/{name}": f"link lost: {reason}" for name, reason in lost.items()}
+
+
+def test_a_source_that_lost_most_of_its_links_is_refused(tmp_path):
+    folder = downloaded(tmp_path / "i2d", LOST)
+    with pytest.raises(UserError, match=r"only 2 of 5 samples are sound \(1 link lost: "):
+        web([folder / "00000.tar"], tmp_path / "store")
+    found = check_web(folder)
+    assert dict(found.facts)["lost links"] == "3 of 5"
+    assert "about 2 of 5 samples are sound" in found.missing[0]
+    (folder / "00000_stats.json").unlink()
+    (folder / "00000.parquet").unlink()
+    found = check_web(folder)
+    assert found.missing == []
+    assert "tells which links were lost" in found.notes[0]
+
+
+def test_lost_links_are_counted_by_the_length_of_the_list(tmp_path):
+    write_tar(tmp_path / "a.tar", [("0.jpg", picture()), ("0.txt", b"x")])
+    with pytest.raises(UserError, match=r"only 1 of 3 samples are sound \(2 link lost: listed"):
+        web([tmp_path / "a.tar"], tmp_path / "store", listed=3)
+    web([tmp_path / "a.tar"], tmp_path / "store", listed=2)
+    assert Store(tmp_path / "store").manifest["funnel"]["dropped"] == {"link lost: listed, but not in the sources": 1}
+    with pytest.raises(UserError, match="made with other listed"):
+        web([tmp_path / "a.tar"], tmp_path / "store")
+    write_tar(tmp_path / "b.tar", [(f"{i}.{k}", b"x") for i in range(3) for k in ("jpg", "txt")])
+    with pytest.raises(UserError, match="--listed 2: the sources hold 3"):
+        web([tmp_path / "b.tar"], tmp_path / "other", listed=2)
+
+
+@pytest.mark.parametrize(("name", "content"), [("00000.parquet", b"PAR1 no table PAR1"), ("00000_stats.json", b"[1]"),
+                                               ("00000_stats.json", b"\xff{")])  # fmt: skip
+def test_a_record_of_lost_links_that_cannot_be_read_is_named(tmp_path, name, content):
+    folder = downloaded(tmp_path / "i2d", LOST)
+    (folder / "00000.parquet").unlink()
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: not readable as img2dataset's record"):
+        web([folder], tmp_path / "store", workers=1)

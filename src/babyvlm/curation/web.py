@@ -26,6 +26,7 @@ def web(
     sources: list[Path],
     out: Path,
     min_fraction: float = 0.5,
+    listed: int = 0,
     image_size: int = 0,
     hold_out: bool = False,
     workers: int = 2,
@@ -35,13 +36,16 @@ def web(
 
     Takes LLaVA's list (`.json`, with its images in `images/` or beside it), WebDataset tars, Parquet (`image`,
     `caption` or `text`), and a CSV (`image`, `caption`) beside its images. Broken images, missing captions and
-    unsafe paths are left out and listed in `OUT.quarantine.csv`. A call that was killed goes on: what is read already
-    (archives, and some thousand samples of the others) is not read again.
+    unsafe paths are left out and listed in `OUT.quarantine.csv`. So are links that a download lost, where what
+    img2dataset writes beside its tars tells of them. A call that was killed goes on: what is read already (archives,
+    and some thousand samples of the others) is not read again.
 
     Args:
         sources: files or folders; each gives its name to its pairs.
         out: store to make.
-        min_fraction: least share of the samples that must be sound.
+        min_fraction: least share of the samples, lost links included, that must be sound.
+        listed: how many samples the lists of all sources named before anything was downloaded, if nothing beside the
+            archives tells it; what is not here counts as a lost link.
         image_size: make images smaller until the shorter side has this many pixels; 0 keeps the bytes as they are,
             but for images of over 1 MiB, of which the shorter side is made 512 pixels at most.
         hold_out: put 5 % each into validation and test, where a model is judged on web pairs too; else all of them are
@@ -49,35 +53,45 @@ def web(
         workers: processes, each at one archive or some thousand samples.
         licensed: the images may never leave this machine.
     """
-    if image_size < 0 or not 0 <= min_fraction <= 1 or workers < 1:
+    if min(image_size, listed) < 0 or not 0 <= min_fraction <= 1 or workers < 1:
         raise UserError(
-            f"--image_size {image_size} must be 0 or more, --min_fraction {min_fraction} within 0 and 1, "
-            f"--workers {workers} at least 1"
+            f"--image_size {image_size} and --listed {listed} must be 0 or more, --min_fraction {min_fraction} within"
+            f" 0 and 1, --workers {workers} at least 1"
         )
     found = _find_sources(sources)
+    prints = {source.name: fingerprint_files([*source.files, *source.sidecars]) for source in found}
     arguments = {
-        "command": "web", "sources": {source.name: fingerprint_files(source.files) for source in found},
-        "min_fraction": min_fraction, "image_size": image_size, "hold_out": hold_out, "licensed": licensed,
+        "command": "web", "sources": prints, "min_fraction": min_fraction, "image_size": image_size,
+        "hold_out": hold_out, "licensed": licensed, **({"listed": listed} if listed else {}),
     }  # fmt: skip
-    chunks = ((source.name, chunk) for source in found for file in source.files for chunk in source.cut(file))
+    chunks = ((source.name, chunk) for source in found for chunk in (*source.chunks(), *source.lost()))
     parts = [WebPart(name, chunk, chunk.hash, image_size, hold_out) for name, chunk in chunks]
     funnel = Funnel("web", unit="samples")
-    listed = out.with_name(f"{out.name}.quarantine.csv")
+    quarantine = out.with_name(f"{out.name}.quarantine.csv")
 
     def check() -> None:
+        _count_unseen(funnel, listed)
         if funnel.seen and funnel.kept / funnel.seen < min_fraction:
             reasons = ", ".join(f"{count} {reason}" for reason, count in funnel.dropped.most_common(3))
             raise UserError(
-                f"{out}: only {funnel.kept} of {funnel.seen} samples are sound ({reasons}; all in {listed});"
+                f"{out}: only {funnel.kept} of {funnel.seen} samples are sound ({reasons}; all in {quarantine});"
                 f" mend the sources or lower --min_fraction {min_fraction:g}"
             )
 
     store = store_from_parts(
-        out, parts, funnel, HEADING, listed=listed, check=check, arguments=arguments, licensed=licensed,
+        out, parts, funnel, HEADING, listed=quarantine, check=check, arguments=arguments, licensed=licensed,
         raw={one.name: {"files": [file.name for file in one.files], "key": one.key} for one in found}, workers=workers,
     )  # fmt: skip
     if store:
-        print(f"{funnel}\n{out}: {len(store):,} pairs; what was left out is listed in {listed}")
+        print(f"{funnel}\n{out}: {len(store):,} pairs; what was left out is listed in {quarantine}")
+
+
+def _count_unseen(funnel: Funnel, listed: int) -> None:
+    """Count what was listed and has not been seen as lost."""
+    if listed and listed < funnel.seen:
+        raise UserError(f"--listed {listed}: the sources hold {funnel.seen} samples; say how many their lists named")
+    if listed > funnel.seen:
+        funnel.drop("link lost: listed, but not in the sources", listed - funnel.seen)
 
 
 def _find_sources(paths: list[Path]) -> list[Source]:

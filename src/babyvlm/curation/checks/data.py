@@ -75,9 +75,9 @@ def check_data(
         checked.append(check_raw(saycam, transcripts or saycam, rules, max_frames, min_fraction, embed_rate))
     if frames:
         checked.append(check_released(frames, listed(captions), transcripts, embed_rate))
+    targets = round(KEPT * sum(one.pairs for one in checked))
     sources = [check_web(source) for source in listed(web)]
     checked += [*sources, *([check_trials(trials)] if trials else [])]
-    targets = round(KEPT * sum(one.pairs for one in checked[: len(checked) - len(sources)]))
     needs = [need for found in checked for need in found.needs]
     needs += web_needs(sum(one.pairs for one in sources), sum(one.bytes for one in sources), embed_rate, targets)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)

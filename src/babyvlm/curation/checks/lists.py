@@ -14,6 +14,7 @@ from babyvlm.curation.checks.costs import Need
 from babyvlm.curation.files import file_size, inside
 from babyvlm.curation.sound_images import UnsoundError, sound_image
 from babyvlm.curation.web_corpora.readers import Source, find_source
+from babyvlm.curation.web_corpora.tar import cut_tar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,13 +35,13 @@ OTHER_NAMES = {"SAYCam_caption.csv": "caption.csv"}  # Playroom's
 
 
 def check_web(path: Path) -> Findings:
-    """Check a web source by counting its samples and reading the first few hundred."""
+    """Check a web source by counting its samples, and the lost links that are told of, and reading a few hundred."""
     found = Findings(f"web pairs ({path})")
     try:
         source = find_source(path)
         began = time.perf_counter()
         sizes, problems = [], []
-        chunks = [chunk for file in source.files for chunk in source.cut(file)]
+        chunks = list(source.chunks())
         for sample in islice(chain.from_iterable(chunk.samples() for chunk in chunks), SAMPLES):
             try:
                 if sample.image is None:
@@ -50,6 +51,7 @@ def check_web(path: Path) -> Findings:
                 problems.append(str(error))
         seconds = time.perf_counter() - began
         count, exact = _count(source, chunks)
+        lost = sum(one.count for one in source.lost())
     except UserError as error:
         found.missing.append(str(error))
         return found
@@ -60,14 +62,26 @@ def check_web(path: Path) -> Findings:
                     ("samples", f"{'' if exact else 'about '}{count:,}"),
                     (f"sound among the first {looked_at:,}", f"{share:.1%}"),
                     *((f"unsound: {reason}", f"{times:,}") for reason, times in Counter(problems).items())]  # fmt: skip
-    if share < MIN_FRACTION:
-        found.missing.append(f"{path}: {share:.0%} of the first {looked_at:,} are sound, below {MIN_FRACTION:.0%}")
+    _judge(found, source, count, lost)
     if sizes:
         rate = looked_at / seconds
         found.bytes = found.pairs * sum(sizes) / len(sizes)
         found.needs = [Need("curate web", f"{count:,} samples", found.bytes, count / rate,
                             f"{rate:,.0f} samples/s, read just now")]  # fmt: skip
     return found
+
+
+def _judge(found: Findings, source: Source, count: int, lost: int) -> None:
+    """Say whether so many samples of ``count`` are sound, and so many links lost, that the stage would go on."""
+    if source.sidecars:
+        found.facts.append(("lost links", f"{lost:,} of {count + lost:,}"))
+    elif source.cut is cut_tar:
+        found.notes.append("nothing beside the tars tells which links were lost; `curate web --listed` counts them")
+    if not count or found.pairs < MIN_FRACTION * (count + lost):
+        found.missing.append(
+            f"{found.title}: about {found.pairs:,} of {count + lost:,} samples are sound, lost links included; that is"
+            f" less than {MIN_FRACTION:.0%}"
+        )
 
 
 def _count(source: Source, chunks: Sequence[Chunk]) -> tuple[int, bool]:

@@ -45,11 +45,11 @@ class ParquetChunk:
     def samples(self) -> Iterator[Sample]:
         """A sample a row."""
         try:
-            file = pq.ParquetFile(self.path, buffer_size=READ_BYTES)
+            file = open_table(self.path)
             names = [column(self.path, file.schema_arrow.names, choice) for choice in (IMAGE_COLUMNS, CAPTION_COLUMNS)]
             batches = file.iter_batches(BATCH_ROWS, list(self.groups), names)
             number = self.first_row
-            while rows := _unpacked(batches):
+            while rows := unpacked(batches):
                 for row in rows:
                     yield _sample(f"{self.path.stem}/{number:09d}", row[names[0]], row[names[1]])
                     number += 1
@@ -58,8 +58,13 @@ class ParquetChunk:
             yield Sample(self.name, None, None, reason)
 
 
-def _unpacked(batches: Iterator[pa.RecordBatch]) -> list[dict[str, Any]]:
-    """The rows of the next batch; none at the end."""
+def open_table(path: Path) -> pq.ParquetFile:
+    """A Parquet file that is read in small pieces."""
+    return pq.ParquetFile(path, buffer_size=READ_BYTES)
+
+
+def unpacked(batches: Iterator[pa.RecordBatch]) -> list[dict[str, Any]]:
+    """The rows of the next batch, none at the end; ``MemoryError`` if they ask for too much."""
     with bounded_memory(MAX_MEMORY):
         batch = next(batches, None)
         return [] if batch is None else list(batch.to_pylist())

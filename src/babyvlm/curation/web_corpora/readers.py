@@ -7,29 +7,42 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from babyvlm.contracts import UserError
 from babyvlm.curation.web_corpora.lists import cut_csv, cut_llava
+from babyvlm.curation.web_corpora.lost import LostLinks, find_sidecar
 from babyvlm.curation.web_corpora.parquet import cut_parquet
 from babyvlm.curation.web_corpora.samples import Chunk, stem
 from babyvlm.curation.web_corpora.tar import cut_tar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 
 class Source(NamedTuple):
-    """One thing the user named: its files, how to cut them, and how a key leads back into them."""
+    """One thing the user named: its files, how to cut them, and how a key leads back into them.
+
+    ``sidecars`` tell which samples of its archives were lost when they were downloaded.
+    """
 
     name: str
     files: list[Path]
+    sidecars: list[Path]
     cut: Callable[[Path], Iterable[Chunk]]
     key: str
+
+    def chunks(self) -> Iterator[Chunk]:
+        """What is there, in order."""
+        return (chunk for file in self.files for chunk in self.cut(file))
+
+    def lost(self) -> list[LostLinks]:
+        """What was listed and is not there, as far as anything tells it."""
+        return [LostLinks(path) for path in self.sidecars]
 
 
 def find_source(path: Path) -> Source:
     """Say what ``path`` is: an archive, a Parquet file, a LLaVA list, a CSV, or a folder of one of these kinds.
 
-    In a folder the first kind present counts, in this order: img2dataset leaves Parquet tables and JSON counts that
-    hold no picture beside its tars.
+    In a folder the first kind present counts, in this order: img2dataset leaves Parquet tables and JSON counts beside
+    its tars, which hold no picture but say which links were lost.
 
     Raises:
         UserError: it is none of these, a folder with several lists, or two of its files have one name.
@@ -46,7 +59,9 @@ def find_source(path: Path) -> Source:
             twice = names.most_common(1)[0][0]
             raise UserError(f"{path}: two files are named {twice!r} but for their endings; rename one of them")
         if files:
-            return Source(path.name if path.is_dir() else stem(path), files, cut, key)
+            beside = [find_sidecar(file) for file in files] if cut is cut_tar else []
+            sidecars = [sidecar for sidecar in beside if sidecar]
+            return Source(path.name if path.is_dir() else stem(path), files, sidecars, cut, key)
     raise UserError(f"{path}: holds no .tar, .parquet, .csv or .json of captioned images")
 
 
