@@ -1,7 +1,9 @@
 """1, 2 and 4 real processes give the same numbers to the last digit, and none waits for one that failed."""
 
 import csv
+import time
 from collections import Counter
+from datetime import timedelta
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +11,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
+from torch import distributed
 from torch.utils.data import DataLoader
 
 from babyvlm.benchmarks import BabyWinoground, VisualTwoWord
@@ -98,6 +101,17 @@ def test_the_first_rank_speaks_or_fails_for_all(tmp_path):
     first, second = on_ranks(2, lambda rank: from_first(refuse), tmp_path / "again")
     assert "UserError: no room" in first
     assert "UserError: rank 0: no room" in second
+
+
+def test_the_others_wait_for_the_first_longer_than_their_group_would(tmp_path):
+    def work(rank):
+        distributed.destroy_process_group()
+        distributed.init_process_group(
+            "gloo", init_method=f"file://{tmp_path}/hasty", rank=rank, world_size=2, timeout=timedelta(seconds=1)
+        )
+        return from_first(lambda: time.sleep(2.5) or 7)
+
+    assert on_ranks(2, work, tmp_path) == [7, 7]
 
 
 class Model(LightningModule):
