@@ -16,8 +16,9 @@ from babyvlm import artefact
 from babyvlm.__main__ import main
 from babyvlm.contracts import UserError
 from babyvlm.curation import duplicates
+from babyvlm.curation.benchmark_images import benchmark_images
 from babyvlm.curation.clip import load_clip
-from babyvlm.curation.contamination import benchmark_images, contamination
+from babyvlm.curation.contamination import contamination
 from babyvlm.curation.duplicates import SAME_BITS, WORDS, Looks, distinct, near_duplicates, perceptual_hashes
 from babyvlm.curation.embed import embed
 from babyvlm.curation.embeddings import Embeddings
@@ -215,11 +216,10 @@ def test_an_interrupted_check_goes_on_with_the_shards_that_are_missing(planted, 
 def test_what_cannot_be_checked_is_refused(planted, tmp_path):
     store, bench = planted
     (bench / "bad.csv").write_text("image\n../x.jpg\n")
-    (bench / "gone.csv").write_text("image\na.jpg\nzz.jpg\n")
     (bench / "none.csv").write_text("picture\na.jpg\n")
     cases = [
-        ([], [], "no benchmark image"), (["bad.csv"], [], "row 2: image '../x.jpg'"),
-        (["gone.csv"], [], "row 3: image 'zz.jpg'"), (["none.csv"], [], "row 2: image ''"),
+        ([], [], "no benchmark image"), (["bad.csv"], [], r"image \.\./x\.jpg leaves"),
+        (["none.csv"], [], "row 2: names no image"), (["none.csv", "no.csv"], [], r"row 2.*; .*no\.csv: cannot"),
         (["no.csv"], [], "cannot be read"), ([], [bench / "no"], "no such folder"),
     ]  # fmt: skip
     for trials, images, say in cases:
@@ -254,3 +254,31 @@ def test_thin_keeps_the_first_of_each_and_counts_the_others(tmp_path, capsys):
         assert "nothing to do" in capsys.readouterr().out
     with pytest.raises(UserError, match="--cosine 1"):
         thin(store.path, tmp_path / "e", tmp_path / "x", cosine=1)
+
+
+def test_lists_of_one_name_and_images_of_one_name_are_told_apart(planted, tmp_path):
+    _, bench = planted
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.jpg").write_bytes(jpeg(scene(60)))
+    (other / "list.csv").write_text("image\na.jpg\n")
+    found = benchmark_images([bench / "list.csv", other / "list.csv"])
+    assert found.keys() >= {bench / "a.jpg", other / "a.jpg"}
+    assert len(found) == 4
+
+
+def test_what_lists_lack_is_told_of_all_of_them_at_once_or_left_out(planted, tmp_path):
+    _, bench = planted
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "one.csv").write_text("image\na.jpg\nx.jpg\ny.jpg\n")
+    (lists / "two.csv").write_text("image\nz.jpg\nc.jpg\nc.jpg\n")
+    with pytest.raises(UserError, match=r"one\.csv: none of its 3 images is in .*\(--root FOLDER\); .*two\.csv"):
+        benchmark_images([lists / "one.csv", lists / "two.csv"])
+    with pytest.raises(UserError) as error:
+        benchmark_images([lists / "one.csv", lists / "two.csv"], root=bench)
+    lacking = f"images are missing or empty in {bench} (allow_missing leaves them out)"
+    first, second = f"{lists}/one.csv: 2 of 3 {lacking}: x.jpg, y.jpg", f"{lists}/two.csv: 1 of 2 {lacking}: z.jpg"
+    assert str(error.value) == f"{first}; {second}"
+    found = benchmark_images([lists / "one.csv", lists / "two.csv"], root=bench, allow_missing=True)
+    assert found == {bench / "a.jpg": "one/a.jpg", bench / "c.jpg": "two/c.jpg"}

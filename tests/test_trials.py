@@ -239,7 +239,8 @@ def test_images_that_are_not_there_are_all_named(root, tmp_path):
     with pytest.raises(UserError) as refusal:
         with_images(lists, root, tmp_path / "l.csv")
     assert str(refusal.value) == (
-        f"{tmp_path}/l.csv: 2 of 4 images are not in {root} (allow_missing: true scores the rest): no1.png, no2.png"
+        f"{tmp_path}/l.csv: 2 of 4 images are missing or empty in {root} (allow_missing: true scores the rest): "
+        "no1.png, no2.png"
     )
     whole = trial_of("ball0.png", "cup0.png")
     assert with_images([*lists, *whole], root, tmp_path / "l.csv", allow_missing=True) == whole

@@ -14,8 +14,14 @@ from babyvlm.benchmarks.results import licensed, world_of, write_results
 from babyvlm.benchmarks.scoring import score_pairs, vocabulary_facts
 from babyvlm.benchmarks.trials import Trial, with_images
 from babyvlm.contracts import ImageTextScorer, TextScorer, TrialResult, UserError
+from babyvlm.curation.benchmark_images import of_all
 
 Judgement = tuple[str, int | None, float]  # measure, choice, credit
+
+
+def benchmarks_of(trainer: Trainer) -> list[Benchmark]:
+    """The benchmarks of a run, in their order."""
+    return [callback for callback in getattr(trainer, "callbacks", []) if isinstance(callback, Benchmark)]
 
 
 class Benchmark(Callback, ABC):
@@ -71,15 +77,26 @@ class Benchmark(Callback, ABC):
         return False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Read the list and find its images before anything runs.
+        """Read the list and find its images before anything runs; the first benchmark of a run does it for all.
 
         Raises:
-            UserError: the list or an image is bad or missing, or the model cannot be tested.
+            UserError: lists or images are bad or missing, all of it told at once, or the model cannot be tested.
         """
-        if self.check(pl_module):
-            listed = self.read(self.path)
-            self.trials = with_images(listed, self.images, self.path, allow_missing=self.allow_missing)
-            self.missing = len(listed) - len(self.trials)
+        tests = benchmarks_of(trainer)
+        if self is tests[0]:
+            usable = [test for test in tests if test.check(pl_module)]
+            for test, (trials, missing) in zip(usable, of_all(usable, Benchmark.found), strict=True):
+                test.trials, test.missing = trials, missing
+
+    def found(self) -> tuple[list[Trial], int]:
+        """The trials of the list whose images are there, and how many others it has.
+
+        Raises:
+            UserError: the list or an image is bad or missing.
+        """
+        listed = self.read(self.path)
+        trials = with_images(listed, self.images, self.path, allow_missing=self.allow_missing)
+        return trials, len(listed) - len(trials)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the dev half."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from pathlib import Path
@@ -11,68 +10,89 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from babyvlm import artefact
-from babyvlm.benchmarks.callback import Benchmark
+from babyvlm.benchmarks.callback import Benchmark, benchmarks_of
 from babyvlm.contracts import UserError
-from babyvlm.curation.contamination import benchmark_images, contamination
+from babyvlm.curation.benchmark_images import benchmark_images, of_all
+from babyvlm.curation.contamination import refuse_near_duplicates
 from babyvlm.curation.duplicates import SAME_BITS
+from babyvlm.curation.embeddings import Embeddings
 from babyvlm.curation.files import fingerprint_files
 from babyvlm.curation.store import Store
+from babyvlm.data.frames import FrameMix
 from babyvlm.data.mixes import PairMix
+from babyvlm.ranks import from_first
 
 
 class Contamination(Callback):
-    """Refuses to train on pairs that are nearly the same as an image of a benchmark of this run.
+    """Refuses to train on images that are nearly the same as an image of a benchmark of this run.
 
-    By perceptual hash, as ``curate contamination`` does it. What was found is kept by the fingerprints of stores and
-    images, so that a check is paid for once.
+    Those of all its benchmarks count, whether or not they can test this model, and those of further lists. As ``curate
+    contamination`` does it: by perceptual hash and, if told so, by embedding. What was found is kept by the
+    fingerprints of stores and images, so that a check is paid for once.
 
     Args:
         cache: folder of the checks' results.
         distance: hashes of 256 bits that differ in at most so many count as nearly the same.
+        trials: benchmark lists beside those of the run's benchmarks: CSVs with a column ``image``.
+        images: folder that their image paths start from; each list's own by default.
+        allow_missing: leave out what they name and is not there.
+        embeddings: of each store of the mix, by its name; of what a store was made from, if it has the same keys.
+        cosine: embeddings above it count as nearly the same; it belongs to their model.
+        workers: processes that hash images, on the first rank.
     """
 
-    def __init__(self, cache: Path, distance: int = SAME_BITS) -> None:
+    def __init__(
+        self, cache: Path, distance: int = SAME_BITS, trials: list[Path] | None = None, images: Path | None = None,
+        allow_missing: bool = False, embeddings: dict[str, Path] | None = None, cosine: float = 0.95, workers: int = 1,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.cache, self.distance = cache, distance
+        self.cache, self.distance, self.workers = cache, distance, workers
+        self.trials, self.images, self.allow_missing = trials or [], images, allow_missing
+        self.embeddings, self.cosine = embeddings or {}, cosine
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check, on one rank, while the others wait.
 
         Raises:
-            UserError: a training pair is nearly the same as a benchmark's image.
+            UserError: a training image is nearly the same as a benchmark's, or the check cannot be made.
         """
-        if stage != "fit":
-            return
-        complaint = self._complaint(trainer) if trainer.is_global_zero else ""
-        complaint = trainer.strategy.broadcast(complaint)
-        if complaint:
-            raise UserError(complaint)
+        if stage == "fit":
+            from_first(lambda: self._check(trainer))
 
-    def _complaint(self, trainer: Trainer) -> str:
-        """What was found, in one line; empty if nothing was."""
+    def _check(self, trainer: Trainer) -> None:
         mix = getattr(trainer, "datamodule", None)
-        tests = [callback for callback in getattr(trainer, "callbacks", []) if isinstance(callback, Benchmark)]
-        if not isinstance(mix, PairMix) or not tests:
-            return "the contamination check needs a PairMix and a benchmark among the callbacks; leave it out"
-        stores = [mix.stores / name for name in sorted({source.store for source in mix.sources})]
-        lists = sorted({test.path for test in tests if test.images == test.path.parent})
-        elsewhere = sorted({test.images for test in tests if test.images != test.path.parent})
-        pictures = fingerprint_files(benchmark_images(lists, elsewhere).values())
-        checked = [[Store(path).fingerprint for path in stores], pictures, self.distance]
+        files = self._pictures(benchmarks_of(trainer))
+        if not isinstance(mix, PairMix | FrameMix) or not files:
+            raise UserError(
+                "the contamination check needs a PairMix or a FrameMix, and a benchmark among the callbacks or in its "
+                "own trials; leave it out"
+            )
+        names = sorted({source.store for source in mix.sources})
+        stores, vectors = [Store(mix.stores / name) for name in names], self._vectors(names)
+        checked = [[store.fingerprint for store in stores], fingerprint_files(files), self.distance]
+        if vectors:
+            checked += [[one.fingerprint for one in vectors], self.cosine]
         folder = self.cache / hashlib.sha256(json.dumps(checked).encode()).hexdigest()[:16]
-        try:
-            with artefact.alone(folder):
-                contamination(stores, folder, lists, elsewhere, distance=self.distance, workers=1)
-        except UserError as error:
-            return f"{error}{_example(folder)}"
-        return ""
+        with artefact.alone(folder):
+            refuse_near_duplicates(
+                stores, files, folder, vectors, cosine=self.cosine, distance=self.distance, workers=self.workers
+            )
 
+    def _pictures(self, tests: list[Benchmark]) -> dict[Path, str]:
+        """The images that the lists name, and what to call each."""
+        files = {
+            (test.images / image).resolve(): f"{test.path.stem}/{image}"
+            for test, (trials, _) in zip(tests, of_all(tests, Benchmark.found), strict=True)
+            for trial in trials
+            for image, _ in trial.options
+        }
+        if self.trials:
+            files |= benchmark_images(self.trials, root=self.images, where="images:", allow_missing=self.allow_missing)
+        return files
 
-def _example(folder: Path) -> str:
-    """The first of the pairs that were found, if that is what the check complains about."""
-    listed = folder / "near_duplicates.csv"
-    if not listed.is_file():
-        return ""
-    with listed.open(newline="") as file:
-        row = next(csv.DictReader(file))
-    return f"; the first is {row['key']} of {row['store']}, like {row['benchmark_image']}"
+    def _vectors(self, stores: list[str]) -> list[Embeddings]:
+        """The embeddings of the stores, or none at all."""
+        without = [name for name in stores if name not in self.embeddings]
+        if self.embeddings and without:
+            raise UserError(f"the contamination check has no embeddings of {without[0]}: add them, or leave all out")
+        return [Embeddings(self.embeddings[name]) for name in stores] if self.embeddings else []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.files import inside
+from babyvlm.curation.benchmark_images import absent_images
 
 ImageText = tuple[str, str]  # an image's path below the list's root, and a text
 
@@ -102,18 +102,9 @@ def with_images(trials: Sequence[Trial], root: Path, path: Path, *, allow_missin
     Raises:
         UserError: an image leaves ``root``; or some are missing and must not, or all are: the message names them all.
     """
-    images = sorted({image for trial in trials for image, _ in trial.options})
-    outside = [image for image in images if inside(root, image) is None]
-    if outside:
-        raise UserError(f"{path}: image {outside[0]} leaves {root}")
-    absent = {image: None for image in images if not (root / image).is_file()}
-    if len(absent) == len(images):
-        raise UserError(f"{path}: none of its {len(images)} images is in {root}; say where they are (images: FOLDER)")
-    if absent and not allow_missing:
-        raise UserError(
-            f"{path}: {len(absent)} of {len(images)} images are not in {root} (allow_missing: true scores the rest): "
-            + ", ".join(absent)
-        )
+    images = [image for trial in trials for image, _ in trial.options]
+    hint = "allow_missing: true scores the rest"
+    absent = absent_images(path, images, root, where="images:", allow_missing=allow_missing, hint=hint)
     whole = [trial for trial in trials if not any(image in absent for image, _ in trial.options)]
     if not whole:
         raise UserError(f"{path}: every item lacks an image in {root}")

@@ -12,9 +12,10 @@ from rich.progress import track
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
+from babyvlm.curation.benchmark_images import benchmark_images
 from babyvlm.curation.duplicates import SAME_BITS, Looks, near_duplicates, perceptual_hashes
 from babyvlm.curation.embeddings import Embeddings, check_same_clip, embedded_rows
-from babyvlm.curation.files import fingerprint_files, inside, write_csv
+from babyvlm.curation.files import fingerprint_files, write_csv
 from babyvlm.curation.processes import each_in_a_process
 from babyvlm.curation.store import Store
 from babyvlm.images import BrokenImageError, open_rgb
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 BATCH = 256  # benchmark images embedded at once
 LIST = "near_duplicates.csv"
 HEADING = ("store", "key", "benchmark_image", "cosine", "different_bits")
@@ -39,6 +39,8 @@ def contamination(
     embeddings: list[Path] | None = None,
     cosine: float = 0.95,
     distance: int = SAME_BITS,
+    root: Path | None = None,
+    allow_missing: bool = False,
     workers: int = 2,
 ) -> None:
     """Check that no training pair is a near-duplicate of a benchmark image; list those that are, and exit with 2.
@@ -49,29 +51,53 @@ def contamination(
     Args:
         stores: pair stores that models are trained on; their rows of the split `train` are checked.
         out: folder to make, with `near_duplicates.csv`.
-        trials: benchmark lists: CSVs with a column `image`, a path below the list's folder.
-        images: folders of benchmark images.
+        trials: benchmark lists: CSVs with a column `image`.
+        images: folders of benchmark images; all in them count.
         embeddings: embeddings of the stores, in their order, all by one CLIP.
         cosine: embeddings above it count as nearly the same. 0.95 suits large CLIPs; it belongs to the model.
         distance: hashes of 256 bits that differ in at most so many count as nearly the same.
+        root: folder that the lists' image paths start from; each list's own by default.
+        allow_missing: leave out what the lists name and is not there.
         workers: processes that hash images.
     """
     sources, vectors = [Store(path) for path in stores], [Embeddings(path) for path in embeddings or ()]
-    files = benchmark_images(trials or (), images or ())
-    manifest = find_near_duplicates(sources, files, out, vectors, cosine=cosine, distance=distance, workers=workers)
-    if manifest["found"]:
-        raise UserError(
-            f"{out / LIST}: {manifest['found']:,} training pairs are nearly the same as benchmark images; drop them by "
-            "`python -m babyvlm curate decontaminate`, or look at them and lower --distance or raise --cosine if they "
-            "are not"
-        )
+    files = benchmark_images(trials or (), images or (), root, allow_missing=allow_missing)
+    refuse_near_duplicates(sources, files, out, vectors, cosine=cosine, distance=distance, workers=workers)
     pairs = sum(len(store) for store in sources)
-    print(f"{out}: none of {pairs:,} pairs is nearly the same as one of {manifest['images']:,} benchmark images")
+    print(f"{out}: none of {pairs:,} pairs is nearly the same as one of {len(files):,} benchmark images")
+
+
+def refuse_near_duplicates(
+    sources: Sequence[Store],
+    files: Mapping[Path, str],
+    out: Path,
+    vectors: Sequence[Embeddings],
+    *,
+    cosine: float,
+    distance: int,
+    workers: int,
+) -> None:
+    """Make the folder of a check, as ``find_near_duplicates``.
+
+    Raises:
+        UserError: a training pair is nearly the same as a benchmark image; or the call is wrong.
+    """
+    manifest = find_near_duplicates(sources, files, out, vectors, cosine=cosine, distance=distance, workers=workers)
+    if not manifest["found"]:
+        return
+    with (out / LIST).open(newline="", encoding="utf-8") as file:
+        first = next(csv.DictReader(file))
+    raise UserError(
+        f"{out / LIST}: {manifest['found']:,} training pairs are nearly the same as benchmark images; the first is "
+        f"{first['key']} of {first['store']}, like {first['benchmark_image']}; drop them by `python -m babyvlm curate "
+        f"decontaminate`{' with the same embeddings and cosine' if vectors else ''}, or look at them and lower "
+        "distance or raise cosine if they are not"
+    )
 
 
 def find_near_duplicates(
     sources: Sequence[Store],
-    files: Mapping[str, Path],
+    files: Mapping[Path, str],
     out: Path,
     vectors: Sequence[Embeddings] = (),
     *,
@@ -79,7 +105,7 @@ def find_near_duplicates(
     distance: int,
     workers: int,
 ) -> artefact.Manifest:
-    """Make the folder of a check, of stores and their embeddings against benchmark images by what to call them.
+    """Make the folder of a check, of stores and their embeddings against benchmark images, which have a name each.
 
     Returns:
         Its manifest, with the numbers ``found`` and ``images``.
@@ -90,7 +116,7 @@ def find_near_duplicates(
     _check_options(sources, vectors, workers)
     arguments = {
         "command": "contamination", "stores": [store.fingerprint for store in sources],
-        "embeddings": [one.fingerprint for one in vectors], "images": fingerprint_files(files.values()),
+        "embeddings": [one.fingerprint for one in vectors], "images": fingerprint_files(files),
         "cosine": cosine, "distance": distance,
     }  # fmt: skip
     if not artefact.made_already(out, "contamination", arguments):
@@ -98,11 +124,11 @@ def find_near_duplicates(
         with artefact.making(out, "contamination", manifest, keep_partial=True) as folder:
             scratch = folder / artefact.SCRATCH
             rows: list[list[str]] = []
-            theirs = _looks_of_files(list(files.values()), vectors[0] if vectors else None)
+            theirs = _looks_of_files(list(files), vectors[0] if vectors else None)
             for number, store in enumerate(sources):
                 vectors_ND = embedded_rows(store, vectors[number])[1] if vectors else None
                 ours = Looks(_hashes(store, scratch, workers), vectors_ND)
-                rows += _found(store, list(files), ours, theirs, cosine, distance)
+                rows += _found(store, list(files.values()), ours, theirs, cosine, distance)
             write_csv(folder / LIST, [HEADING, *rows])
             manifest["found"] = len(rows)
     return artefact.read_manifest(out, "contamination")
@@ -115,41 +141,6 @@ def _check_options(sources: Sequence[Store], vectors: Sequence[Embeddings], work
         raise UserError(f"--embeddings: {len(vectors)} given for {len(sources)} stores; one each, in their order")
     if vectors:
         check_same_clip(*vectors)
-
-
-def benchmark_images(trials: Sequence[Path], folders: Sequence[Path]) -> dict[str, Path]:
-    """Images that benchmark lists name and folders hold, by what to call them; each file once.
-
-    Raises:
-        UserError: a list or folder is not there or names no image, or an image is not there.
-    """
-    found: dict[Path, str] = {}
-    for path in trials:
-        for name in _named_in(path):
-            found.setdefault(name, f"{path.stem}/{name.relative_to(path.parent.resolve())}")
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder")
-        for file in sorted(folder.rglob("*")):
-            if file.suffix.lower() in IMAGE_SUFFIXES:
-                found.setdefault(file.resolve(), f"{folder.name}/{file.relative_to(folder)}")
-    if not found:
-        raise UserError("--trials, --images: no benchmark image is named")
-    return {name: path for path, name in found.items()}
-
-
-def _named_in(path: Path) -> Iterator[Path]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a CSV ({error})") from None
-    for number, row in enumerate(rows, start=2):
-        name = row.get("image") or ""
-        image = inside(path.parent, name) if name else None
-        if image is None or not image.is_file():
-            raise UserError(f"{path}: row {number}: image {name!r} is not a file below {path.parent}")
-        yield image
 
 
 def _looks_of_files(files: Sequence[Path], like: Embeddings | None) -> Looks:

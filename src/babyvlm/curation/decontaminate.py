@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from babyvlm import artefact
-from babyvlm.curation.contamination import LIST, benchmark_images, find_near_duplicates
+from babyvlm.curation.benchmark_images import benchmark_images
+from babyvlm.curation.contamination import LIST, find_near_duplicates
 from babyvlm.curation.duplicates import SAME_BITS
 from babyvlm.curation.files import fingerprint_files
 from babyvlm.curation.funnel import Funnel
@@ -43,7 +44,7 @@ def decontaminate(
     files = benchmark_images(trials or (), images or ())
     arguments = {
         "command": "decontaminate", "store": source.fingerprint, "distance": distance,
-        "images": fingerprint_files(files.values()),
+        "images": fingerprint_files(files),
     }  # fmt: skip
     if artefact.made_already(out, "store", arguments):
         print(f"{out}: whole already, nothing to do")
