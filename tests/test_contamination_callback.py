@@ -208,7 +208,7 @@ def test_embeddings_find_what_the_hash_does_not(setting, tmp_path):
     by_embedding = check | {"embeddings": {"s": tmp_path / "e"}}
     assert setting(**by_embedding, cosine=float(alike[-1]) + 0.01) == 1
     count = int((alike > alike[-1] - 0.001).sum())
-    with pytest.raises(UserError, match=f"{count} training pairs .* with the same embeddings and cosine"):
+    with pytest.raises(UserError, match=f"{count} training pairs .* with --embeddings and --cosine"):
         setting(**by_embedding, cosine=float(alike[-1]) - 0.001)
     with pytest.raises(UserError, match="has no embeddings of s"):
         setting(**check, embeddings={"t": tmp_path / "e"})

@@ -201,6 +201,38 @@ def test_embeddings_find_what_the_hash_does_not(planted, tmp_path):
                for (key, name), cosine in rows.items())  # fmt: skip
 
 
+def test_what_the_check_finds_by_embedding_is_left_out_as_it_advises(planted, tmp_path, capsys):
+    """A shifted crop, as a neighbouring frame is. The embeddings serve the store without it too."""
+    store, bench = planted
+    shifted = scene(5, 120).crop((4, 8, 116, 120))
+    (bench / "shifted.jpg").write_bytes(jpeg(shifted, size=96))
+    embed(store.path, tmp_path / "e", accelerator="cpu")
+    clip = load_clip("playroom")
+    with torch.no_grad():
+        theirs = clip.images(clip.preprocess(Image.open(bench / "shifted.jpg"))[None]).numpy()[0]
+    cosine = str(Embeddings(tmp_path / "e").image[5].astype(np.float32) @ theirs - 1e-3)
+    check = ["--trials", f"[{tmp_path}/lists/one.csv]", "--root", str(bench), "--workers", "1"]
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/one.csv").write_text("image\nshifted.jpg\n")
+    drop = ["curate", "decontaminate", "--store", str(store.path), *check]
+    vectors = ["--embeddings", str(tmp_path / "e"), "--cosine", cosine]
+    main([*drop, "--out", str(tmp_path / "by-hash")])
+    assert len(Store(tmp_path / "by-hash")) == 12
+    main([*drop, *vectors, "--out", str(tmp_path / "clean")])
+    kept = Store(tmp_path / "clean").columns("key")["key"].to_pylist()
+    assert "k05" not in kept
+    assert Embeddings(tmp_path / "e").fingerprint in Store(tmp_path / "clean").lineage
+    for name, code in (("by-hash", 2), ("clean", 0)):
+        args = ["curate", "contamination", "--stores", f"[{tmp_path / name}]", "--embeddings", f"[{tmp_path / 'e'}]",
+                "--cosine", cosine, *check, "--out", str(tmp_path / f"check-{name}")]  # fmt: skip
+        if code:
+            with pytest.raises(SystemExit):
+                main(args)
+            assert "decontaminate`, with --embeddings and --cosine" in capsys.readouterr().err
+        else:
+            main(args)
+
+
 def test_an_interrupted_check_goes_on_with_the_shards_that_are_missing(planted, tmp_path, monkeypatch):
     store, bench = planted
     out = tmp_path / "out"

@@ -90,7 +90,7 @@ def refuse_near_duplicates(
     raise UserError(
         f"{out / LIST}: {manifest['found']:,} training pairs are nearly the same as benchmark images; the first is "
         f"{first['key']} of {first['store']}, like {first['benchmark_image']}; drop them by `python -m babyvlm curate "
-        f"decontaminate`{' with the same embeddings and cosine' if vectors else ''}, or look at them and lower "
+        f"decontaminate`{', with --embeddings and --cosine' if vectors else ''}, or look at them and lower "
         "distance or raise cosine if they are not"
     )
 
