@@ -148,16 +148,30 @@ def test_released_frames(tmp_path, capsys, draw_jpeg):
 
 def test_benchmark_lists(world, tmp_path):
     shutil.copytree(world / "trials", tmp_path / "trials")
-    image = next((tmp_path / "trials" / "vtwt").iterdir())
-    image.unlink()
+    gone = sorted((tmp_path / "trials" / "vtwt").iterdir())[:3]
+    gone[0].unlink()
+    gone[1].unlink()
+    gone[2].write_bytes(b"")
     (tmp_path / "trials" / "labeled_s.csv").write_text("trial_id,image\n1,a.jpg\n")
     (tmp_path / "trials" / "caption.csv").write_text("image,text\n")
     (tmp_path / "trials" / "baby_winoground.csv").write_bytes(b"\xff\xfe\xff")
     missing = check_trials(tmp_path / "trials").missing
-    parts = ("labeled_s.csv: column target_category is missing", "vtwt.csv: 1 of", "baby_winoground.csv: not readable",
+    parts = ("labeled_s.csv: column target_category is missing", "vtwt.csv: 3 of", "baby_winoground.csv: not readable",
              "caption.csv: holds no row")  # fmt: skip
     assert len(missing) == len(parts)
     assert all(part in line for part, line in zip(parts, missing, strict=True))
+    assert missing[1].endswith(": " + ", ".join(f"vtwt/{image.name}" for image in gone))
+
+
+def test_benchmark_images_elsewhere(world, tmp_path, capsys):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for path in (world / "trials").glob("*.csv"):
+        shutil.copy(path, lists)
+    code, out, _ = check(capsys, "--trials", lists)
+    assert code == 2
+    assert out.count("say where they are (--images FOLDER)") == len(TRIALS)
+    assert check(capsys, "--trials", lists, "--images", world / "trials")[0] == 0
 
 
 def test_the_columns_are_the_benchmarks_own():

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 WIDTH = 120
 
 
-def check_data(
+def check_data(  # noqa: PLR0913, PLR0917 - each is something that a user may have, or knows of it
     saycam: Path | None = None,
     transcripts: Path | None = None,
     frames: Path | None = None,
     captions: list[Path] | Path | None = None,
     web: list[Path] | Path | None = None,
     trials: Path | None = None,
+    images: Path | None = None,
     profile: str = "saycam",
     max_frames: int = 16,
     min_fraction: float = 1.0,
@@ -52,8 +53,8 @@ def check_data(
         frames: folder of released frames.
         captions: list, or lists `[a.json,b.json]`, of what was said with them; else their --transcripts are numbered.
         web: web source or sources, `[a,b]`, as for `curate web`.
-        trials: folder of the benchmark lists (labeled_s.csv, vtwt.csv, baby_winoground.csv, SAYCam_caption.csv), with
-            their images.
+        trials: folder of the benchmark lists (labeled_s.csv, vtwt.csv, baby_winoground.csv, SAYCam_caption.csv).
+        images: folder that their image paths start from; that of the lists by default.
         profile: the corpus' conventions: `saycam`, `babyview`, or a YAML or JSON file of your own (docs/data.md).
         max_frames: most frames an utterance, as you will give it to `curate frames`.
         min_fraction: least share of the transcripts that must have a sound video; less than 1 if you know that some
@@ -66,7 +67,7 @@ def check_data(
         UserError: nothing was named to check, or something that a stage needs is missing.
     """
     if not (saycam or frames or web or trials):
-        raise UserError("name what to check: --saycam, --frames, --web or --trials")
+        raise UserError("name what to check: --saycam, --frames, --web or --trials (whose images --images says)")
     if not 0 <= min_fraction <= 1 or workers < 1 or max_frames < 1 or embed_rate <= 0:
         raise UserError("--min_fraction must be within 0 and 1, --workers, --max_frames and --embed_rate above 0")
     rules = find_profile(profile)
@@ -77,7 +78,7 @@ def check_data(
         checked.append(check_released(frames, listed(captions), transcripts, embed_rate))
     targets = round(KEPT * sum(one.pairs for one in checked))
     sources = [check_web(source) for source in listed(web)]
-    checked += [*sources, *([check_trials(trials)] if trials else [])]
+    checked += [*sources, *([check_trials(trials, images)] if trials else [])]
     needs = [need for found in checked for need in found.needs]
     needs += web_needs(sum(one.pairs for one in sources), sum(one.bytes for one in sources), embed_rate, targets)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)

@@ -9,9 +9,10 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from babyvlm.contracts import UserError
+from babyvlm.curation.benchmark_images import absent_images
 from babyvlm.curation.checks.corpus import Findings
 from babyvlm.curation.checks.costs import Need
-from babyvlm.curation.files import file_size, inside
+from babyvlm.curation.files import file_size
 from babyvlm.curation.sound_images import UnsoundError, sound_image
 from babyvlm.curation.web_corpora.readers import Source, find_source
 from babyvlm.curation.web_corpora.tar import cut_tar
@@ -93,8 +94,13 @@ def _count(source: Source, chunks: Sequence[Chunk]) -> tuple[int, bool]:
     return round(first * sum(map(file_size, source.files)) / max(1, file_size(source.files[0]))), len(source.files) == 1
 
 
-def check_trials(folder: Path) -> Findings:
-    """Check the benchmark lists: their columns, how many items they hold, and that their images are there."""
+def check_trials(folder: Path, images: Path | None = None) -> Findings:
+    """Check the benchmark lists: their columns, how many items they hold, and that their images are there.
+
+    Args:
+        folder: of the lists.
+        images: folder that their image paths start from; that of the lists by default.
+    """
     found = Findings(f"benchmark lists ({folder})")
     for name, (columns, items, rows_each) in TRIALS.items():
         path = folder / name
@@ -109,12 +115,10 @@ def check_trials(folder: Path) -> Findings:
         found.facts.append((path.name, f"{count:,} items"))
         if count != items:
             found.notes.append(f"{path}: {count:,} items; the authors' list has {items:,}")
-        images = sorted({row["image"] for row in rows})
-        absent = [image for image in images if file_size(inside(folder, image) or folder) <= 0]
-        if absent:
-            found.missing.append(
-                f"{path}: {len(absent):,} of {len(images):,} images are not in {folder}, the first is {absent[0]}"
-            )
+        try:
+            absent_images(path, [row["image"] for row in rows], images or folder, where="--images")
+        except UserError as error:
+            found.missing.append(str(error))
     return found
 
 
