@@ -15,7 +15,7 @@ import fake_llm
 from babyvlm.__main__ import main
 from babyvlm.benchmarks.build import pair_llm
 from babyvlm.benchmarks.build.items import Items
-from babyvlm.benchmarks.build.pairs import Contrast, balanced, flaw, phrase_said
+from babyvlm.benchmarks.build.pairs import Contrast, balanced, derived_class, flaw, phrase_said
 from babyvlm.benchmarks.build.phrase_pairs import phrase_pairs
 from babyvlm.benchmarks.build.proposers import mirror, propose_by_rules
 from babyvlm.benchmarks.two_word import VisualTwoWord
@@ -59,6 +59,27 @@ def words(tiny_store, make_vocabulary):
 )
 def test_what_an_utterance_says(utterance, phrase):
     assert phrase_said(utterance) == phrase
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "word_class"),
+    [
+        ("wash cup", "wash dog", "noun"),
+        ("frobbing zorp", "frobbing blick", "noun"),  # no list is asked
+        ("wash cup", "kick ball", "both"),
+        ("washing cup", "holding cup", "verb"),
+        ("look cup", "kick cup", "verb"),
+        ("Big dog", "little  dog", "adjective"),
+        ("two cups", "red cups", "adjective"),
+        ("frob cup", "wash cup", "verb"),  # as the one that the list has
+        ("frob cup", "zorp cup", "unknown"),
+        ("wash cup", "red cup", "unknown"),
+        ("wash cup", "wash cup", "unknown"),
+        ("wash the cup", "kick the cup", "unknown"),
+    ],
+)
+def test_the_word_class_of_a_contrast_that_nobody_labelled(positive, negative, word_class):
+    assert derived_class(positive, negative) == derived_class(negative, positive) == word_class
 
 
 @pytest.mark.parametrize(

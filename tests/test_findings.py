@@ -46,6 +46,9 @@ class Simulated(Row):
         chosen = slice(None) if column.category is None else slice(WORDS.index(column.category), None, 4)
         return [dict(list(run.items())[chosen]) for run in runs]
 
+    def derived(self, benchmark):
+        return False
+
 
 def rates(labeled_s=0.5, vtwt=0.6, baby_winoground=0.3, positive=0.6, negative=0.2, blank=0.5, text_only=None, **words):
     found = {
@@ -134,6 +137,14 @@ def test_a_contrast_is_false_as_seldom_as_it_says(one, other, apart):
         found = contrast([Term(1, "a", credit[0]), Term(-1, "b", credit[1])])
         false += 2 * min(found.p_above(0), found.p_below(0)) < 0.05
     assert false / times <= 0.05 + 3 * sqrt(0.05 * 0.95 / times)
+
+
+def test_word_classes_that_no_list_names_are_told(tmp_path):
+    for name, facts in (("CVCL-filtered", {}), ("CVCL-aug-only", {"derived_categories": "true"})):
+        made = {"vtwt": [1, 0] * 6, "categories": list(np.resize(WORDS, 12))}
+        (make_run(tmp_path / name, name, 0, facts=facts, **made) / "checkpoints").mkdir()
+        (words,) = (finding for finding in findings(find_rows(tmp_path / name)) if finding.question.name == "F6")
+        assert {"derived" in statement.text for statement in words.statements} == {bool(facts)}
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,10 @@ class Benchmark(Callback, ABC):
     def results(self, model: LightningModule, views: Views) -> list[TrialResult]:
         """The results of one half and of its controls, the same on every rank."""
 
+    def facts(self) -> dict[str, str]:
+        """What else the results have to say of the list."""
+        return {}
+
     def can_read(self, model: LightningModule) -> bool:
         """Whether the items make sense to a model without any image."""
         return False
@@ -120,7 +124,7 @@ class Benchmark(Callback, ABC):
         folder = trainer.log_dir  # asked on every rank: it is broadcast
         if trainer.is_global_zero and folder is not None:
             facts = {"world": world_of(self.path), "missing_items": str(self.missing),
-                     "licensed": str(licensed(self.path, self.images))}  # fmt: skip
+                     "licensed": str(licensed(self.path, self.images)), **self.facts()}  # fmt: skip
             texts = [[text for _, text in trial.options] for trial in trials]
             write_results(Path(folder) / "results" / file, results, facts | vocabulary_facts(pl_module, texts))
 

@@ -92,7 +92,8 @@ def nouns_are_easiest(rows: Rows) -> Iterator[Statement]:
             for column in (Column(f"VTWT's {word_class}s", "vtwt", "accuracy", 1 / 2, word_class),)
             for term in mean_of([(sign / len(trained), row) for row in trained], column, items=word_class)
         ]
-        yield Statement(f"VTWT, nouns - {other}s: {named(trained)}", contrast(terms))
+        by = " (word classes derived by lexicon)" * any(row.derived("vtwt") for row in trained)
+        yield Statement(f"VTWT, nouns - {other}s{by}: {named(trained)}", contrast(terms))
 
 
 def upper_bounds_are_far_ahead(rows: Rows) -> Iterator[Statement]:

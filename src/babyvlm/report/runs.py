@@ -114,10 +114,6 @@ class Run:
         raw = {} if table is None else table.schema.metadata or {}
         return {key.decode(): value.decode() for key, value in raw.items()}
 
-    def missing(self, benchmark: str) -> int:
-        """Items of a list that were left out since their images were missing."""
-        return int(self.facts(benchmark).get("missing_items", 0))
-
     @property
     def embedded(self) -> bool:
         """Whether any result is of Playroom, the embedded world, and so compares with no result on real data."""
@@ -212,7 +208,11 @@ class Row:
 
     def missing(self, benchmark: str) -> int:
         """Items of a list that were left out since their images were missing."""
-        return max(run.missing(benchmark) for run in self.runs)
+        return max(int(run.facts(benchmark).get("missing_items", 0)) for run in self.runs)
+
+    def derived(self, benchmark: str) -> bool:
+        """Whether what the items are counted under stands not in their list."""
+        return any("derived_categories" in run.facts(benchmark) for run in self.runs)
 
 
 def find_rows(logs: Path) -> list[Row]:

@@ -19,7 +19,11 @@ PARTIAL = " ‡: some of the list's images were missing; the rest was scored."
 SCRATCH = " †: vision trunk trained from scratch; the paper's begins from DINO on the frames."
 EMBEDDED = "Playroom, the embedded world: a stand-in for SAYCam, not to be compared with the paper's numbers"
 CONTROLS = {"blank": "blank image", "shuffled": "shuffled images", "text_only": "text only"}
-WORD_CLASSES = ("noun", "verb", "adjective", "both")
+WORD_CLASSES = ("noun", "verb", "adjective", "both", "unknown")
+DERIVED = (
+    "The list names no word classes; derived here: nouns and both words by where the phrases differ, verbs and "
+    "adjectives by a toddler's lexicon, unknown where that has neither word or cannot tell."
+)
 WINOGROUND = {
     "text": 1 / 4, "image": 1 / 4, "positive": 1 / 2, "positive_strict": 1 / 3, "negative": 1 / 2,
     "negative_strict": 1 / 3,
@@ -123,7 +127,9 @@ def detail_sections(rows: Sequence[Row]) -> Iterator[Section]:
         columns = tested(rows, wanted)
         body = [[name(row), *(cell(row, column) for column in columns)] for row in rows]
         if columns:
-            yield Section(heading, [_heading(columns), _chances(columns), *body, *_control_rows(rows, columns)])
+            table = [_heading(columns), _chances(columns), *body, *_control_rows(rows, columns)]
+            derived = any(row.derived(column.benchmark) for row in rows for column in columns)
+            yield Section(heading, table, DERIVED * derived)
     by_category = category_columns(rows)
     if by_category:  # too many for columns
         body = [[column.title, *(cell(row, column) for row in rows)] for column in by_category]

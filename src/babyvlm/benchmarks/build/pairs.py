@@ -87,6 +87,23 @@ def difference(one: str, other: str, first_class: str) -> str | None:
     return "noun" if firsts[0] == firsts[1] else "both"
 
 
+def derived_class(positive: str, negative: str) -> str:
+    """The word class of a contrast that nobody labelled, or ``unknown``.
+
+    ``noun`` (the second words differ) and ``both`` need no list. Of first words those that the toddler's list has
+    decide: they must all be verbs, or all adjectives, and not both.
+    """
+    one, other = positive.lower().split(), negative.lower().split()
+    if not len(one) == len(other) == 2:
+        return "unknown"
+    found = difference(" ".join(one), " ".join(other), "")
+    if found != "":
+        return found or "unknown"
+    kinds = [{entry.kind for entry in lexicon()[first]} for first in (one[0], other[0]) if first in lexicon()]
+    classes = [word_class for word_class in ("verb", "adjective") if all(KINDS[word_class] & kind for kind in kinds)]
+    return classes[0] if kinds and len(classes) == 1 else "unknown"
+
+
 def flaw(contrast: Contrast, utterance: str, vocabulary: Vocabulary) -> str:
     """Why a contrast makes no test item; empty if it makes one.
 
