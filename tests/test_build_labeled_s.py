@@ -83,6 +83,8 @@ def test_the_command_makes_a_list_that_the_benchmark_reads(folder, tmp_path):
     assert (out / "labeled_s.csv").read_bytes() == before
     with pytest.raises(UserError, match="other seed"):
         labeled_s(folder, out, seed=1)
+    with pytest.raises(UserError, match="other licensed"):
+        labeled_s(folder, out, licensed=False)
 
 
 def test_images_that_cannot_stand_for_their_category_are_left_out(folder, tmp_path, capsys):

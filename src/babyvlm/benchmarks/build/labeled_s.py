@@ -51,7 +51,8 @@ def labeled_s(
     if per_category < 1:
         raise UserError(f"--per_category {per_category}: must be 1 or more")
     digests = _digests(images, exclude)
-    arguments = {"command": "labeled-s", "images": digests, "per_category": per_category, "seed": seed}
+    arguments = {"command": "labeled-s", "images": digests, "per_category": per_category, "seed": seed,
+                 "licensed": licensed}  # fmt: skip
     if artefact.made_already(out, "labeled-s", arguments):
         print(f"{out}: whole already, nothing to do")
         return
