@@ -18,6 +18,7 @@ from babyvlm.data.mixes import Source
 from babyvlm.data.transforms import MEAN, STD, seeded
 from babyvlm.models.dino import DINO
 from babyvlm.models.vision import PLAYROOM_DINO, VisionEncoder
+from babyvlm.training.finite import StopOnNonFinite
 
 SIZE, SMALL, LOCALS, PROTOTYPES = 32, 16, 3, 12
 CROPS = Crops(local_count=LOCALS, local_size=SMALL)
@@ -52,15 +53,24 @@ class Steps(Callback):
         self.losses.append(outputs["loss"].item())
 
 
-def fit(folder, dino, data, steps=9, ckpt_path=None):
+def fit(folder, dino, data, *callbacks, steps=9, ckpt_path=None):
     seen = Steps()
     saved = ModelCheckpoint(folder, "{step}", every_n_train_steps=4, save_top_k=-1)
     run = Trainer(
-        accelerator="cpu", devices=1, max_steps=steps, logger=False, callbacks=[seen, saved], default_root_dir=folder,
+        accelerator="cpu", devices=1, max_steps=steps, logger=False, callbacks=[seen, saved, *callbacks], default_root_dir=folder,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     run.fit(dino, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     return seen
+
+
+def test_a_loss_that_is_no_number_is_told_with_the_frames_it_is_of(stores, tmp_path):
+    dino = model()
+    dino.student_head.layers[0].weight.data[0, 0] = torch.nan
+    with pytest.raises(UserError, match="step 0: loss nan"):
+        fit(tmp_path, dino, frames(stores), StopOnNonFinite())
+    told = json.loads((tmp_path / "non-finite-rank0.json").read_text())["keys"]
+    assert told == fit(tmp_path, model(), frames(stores), steps=1).keys[0]
 
 
 def test_views_are_a_function_of_seed_epoch_and_key(stores):

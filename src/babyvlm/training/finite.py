@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Protocol
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -12,7 +13,13 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from babyvlm.contracts import Batch, UserError
+from babyvlm.contracts import UserError
+
+
+class Keyed(Protocol):
+    """A batch, of whatever data, that says what it is made of."""
+
+    keys: list[str]
 
 
 class StopOnNonFinite(Callback):
@@ -28,9 +35,9 @@ class StopOnNonFinite(Callback):
         self._keys: list[str] = []
         self._loss: Tensor | float = 0.0
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Keyed, batch_idx: int) -> None:
         """Remember the pairs since the last step of the optimizer."""
-        self._keys += batch.keys if isinstance(batch, Batch) else []
+        self._keys += batch.keys
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Add up the loss of the step; it is looked at with the gradients, when all ranks have one."""
