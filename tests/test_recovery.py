@@ -1,5 +1,6 @@
 """A run that goes on from any of its recovery checkpoints ends as one that was never stopped, bit for bit."""
 
+import random
 import shutil
 from pathlib import Path
 
@@ -108,3 +109,25 @@ def test_every_checkpoint_leads_to_the_same_end(mix, tmp_path, monkeypatch, case
                 assert again[name] == value, (path.name, name)
             else:
                 torch.testing.assert_close(again[name], value, rtol=0, atol=0, msg=f"{path.name}: {name}")
+
+
+def test_every_bit_that_makes_a_checkpoint_another_is_noticed(tmp_path):
+    """In the tensors, in the ZIP's headers, and in its directory, which no checksum covers."""
+    draw = random.Random(0)
+    path = tmp_path / "step-1.ckpt"
+    state = {f"layer{number}": torch.randn(40, generator=torch.Generator().manual_seed(number)) for number in range(9)}
+    torch.save(state, path)
+    good = path.read_bytes()
+    assert recovery._torn(path) is None
+    directory = range(good.index(b"PK\x01\x02"), len(good))
+    noticed = 0
+    for place in [*draw.sample(range(directory.start), 200), *directory]:
+        path.write_bytes(good[:place] + bytes([good[place] ^ (1 << draw.randrange(8))]) + good[place + 1 :])
+        problem = recovery._torn(path)
+        if problem is None:
+            torch.testing.assert_close(torch.load(path, weights_only=True), state, rtol=0, atol=0)
+        noticed += problem is not None
+    assert noticed > len(directory) / 2
+    for length in (0, 100, len(good) - 1):
+        path.write_bytes(good[:length])
+        assert recovery._torn(path) is not None
