@@ -57,8 +57,8 @@ def fit(folder, dino, data, *callbacks, steps=9, ckpt_path=None):
     seen = Steps()
     saved = ModelCheckpoint(folder, "{step}", every_n_train_steps=4, save_top_k=-1)
     run = Trainer(
-        accelerator="cpu", devices=1, max_steps=steps, logger=False, callbacks=[seen, saved, *callbacks], default_root_dir=folder,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        accelerator="cpu", devices=1, max_steps=steps, logger=False, callbacks=[seen, saved, *callbacks],
+        default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     run.fit(dino, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     return seen
