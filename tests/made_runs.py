@@ -8,6 +8,16 @@ from babyvlm.benchmarks.results import RESULT_SCHEMA
 FIRST = {"labeled_s": "accuracy", "vtwt": "accuracy", "baby_winoground": "overall", "caption": "meteor_15"}
 
 
+def make_vtwt(folder, phrases):
+    """A list of VTWT with a row for each (positive, negative) phrase; its items, and what a run's config says of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trials = folder / "vtwt.csv"
+    lines = [f"{number}.jpg,{one},{other}" for number, (one, other) in enumerate(phrases)]
+    trials.write_text("\n".join(["image,positive_phrase,negative_phrase", *lines]) + "\n")
+    test = f"{{class_path: babyvlm.benchmarks.VisualTwoWord, init_args: {{trials: {trials}}}}}"
+    return [f"{number + 2}:{number}.jpg" for number in range(len(phrases))], f"trainer: {{callbacks: [{test}]}}\n"
+
+
 def make_run(
     logs, row, version, *, config="", world="real", missing=0, measures=None, controls=None, categories=None,
     facts=None, seed=7, items=None, said=None, **credits,

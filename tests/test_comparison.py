@@ -6,7 +6,7 @@ from babyvlm.__main__ import main
 from babyvlm.contracts import UserError
 from babyvlm.report.comparison import compare
 from babyvlm.report.statistics import holm
-from made_runs import make_run
+from made_runs import make_run, make_vtwt
 
 
 def rows(printed):
@@ -54,6 +54,16 @@ def test_rows_with_seeds_are_tested_over_them(logs, capsys):
     one, other = np.array([1] * 30 + [0] * 10), credit[:, :40]
     assert difference.startswith(f"{(one - other.mean(0)).mean():+.3f} [")
     assert float(p) >= ttest_rel(one, other.mean(0)).pvalue - 1e-4  # seeds make it less sure, never surer
+
+
+def test_items_that_ask_for_the_same_phrases_count_once(tmp_path, capsys):
+    items, config = make_vtwt(tmp_path, [pair for n in range(12) for pair in ((f"a {n}", "b"), ("b", f"a {n}"))])
+    for row, credit in (("A", [1] * 24), ("B", [0] * 12 + [1] * 12)):
+        make_run(tmp_path / "logs", row, 0, config=config, items={"vtwt": items}, vtwt=credit)
+    compare(tmp_path / "logs/A", tmp_path / "logs/B")
+    difference, items, p, _, test = rows(capsys.readouterr().out)["VTWT"]
+    assert (difference.split()[0], items, p) == ("+0.500", "24", "0.031")  # six of six pairs: 2 / 2^6
+    assert test == "permutation of groups"
 
 
 @pytest.mark.parametrize(

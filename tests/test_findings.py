@@ -9,8 +9,8 @@ from scipy.stats import t, ttest_1samp, ttest_ind
 from babyvlm.report.claims import average
 from babyvlm.report.contrast import Term, contrast
 from babyvlm.report.findings import findings
-from babyvlm.report.runs import MAIN, Row, find_rows
-from made_runs import make_run
+from babyvlm.report.runs import MAIN, Row, Run, find_rows
+from made_runs import make_run, make_vtwt
 
 MIXES = ("filtered", "filtered-aug", "filtered-random", "aug-only")
 TRAINED = [f"{model}-{mix}" for model in ("CVCL", "BabyLLaVA-GPT2") for mix in MIXES] + ["BabyLLaVA-Llama-filtered"]
@@ -19,18 +19,28 @@ ITEMS = dict.fromkeys(TESTS, 600)
 WORDS = ("noun", "verb", "adjective", "both")
 
 
+def asked(number):
+    """So many pairs of phrases, each asked for once."""
+    return [(f"wash {n}", f"cut {n}") for n in range(number)]
+
+
 class Simulated(Row):
     """A row whose credits are drawn, not read.
 
     Seeds differ in ability around what ``rates`` says: (test, measure, control) -> share right; for VTWT also
-    word class -> share right.
+    word class -> share right. The run's folder says where VTWT's list is.
     """
 
+    run, vtwt = None, []
+
     def __init__(self, name, rates, draw, *, seeds=1, apart=0.0, trained=True):
-        self.name, self.runs, self.trained, self.embedded = name, [None] * seeds, trained, True
+        self.name, self.runs, self.trained, self.embedded = name, [self.run] * seeds, trained, True
         shifts = draw.normal(0, apart, seeds)
         self.drawn = {
-            key: [dict(enumerate(draw.binomial(1, np.clip(rate + shift, 0, 1), ITEMS[key[0]]))) for shift in shifts]
+            key: [
+                dict(zip(self.vtwt, draw.binomial(1, np.clip(rate + shift, 0, 1), ITEMS[key[0]]), strict=True))
+                for shift in shifts
+            ]
             for key, rate in rates.items()
             if len(key) == 3
         }
@@ -38,7 +48,7 @@ class Simulated(Row):
         for place, word in enumerate(WORDS):
             if self.by_word[word] is not None:
                 for run, shift in zip(self.drawn["vtwt", "accuracy", ""], shifts, strict=True):
-                    for item in range(place, ITEMS["vtwt"], 4):
+                    for item in self.vtwt[place::4]:
                         run[item] = draw.binomial(1, np.clip(self.by_word[word] + shift, 0, 1))
 
     def _tested(self, column, control):
@@ -48,6 +58,15 @@ class Simulated(Row):
 
     def derived(self, benchmark):
         return False
+
+
+@pytest.fixture(autouse=True, scope="module")
+def list_of_vtwt(tmp_path_factory):
+    """The list that simulated rows were tested on; their other tests' items have the same names."""
+    folder = tmp_path_factory.mktemp("run")
+    Simulated.vtwt, config = make_vtwt(folder, asked(600))
+    (folder / "config.yaml").write_text(config)
+    Simulated.run = Run(folder)
 
 
 def rates(labeled_s=0.5, vtwt=0.6, baby_winoground=0.3, positive=0.6, negative=0.2, blank=0.5, text_only=None, **words):
@@ -151,12 +170,12 @@ def test_word_classes_that_no_list_names_are_told(tmp_path):
 def on_disk(tmp_path_factory):
     """One seed of every row as real results, credits drawn at random, with ties; and the credits."""
     logs, draw, credits = tmp_path_factory.mktemp("logs"), np.random.default_rng(11), {}
-    categories = list(np.resize(WORDS, 120))
+    categories, (items, config) = list(np.resize(WORDS, 120)), make_vtwt(logs / "lists", asked(120))
     for name in [*TRAINED, "CLIP-large", "LLaVA-v1.5-7B"]:
         rate = {"CVCL": 0.7, "Baby": 0.55, "CLIP": 0.9, "LLaV": 0.8}[name[:4]]
         own = {test: draw.choice([0, 0.5, 1], 120, p=[0.9 - rate, 0.1, rate]) for test in TESTS}
         run = make_run(
-            logs, name, 0, categories=categories, controls={"": 1, "blank": 0.8},
+            logs, name, 0, config=config, items={"vtwt": items}, categories=categories, controls={"": 1, "blank": 0.8},
             measures={"overall": 1, "positive_strict": 0.6, "negative_strict": 0.4, "positive": 0.9, "negative": 0.5},
             **{test: own[test].tolist() for test in TESTS},
         )  # fmt: skip
@@ -214,6 +233,71 @@ def test_every_statistic_is_scipys(on_disk):
     stepped = [min(1, max((7 - k) * p_values[ordered[k]] for k in range(place + 1))) for place in range(7)]
     corrected = {finding.question.name: finding.corrected for finding in findings(rows)}
     assert [corrected[name] for name in ordered] == pytest.approx(stepped, abs=1e-9)
+
+
+def blind(logs, phrases, drawn):
+    """F5 and F1 of a trained CVCL and BabyLLaVA tested on these phrases, which with a blank image go by preference."""
+    items, config = make_vtwt(logs / "lists", phrases)
+    draw = np.random.default_rng(2)
+    for row in ("CVCL-filtered", "BabyLLaVA-GPT2-filtered"):
+        liked = {frozenset(pair): pair[draw.integers(2)] for pair in sorted(set(map(tuple, map(sorted, phrases))))}
+        credit = [float(liked[frozenset(pair)] == pair[0]) for pair in phrases]
+        run = make_run(logs, row, 0, config=config, items={"vtwt": items}, controls={"": 1, "blank": 1}, vtwt=credit,
+                       labeled_s=drawn, baby_winoground=drawn)  # fmt: skip
+        (run / "checkpoints").mkdir()
+    return {finding.question.name: finding for finding in findings(find_rows(logs))}
+
+
+def mirrored(number):
+    return [order for one, other in asked(number) for order in ((one, other), (other, one))]
+
+
+def test_what_the_list_makes_true_is_not_tested(tmp_path):
+    drawn = np.random.default_rng(0).binomial(1, 0.5, 40).tolist()
+    found = blind(tmp_path / "balanced", mirrored(120), drawn)
+    assert (found["F5"].verdict, found["F5"].corrected, found["F5"].statements) == ("by construction", None, [])
+    assert "not testable on this list" in found["F5"].lacking
+    testable = [finding for finding in found.values() if not finding.lacking]
+    assert {finding.question.name for finding in testable} == {"F1"}
+    assert found["F1"].corrected == found["F1"].p  # Holm counts what was tested
+    one_way = blind(tmp_path / "one-way", asked(240), drawn)["F5"]
+    assert not one_way.lacking
+    assert one_way.statements[0].effect.items == 240
+
+
+def test_only_items_that_can_tell_are_asked_without_the_image(tmp_path):
+    drawn = np.random.default_rng(0).binomial(1, 0.5, 40).tolist()
+    more = [(f"big {n}", f"red {n}") for n in range(30)]
+    found = blind(tmp_path, [*mirrored(120), *more, *more[:10], *[(other, one) for one, other in more[:10]]], drawn)
+    effect = found["F5"].statements[0].effect
+    assert (effect.items, effect.groups) == (50, 30)  # ten pairs twice in one order and once in the other
+    assert found["F5"].verdict == "undecided"
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_without_the_list_nothing_is_said_of_it(tmp_path, gone):
+    drawn = [0, 1] * 20
+    blind(tmp_path, mirrored(60), drawn)
+    trials = tmp_path / "lists" / "vtwt.csv"
+    trials.unlink() if gone else trials.write_text("image,positive_phrase,negative_phrase\n0.jpg,a,b\n")
+    found = findings(find_rows(tmp_path))[4]
+    assert found.verdict == "undecided"
+    assert "list is not here" in found.lacking
+
+
+@pytest.mark.parametrize("sizes", [[2] * 60, [1, 3] * 30])
+def test_items_of_a_group_are_drawn_together(sizes):
+    draw, times, false = np.random.default_rng(4), 400, 0
+    groups = np.repeat(np.arange(60), sizes)
+    for _ in range(times):
+        shared = draw.normal(0, 0.3, 60)[groups] + draw.normal(0, 0.1, len(groups))
+        found = contrast([Term(1, "a", shared[None], groups_N=groups)])
+        false += 2 * min(found.p_above(0), found.p_below(0)) < 0.05
+    assert 0.02 <= false / times <= 0.09  # were they drawn alone it would be 0.17 at least
+    assert (found.items, found.groups, found.test) == (sum(sizes), 60, "t over groups of items")
+    if sizes == [2] * 60:
+        means = shared.reshape(60, 2).mean(1)
+        assert found.p_above(0) == pytest.approx(ttest_1samp(means, 0, alternative="greater").pvalue)
 
 
 def test_the_interval_is_the_tests(on_disk):

@@ -10,7 +10,7 @@ from babyvlm.contracts import UserError
 from babyvlm.report.command import report
 from babyvlm.report.runs import MAIN, find_rows
 from babyvlm.report.table import ablation_section, control_sections, detail_sections, main_section, paper_section
-from made_runs import make_run
+from made_runs import make_run, make_vtwt
 
 CAPTION = {"meteor_15": 0.25, "meteor_nltk": 0.5}
 
@@ -125,6 +125,18 @@ def test_a_partial_list_is_marked(tmp_path):
     assert "| partial | 1.000 [1.000, 1.000]‡ |" in text
     assert "| whole | 1.000 [1.000, 1.000] |" in text
     assert "‡: some of the list's images were missing" in text
+
+
+def test_items_that_ask_for_the_same_phrases_are_drawn_together(tmp_path):
+    items, config = make_vtwt(tmp_path, [("big cup", "big dog"), ("big dog", "big cup"), ("cut pear", "wash pear")] * 2)
+    make_run(tmp_path / "logs", "here", 0, config=config, items={"vtwt": items}, vtwt=[0, 1, 0.5] * 2)
+    table = main_section(find_rows(tmp_path / "logs"))
+    assert table.rows[2] == ["here", "0.500 [0.500, 0.500]*"]  # 2 of 4 and half of 2
+    assert "are drawn together" in table.note
+    make_run(tmp_path / "logs", "nowhere", 0, items={"vtwt": items}, vtwt=[0, 1, 0.5] * 2)
+    table = main_section(find_rows(tmp_path / "logs"))
+    assert table.rows[3][1].startswith("0.500 [0.1")
+    assert "taken for independent" in table.note
 
 
 def test_a_table_claims_nothing_it_does_not_know(tmp_path):

@@ -38,6 +38,26 @@ def test_nothing_varies_nothing_is_unsure(credit):
     assert (found.low, found.mean, found.high) == (credit[0],) * 3
 
 
+def test_items_of_a_group_are_resampled_together():
+    credit, draw = np.repeat([0.0, 0.5, 1.0], [30, 20, 50]), np.random.default_rng(0)
+    groups = np.repeat(np.arange(100), 2)
+    order = draw.permutation(200)
+    assert estimate(np.repeat(credit, 2)[order], groups[order]).low == pytest.approx(estimate(credit).low)
+    mirrored = draw.binomial(1, 0.5, 100).astype(float)
+    found = estimate(np.stack([mirrored, 1 - mirrored], 1).ravel(), groups)
+    assert (found.low, found.mean, found.high, found.items) == (0.5, 0.5, 0.5, 200)
+
+
+def test_choices_of_a_group_are_exchanged_together():
+    one, other = pairs(12, 2)
+    groups = np.arange(len(one))
+    assert paired_test(one, other, choices=True, groups_N=groups).test == "McNemar"
+    twice = paired_test(np.repeat(one, 2), np.repeat(other, 2), choices=True, groups_N=np.repeat(groups, 2))
+    assert twice.test == "permutation of groups"
+    assert twice.p == pytest.approx(mcnemar(one, other), abs=0.005)  # nothing is known by asking twice
+    assert mcnemar(np.repeat(one, 2), np.repeat(other, 2)) < 0.001
+
+
 def test_no_item_is_no_mean():
     with pytest.raises(ValueError, match="no item"):
         estimate(np.array([]))

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from babyvlm.report.runs import MAIN, Row, Run
-from babyvlm.report.table import EMBEDDED, NOTE, cell, chance, tested
+from babyvlm.report.table import EMBEDDED, NOTE, cell, chance, drawn_together, tested
 
 HEAD = """---
 library_name: {library}
@@ -83,5 +83,5 @@ def _scores(row: Row) -> str:
     rows = [f"| {column.title} | {chance(column)} | {cell(row, column)} |" for column in tested([row], MAIN)]
     if not rows:
         return "\n## Scores\n\nThis run was not tested.\n"
-    note = NOTE + (f" {EMBEDDED}." if row.embedded else "")
+    note = NOTE + drawn_together([row]) + (f" {EMBEDDED}." if row.embedded else "")
     return "\n".join(["\n## Scores\n", "| test | chance | this model |", "|---|---|---|", *rows, "", note, ""])

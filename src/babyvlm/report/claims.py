@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from babyvlm.report.contrast import Contrast, Term, contrast
+from babyvlm.report.lists import groups_of
 from babyvlm.report.runs import Column, Row
 
 ALPHA = 0.05
@@ -15,6 +16,10 @@ NAMED = 3  # rows at most that a statement names
 
 class LackingError(Exception):
     """What a finding needs is not there; the message says what."""
+
+
+class ByConstructionError(LackingError):
+    """A finding could not but hold on the test's list, so that it cannot be tested on it; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,21 @@ class Finding:
     It is the conjunction of its statements. Its p for is the largest of theirs (intersection-union test, Berger 1982),
     its p against the smallest of theirs times their number (Bonferroni); ``p`` is the smaller of the two, doubled,
     ``corrected`` the same after Holm's correction for all findings that could be tested.
+
+    Attributes:
+        question: what was asked.
+        statements: what has to be true.
+        told: what stands beside it.
+        lacking: why it could not be tested; empty if it could.
+        constructed: whether that is because it cannot but hold.
+        corrected: p.
     """
 
     question: Question
     statements: list[Statement] = field(default_factory=list)
     told: list[Statement] = field(default_factory=list)
     lacking: str = ""
+    constructed: bool = False
     corrected: float | None = None
 
     @property
@@ -99,8 +113,10 @@ class Finding:
         return min(1.0, 2 * min(self.p_for, self.p_against))
 
     @property
-    def verdict(self) -> Literal["supported", "contradicted", "undecided"]:
+    def verdict(self) -> Literal["supported", "contradicted", "undecided", "by construction"]:
         """How it came out."""
+        if self.constructed:
+            return "by construction"
         if self.corrected is None or self.corrected >= ALPHA:
             return "undecided"
         return "supported" if self.p_for < self.p_against else "contradicted"
@@ -161,25 +177,38 @@ class Rows:
         return [(self.by_name[one], self.by_name[other]) for one, other in found]
 
 
-def mean_of(
-    weighted: Sequence[tuple[float, Row]], column: Column, control: str = "", items: str = ""
-) -> list[Term]:  # fmt: skip
-    """Terms of several rows on the items that all of them were tested on.
+def shared_items(rows: Sequence[Row], column: Column, control: str = "") -> list[str]:
+    """The items that all of some rows were tested on.
 
     Raises:
-        LackingError: a row was not tested so, or they share fewer than two items.
+        LackingError: a row was not tested so.
     """
     shared: list[str] | None = None
-    for _, row in weighted:
+    for row in rows:
         own = row.items(column, control)
         if not own:
             without = f" without images ({control})" if control else ""
             raise LackingError(f"{row.name} was not tested on {column.title}{without}")
         known = set(own)
         shared = own if shared is None else [item for item in shared if item in known]
-    if shared is None or len(shared) < 2:
+    return shared or []
+
+
+def mean_of(
+    weighted: Sequence[tuple[float, Row]], column: Column, control: str = "", items: str = "",
+    kept: Sequence[str] | None = None,
+) -> list[Term]:  # fmt: skip
+    """Terms of several rows on the items that all of them were tested on, or on some of these (``kept``).
+
+    Raises:
+        LackingError: a row was not tested so, or they share fewer than two items, or groups of items.
+    """
+    rows = [row for _, row in weighted]
+    shared = shared_items(rows, column, control) if kept is None else kept
+    groups_N = groups_of(rows, column, shared)
+    if len(set(groups_N.tolist())) < 2:
         raise LackingError(f"too few items of {column.title} that all rows were tested on")
-    return [Term(weight, row.name, row.credits(column, control, shared), items) for weight, row in weighted]
+    return [Term(weight, row.name, row.credits(column, control, shared), items, groups_N) for weight, row in weighted]
 
 
 def difference(pairs: Sequence[tuple[Row, Row]], column: Column) -> Contrast:
@@ -188,9 +217,9 @@ def difference(pairs: Sequence[tuple[Row, Row]], column: Column) -> Contrast:
     return contrast(mean_of(weighted, column))
 
 
-def average(rows: Sequence[Row], column: Column, control: str = "") -> Contrast:
-    """Mean over rows."""
-    return contrast(mean_of([(1 / len(rows), row) for row in rows], column, control))
+def average(rows: Sequence[Row], column: Column, control: str = "", kept: Sequence[str] | None = None) -> Contrast:
+    """Mean over rows, on some of the items or all."""
+    return contrast(mean_of([(1 / len(rows), row) for row in rows], column, control, kept=kept))
 
 
 def versus(pairs: Sequence[tuple[Row, Row]]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from babyvlm.contracts import UserError
 from babyvlm.curation.files import whole_file
 from babyvlm.report.claims import LackingError, difference
+from babyvlm.report.lists import groups_of
 from babyvlm.report.runs import MAIN, Column, Row, Run, is_tested, newest_runs
 from babyvlm.report.section import Section
 from babyvlm.report.statistics import Comparison, holm, p_text, paired_test
@@ -16,7 +17,8 @@ from babyvlm.report.table import interval
 NOTE = (
     "Difference of the means over the test items that both were scored on, with its 95 % interval. Of two runs: "
     "bootstrap interval, p by McNemar's exact test where choices have no ties, by paired permutation where they have, "
-    "by paired bootstrap for METEOR. Of rows with several seeds: interval and p by t over items and seeds. p Holm: "
+    "by paired bootstrap for METEOR; VTWT's items that ask for the same two phrases, a group, are drawn and exchanged "
+    "together. Of rows with several seeds: interval and p by t over items and seeds. p Holm: "
     "corrected for the number of comparisons in this table."
 )
 HEADING = ["benchmark", "difference", "items", "p", "p Holm", "test"]
@@ -75,7 +77,9 @@ def _comparisons(one: Row, other: Row) -> Iterator[tuple[Column, Comparison]]:
             continue
         credits = [row.credits(column, items=shared) for row in (one, other)]
         if all(len(credit_SN) == 1 for credit_SN in credits):
-            yield column, paired_test(credits[0][0], credits[1][0], choices=column.chance is not None)
+            groups_N = groups_of([one, other], column, shared)
+            choices = column.chance is not None
+            yield column, paired_test(credits[0][0], credits[1][0], choices=choices, groups_N=groups_N)
         else:
             try:
                 found = difference([(one, other)], column)

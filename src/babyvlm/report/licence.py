@@ -13,10 +13,10 @@ from babyvlm.benchmarks.results import licensed
 from babyvlm.contracts import UserError
 from babyvlm.curation.store import Store
 from babyvlm.report.curves import provenance
+from babyvlm.report.lists import trial_list
 from babyvlm.report.runs import Run, phases
 
 LEFT_OUT = "left out: licensed, or not known to be free"
-CLASSES = {"LabeledS": "labeled_s", "VisualTwoWord": "vtwt", "BabyWinoground": "baby_winoground", "Caption": "caption"}
 
 
 def free_list(run: Run, benchmark: str) -> tuple[Path, Path] | None:
@@ -28,16 +28,6 @@ def free_list(run: Run, benchmark: str) -> tuple[Path, Path] | None:
         return None if not found[0].is_file() or licensed(*found) else found
     except UserError:  # what says so cannot be read
         return None
-
-
-def trial_list(run: Run, benchmark: str) -> tuple[Path, Path] | None:
-    """The list that a run's config names for a benchmark, and the folder of its images; None if it names none."""
-    for callback in (run.config.get("trainer") or {}).get("callbacks") or ():
-        if CLASSES.get(str(callback.get("class_path")).rpartition(".")[2]) == benchmark:
-            options = callback.get("init_args") or {}
-            trials = Path(options["trials"])
-            return trials, Path(options.get("images") or trials.parent)
-    return None
 
 
 def trained_on_free(folder: Path) -> bool:

@@ -24,8 +24,10 @@ from babyvlm.report.table import ablation_section, control_sections, detail_sect
 HOW = (
     "A finding is a conjunction of statements about means: supported if all of them hold (intersection-union test), "
     "contradicted if one is false (Bonferroni over its statements), at 5 % after Holm's correction over all findings "
-    "that could be asked; else undecided. Intervals are of 95 %, by t over items and, where rows have several seeds, "
-    "over seeds too (min F'). With one seed a row they say nothing of how another training would have come out."
+    "that could be asked; else undecided. What the list of a test makes true of any model is not asked. Intervals are "
+    "of 95 %, by t over items and, where rows have several seeds, over seeds too (min F'); VTWT's items that ask for "
+    "the same two phrases are one group. With one seed a row they say nothing of how another training would have come "
+    "out."
 )
 
 
@@ -79,7 +81,10 @@ class Part:
     def verdicts(self) -> str:
         """How many findings came out how."""
         counts = Counter(finding.verdict for finding in self.findings)
-        return ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("supported", "contradicted", "undecided"))
+        told = [f"{counts[verdict]} {verdict}" for verdict in ("supported", "contradicted", "undecided")]
+        if counts["by construction"]:
+            told.append(f"{counts['by construction']} true by construction")
+        return ", ".join(told)
 
     @property
     def sections(self) -> list[Section]:

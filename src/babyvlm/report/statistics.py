@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Credits = npt.NDArray[np.float64]
+Groups = npt.NDArray[np.int64]  # (N,) of each item the number of its group, from 0
 RESAMPLES = 2000  # our choice: an interval's ends move by less than 0.002 between seeds
 PERMUTATIONS = 9999  # our choice: the smallest p is 0.0001
 
@@ -32,11 +33,14 @@ class Comparison:
     test: str
 
 
-def estimate(credit_N: Credits, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Mean and its 95 % percentile bootstrap interval over items (scipy's).
+def estimate(
+    credit_N: Credits, groups_N: Groups | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate:  # fmt: skip
+    """Mean and its 95 % percentile bootstrap interval over groups of items (scipy's).
 
     Args:
         credit_N: credit of each item.
+        groups_N: the items that are drawn together; each alone by default.
         resamples: bootstrap samples.
         seed: of the resampling.
 
@@ -46,34 +50,61 @@ def estimate(credit_N: Credits, resamples: int = RESAMPLES, seed: int = 0) -> Es
     if not len(credit_N):
         raise ValueError("no item to average over")
     mean = float(credit_N.mean())
-    if np.ptp(credit_N) == 0:  # nothing to resample: every sample is this one
+    sum_G, size_G = group_sums(credit_N, groups_N), group_sums(np.ones(len(credit_N)), groups_N)
+    if np.ptp(sum_G / size_G) == 0:  # nothing to resample: every sample is this one
         return Estimate(mean, mean, mean, len(credit_N))
     from scipy.stats import bootstrap  # 0.7 s
 
     interval = bootstrap(
-        (credit_N,), np.mean, n_resamples=resamples, method="percentile", rng=np.random.default_rng(seed), batch=100
-    ).confidence_interval
+        (sum_G, size_G), lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis), paired=True, n_resamples=resamples,
+        method="percentile", rng=np.random.default_rng(seed), batch=100,
+    ).confidence_interval  # fmt: skip
     return Estimate(mean, float(interval.low), float(interval.high), len(credit_N))
 
 
-def paired_test(one_N: Credits, other_N: Credits, *, choices: bool, seed: int = 0) -> Comparison:
+def group_sums(values_N: Credits, groups_N: Groups | None) -> Credits:
+    """(G,) sum of each group; without groups the values themselves."""
+    return values_N if groups_N is None else np.bincount(groups_N, weights=values_N).astype(np.float64)
+
+
+def variance_of_mean(values_N: Credits, groups_N: Groups | None = None) -> tuple[float, int]:
+    """Variance of a mean over items of which groups are drawn together, and the number of groups.
+
+    That of a ratio of sums (Cochran 1977, section 9A.1 with clusters as units); of items that stand alone, of a mean.
+
+    Raises:
+        ValueError: there are fewer than two groups: nothing says how they vary.
+    """
+    off_G = group_sums(values_N - values_N.mean(), groups_N)
+    if len(off_G) < 2:
+        raise ValueError("fewer than two items, or groups of items")
+    return len(off_G) / (len(off_G) - 1) * float((off_G**2).sum()) / len(values_N) ** 2, len(off_G)
+
+
+def paired_test(
+    one_N: Credits, other_N: Credits, *, choices: bool, groups_N: Groups | None = None, seed: int = 0
+) -> Comparison:  # fmt: skip
     """Test whether two models differ on the same items, in the same order.
 
     Args:
         one_N: credit of the first model.
         other_N: credit of the second.
         choices: whether credits are of choices, right or wrong or tied; METEOR's are not. Choices without ties go by
-            McNemar's exact test, with ties by permutation; what is no choice goes by the paired bootstrap.
+            McNemar's exact test, with ties or in groups by permutation; what is no choice goes by the paired bootstrap.
+        groups_N: the items that hang together; choices of a group are exchanged between the models together.
         seed: of the resampling.
     """
     difference_N = one_N - other_N
+    sums_G = group_sums(difference_N, groups_N)
     if not choices:
         p, test = paired_bootstrap(difference_N, seed=seed), "bootstrap"
+    elif len(sums_G) < len(difference_N):
+        p, test = permutation(sums_G, seed=seed), "permutation of groups"
     elif np.isin(one_N, (0, 1)).all() and np.isin(other_N, (0, 1)).all():
         p, test = mcnemar(one_N, other_N), "McNemar"
     else:
         p, test = permutation(difference_N, seed=seed), "permutation"
-    return Comparison(estimate(difference_N, seed=seed), p, test)
+    return Comparison(estimate(difference_N, groups_N, seed=seed), p, test)
 
 
 def mcnemar(one_N: Credits, other_N: Credits) -> float:

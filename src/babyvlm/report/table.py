@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from babyvlm.report.claims import LackingError, difference
 from babyvlm.report.contrast import Term, contrast
+from babyvlm.report.lists import groups_of, phrases
 from babyvlm.report.paper import MIXES, NUMBERS, mix_of, model_of, paper_value, place_of
 from babyvlm.report.runs import MAIN, Column, Row
 from babyvlm.report.section import Section
@@ -13,10 +14,12 @@ from babyvlm.report.statistics import Estimate, estimate
 
 NOTE = (
     "Mean over the test half's items with its 95 % bootstrap interval; of a row with several seeds, mean over items "
-    "and seeds, interval by t over both. *: the interval holds chance."
+    "and seeds, interval by t over both. Categories are held fixed. *: the interval holds chance."
 )
 PARTIAL = " ‡: some of the list's images were missing; the rest was scored."
 SCRATCH = " †: vision trunk trained from scratch; the paper's begins from DINO on the frames."
+GROUPED = " VTWT's items that ask for the same two phrases are drawn together."
+UNGROUPED = " VTWT's list is not here: items that ask for the same two phrases are taken for independent."
 EMBEDDED = "Playroom, the embedded world: a stand-in for SAYCam, not to be compared with the paper's numbers"
 CONTROLS = {"blank": "blank image", "shuffled": "shuffled images", "text_only": "text only"}
 WORD_CLASSES = ("noun", "verb", "adjective", "both", "unknown")
@@ -36,12 +39,14 @@ WINOGROUND_COLUMNS = [
 
 def number(row: Row, column: Column, control: str = "") -> Estimate | None:
     """A row's mean with its interval; None if it was not tested so."""
-    credit_SN = row.credits(column, control)
+    items = row.items(column, control)
+    credit_SN = row.credits(column, control, items)
     if not credit_SN.size:
         return None
-    if len(credit_SN) == 1 or credit_SN.shape[1] < 2:  # of one item nothing is known but its mean
-        return estimate(credit_SN.mean(0))
-    return contrast([Term(1.0, row.name, credit_SN)]).estimate
+    groups_N = groups_of([row], column, items)
+    if len(credit_SN) == 1 or groups_N.max() == 0:  # of one group of items nothing is known but its mean
+        return estimate(credit_SN.mean(0), groups_N)
+    return contrast([Term(1.0, row.name, credit_SN, groups_N=groups_N)]).estimate
 
 
 def interval(found: Estimate, sign: str = "") -> str:
@@ -163,7 +168,13 @@ def note(rows: Sequence[Row]) -> str:
     """What the marks in a table of these rows mean."""
     scratch = any(row.trunk_from_scratch for row in rows)
     partial = any(row.missing(column.benchmark) for row in rows for column in MAIN)
-    return NOTE + SCRATCH * scratch + PARTIAL * partial
+    return NOTE + drawn_together(rows) + SCRATCH * scratch + PARTIAL * partial
+
+
+def drawn_together(rows: Sequence[Row]) -> str:
+    """Whether intervals on VTWT heed which of its items hang together; nothing if no row was tested on it."""
+    known = [phrases([row], row.items(MAIN[1])) for row in rows if row.items(MAIN[1])]
+    return (UNGROUPED if None in known else GROUPED) if known else ""
 
 
 def name(row: Row) -> str:
