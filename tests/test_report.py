@@ -160,6 +160,15 @@ def test_the_papers_values_stand_beside_ours_and_rows_without_a_run_are_told(tmp
     assert by_name["Playroom-CLIP"] == ["1.000", "-", "-", "-", "-", "-"]
 
 
+def test_the_papers_meteor_is_shown_where_wordnet_lacked(tmp_path):
+    make_run(tmp_path, "BabyLLaVA-GPT2-filtered", 0, caption=[1, 0.5])
+    table = numbers(paper_section(find_rows(tmp_path)))
+    assert table[0] == ["model", "Caption METEOR 1.5", "paper", "Caption METEOR NLTK", "paper"]
+    by_name = {row[0]: row[1:] for row in table}
+    assert by_name["BabyLLaVA-GPT2-filtered"] == ["0.750", "-", "-", "0.138"]
+    assert by_name["LLaVA-v1.5-7B"] == ["no run", "-", "no run", "0.166"]
+
+
 def test_the_ablation_is_the_gain_over_filtered_item_by_item(tmp_path):
     base, more = [1, 0, 1, 0, 1, 0, 0, 0], [1, 1, 1, 0, 1, 1, 0, 0]
     make_run(tmp_path, "CVCL-filtered", 0, vtwt=base, labeled_s=[1, 0])

@@ -208,6 +208,14 @@ def test_on_a_phone_nothing_runs_over_the_edge_and_nothing_is_fetched(logs, tmp_
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         shown = "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
         assert page.evaluate(shown)
+        # Drawn for it: a letter of a chart is about as large as one of the text, nothing is to be scrolled sideways.
+        charts = "[...document.querySelectorAll('picture img')].map(image => image.clientWidth / image.naturalWidth)"
+        scales = page.evaluate(charts)
+        assert len(scales) >= 4
+        assert min(scales) > 0.7
+        page.set_viewport_size({"width": 1200, "height": 800})
+        page.wait_for_function("matchMedia('(min-width: 46rem)').matches")
+        assert page.evaluate("[...document.querySelectorAll('picture img')].some(image => image.clientWidth > 600)")
         browser.close()
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert said == []

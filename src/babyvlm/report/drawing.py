@@ -15,7 +15,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DOTS_APART = 0.22  # of the room of a label, with up to four dots in it
 DASHES = ("-", "--", "-.", ":")
 ROW_INCHES, PANEL_INCHES, LEFT_INCHES, LINES_INCHES = 0.3, 2.1, 2.3, 2.8
-PANELS_ACROSS, LEGEND_ACROSS = 5, 4
+WIDE, NARROW = 5, 1  # panels side by side at most: on a screen or paper, on a phone
 STYLE: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
          "svg.hashsalt": "babyvlm", "axes.axisbelow": True}  # fmt: skip
 
@@ -71,21 +71,18 @@ class Line:
     points: Sequence[tuple[float, float]] = field(default_factory=list)
 
 
-def draw_dots(labels: Sequence[str], panels: Sequence[Panel]) -> bytes:
-    """Panels that share their labels: a dot for each value, with its interval as a line."""
+def draw_dots(labels: Sequence[str], panels: Sequence[Panel], across: int) -> bytes:
+    """Panels that share their labels, so many side by side: a dot for each value, with its interval as a line."""
     count = max(panel.dots(place) for panel in panels for place in range(len(labels)))
-    across, down = min(len(panels), PANELS_ACROSS), -(-len(panels) // PANELS_ACROSS)
+    across = min(len(panels), across)
     height = 0.9 + ROW_INCHES * (1 if count <= 2 else 0.5 * count) * len(labels)
-    figure, axes = _figure(LEFT_INCHES + PANEL_INCHES * across, 0.3 + height * down, across, down)
-    for number, ax in enumerate(axes):
-        if number >= len(panels):
-            ax.set_axis_off()
-            continue
-        _dots(ax, panels[number], len(labels))
+    figure, axes = _figure(len(panels), across, LEFT_INCHES + PANEL_INCHES * across, height)
+    for number, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
+        _dots(ax, panel, len(labels))
         named = labels if number % across == 0 else [""] * len(labels)
         ax.set_yticks(range(len(labels)), named, parse_math=False)
         ax.set_ylim(len(labels) - 0.4, -0.6)
-    return _svg(figure, axes)
+    return _svg(figure, axes, across)
 
 
 def _dots(ax: Any, panel: Panel, labels: int) -> None:  # noqa: ANN401 - matplotlib is imported late
@@ -117,9 +114,10 @@ def _dots(ax: Any, panel: Panel, labels: int) -> None:  # noqa: ANN401 - matplot
     ax.grid(axis="x", color="#dddddd", linewidth=0.6)
 
 
-def draw_lines(panels: Mapping[str, Mapping[str, Line]], x_unit: str) -> bytes:
-    """A row of panels with curves; the same names in all panels share an entry of the legend."""
-    figure, axes = _figure(LINES_INCHES * len(panels), 3.8, len(panels))
+def draw_lines(panels: Mapping[str, Mapping[str, Line]], x_unit: str, across: int) -> bytes:
+    """Panels with curves, so many side by side; the same names in all panels share an entry of the legend."""
+    across = min(len(panels), across)
+    figure, axes = _figure(len(panels), across, max(LINES_INCHES * across, LEFT_INCHES + PANEL_INCHES), 3.5)
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
         for name, line in lines.items():
             x, y = zip(*line.points, strict=True)
@@ -128,19 +126,24 @@ def draw_lines(panels: Mapping[str, Mapping[str, Line]], x_unit: str) -> bytes:
         ax.set_title(title, parse_math=False)
         ax.set_xlabel(x_unit, parse_math=False)
         ax.grid(color="#dddddd", linewidth=0.6)
-    return _svg(figure, axes)
+    return _svg(figure, axes, across)
 
 
-def _figure(width: float, height: float, across: int, down: int = 1) -> tuple[Any, list[Any]]:
+def _figure(panels: int, across: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    """A figure with its axes; width of all of it, height of a panel, in inches."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure  # no pyplot: no window, no display
 
     with rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, list(figure.subplots(down, across, squeeze=False).flat)
+        down = -(-panels // across)
+        figure = Figure(figsize=(width, 0.3 + height * down), layout="constrained")
+        axes = list(figure.subplots(down, across, squeeze=False).flat)
+        for ax in axes[panels:]:
+            ax.set_axis_off()
+        return figure, axes[:panels]
 
 
-def _svg(figure: Any, axes: Sequence[Any]) -> bytes:  # noqa: ANN401
+def _svg(figure: Any, axes: Sequence[Any], across: int) -> bytes:  # noqa: ANN401
     from matplotlib import rc_context
 
     entries: dict[str, Any] = {}
@@ -148,7 +151,9 @@ def _svg(figure: Any, axes: Sequence[Any]) -> bytes:  # noqa: ANN401
         entries |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True) if label}
     if len(entries) > 1:
         with rc_context(STYLE):
-            legend = figure.legend(entries.values(), entries, loc="outside lower center", ncols=LEGEND_ACROSS)
+            # Beneath panels that are seen at one glance; else before the first of them.
+            side, columns = ("lower", 4) if across > NARROW else ("upper", 2)
+            legend = figure.legend(entries.values(), entries, loc=f"outside {side} center", ncols=columns)
         for text in legend.get_texts():
             text.set_parse_math(False)
     return to_svg(figure)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 from babyvlm.report.curves import curve
-from babyvlm.report.drawing import Line, Panel, Series, draw_dots, draw_lines
+from babyvlm.report.drawing import NARROW, WIDE, Line, Panel, Series, draw_dots, draw_lines
 from babyvlm.report.paper import CONTRASTIVE, GENERATIVE, LARGER, MIXES, mix_of, model_of, paper_value
 from babyvlm.report.runs import MAIN, Column, Row
 from babyvlm.report.statistics import Estimate
@@ -34,13 +35,23 @@ class Picture:
         name: of its file.
         caption: what it shows.
         alt: what it shows, for who cannot see it.
-        svg: the drawing.
+        draw: the drawing as SVG, with so many panels side by side.
     """
 
     name: str
     caption: str
     alt: str
-    svg: bytes
+    draw: Callable[[int], bytes]
+
+    @cached_property
+    def wide(self) -> bytes:
+        """For a screen or paper."""
+        return self.draw(WIDE)
+
+    @cached_property
+    def narrow(self) -> bytes:
+        """For a phone."""
+        return self.draw(NARROW)
 
 
 def pictures(rows: Sequence[Row]) -> list[Picture]:
@@ -63,7 +74,7 @@ def _scores(rows: Sequence[Row]) -> Iterator[Picture]:
         panels.append(Panel(column.title, _unit(column), column.chance, series))
     yield Picture(
         "scores", "Every row in every test, with 95 % intervals; dashed: chance.",
-        _alt(rows, columns, number), draw_dots([name(row) for row in rows], panels),
+        _alt(rows, columns, number), partial(draw_dots, [name(row) for row in rows], panels),
     )  # fmt: skip
 
 
@@ -83,7 +94,7 @@ def _controls(rows: Sequence[Row]) -> Iterator[Picture]:
     yield Picture(
         "controls", "What is left when the image is blank, exchanged for another, or not given; 95 % intervals.",
         "Blank image: " + _alt(rows, columns, lambda row, column: number(row, column, "blank")),
-        draw_dots([name(row) for row in rows], panels),
+        partial(draw_dots, [name(row) for row in rows], panels),
     )  # fmt: skip
 
 
@@ -107,7 +118,7 @@ def _by_column(rows: Sequence[Row], columns: Sequence[Column], file: str, captio
             for column in columns
         ]
         alt = _alt(rows, columns, number)
-        drawn = draw_dots([name(row) for row in rows], panels)
+        drawn = partial(draw_dots, [name(row) for row in rows], panels)
         yield Picture(file, f"{caption}; 95 % intervals; dashed: chance.", alt, drawn)
 
 
@@ -127,7 +138,7 @@ def _categories(rows: Sequence[Row]) -> Iterator[Picture]:
         yield Picture(
             "categories", "Labeled-S by category; 95 % intervals; dashed: chance.",
             _alt(shown, columns, number),
-            draw_dots([column.title for column in columns], panels),
+            partial(draw_dots, [column.title for column in columns], panels),
         )  # fmt: skip
 
 
@@ -150,7 +161,7 @@ def _curves(rows: Sequence[Row]) -> Iterator[Picture]:
         yield Picture(
             "curves", "Learning curves of each row's first seed, on what was held out. Losses of contrastive and "
             "generative models are different quantities.", "At the end: " + "; ".join(last),
-            draw_lines(panels, "samples seen"),
+            partial(draw_lines, panels, "samples seen"),
         )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def _markdown(part: Part, below: Path, folder: Path) -> Iterator[str]:
     def chart(name: str) -> Iterator[str]:
         if name in charts:
             file = below / "figures" / f"{name}.svg"
-            file.write_bytes(charts[name].svg)
+            file.write_bytes(charts[name].wide)
             alt = markdown_text(charts[name].alt).replace("[", "(").replace("]", ")")
             yield from [f"![{alt}]({file.relative_to(folder)})", "", charts[name].caption, ""]
 
