@@ -88,8 +88,10 @@ def best_checkpoint(run: Path) -> Path:
     """The checkpoint that a run's own criterion chose, or its last one if it chose none.
 
     Raises:
-        UserError: the run holds no checkpoint, or several and none of them is called last.
+        UserError: the run is not there, holds no checkpoint, or several and none of them is called last.
     """
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run")
     folder = run / "checkpoints"
     last, files = folder / "last.ckpt", sorted(folder.glob("*.ckpt"))
     if not last.is_file():
