@@ -1,11 +1,13 @@
-"""The code blocks and the commands that stand in README.md and docs/."""
+"""The code blocks and the commands that stand in README.md, docs/ and the Makefile."""
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+OURS = ["python", "-m", "babyvlm"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/models").glob("*.md"))]
 BLOCK = re.compile(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 VARIABLE = re.compile(r"[A-Z]+=\S+$|[A-Z]+=(['\"]).*\1$")
@@ -39,3 +41,9 @@ def commands(page):
     in_blocks = [block.text for block in blocks(page) if block.language == "sh"]
     in_lines = INLINE.findall(BLOCK.sub("", page.read_text()))
     return [words for text in in_blocks + in_lines for words in shell_lines(text)]
+
+
+def of_make(target):
+    """The commands of ours that `make TARGET` runs on the tiny world, as words."""
+    done = subprocess.run(["make", "-n", target, "SIZE=tiny"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [words[3:] for words in shell_lines(done.stdout) if words[1:3] == OURS[1:]]

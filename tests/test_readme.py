@@ -1,17 +1,15 @@
 """README.md and the quick start, followed on the tiny world: each command that they name is run, in their order."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from babyvlm.__main__ import main
-from docs_pages import ROOT, blocks, commands, shell_lines
+from docs_pages import OURS, ROOT, blocks, commands, of_make
 
 README, QUICK_START = ROOT / "README.md", ROOT / "docs/quick-start.md"
-OURS = ["python", "-m", "babyvlm"]
 DATA, RUN = "data/playroom", "lightning_logs/CVCL-filtered/version_0"
 # The way is the readers', only shorter.
 SHORTER = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.batch_size=4", "--data.num_workers=0"]
@@ -34,12 +32,6 @@ ARGUMENTS = {
 def name_of(words):
     """`curate frames`, `fit`."""
     return " ".join(words[: 2 if words[0] in ("ablations", "benchmark", "curate", "store") else 1])
-
-
-def of_make(target):
-    """The commands of ours that `make TARGET` runs on the tiny world, as words."""
-    done = subprocess.run(["make", "-n", target, "SIZE=tiny"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return [words[3:] for words in shell_lines(done.stdout) if words[1:3] == OURS[1:]]
 
 
 def of_page(page):

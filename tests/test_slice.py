@@ -16,6 +16,7 @@ import babyvlm
 from babyvlm.__main__ import main
 from babyvlm.curation.store import Store
 from babyvlm.data.vocabulary import Vocabulary
+from docs_pages import of_make
 from tiny_llava import save_tiny_llava
 
 ROOT = Path(__file__).parents[1]
@@ -50,14 +51,9 @@ def curate(stage, **arguments):
     main(["curate", stage, *flags])
 
 
-def clean(name, stores, raw):
-    lists = ",".join(str(raw / f"trials/{test}.csv") for test in ("labeled_s", "vtwt", "baby_winoground", "caption"))
-    curate("decontaminate", store=stores / "raw" / name, trials=f"[{lists}]", out=stores / name, workers=1)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder laid out as `make data` leaves it, tiny; the tests run inside it."""
+    """A folder as `make data` leaves it, tiny, with the clean scenes that CLIP learns; the tests run inside it."""
     root = tmp_path_factory.mktemp("slice")
     before = Path.cwd()
     os.chdir(root)
@@ -65,32 +61,9 @@ def world(tmp_path_factory):
     DATA.mkdir(parents=True)
     Path("data/saycam").symlink_to("playroom")  # the configs of the real data differ by the folder's name alone
     (DATA / "trials").symlink_to("world/trials")
-    raw, stores, embeddings = DATA / "world", DATA / "stores", DATA / "embeddings"
-    main(["playroom", "--out", str(raw), "--size", "tiny", "--workers", "1"])
-    (raw / "trials/SAYCam_caption.csv").symlink_to("caption.csv")  # the authors' name
-    curate("frames", videos=raw / "home/videos", transcripts=raw / "home/transcripts", out=stores / "raw/frames",
-           frame_size=96, max_frames=2, workers=1, licensed="false")  # fmt: skip
-    clean("frames", stores, raw)
-    curate("embed", store=stores / "frames", out=embeddings / "frames", accelerator="cpu")
-    curate("filter", store=stores / "frames", embeddings=embeddings / "frames", out=stores / "filtered")
-    sources = f"[{raw}/web/tars,{raw}/web/llava/list.json,{raw}/web/parquet]"
-    curate("web", sources=sources, out=stores / "raw/web")
-    clean("web", stores, raw)
-    curate("web", sources=f"[{raw}/clean]", hold_out="true", out=stores / "clean")
-    curate("rewrite", store=stores / "web", out=stores / "rewritten")
-    curate("embed", store=stores / "rewritten", out=embeddings / "rewritten", accelerator="cpu")
-    curate(
-        "match",
-        targets=stores / "filtered",
-        target_embeddings=embeddings / "frames",
-        candidates=stores / "rewritten",
-        candidate_embeddings=embeddings / "rewritten",
-        out=stores / "aug",
-    )
-    curate("random", candidates=stores / "web", like=stores / "aug", out=stores / "random")
-    named = f"[{stores}/filtered,{stores}/aug,{stores}/random]"
-    curate("vocabulary", stores=named, out=DATA / "vocabulary", min_count=1)
-    curate("vocabulary", stores=f"[{stores}/clean]", out=DATA / "clip-vocabulary", min_count=1)
+    for words in [*of_make("data"), *of_make("playroom-clip")[1:3]]:
+        main(words)
+    (DATA / "trials/SAYCam_caption.csv").symlink_to("caption.csv")  # the authors' name
     yield root
     os.chdir(before)
 
