@@ -87,10 +87,12 @@ def test_table_on_the_terminal(tmp_path, capsys):
     good = [1] * 190 + [0] * 10
     make_run(tmp_path / "logs", "cvcl-filtered", 0, labeled_s=good, vtwt=[1, 0] * 50)
     make_run(tmp_path / "logs", "guesser-none", 0, labeled_s=[0.25] * 40)
+    make_run(tmp_path / "logs", "zz-of-a-very-long-name" * 6, 0, labeled_s=[1, 0])
     report(tmp_path / "logs")
     printed = capsys.readouterr().out
     for text in ("Labeled-S", "VTWT", "chance", "cvcl-filtered", "0.950 [0.9", "0.250 [0.250, 0.250]*", "version_0"):
         assert text in printed
+    assert "…" not in printed
     table = main_section(find_rows(tmp_path / "logs"))
     assert table.rows[:2] == [["model", "Labeled-S", "VTWT"], ["chance", "0.250", "0.500"]]
     name, labeled, two_word = table.rows[2]

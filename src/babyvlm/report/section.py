@@ -38,7 +38,7 @@ class Section:
         """To the terminal."""
         table = Table(title=Text(self.title), caption=Text(self.note) if self.note else None)
         for cell in self.rows[0]:
-            table.add_column(Text(cell))
+            table.add_column(Text(cell), overflow="fold")  # a long name is broken, not cut
         for row in self.rows[1:]:
             table.add_row(*map(Text, row))
         Console(width=WIDTH).print(table)
