@@ -96,7 +96,13 @@ def assert_same_features(source, trunk):
         torch.testing.assert_close(encoder(images), headless(images), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("layout", [as_plain, as_dino, as_dino_of_two_gpus, as_cvcl])
+def as_run_of_dino(trunk):
+    """A checkpoint of our own DINO, which holds the student's trunk too."""
+    state = trunk.state_dict()
+    return {"state_dict": prefixed("student.trunk.", scrambled(state)) | prefixed("teacher.trunk.", state)}
+
+
+@pytest.mark.parametrize("layout", [as_plain, as_dino, as_dino_of_two_gpus, as_cvcl, as_run_of_dino])
 def test_reads_the_layouts_that_are_about(tmp_path, torchvision_trunk, layout):
     path = tmp_path / "weights.pth"
     torch.save(layout(torchvision_trunk), path)

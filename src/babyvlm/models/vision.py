@@ -75,7 +75,8 @@ def load_trunk(trunk: nn.Module, source: str) -> None:
     """Load a trunk's weights out of whatever checkpoint holds them, under whatever prefix.
 
     Known layouts: DINO (``teacher`` / ``backbone.``), CVCL (``state_dict`` / ``vision_encoder.model.``), Lightning
-    runs of this project, plain state dicts and safetensors. Heads that the trunk has no place for are left out.
+    runs of this project, plain state dicts and safetensors. Heads that the trunk has no place for are left out. Where
+    several trunks fit, as in a DINO run's checkpoint, it is the teacher's.
 
     Raises:
         UserError: the file cannot be read safely, or a weight of the trunk is missing or of another shape.
@@ -83,7 +84,10 @@ def load_trunk(trunk: nn.Module, source: str) -> None:
     state = read_state(_local_path(source), source)
     wanted = {name: tensor for name, tensor in trunk.state_dict().items() if "num_batches_tracked" not in name}
     first = next(iter(wanted))
-    prefixes = sorted({name.removesuffix(first) for name in state if name.endswith(first)}, key=len)
+    prefixes = sorted(
+        {name.removesuffix(first) for name in state if name.endswith(first)},
+        key=lambda prefix: ("teacher" not in prefix, len(prefix), prefix),
+    )
     fitting = [prefix for prefix in prefixes if all(prefix + name in state for name in wanted)]
     if not fitting:
         nearest = prefixes[0] if prefixes else ""
