@@ -8,6 +8,7 @@ from scipy.stats import ttest_rel
 from babyvlm.benchmarks.results import RESULT_SCHEMA
 from babyvlm.contracts import UserError
 from babyvlm.report.command import report
+from babyvlm.report.origin import budget_lines
 from babyvlm.report.runs import MAIN, find_rows
 from babyvlm.report.table import ablation_section, control_sections, detail_sections, main_section, paper_section
 from made_runs import make_run, make_vtwt
@@ -117,6 +118,32 @@ def test_the_table_says_what_it_stands_for(tmp_path, capsys):
     assert "stand-in for SAYCam" in table.title
     assert [row[0] for row in table.rows[2:]] == ["clip", "dino", "scratch†"]
     assert "trained from scratch" in table.note
+
+
+def test_what_begins_from_a_run_is_what_that_run_is(tmp_path):
+    """A phase names no weights of the trunk, since they come with all others; a test names the run it tests again."""
+    vision = "vision: {class_path: x.V, init_args: {weights: %s}}"
+    begun = "model: {class_path: x.M, init_args: {%s, %s}}\ndata: {init_args: {batch_size: 2}}\n"
+    for name, weights in (("dino", "dino.pth"), ("scratch", "null")):
+        first = make_run(tmp_path / "phases", name, 0, config=begun % (vision % weights, "width: 2"))
+        (first / "checkpoints").mkdir()
+        (first / "checkpoints" / "best.ckpt").touch()
+        second = make_run(tmp_path, name, 0, config=begun % (vision % "null", f"init_from: {first}"), vtwt=[1, 0])
+        (second / "checkpoints").mkdir()
+        again = f"model: {{class_path: x.Trained, init_args: {{source: {second}}}}}\n"
+        make_run(tmp_path, f"{name}-again", 0, config=again, vtwt=[1, 0])
+        (second / "provenance.json").write_text('{"samples": 30}')
+        (first / "provenance.json").write_text('{"samples": 10}')
+    file = first / "checkpoints" / "best.ckpt"
+    make_run(tmp_path, "evidence", 0, config=begun % (vision % "null", f"init_from: {file}"), vtwt=[1, 0])
+    make_run(tmp_path, "clip", 0, config="model: {class_path: x.OpenClip, init_args: {clip: playroom}}", vtwt=[1, 0])
+    rows = find_rows(tmp_path)
+    assert [row[0] for row in main_section(rows).rows[2:]] == [
+        "clip", "dino", "dino-again", "evidence†", "scratch†", "scratch-again†"
+    ]  # fmt: skip
+    assert [row.name for row in rows if not row.trained] == ["clip"]  # the only upper bound
+    seen = [line for line in budget_lines(rows) if line.startswith("dino")]
+    assert seen == ["dino: 10 + 30 samples", "dino-again: 10 + 30 samples"]
 
 
 def test_a_partial_list_is_marked(tmp_path):

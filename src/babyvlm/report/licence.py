@@ -14,7 +14,8 @@ from babyvlm.contracts import UserError
 from babyvlm.curation.store import Store
 from babyvlm.report.curves import provenance
 from babyvlm.report.lists import trial_list
-from babyvlm.report.runs import Run, phases
+from babyvlm.report.phases import phases
+from babyvlm.report.runs import Run
 
 LEFT_OUT = "left out: licensed, or not known to be free"
 

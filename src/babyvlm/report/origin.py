@@ -12,7 +12,8 @@ from babyvlm.contracts import UserError
 from babyvlm.curation.funnel_report import chain
 from babyvlm.report.curves import provenance, samples_seen
 from babyvlm.report.paper import model_of
-from babyvlm.report.runs import Row, Run, phases
+from babyvlm.report.phases import phases
+from babyvlm.report.runs import Row, Run
 from babyvlm.report.section import Section
 
 SHORT = 12  # digits of a hash
@@ -46,11 +47,10 @@ def _run(run: Run) -> list[str]:
 
 
 def budget(run: Run) -> str:
-    """Samples that each phase of a run saw, the first phase first."""
-    if run.config.get("data") is None:
-        return "-"
-    counts = [samples_seen(phase) for phase in phases(run)]
-    return " + ".join("not known" if count is None else f"{count:,}" for count in counts)
+    """Samples that each phase of a run saw, the first phase first; none of what only tests a model."""
+    trained = [phase for phase in phases(run) if not phase.config or phase.config.get("data") is not None]
+    counts = map(samples_seen, trained)
+    return " + ".join("not known" if count is None else f"{count:,}" for count in counts) or "-"
 
 
 def budget_lines(rows: Iterable[Row]) -> list[str]:

@@ -21,6 +21,7 @@ from babyvlm.report.paper import place_of
 from babyvlm.report.statistics import Credits
 
 RUN_FOLDER = re.compile(r"(version|seed)_\d+")
+BEGINNINGS = ("init_language", "init_from", "source")  # settings of a model that name a run before it
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,14 @@ class Run:
 
     @property
     def trained(self) -> bool:
-        """Whether it was trained here; upper bounds are not."""
-        return (self.path / "checkpoints").is_dir()
+        """Whether it was trained here, or tests again what was; upper bounds are not."""
+        return (self.path / "checkpoints").is_dir() or bool(self.begun_from(*BEGINNINGS))
+
+    def begun_from(self, *settings: str) -> list[Path]:
+        """Folders of the runs that some settings of its model name, or name a checkpoint of."""
+        named = (self.settings("model").get(name) for name in settings)
+        paths = [Path(name) for name in named if name]
+        return [path.parent.parent if path.is_file() else path for path in paths]
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -151,28 +158,12 @@ class Run:
     @property
     def trunk_from_scratch(self) -> bool:
         """Whether its vision encoder began from random weights, where the paper's begins from DINO's."""
+        before = self.begun_from("init_from", "source")  # all weights are of these
+        if before:
+            return Run(before[0]).trunk_from_scratch
         vision = self.settings("model").get("vision") or {}
         options = vision.get("init_args") or {} if "class_path" in vision else {}
         return bool(options) and options.get("weights") is None and not options.get("pretrained")
-
-
-def phases(run: Run) -> list[Run]:
-    """The runs that a run began from, the first one first and each once, and itself."""
-    found: dict[Path, Run] = {}
-
-    def visit(run: Run) -> None:
-        model = run.settings("model")
-        for name in ("init_language", "init_from", "source"):
-            path = Path(model.get(name) or run.path)
-            folder = path.parent.parent if path.is_file() else path  # a run, or a checkpoint of one
-            if folder not in found:
-                found[folder] = Run(folder)
-                visit(found[folder])
-        found[run.path] = found.pop(run.path)  # after what it began from
-
-    found[run.path] = run
-    visit(run)
-    return list(found.values())
 
 
 class Row:
