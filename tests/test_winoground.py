@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from babyvlm.benchmarks import BabyWinoground
-from babyvlm.benchmarks.scoring import alike, score_pairs, vocabulary_facts
+from babyvlm.benchmarks.scoring import alike, score_pairs, tell_cut_texts, vocabulary_facts
 from babyvlm.benchmarks.trials import Trial
 from babyvlm.contracts import UserError
 from babyvlm.data.vocabulary import Vocabulary
@@ -105,6 +105,25 @@ def test_phrases_that_encode_alike_tie_and_are_scored_once(tmp_path, vocabulary)
     assert scorer.asked == [["Yak, red", "ball red", "red ball"]]
     assert scores["a.png", "zebra red"] == scores["a.png", "yak red"] == scores["a.png", "Yak, red"]
     assert len(set(scores.values())) == 3
+
+
+def test_what_a_model_does_not_read_is_no_difference_and_told_once(tmp_path, vocabulary, capsys):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    scorer = Noise(vocabulary)
+    texts = ["look at the red ball", "look at the red cup", "look at the red dog", "look at the ball"]
+    assert len(set(alike(scorer, texts).values())) == 4
+    scorer.max_tokens = 6
+    assert set(alike(scorer, texts).values()) == {"look at the ball", "look at the red ball"}
+    scores = score_pairs(scorer, [("a.png", text) for text in texts], tmp_path, device=torch.device("cpu"))
+    assert len({scores["a.png", text] for text in texts}) == 2
+    for _ in range(2):
+        tell_cut_texts(scorer, [*texts, *texts], tmp_path / "list.csv")
+    tell_cut_texts(scorer, texts[3:], tmp_path / "other.csv")
+    tell_cut_texts(object(), texts, tmp_path / "list.csv")
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "list.csv: 3 of 4 texts are cut to the model's 6 tokens" in said
+    assert "the longest has 7" in said
 
 
 def test_what_a_vocabulary_cannot_read(vocabulary):

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from babyvlm.benchmarks.controls import Views, controlled
 from babyvlm.benchmarks.results import licensed, world_of, write_results
-from babyvlm.benchmarks.scoring import score_pairs, vocabulary_facts
+from babyvlm.benchmarks.scoring import score_pairs, tell_cut_texts, vocabulary_facts
 from babyvlm.benchmarks.trials import Trial, with_images
 from babyvlm.contracts import ImageTextScorer, TextScorer, TrialResult, UserError
 from babyvlm.curation.benchmark_images import of_all
@@ -162,6 +162,7 @@ class ScoreBenchmark(Benchmark):
     def results(self, model: LightningModule, views: Views) -> list[TrialResult]:
         """Judge each trial by the scores of its options."""
         assert isinstance(model, ImageTextScorer)
+        tell_cut_texts(model, (text for trial in self.trials for _, text in trial.options), self.path)
         pairs = [option for view in views.values() for trial in view for option in trial.options]
         scores = score_pairs(
             model, pairs, self.images, device=model.device, batch_size=self.batch_size, label=self.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -14,10 +15,9 @@ from babyvlm.benchmarks.pictures import load_images
 from babyvlm.benchmarks.trials import ImageText
 from babyvlm.contracts import ImageTextScorer, TextScorer, UserError
 from babyvlm.data.vocabulary import UNK, Vocabulary
-from babyvlm.ranks import progress, share
+from babyvlm.ranks import is_first, progress, share
 
 Scores = dict[ImageText, float]
-_LONGEST = 1 << 16  # tokens: no text is cut
 TEXTS_AT_ONCE = 256  # with one image or none: our choice, it bounds the memory
 
 
@@ -66,15 +66,41 @@ def score_pairs(
 def alike(scorer: object, texts: Iterable[str]) -> dict[str, str]:
     """For each text the first by alphabet that the model cannot tell from it: scored once, the two tie exactly.
 
-    Told only for a model with a ``vocabulary``: two words that it has not are both ``<unk>`` to it.
+    Told only for a model with a ``vocabulary``: two words that it has not are both ``<unk>`` to it, and with
+    ``max_tokens`` it reads no further.
     """
     texts = sorted(texts)
     vocabulary = getattr(scorer, "vocabulary", None)
     if not isinstance(vocabulary, Vocabulary):
         return {text: text for text in texts}
     first: dict[tuple[int, ...], str] = {}
-    codes = [tuple(ids) for ids in vocabulary.encode(texts, max_tokens=_LONGEST)]
+    codes = [tuple(ids) for ids in vocabulary.encode(texts, getattr(scorer, "max_tokens", None))]
     return {text: first.setdefault(code, text) for text, code in zip(texts, codes, strict=True)}
+
+
+def tell_cut_texts(model: object, texts: Iterable[str], path: Path) -> None:
+    """Say, once, how many texts are longer than the model reads; nothing of a model without a ``vocabulary``.
+
+    Args:
+        model: with ``max_tokens``, if there is a limit.
+        texts: of a list.
+        path: of the list.
+    """
+    vocabulary, most = getattr(model, "vocabulary", None), getattr(model, "max_tokens", None)
+    if isinstance(vocabulary, Vocabulary) and most is not None:
+        lengths = [len(ids) for ids in vocabulary.encode(sorted(set(texts)), max_tokens=None)]
+        cut = sum(length > most for length in lengths)
+        if cut:
+            _say_once(
+                f"{path}: {cut} of {len(lengths)} texts are cut to the model's {most} tokens (data.max_tokens), <sos> "
+                f"and <eos> among them; the longest has {max(lengths)}"
+            )
+
+
+@cache
+def _say_once(text: str) -> None:
+    if is_first():
+        print(text)
 
 
 def vocabulary_facts(model: object, texts_of_items: Sequence[Sequence[str]]) -> dict[str, str]:
@@ -88,7 +114,7 @@ def vocabulary_facts(model: object, texts_of_items: Sequence[Sequence[str]]) -> 
     if not isinstance(vocabulary, Vocabulary):
         return {}
     texts = [text for texts in texts_of_items for text in texts]
-    words = [token for ids in vocabulary.encode(texts, max_tokens=_LONGEST) for token in ids[1:-1]]
+    words = [token for ids in vocabulary.encode(texts, max_tokens=None) for token in ids[1:-1]]
     same = alike(model, set(texts))
     blurred = sum(len({same[text] for text in texts}) < len(set(texts)) for texts in texts_of_items)
     return {"unknown_words": f"{words.count(UNK) / max(1, len(words)):.4f}", "items_alike": str(blurred)}

@@ -57,6 +57,6 @@ class Trained(TestOnly):
     def __init__(self, source: str) -> None:
         super().__init__()
         self.model = load(source)
-        for ability in ("preprocess", "score", "score_texts", "caption", "vocabulary"):
+        for ability in ("preprocess", "score", "score_texts", "caption", "vocabulary", "max_tokens"):
             if hasattr(self.model, ability):
                 setattr(self, ability, getattr(self.model, ability))
