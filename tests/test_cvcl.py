@@ -139,6 +139,14 @@ def test_score_is_the_cosine_that_is_trained(vocabulary):
     torch.testing.assert_close(scores, expected)
 
 
+def test_scores_are_numbers_in_any_precision(vocabulary):
+    cvcl = model(vocabulary).eval()
+    images = batch(vocabulary).images_BCHW
+    exact = cvcl.score(images, TEXTS)
+    assert not exact.requires_grad
+    torch.testing.assert_close(cvcl.bfloat16().score(images, TEXTS).float(), exact, atol=0.05, rtol=0)
+
+
 def test_optimizer_is_the_papers_and_holds_what_is_trained(vocabulary):
     cvcl = model(vocabulary, frozen=True)
     optimizer = cvcl.configure_optimizers()

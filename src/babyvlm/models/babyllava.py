@@ -146,13 +146,10 @@ class BabyLLaVA(CausalModule):
     @torch.no_grad()
     def score_texts(self, texts: Sequence[str]) -> Tensor:
         """(T,) likelihoods without an image; no image is no evidence."""
+        if self.likelihood == "evidence":
+            return torch.zeros(len(texts), device=self.device)
         tokens = self.vocabulary.encode(texts, self.max_tokens)
-        total_T = without_image(self.vlm, tokens)
-        return (
-            torch.zeros_like(total_T)
-            if self.likelihood == "evidence"
-            else mean_or_total(total_T, tokens, self.likelihood)
-        )
+        return mean_or_total(without_image(self.vlm, tokens), tokens, self.likelihood)
 
     def caption(self, images_BCHW: Tensor, max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
         """Caption greedily."""

@@ -96,10 +96,12 @@ class CVCL(ContrastiveModule, initial.VocabularyModule):
         out: Tensor = self.preprocess_image(image)
         return out
 
+    @torch.no_grad()
     def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
         """(B, T) cosines; ``wanted_BT`` is not needed, since all of them cost no more than one."""
         ids = [torch.tensor(tokens) for tokens in self.vocabulary.encode(texts, self.max_tokens)]
         tokens_TL = pad_sequence(ids, batch_first=True, padding_value=PAD).to(self.device)
+        images_BCHW = images_BCHW.to(self.projection.weight.dtype)  # bf16-true: the trainer converts its batches only
         return self.encode_images(images_BCHW) @ self.encode_texts(tokens_TL).T
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

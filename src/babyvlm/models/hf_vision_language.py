@@ -81,9 +81,9 @@ class HFVisionLanguage(TestOnly):
     @torch.no_grad()
     def score_texts(self, texts: Sequence[str]) -> Tensor:
         """(T,) likelihoods after the same prompt without its image; no image is no evidence."""
-        total_T = self._total_without_image(texts)
         if self.likelihood == "evidence":
-            return torch.zeros_like(total_T)
+            return torch.zeros(len(texts), device=self.device)
+        total_T = self._total_without_image(texts)
         return mean_or_total(total_T, self._answers(_without_image(self.prompt), texts), self.likelihood)
 
     @torch.no_grad()
