@@ -247,6 +247,7 @@ def test_controls_and_details_have_their_own_tables(tmp_path):
     assert tables["Labeled-S by category"] == [
         ["category", "looker", "reader", "writer"], ["noun", "-", "1.000", "-"], ["verb", "-", "0.000", "-"]
     ]  # fmt: skip
+    assert "0.250 by construction" in list(detail_sections(rows))[-1].note
 
 
 def test_a_run_says_which_words_it_has_not(tmp_path, capsys):

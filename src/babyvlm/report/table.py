@@ -27,6 +27,7 @@ DERIVED = (
     "The list names no word classes; derived here: nouns and both words by where the phrases differ, verbs and "
     "adjectives by a toddler's lexicon, unknown where that has neither word or cannot tell."
 )
+ONE_IMAGE = "With a blank image, or without any, the four choices are one: every category is 0.250 by construction."
 WINOGROUND = {
     "text": 1 / 4, "image": 1 / 4, "positive": 1 / 2, "positive_strict": 1 / 3, "negative": 1 / 2,
     "negative_strict": 1 / 3,
@@ -142,7 +143,7 @@ def detail_sections(rows: Sequence[Row]) -> Iterator[Section]:
     by_category = category_columns(rows)
     if by_category:  # too many for columns
         body = [[column.title, *(cell(row, column) for row in rows)] for column in by_category]
-        yield Section("Labeled-S by category", [["category", *map(name, rows)], *body])
+        yield Section("Labeled-S by category", [["category", *map(name, rows)], *body], ONE_IMAGE)
 
 
 def category_columns(rows: Iterable[Row]) -> list[Column]:
