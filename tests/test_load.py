@@ -29,6 +29,10 @@ MODELS = {
     "BabyLlama": {"class_path": "babyvlm.models.babyllava.BabyLLaVA",
                   "init_args": {"vision": FROZEN, "language": LLAMA, "likelihood": "total"}},
 }  # fmt: skip
+CLIP = {"class_path": "babyvlm.models.clip.ClipTraining",
+        "init_args": {"embed_dim": 8, "vision": {"layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
+                      "text": {"context_length": 9, "width": 16, "heads": 2, "layers": 1},
+                      "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}}}  # fmt: skip
 TEXTS = ["look at the ball", "the dog runs"]
 
 
@@ -46,22 +50,22 @@ def runs(tmp_path_factory, tiny_store, make_vocabulary):
                "enable_progress_bar": False, "use_distributed_sampler": False,
                "callbacks": [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
                               "init_args": {"monitor": "val_loss", "save_last": True}}]}  # fmt: skip
-    for name, model in MODELS.items():
+    for name, model in (MODELS | {"CLIP": CLIP}).items():
         config = {"name": name, "logs": str(made / "logs"), "test_after_fit": False, "trainer": trainer, "model": model,
                   "data": {"class_path": "babyvlm.data.mixes.PairMix", "init_args": data}}  # fmt: skip
         (made / "config.yaml").write_text(yaml.safe_dump(config))
         main(["fit", "--config", str(made / "config.yaml")])
     shutil.move(made / "logs", moved / "logs")
     shutil.rmtree(made)
-    return {name: moved / "logs" / f"{name}-tiny" / "version_0" for name in MODELS}
+    return {name: moved / "logs" / f"{name}-tiny" / "version_0" for name in (*MODELS, "CLIP")}
 
 
 @pytest.fixture(scope="module")
 def folders(runs, tmp_path_factory):
     root = tmp_path_factory.mktemp("exported")
-    for name, run in runs.items():
-        main(["export", "--run", str(run), "--out", str(root / name)])
-    return {name: root / name for name in runs}
+    for name in MODELS:
+        main(["export", "--run", str(runs[name]), "--out", str(root / name)])
+    return {name: root / name for name in MODELS}
 
 
 def cup():
@@ -88,6 +92,13 @@ def test_a_run_is_given_back(runs, name):
     if name != "CVCL":
         assert set(model.caption(model.preprocess(cup())[None])[0].split()) <= set(model.vocabulary.words)
         assert model.likelihood == ("total" if name == "BabyLlama" else "mean")
+
+
+def test_a_clip_is_given_back_too(runs):
+    model = babyvlm.load(runs["CLIP"])
+    state = torch.load(best_checkpoint(runs["CLIP"]), weights_only=True)["state_dict"]
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+    assert answers(model).isfinite().all()
 
 
 @pytest.mark.parametrize("name", MODELS)

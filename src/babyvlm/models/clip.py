@@ -6,9 +6,10 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import open_clip
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from PIL.Image import Image
@@ -19,12 +20,18 @@ from babyvlm.contracts import Batch
 from babyvlm.curation.clip import Clip
 from babyvlm.data.transforms import MEAN, STD, eval_transform
 from babyvlm.data.vocabulary import EOS, PAD, Vocabulary
+from babyvlm.models import initial
 from babyvlm.models.contrastive import ContrastiveModule
 from babyvlm.models.optimization import configure
 from babyvlm.models.vision import halved
 
 
-class ClipTraining(ContrastiveModule):
+def our_optimizer(parameters: object) -> torch.optim.Optimizer:
+    """AdamW, learning rate 1e-3, weight decay 0.1 (our choice, for a model as small as Playroom's)."""
+    return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=1e-3, weight_decay=0.1)
+
+
+class ClipTraining(ContrastiveModule, initial.VocabularyModule):
     """Trains an open_clip model and writes it in open_clip's own folder format when training ends.
 
     Args:
@@ -43,7 +50,7 @@ class ClipTraining(ContrastiveModule):
         embed_dim: int,
         vision: dict[str, Any],
         text: dict[str, Any],
-        optimizer: OptimizerCallable,
+        optimizer: OptimizerCallable = our_optimizer,
         image_size: int = 64,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:

@@ -1,4 +1,4 @@
-"""Any model trained here, given back by its run, by an exported folder or by its name on a hub."""
+"""Any model trained here on texts, given back by its run, by an exported folder or by its name on a hub."""
 
 from __future__ import annotations
 
