@@ -113,20 +113,20 @@ class Frames(Dataset[Views]):
         self.crops, self.seed = crops, seed
         self._stores = [Store(stores / source.store) for source in sources]
         self._rows = [open_rows(store) for store in self._stores]
-        self._places = [
-            (number, int(row))
-            for number, (store, source) in enumerate(zip(self._stores, sources, strict=True))
-            for row in np.sort(chosen_groups(store, "train", seed, source.utterances).rows)
+        self._chosen = [
+            np.sort(chosen_groups(store, "train", seed, source.utterances).rows)
+            for store, source in zip(self._stores, sources, strict=True)
         ]
+        self._ends = np.cumsum([len(rows) for rows in self._chosen])
 
     def __len__(self) -> int:
-        return len(self._places)
+        return int(self._ends[-1])
 
     def __getitem__(self, index_epoch: tuple[int, int]) -> Views:
         """Views of (index, epoch)."""
         index, epoch = index_epoch
-        number, place = self._places[index]
-        row = self._rows[number][place]
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        row = self._rows[number][int(self._chosen[number][index - self._ends[number]])]  # counted from its end
         draw = np.random.default_rng([self.seed, epoch, stable_hash(row["key"])])
         picture = open_picture(self._stores[number], row["key"], row["image"])
         return Views([row["key"]], *seeded(self.crops, picture, int(draw.integers(2**62))))
