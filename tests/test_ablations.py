@@ -172,3 +172,14 @@ def test_a_matrix_read(world):
     rewrite(world / MATRIX, lambda matrix: matrix.pop("quick"))
     with pytest.raises(UserError, match="has no quick form"):
         Plan(MATRIX, quick=True)
+
+
+def test_paper_size_is_trained_as_the_authors_scripts_say():
+    folder = Path(__file__).parents[1] / "configs" / "saycam"
+    names = ("cvcl", "language-gpt2", "language-llama", "phase-1", "phase-2")
+    overlay = {name: yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in names}
+    clipped = {name: one["trainer"].get("gradient_clip_val") for name, one in overlay.items()}
+    assert clipped == {"cvcl": None, "language-gpt2": 1, "language-llama": 1, "phase-1": 1, "phase-2": 1}
+    contexts = [overlay[f"language-{name}"]["data"]["init_args"]["max_tokens"] for name in ("gpt2", "llama")]
+    assert contexts == [1024, 2048]
+    assert overlay["cvcl"]["trainer"]["precision"] == "32-true"  # over the base's bf16

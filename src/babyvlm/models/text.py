@@ -32,6 +32,8 @@ class MeanEmbedding(nn.Module):
 class LSTMText(nn.Module):
     """Last hidden state of a one-layer LSTM over the tokens (CVCL's option).
 
+    CVCL's runs drop half of its inputs out; here nothing is.
+
     Args:
         vocabulary_size: rows of the table.
         width: of embeddings and state.
