@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -301,6 +302,18 @@ def test_phases_begin_where_the_one_before_ended(tmp_path, vocabulary, shape):
     state = second.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in first.state_dict().items())
     assert not torch.equal(before["vlm.lm_head.weight"], state["vlm.lm_head.weight"])
+
+
+def test_weights_of_other_heads_are_refused_though_they_fit(tmp_path, vocabulary, shape):
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(LanguageModel(vocabulary, shape, max_tokens=8), loader(batch(vocabulary)))
+    run.save_checkpoint(tmp_path / "zero.ckpt")
+    fewer = replace(shape, heads=shape.heads // 2, kv_heads=shape.kv_heads and shape.kv_heads // 2)
+    for begin in ({"init_language": tmp_path / "zero.ckpt"}, {"init_from": tmp_path / "zero.ckpt"}):
+        with pytest.raises(UserError, match=r"zero.ckpt: its language model has .* heads .* mean nothing"):
+            BabyLLaVA(vocabulary, VisionEncoder("test_resnet"), fewer, max_tokens=8, image_size=SIZE, **begin)
+    with pytest.raises(UserError, match="mean nothing"):
+        LanguageModel(vocabulary, fewer, max_tokens=8, init_from=tmp_path / "zero.ckpt")
 
 
 def test_mistakes_are_told(tmp_path, vocabulary):

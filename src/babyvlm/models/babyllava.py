@@ -74,7 +74,7 @@ class BabyLLaVA(CausalModule):
         scheduler: TimedScheduler = CosineWithWarmup,
     ) -> None:
         super().__init__(optimizer, scheduler)
-        self.vocabulary = Vocabulary(vocabulary)
+        self.vocabulary, self.heads = Vocabulary(vocabulary), language.all_heads
         self.vlm = build(vision, language_config(language, len(self.vocabulary)), image_size)
         self.image_length: int = self.vlm.config.image_seq_length
         if self.image_length + max_tokens > language.positions:

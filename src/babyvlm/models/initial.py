@@ -18,9 +18,15 @@ from babyvlm.data.vocabulary import Vocabulary
 
 
 class VocabularyModule(LightningModule):
-    """A model whose weights mean something with one vocabulary only: its runs hold it, its checkpoints name it."""
+    """A model whose weights mean something with one vocabulary only: its runs hold it, its checkpoints name it.
+
+    Attributes:
+        vocabulary: its own.
+        heads: of its language model's attention, and of keys and values: no shape of a weight tells them.
+    """
 
     vocabulary: Vocabulary
+    heads: tuple[int, int] | None = None
 
     def on_fit_start(self) -> None:
         """Copy the vocabulary to the run's folder, so that the run can be used without what it was made from."""
@@ -33,8 +39,10 @@ class VocabularyModule(LightningModule):
             partial.rename(partial.with_suffix(""))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the vocabulary."""
+        """Name the vocabulary, and the heads."""
         checkpoint["vocabulary"] = self.vocabulary.hash
+        if self.heads is not None:
+            checkpoint["heads"] = list(self.heads)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another vocabulary.
@@ -58,15 +66,16 @@ def init_from(module: nn.Module, source: Path, renamed: Mapping[str, str], vocab
 
     Raises:
         UserError: the file cannot be read safely, lacks a weight, holds it in another shape, or belongs to another
-            vocabulary.
+            vocabulary or number of heads.
         ValueError: a prefix begins no weight of the module.
     """
     if not source.exists():
         raise UserError(f"{source}: no such run folder or checkpoint")
     file = best_checkpoint(source) if source.is_dir() else source
-    state, named = _read(file)
+    state, said = _read(file)
     if vocabulary is not None:
-        _check_vocabulary(str(file), named, vocabulary)
+        _check_vocabulary(str(file), said.get("vocabulary"), vocabulary)
+    _check_heads(str(file), said.get("heads"), getattr(module, "heads", None))
     wanted = {
         name: (there + name.removeprefix(here), tensor)
         for here, there in renamed.items()
@@ -106,19 +115,19 @@ def best_checkpoint(run: Path) -> Path:
     return last
 
 
-def _read(file: Path) -> tuple[Mapping[str, Tensor], str | None]:
-    """Weights by name, and the hash of the vocabulary they belong to where the file names it."""
+def _read(file: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    """Weights by name, and what the file says of what they belong to: ``vocabulary`` (its hash), ``heads``."""
     if file.suffix == ".safetensors":
         try:
             with safe_open(file, "pt") as content:
-                named = (content.metadata() or {}).get("vocabulary")
-            return load_file(file), named
+                said = content.metadata() or {}
+            return load_file(file), said
         except Exception as error:
             raise UserError(f"{file}: cannot be read as weights ({first_line(error)})") from error
     checkpoint = _load(file)
     if not isinstance(checkpoint.get("state_dict"), Mapping):
         raise UserError(f"{file}: is no checkpoint of a run (it has no state_dict)")
-    return checkpoint["state_dict"], checkpoint.get("vocabulary")
+    return checkpoint["state_dict"], checkpoint
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -135,4 +144,13 @@ def _check_vocabulary(source: str, named: str | None, vocabulary: Vocabulary) ->
         raise UserError(
             f"{source} was trained with another vocabulary ({named[:12]}) than {vocabulary.path} "
             f"({vocabulary.hash[:12]}); one vocabulary serves all phases of a row"
+        )
+
+
+def _check_heads(source: str, named: list[int] | None, heads: tuple[int, int] | None) -> None:
+    """Where both are known; a run made before they were named says nothing."""
+    if named is not None and heads is not None and tuple(named) != heads:
+        raise UserError(
+            f"{source}: its language model has {named[0]} heads and {named[1]} of keys and values, this one {heads[0]} "
+            f"and {heads[1]}: its weights would fit and mean nothing"
         )

@@ -45,6 +45,11 @@ class LanguageShape:
     dropout: float = 0.15
     positions: int = 1024
 
+    @property
+    def all_heads(self) -> tuple[int, int]:
+        """Heads of attention, and of keys and values."""
+        return self.heads, self.kv_heads or self.heads
+
     def __post_init__(self) -> None:
         """Refuse what cannot be built, before a family's own code fails somewhere inside."""
         if self.width % self.heads:
@@ -115,7 +120,7 @@ class LanguageModel(CausalModule):
             raise UserError(
                 f"data.max_tokens {max_tokens} is more than the language model's {shape.positions} positions"
             )
-        self.vocabulary = Vocabulary(vocabulary)
+        self.vocabulary, self.heads = Vocabulary(vocabulary), shape.all_heads
         self.lm = AutoModelForCausalLM.from_config(language_config(shape, len(self.vocabulary)))
         if recompute:
             self.lm.gradient_checkpointing_enable()
