@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from PIL import Image
 
 import babyvlm.data.pairs
 from babyvlm.contracts import Batch, UserError
-from babyvlm.data.feature_files import PART_ROWS
+from babyvlm.data.feature_files import PART_ROWS, FeatureFiles, FrozenFeatures
 from babyvlm.data.features import frozen_features, module_hash
 from babyvlm.data.mixes import PairMix, Source
 from babyvlm.data.transforms import eval_transform
@@ -151,6 +152,23 @@ DAMAGES = {
     "manifest torn": lambda folder: (folder / "features.json").write_text("{"),
     "manifest of another": lambda folder: (folder / "features.json").write_text('{"arguments": {}, "sha256": []}'),
 }
+
+
+def test_more_parts_than_a_process_may_open_files(tmp_path):
+    rows = 40 * PART_ROWS + 3
+    files = FeatureFiles(tmp_path / "frames-0", rows, {"shape": [1], "precision": "float32"})
+    values = torch.arange(rows, dtype=torch.float32)[:, None]
+    with files.making():
+        for number in files.missing():
+            files.commit(number, values[number * PART_ROWS : (number + 1) * PART_ROWS])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len([*Path("/proc/self/fd").iterdir()])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, before[1]))
+    try:
+        cached = FrozenFeatures(files.path)
+        assert [cached[row].item() for row in range(0, rows, 7)] == list(range(0, rows, 7))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

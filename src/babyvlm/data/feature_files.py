@@ -6,16 +6,15 @@ What a killed run left is gone on with; a cache that is torn is told and made an
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -40,13 +39,9 @@ class FrozenFeatures:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows = int(artefact.read_manifest(path, "features")["rows"])
-
-    @cached_property
-    def _parts(self) -> list[npt.NDArray[np.floating]]:
-        """Memory maps, opened in each process when it first reads."""
-        numbers = range(-(-self.rows // PART_ROWS))
-        return [np.load(_part(self.path, number), mmap_mode="r") for number in numbers]
+        manifest = artefact.read_manifest(path, "features")
+        self.rows = int(manifest["rows"])
+        self._shape, self._dtype = manifest["arguments"]["shape"], np.dtype(manifest["arguments"]["precision"])
 
     def __len__(self) -> int:
         return self.rows
@@ -54,7 +49,13 @@ class FrozenFeatures:
     def __getitem__(self, row: int) -> Tensor:
         """Float32 features of the image in a row of the store."""
         part, offset = divmod(row, PART_ROWS)
-        return torch.from_numpy(self._parts[part][offset].astype(np.float32))
+        after = min(PART_ROWS, self.rows - part * PART_ROWS) - offset  # rows from here to the part's end
+        values = int(np.prod(self._shape))
+        # Read, not mapped: a map keeps its file open, and of the thousands of parts a process may open but a thousand.
+        with _part(self.path, part).open("rb") as file:
+            file.seek(-after * values * self._dtype.itemsize, os.SEEK_END)
+            features = np.fromfile(file, self._dtype, values)
+        return torch.from_numpy(features.astype(np.float32).reshape(self._shape))
 
 
 @dataclass(frozen=True)
