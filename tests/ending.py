@@ -1,7 +1,9 @@
-"""Ends a training run by SIGKILL at an exact place, if the environment says where: END_AT=place:count.
+"""Ends a run by a signal to itself at an exact place, if the environment says where: END_AT=place:count.
 
-Imported into the warm parent of `warm.py`, so that its children have it. The places: in the midst of writing a
-checkpoint, in validation, between two epochs, and between two batches whose gradients are accumulated.
+END_BY is the signal's name, SIGKILL by default. Imported into the warm parent of `warm.py`, so that its children have
+it. The places: in the midst of writing a checkpoint, in validation, between two epochs, between two batches whose
+gradients are accumulated; before training, when a store is opened, the features of some images are kept, or validation
+is tried; after it, when the run is tested or its last state is written.
 """
 
 import os
@@ -10,6 +12,8 @@ from collections import Counter
 
 from fsspec.implementations.local import LocalFileOpener
 
+from babyvlm.data import mixes
+from babyvlm.data.feature_files import FeatureFiles
 from babyvlm.training.recovery import Recovery
 
 _met = Counter()
@@ -24,7 +28,7 @@ def _meet(place):
 
 
 def _end():
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.Signals[os.environ.get("END_BY", "SIGKILL")])
 
 
 def _half_written(opener, content):
@@ -50,6 +54,23 @@ def _accumulating(self, trainer, *_):
         _end()
 
 
+def _before(place, owner, name):
+    """End before a function is called."""
+    function = getattr(owner, name)
+
+    def ending(*args, **options):
+        if _meet(place):
+            _end()
+        return function(*args, **options)
+
+    setattr(owner, name, ending)
+
+
+for place, owner, name in [
+    ("store", mixes, "open_rows"), ("features", FeatureFiles, "commit"), ("sanity", Recovery, "on_sanity_check_start"),
+    ("last", Recovery, "on_train_end"), ("test", Recovery, "on_test_batch_start"),
+]:  # fmt: skip
+    _before(place, owner, name)
 LocalFileOpener.write = _half_written
 Recovery.on_validation_batch_start = _validating
 Recovery.on_train_epoch_end = _epoch_over

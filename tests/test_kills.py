@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from babyvlm.__main__ import main
+from babyvlm.data.feature_files import PART_ROWS
 from babyvlm.training.recovery import checkpoints
 from babyvlm.training.signals import exit_code, requeue
 from warm import WarmParent
@@ -243,6 +244,87 @@ def test_a_signal_ends_the_run_in_a_state_from_which_it_goes_on(parent, place, u
     assert parent.wait() == 128 + number  # 143 for SIGTERM
     assert "go on by python -m babyvlm resume" in (folder / "output.txt").read_text()
     assert_same(finish(parent, folder), unbroken("CVCL"))
+
+
+def end_by(parent, folder, number, where, **environment):
+    """Let the run send itself a signal at a place; its exit code, and what it printed."""
+    output = folder / "output.txt"
+    before = len(output.read_text()) if output.exists() else 0
+    parent.start(command(folder), folder, END_AT=where, END_BY=number.name, **environment)
+    code, printed = parent.wait(), output.read_text()[before:]
+    assert "Traceback" not in printed
+    return code, printed
+
+
+AT_ONCE = "ended where nothing had to be saved"
+
+
+@pytest.mark.parametrize("where", ["store:1", "sanity:1"])
+def test_before_training_sigterm_ends_the_run_at_once(parent, place, unbroken, where):
+    folder = place(f"before-{where[:-2]}", num_sanity_val_steps=1)
+    code, printed = end_by(parent, folder, signal.SIGTERM, where)
+    assert code == 143
+    assert f"SIGTERM: {AT_ONCE}" in printed
+    assert_same(finish(parent, folder), unbroken("CVCL"))
+
+
+def with_scontrol(folder, code=0):
+    """The environment of a SLURM job, with a ``scontrol`` that notes what it was asked for."""
+    script = folder / "bin/scontrol"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\nexit {code}\n')
+    script.chmod(0o755)
+    return {"SLURM_JOB_ID": "17", "SLURM_NTASKS": "1", "PATH": f"{script.parent}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize(("scontrol", "code"), [(0, 0), (1, 128 + signal.SIGUSR2)])
+def test_before_training_sigusr_asks_for_another_turn(parent, place, scontrol, code):
+    folder = place(f"before-asked-{scontrol}")
+    found, printed = end_by(parent, folder, signal.SIGUSR2, "store:1", **with_scontrol(folder, scontrol))
+    assert (found, f"SIGUSR2: {AT_ONCE}" in printed) == (code, True)
+    assert (folder / "asked").read_text() == "requeue 17\n"
+
+
+def test_features_that_were_made_before_a_signal_are_kept(parent, place, tiny_store):
+    folder = place("features", "BabyLLaVA-1")
+    rows = 2 * PART_ROWS + 20
+    splits = ["train"] * (rows - 10) + ["val"] * 5 + ["test"] * 5
+    tiny_store([f"red ball {number % 7}" for number in range(rows)], splits=splits, path=folder / "many/pairs")
+    config = yaml.safe_load((folder / "run.yaml").read_text())
+    options = {"stores": "many", "features": "features", "augment": False}
+    config["data"] = PAIRS | {"init_args": PAIRS["init_args"] | options}
+    (folder / "run.yaml").write_text(yaml.safe_dump(config))
+    assert end_by(parent, folder, signal.SIGTERM, "features:3")[0] == 143
+    (partial,) = folder.glob("features/pairs-*.partial")
+    made = {path.name: path.stat().st_mtime_ns for path in partial.glob("*.npy")}
+    assert len(made) == 2
+    finish(parent, folder)
+    (whole,) = folder.glob("features/pairs-*/")
+    kept = {path.name: path.stat().st_mtime_ns for path in whole.glob("*.npy")}
+    assert len(kept) == 3
+    assert made.items() <= kept.items()
+
+
+@pytest.mark.parametrize("where", ["last:1", "test:1"])
+def test_after_training_a_signal_ends_the_run_and_only_its_test_is_left(parent, place, unbroken, where):
+    """The signal at ``last`` comes in training, behind the last place where a state is saved."""
+    folder = place(f"after-{where[:-2]}")
+    code, printed = end_by(parent, folder, signal.SIGTERM, where)
+    assert code == 143
+    assert ("training was over" if where == "last:1" else AT_ONCE) in printed
+    run = folder / "lightning_logs/run-tiny/version_0"
+    last = run / "checkpoints/last.ckpt"
+    written = last.stat().st_mtime_ns
+    assert not list(run.glob("results/*-test*"))
+    found = finish(parent, folder)
+    assert "training is over" in (folder / "output.txt").read_text()
+    assert last.stat().st_mtime_ns == written  # not trained again
+    assert (run / "finished").is_file()
+    assert_same(found, unbroken("CVCL"))
+    results = {path: path.stat().st_mtime_ns for path in run.rglob("[!.]*") if path.is_file()}
+    finish(parent, folder)
+    assert "finished, nothing is left to do" in (folder / "output.txt").read_text()
+    assert results == {path: path.stat().st_mtime_ns for path in results}
 
 
 def begin(folder, *args):

@@ -118,16 +118,16 @@ def test_every_bit_that_makes_a_checkpoint_another_is_noticed(tmp_path):
     state = {f"layer{number}": torch.randn(40, generator=torch.Generator().manual_seed(number)) for number in range(3)}
     torch.save(state, path)
     good = path.read_bytes()
-    assert recovery._torn(path) is None
+    assert recovery.torn(path) is None
     directory = range(good.index(b"PK\x01\x02"), len(good))
     noticed = 0
     for place in [*draw.sample(range(directory.start), 100), *directory]:
         path.write_bytes(good[:place] + bytes([good[place] ^ (1 << draw.randrange(8))]) + good[place + 1 :])
-        problem = recovery._torn(path)
+        problem = recovery.torn(path)
         if problem is None:
             torch.testing.assert_close(torch.load(path, weights_only=True), state, rtol=0, atol=0)
         noticed += problem is not None
     assert noticed > len(directory) / 2
     for length in (0, 100, len(good) - 1):
         path.write_bytes(good[:length])
-        assert recovery._torn(path) is not None
+        assert recovery.torn(path) is not None

@@ -6,22 +6,26 @@ import logging
 import warnings
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from babyvlm.ablations.state import FINISHED
 from babyvlm.contracts import UserError
 from babyvlm.parsing import LINKED, OneLineParser
+from babyvlm.training.claim import claim
 from babyvlm.training.csv_log import CSVLog
 from babyvlm.training.finite import StopOnNonFinite
-from babyvlm.training.provenance import Provenance
-from babyvlm.training.recovery import Recovery, newest_whole
+from babyvlm.training.provenance import Provenance, trained
+from babyvlm.training.recovery import GO_ON, Recovery, newest_whole, torn
 from babyvlm.training.seeding import SeedEachBatch
+from babyvlm.training.signals import SignalNote, ToldToEnd, end
 
 
 class _Parser(OneLineParser, LightningArgumentParser):
@@ -42,6 +46,7 @@ class _SaveConfig(SaveConfigCallback):
             return
         path = Path(self.folder) / self.config_filename
         path.parent.mkdir(parents=True, exist_ok=True)
+        claim(path.parent)
         beside = path.with_suffix(".partial")
         self.parser.save(self.config, str(beside), skip_none=False, overwrite=True, multifile=False)
         beside.rename(path)
@@ -53,15 +58,26 @@ class BabyVLMCLI(LightningCLI):
     Args:
         args: the command line.
         run: folder of a run to go on with; a new one by default.
+        over: its training is over.
     """
 
-    def __init__(self, args: list[str], run: Path | None = None) -> None:
-        self.run = run
-        super().__init__(
-            args=args, seed_everything_default=0, parser_class=_Parser, auto_configure_optimizers=False,
-            load_from_checkpoint_support=False, save_config_callback=_SaveConfig if run is None else None,
-            save_config_kwargs={"save_to_log_dir": False}, trainer_defaults={"callbacks": Provenance()},
-        )  # fmt: skip
+    def __init__(self, args: list[str], run: Path | None = None, *, over: bool = False) -> None:
+        self.run, self.over = run, over
+        self._signals = SignalNote(at_once=True)  # until training begins, and after it
+        try:
+            super().__init__(
+                args=args, seed_everything_default=0, parser_class=_Parser, auto_configure_optimizers=False,
+                load_from_checkpoint_support=False, save_config_callback=_SaveConfig if run is None else None,
+                save_config_kwargs={"save_to_log_dir": False}, trainer_defaults={"callbacks": Provenance()},
+            )  # fmt: skip
+        except ToldToEnd:
+            self._signals.at_once = False
+            how = "ended where nothing had to be saved; resume goes on with what is on disk"
+            may_requeue = self._get(self.config, "recovery.requeue")
+            code = end(self._signals.received, how, may_requeue) if _is_first() else 0
+            raise SystemExit(code) from None
+        finally:
+            self._signals.give_back()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's name and links."""
@@ -84,6 +100,10 @@ class BabyVLMCLI(LightningCLI):
         for argument in LINKED:
             parser.link_arguments(f"data.init_args.{argument}", f"model.init_args.{argument}")
 
+    def before_instantiate_classes(self) -> None:
+        """Let signals end the process at once from now on."""
+        self._signals.listen()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
         """Log to CSV and TensorBoard in one run folder, unless the config names loggers.
 
@@ -97,9 +117,12 @@ class BabyVLMCLI(LightningCLI):
             if SLURMEnvironment.detect() and not self._get(self.config_init, "trainer.plugins"):
                 # Recovery asks for another turn; Lightning would save within the handler, and to a place of its own.
                 kwargs["plugins"] = SLURMEnvironment(auto_requeue=False)
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ModuleNotFoundError, RuntimeError, ValueError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        # Lightning's handlers would swallow SIGTERM, and meet with the other ranks in the midst of whatever they do.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        return trainer
 
     def _csv_log(self) -> CSVLog:
         logs, folder = self._get(self.config_init, "logs"), self._get(self.config_init, "folder")
@@ -110,10 +133,19 @@ class BabyVLMCLI(LightningCLI):
         mix = self._get(self.config_init, "data.name") or getattr(self.datamodule, "name", None)
         return CSVLog(logs, "-".join(filter(None, [self._get(self.config_init, "name"), mix])))
 
+    def before_fit(self) -> None:
+        """Tell whether there is anything to train."""
+        self._recovery.over = self.over
+
+    @property
+    def _recovery(self) -> Recovery:
+        return cast("Recovery", self._get(self.config_init, "recovery"))
+
     def after_fit(self) -> None:
         """Test the checkpoint that the run's own criterion chose."""
         if not self.trainer.state.finished or self._get(self.config_init, "trainer.fast_dev_run"):
             return
+        self._recovery.stop_if_told_to(self.trainer, f"training was over; {GO_ON} {self.trainer.log_dir} tests it")
         if self._get(self.config_init, "test_after_fit"):
             checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=checkpoint or None, weights_only=True)
@@ -128,7 +160,7 @@ class BabyVLMCLI(LightningCLI):
         """Mark the run as one that ended: nothing of it is missing."""
         folder = self.trainer.log_dir  # asked on every rank: it is broadcast
         if self.trainer.is_global_zero and folder is not None and Path(folder).is_dir():
-            Path(folder, "finished").touch()
+            Path(folder, FINISHED).touch()
 
 
 def _row_and_run(logs: Path, folder: Path) -> tuple[str, str]:
@@ -144,11 +176,18 @@ def _row_and_run(logs: Path, folder: Path) -> tuple[str, str]:
     return folder.parts[0], folder.parts[1]
 
 
-def resume(run: Path) -> None:
-    """Go on with a run from its saved config and its last whole recovery checkpoint, in its own folder.
+def resume(run: Path, *options: str) -> None:
+    """Go on with a run from its saved config and its last whole state, in its own folder.
+
+    Where training is over, only what comes after it is done; where that is over too, nothing.
+
+    Args:
+        run: its folder.
+        options: of ``fit``, over the config.
 
     Raises:
-        UserError: ``run`` is no run's folder, or is not where it was made: checkpoints hold paths of each other.
+        UserError: ``run`` is no run's folder, is not where it was made (checkpoints hold paths of each other), or
+            another process works in it.
     """
     config = run / "config.yaml"
     if not config.is_file():
@@ -157,14 +196,33 @@ def resume(run: Path) -> None:
     made_in = Path(yaml.safe_load(config.read_text())["logs"])
     if not run.resolve().is_relative_to(made_in.resolve()):
         raise UserError(f"{run}: was made in {made_in}; call resume where fit was called, with the folder in its place")
-    checkpoint = newest_whole(run)
-    print(f"{run}: going on from {checkpoint.name if checkpoint else 'the start, no checkpoint is there'}")
+    if _is_first():
+        claim(run)
+    if (run / FINISHED).is_file():
+        print(f"{run}: finished, nothing is left to do; to test it again, remove {run / FINISHED} first")
+        return
+    over = _whole_end(run)
+    checkpoint = over or newest_whole(run)
+    how = f"training is over, all after it follows from {over.name}" if over else (
+        f"going on from {checkpoint.name if checkpoint else 'the start, no checkpoint is there'}")  # fmt: skip
+    print(f"{run}: {how}")
     state = ["--ckpt_path", str(checkpoint), "--weights_only", "true"] if checkpoint else []
-    main(["fit", "--config", str(config), *state], run)
+    main(["fit", "--config", str(config), *options, *state], run, over=over is not None)
 
 
-def main(args: list[str], run: Path | None = None) -> None:
-    """Run one of Lightning's subcommands, in the folder of ``run`` if that is given."""
+def _is_first() -> bool:
+    """Whether this process is the first rank, by its environment: ranks may not have met yet."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _whole_end(run: Path) -> Path | None:
+    """The state at the end of training, if a run is that far."""
+    last = run / "checkpoints" / "last.ckpt"
+    return last if trained(run) and last.is_file() and torn(last) is None else None
+
+
+def main(args: list[str], run: Path | None = None, *, over: bool = False) -> None:
+    """Run one of Lightning's subcommands, in the folder of ``run`` if that is given; train nothing if that is over."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no list of absent devices, no advertisements
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # that is how we call it
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # its own affair
@@ -173,7 +231,7 @@ def main(args: list[str], run: Path | None = None) -> None:
         if flag in ("-c", "--config"):
             check_yaml(Path(path))
     try:
-        BabyVLMCLI(args, run)
+        BabyVLMCLI(args, run, over=over)
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
 

@@ -136,7 +136,7 @@ class Plan:
         settings["begins"] = {option: f"{run.hash}/{file}" for option, (run, file) in begins.items()}
         folder = folder or Path(PHASES, f"{name}-{settings_hash(settings)[:8]}")
         given = options | {option: str(run.folder / file) for option, (run, file) in begins.items()}
-        flags = ["--seed_everything", str(seed), "--recovery.requeue", "false"]  # the runner asks
+        flags = ["--seed_everything", str(seed)]
         for option, value in given.items():
             flags += [f"--{option}", value if isinstance(value, str) else json.dumps(value)]
         before = tuple(run for run, _ in begins.values())
@@ -166,7 +166,8 @@ class Plan:
 
     def _command(self, command: str, files: list[str], folder: Path, flags: list[str]) -> tuple[str, ...]:
         overlays = [part for file in files for part in ("--config", file)]
-        return (command, *overlays, "--logs", str(self.logs), "--folder", str(folder), *flags)
+        place = ["--logs", str(self.logs), "--folder", str(folder)]
+        return (command, *overlays, *place, "--recovery.requeue", "false", *flags)  # the runner asks
 
 
 def settings_hash(settings: Config) -> str:

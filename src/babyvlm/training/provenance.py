@@ -14,6 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 import babyvlm
+from babyvlm.contracts import UserError
 from babyvlm.curation.files import whole_file
 from babyvlm.curation.store import Store
 
@@ -22,6 +23,17 @@ FILE = "provenance.json"
 
 class Provenance(Callback):
     """Writes hashes of stores and vocabulary, versions of code and packages, and how many samples were seen."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to go on with other data than the run was begun with.
+
+        Raises:
+            UserError: a store or the vocabulary was replaced.
+        """
+        folder = trainer.log_dir  # asked on every rank: it is broadcast
+        begun = _known(Path(folder)) if folder is not None else {}
+        if "stores" in begun:
+            _check_same(begun, made_from(trainer), getattr(trainer, "datamodule", None))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what is known before the first step."""
@@ -38,6 +50,11 @@ class Provenance(Callback):
         folder = trainer.log_dir  # asked on every rank: it is broadcast
         if folder is not None and not Path(folder, FILE).is_file():
             _write(trainer, made_by() | {"parameters": _parameters(pl_module)})
+
+
+def trained(run: Path) -> bool:
+    """Whether a run's training is over, and all that it leaves is written."""
+    return "steps" in _known(run)
 
 
 def made_by() -> dict[str, Any]:
@@ -70,6 +87,20 @@ def made_from(trainer: Trainer) -> dict[str, Any]:
     return {"stores": facts} | ({"vocabulary": vocabulary.hash} if vocabulary is not None else {})
 
 
+def _check_same(begun: dict[str, Any], now: dict[str, Any], data: Any) -> None:  # noqa: ANN401 - of whatever mix
+    changed = [
+        data.stores / name
+        for name, facts in begun["stores"].items()
+        if now["stores"].get(name, {}).get("fingerprint") != facts["fingerprint"]
+    ]
+    if begun.get("vocabulary") != now.get("vocabulary"):
+        changed.append(data.vocabulary.path)
+    if changed:
+        raise UserError(
+            f"{changed[0]}: not what the run was begun with; put that one back and resume, or begin a new run by fit"
+        )
+
+
 def _parameters(model: LightningModule) -> dict[str, int]:
     weights = list(model.parameters())
     return {"total": sum(weight.numel() for weight in weights),
@@ -81,7 +112,11 @@ def _write(trainer: Trainer, facts: dict[str, Any]) -> None:
     folder = trainer.log_dir
     if folder is None or not trainer.is_global_zero or not trainer.loggers:  # nothing is to be kept
         return
-    file = Path(folder, FILE)
-    known = json.loads(file.read_text()) if file.is_file() else {}
-    with whole_file(file) as beside:
-        beside.write(json.dumps(known | facts, indent=2) + "\n")
+    with whole_file(Path(folder, FILE)) as beside:
+        beside.write(json.dumps(_known(Path(folder)) | facts, indent=2) + "\n")
+
+
+def _known(run: Path) -> dict[str, Any]:
+    """What the file says; nothing if there is none."""
+    file = run / FILE
+    return dict(json.loads(file.read_text())) if file.is_file() else {}

@@ -14,8 +14,9 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from babyvlm.contracts import first_line
 from babyvlm.training.csv_log import CSVLog
-from babyvlm.training.signals import SignalNote, exit_code, requeue
+from babyvlm.training.signals import SignalNote, ToldToEnd, end
 
+GO_ON = "go on by python -m babyvlm resume"
 KEPT = 2  # the newest and one before it, in case that the newest is torn
 
 
@@ -31,14 +32,23 @@ class Recovery(Checkpoint):
     Args:
         every_seconds: how often; 0 at every opportunity.
         requeue: whether to ask SLURM; false where what began the run does.
+
+    Attributes:
+        over: nothing is to be trained: ``fit`` only restores what training left, such as the best checkpoint's name.
     """
 
     def __init__(self, every_seconds: float = 300, requeue: bool = True) -> None:
         super().__init__()
         self.every_seconds, self.requeue = every_seconds, requeue
+        self.over = False
         self._note = SignalNote()
         self._saved_at = time.monotonic()
         self._steps_before = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train nothing, if so told: schedules, which depend on this number, are made by now."""
+        if self.over:
+            trainer.limit_train_batches = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the metric rows that came after the state the run goes on from."""
@@ -69,7 +79,7 @@ class Recovery(Checkpoint):
             folder = trainer.log_dir  # asked on every rank: it is broadcast
             if folder is not None:
                 self._save(trainer, Path(folder))
-            self._stop_if_told_to(trainer, folder)
+            self.stop_if_told_to(trainer, f"saved at step {trainer.global_step}; {GO_ON} {folder}")
 
     def _save(self, trainer: Trainer, run: Path) -> None:
         """Write the checkpoint, whole or not at all, then remove all but the newest."""
@@ -81,28 +91,32 @@ class Recovery(Checkpoint):
                 old.unlink()
         self._saved_at = time.monotonic()
 
-    def _stop_if_told_to(self, trainer: Trainer, folder: str | None) -> None:
-        mine = torch.tensor(self._note.received, device=trainer.strategy.root_device)
-        received = int(trainer.strategy.reduce(mine, reduce_op="max"))  # a launcher may signal the first rank alone
-        if received:
-            asked = self.requeue and trainer.is_global_zero and received != signal.SIGTERM
-            requeued = trainer.strategy.broadcast(asked and requeue())
-            if trainer.is_global_zero:
-                name = signal.Signals(received).name
-                how = f"go on by python -m babyvlm resume {folder}"
-                print(f"{name}: saved at step {trainer.global_step}; {how}", file=sys.stderr)
-            raise SystemExit(exit_code(received, requeued))
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the last weights, beside the best ones, as ``checkpoints/last.ckpt``; give the signals back."""
+        """Keep the last weights, beside the best ones, as ``checkpoints/last.ckpt``."""
         folder = trainer.log_dir  # asked on every rank: it is broadcast
         if folder is not None and trainer.loggers:  # none: nothing is to be kept
             trainer.save_checkpoint(Path(folder) / "checkpoints" / "last.ckpt")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back, when all that ends a training is written."""
         self._note.give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Give the signals back; pass one that ends this process on to those that it started."""
         self._note.give_back()
+        if isinstance(exception, ToldToEnd) and trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGTERM)
+
+    def stop_if_told_to(self, trainer: Trainer, how: str) -> None:
+        """End the process on every rank if a signal came to one of them.
+
+        Raises:
+            SystemExit: one did.
+        """
+        mine = torch.tensor(self._note.received, device=trainer.strategy.root_device)
+        received = int(trainer.strategy.reduce(mine, reduce_op="max"))  # a launcher may signal the first rank alone
+        if received:
+            raise SystemExit(end(received, how, self.requeue) if trainer.is_global_zero else 0)
 
 
 def _validates_after(trainer: Trainer, batch_idx: int) -> bool:
@@ -122,14 +136,14 @@ def checkpoints(run: Path) -> list[Path]:
 def newest_whole(run: Path) -> Path | None:
     """The newest recovery checkpoint that can be read to its end, if there is one. Torn ones are told of."""
     for path in checkpoints(run):
-        problem = _torn(path)
+        problem = torn(path)
         if problem is None:
             return path
         print(f"{path}: torn ({problem}); going on from the one before", file=sys.stderr)
     return None
 
 
-def _torn(path: Path) -> str | None:
+def torn(path: Path) -> str | None:
     """What is wrong with a checkpoint's file: torch writes a ZIP, with a checksum of every tensor.
 
     The checksums do not cover the ZIP's own directory, so that torch looks up all tensors too, without reading them.

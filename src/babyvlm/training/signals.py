@@ -13,29 +13,50 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
+class ToldToEnd(SystemExit):
+    """Ends the process where a signal met it."""
+
+
 class SignalNote:
-    """Takes note of a signal and does nothing else: the state can only be saved between two batches.
+    """Takes note of a signal and does nothing else: in training the state can only be saved between two batches.
+
+    Args:
+        at_once: end the process instead, where all that is on disk is whole at any moment.
 
     Attributes:
         received: number of the last signal, 0 if there was none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: bool = False) -> None:
+        self.at_once = at_once
         self.received = 0
+        self._process = 0
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Take the signals over from Lightning, which would save inside the handler and exit with 0."""
+        """Take the signals over."""
+        self._process = os.getpid()
         self._before = {number: signal.signal(number, self._take_note) for number in SIGNALS}
 
     def _take_note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+        if self.at_once and os.getpid() == self._process:  # a loader's worker inherits the handler
+            raise ToldToEnd
 
     def give_back(self) -> None:
         """Put the handlers back that were there before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def end(received: int, how: str, may_requeue: bool) -> int:
+    """Say that a signal ends the run, ask for another turn if it may have one; the exit code.
+
+    Call this on the first rank. The others end with 0: Lightning kills the first if one that it started fails.
+    """
+    print(f"{signal.Signals(received).name}: {how}", file=sys.stderr)
+    return exit_code(received, may_requeue and received != signal.SIGTERM and requeue())
 
 
 def exit_code(received: int, requeued: bool) -> int:
