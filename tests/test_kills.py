@@ -268,6 +268,17 @@ def test_before_training_sigterm_ends_the_run_at_once(parent, place, unbroken, w
     assert_same(finish(parent, folder), unbroken("CVCL"))
 
 
+def test_where_an_epoch_is_one_step_a_signal_is_heeded_too(parent, place):
+    folder = place("one-step", val_check_interval=2)
+    config = yaml.safe_load((folder / "run.yaml").read_text())
+    config["data"] = PAIRS | {"init_args": PAIRS["init_args"] | {"batch_size": 40}}
+    (folder / "run.yaml").write_text(yaml.safe_dump(config))
+    code, printed = end_by(parent, folder, signal.SIGTERM, "validation:2")
+    assert code == 143
+    assert "an epoch has but one step: no state is saved to go on from; lower data.batch_size" in printed
+    assert "SIGTERM: ended at step 5, of which nothing is saved" in printed
+
+
 def with_scontrol(folder, code=0):
     """The environment of a SLURM job, with a ``scontrol`` that notes what it was asked for."""
     script = folder / "bin/scontrol"

@@ -86,6 +86,13 @@ CASES = {
     "steps": {"max_steps": 20, "val_check_interval": 5, "check_val_every_n_epoch": None, "schedule": cosine},
     "epochs": {"max_epochs": 3, "schedule": plateau},
     "within": {"max_epochs": 2, "val_check_interval": 3, "schedule": cosine},
+    "validated": {"max_epochs": 2, "val_check_interval": 1, "schedule": plateau},
+    "accumulated and validated": {
+        "max_steps": 9,
+        "accumulate_grad_batches": 2,
+        "val_check_interval": 2,
+        "check_val_every_n_epoch": None,
+    },
     "accumulated": {"max_epochs": 2, "accumulate_grad_batches": 3},
     "sparse": {"max_epochs": 2, "log_every_n_steps": 3, "schedule": plateau},
 }

@@ -13,6 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -122,6 +123,8 @@ class BabyVLMCLI(LightningCLI):
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         # Lightning's handlers would swallow SIGTERM, and meet with the other ranks in the midst of whatever they do.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set outside of its class
+        callbacks.sort(key=lambda callback: isinstance(callback, Recovery))  # it saves what all others noted
         return trainer
 
     def _csv_log(self) -> CSVLog:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from babyvlm.contracts import first_line
 from babyvlm.training.csv_log import CSVLog
@@ -23,8 +24,9 @@ KEPT = 2  # the newest and one before it, in case that the newest is torn
 class Recovery(Checkpoint):
     """Saves the whole state to ``recovery/`` in the run's folder: now and then, and when a signal comes.
 
-    It saves between two batches of one epoch, where no accumulated gradient and no validation is pending: there, and
-    only there, Lightning's state says all. Where every batch is followed by one of these, nothing is saved.
+    It saves between two batches of one epoch, behind the validation if one comes between them, where no accumulated
+    gradient is pending: there, and only there, Lightning's state says all. Of a run whose epochs have but one step
+    nothing is saved; that is told.
 
     After SIGTERM, SIGUSR1 or SIGUSR2 the run saves at the next such place and ends; SLURM is asked to requeue the job
     on the latter two (``#SBATCH --signal=USR1@120`` sends one before the time limit).
@@ -43,7 +45,7 @@ class Recovery(Checkpoint):
         self.over = False
         self._note = SignalNote()
         self._saved_at = time.monotonic()
-        self._steps_before = 0
+        self._steps_before, self._stepped = 0, False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Train nothing, if so told: schedules, which depend on this number, are made by now."""
@@ -57,6 +59,8 @@ class Recovery(Checkpoint):
             if isinstance(logger, CSVLog):
                 logger.rewind(trainer.global_step - 1)  # rows are numbered from 0
         self._note.listen()
+        if _has_one_step(trainer) and trainer.is_global_zero:
+            print("an epoch has but one step: no state is saved to go on from; lower data.batch_size", file=sys.stderr)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """End the resumption: Lightning would leave out the epoch's step of the schedules at the end of this epoch."""
@@ -70,9 +74,24 @@ class Recovery(Checkpoint):
         Raises:
             SystemExit: after a signal.
         """
-        stepped, self._steps_before = trainer.global_step > self._steps_before, trainer.global_step
-        over = trainer.is_last_batch or trainer.global_step == trainer.max_steps
-        if not stepped or over or _validates_after(trainer, batch_idx):
+        self._stepped, self._steps_before = trainer.global_step > self._steps_before, trainer.global_step
+        if _has_one_step(trainer):
+            self.stop_if_told_to(trainer, f"ended at step {trainer.global_step}, of which nothing is saved")
+        if not _validates_after(trainer, batch_idx):
+            self._save_if_due(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same between a validation and the next batch.
+
+        Raises:
+            SystemExit: after a signal.
+        """
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._save_if_due(trainer)
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        over = trainer.is_last_batch or trainer.global_step == trainer.max_steps or trainer.should_stop
+        if not self._stepped or over:
             return
         due = bool(self._note.received) or time.monotonic() - self._saved_at >= self.every_seconds
         if trainer.strategy.reduce_boolean_decision(due, all=False):
@@ -83,8 +102,8 @@ class Recovery(Checkpoint):
 
     def _save(self, trainer: Trainer, run: Path) -> None:
         """Write the checkpoint, whole or not at all, then remove all but the newest."""
-        # Lightning logs a batch's row after this hook: it would be missing if the run died in between.
-        trainer._logger_connector.update_train_step_metrics()
+        if trainer.training:  # Lightning logs a batch's row after its hook: it would be missing if the run died between
+            trainer._logger_connector.update_train_step_metrics()
         trainer.save_checkpoint(run / "recovery" / f"step-{trainer.global_step:09d}.ckpt")
         if trainer.is_global_zero:
             for old in checkpoints(run)[KEPT:]:
@@ -117,6 +136,11 @@ class Recovery(Checkpoint):
         received = int(trainer.strategy.reduce(mine, reduce_op="max"))  # a launcher may signal the first rank alone
         if received:
             raise SystemExit(end(received, how, self.requeue) if trainer.is_global_zero else 0)
+
+
+def _has_one_step(trainer: Trainer) -> bool:
+    """Whether every step of the optimizer is the last of its epoch."""
+    return trainer.num_training_batches <= trainer.accumulate_grad_batches
 
 
 def _validates_after(trainer: Trainer, batch_idx: int) -> bool:
