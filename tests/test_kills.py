@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from PIL import Image
 
 from babyvlm.__main__ import main
 from babyvlm.data.feature_files import PART_ROWS
+from babyvlm.training.claim import claim
 from babyvlm.training.recovery import checkpoints
 from babyvlm.training.signals import exit_code, requeue
 from warm import WarmParent
@@ -427,6 +429,65 @@ def test_a_corrupt_row_ends_the_run_with_its_key(parent, place):
     assert "error: stores/pairs: image of k00007 cannot be read" in output
     assert "Traceback" not in output
     assert not list(folder.glob("lightning_logs/*/*/checkpoints/last.ckpt"))
+
+
+@pytest.mark.soak
+def test_two_ranks_go_on_as_one(place):
+    """On one device, and through a worker: what is shown and learned stays the same, but for dropout and rounding."""
+    whole, changed = place("as-two", "BabyLLaVA-1"), place("as-one", "BabyLLaVA-1")
+    for folder in (whole, changed):
+        config = yaml.safe_load((folder / "run.yaml").read_text())
+        config["model"]["init_args"] = LLAVA | {"language": SHAPE | {"dropout": 0.0}}
+        config["trainer"] |= {"devices": 2, "strategy": "ddp"}
+        (folder / "run.yaml").write_text(yaml.safe_dump(config))
+    assert begin(whole, "fit", "--config", "run.yaml").wait(200) == 0, (whole / "output.txt").read_text()
+    process = begin(changed, "fit", "--config", "run.yaml")
+    wait_for_rows(changed, 6)
+    process.terminate()
+    assert process.wait(100) == 143, (changed / "output.txt").read_text()
+    options = ["--trainer.devices", "1", "--trainer.strategy", "auto", "--data.num_workers", "1"]
+    code = begin(changed, *map(str, command(changed)), *options).wait(200)
+    assert code == 0, (changed / "output.txt").read_text()
+    (_, names, _, weights, _), (_, expected_names, _, expected, _) = outcome(changed), outcome(whole)
+    assert names == expected_names
+    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("changed", ["stores/pairs", "vocabulary"])
+def test_a_run_does_not_go_on_with_other_data(parent, place, changed, tiny_store, make_vocabulary):
+    folder = place(f"replaced-{changed[-5:]}")
+    assert end_at(parent, folder, "save:2")
+    (folder / changed.split("/")[0]).unlink()
+    words = [f"red ball dog {number}" for number in range(49)]
+    other = tiny_store(words, splits=["train"] * 40 + ["val"] * 5 + ["test"] * 4, path=folder / "other/pairs")
+    (folder / "stores").exists() or (folder / "stores").symlink_to(folder / "other")
+    (folder / "vocabulary").exists() or (folder / "vocabulary").symlink_to(make_vocabulary(other))
+    code, printed = end_by(parent, folder, signal.SIGKILL, "nowhere:1")
+    assert code == 2
+    assert f"error: {changed}: not what the run was begun with; put that one back and resume" in printed
+
+
+def test_a_run_that_another_process_has_is_left_alone(parent, place):
+    folder = place("claimed")
+    assert end_at(parent, folder, "save:2")
+    claim(folder / "lightning_logs/run-tiny/version_0")
+    code, printed = end_by(parent, folder, signal.SIGKILL, "nowhere:1")
+    assert (code, printed.count("\n")) == (2, 1)
+    assert f"process {os.getpid()} on " in printed
+
+
+def test_resume_takes_what_does_not_alter_the_outcome(monkeypatch, capsys):
+    taken = []
+    monkeypatch.setattr("babyvlm.cli.resume", lambda *args: taken.append(args))
+    main(["resume", "run", "--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.num_workers", "0"])
+    main(["resume", "run", "--trainer.num_nodes", "3", "--trainer.accelerator", "gpu", "--trainer.devices", "[0,1]"])
+    main(["resume", "run"])
+    given = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.num_workers", "0")
+    more = ("--trainer.devices", "[0,1]", "--trainer.num_nodes", "3", "--trainer.accelerator", "gpu")
+    assert taken == [(Path("run"), *given), (Path("run"), *more), (Path("run"),)]
+    with pytest.raises(SystemExit):
+        main(["resume", "run", "--trainer.max_steps", "2"])
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_resume_refuses_what_is_no_run(tmp_path, capsys):

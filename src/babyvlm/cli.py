@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from babyvlm.ablations.state import FINISHED
 from babyvlm.contracts import UserError
-from babyvlm.parsing import LINKED, OneLineParser
+from babyvlm.parsing import LINKED, OneLineParser, check_yaml
 from babyvlm.training.claim import claim
 from babyvlm.training.csv_log import CSVLog
 from babyvlm.training.finite import StopOnNonFinite
@@ -237,16 +237,3 @@ def main(args: list[str], run: Path | None = None, *, over: bool = False) -> Non
         BabyVLMCLI(args, run, over=over)
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
-
-
-def check_yaml(path: Path) -> None:
-    """Make sure that a config can be parsed: jsonargparse does not say which one could not.
-
-    Raises:
-        UserError: it is no YAML; names the file and the line.
-    """
-    if path.is_file():  # that it is missing is told well enough
-        try:
-            yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None

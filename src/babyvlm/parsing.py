@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from babyvlm.contracts import UserError
 
 # What a config may instantiate. Anything else is refused before its module is imported.
 ALLOWED_PACKAGES = ["babyvlm", "lightning", "torch", "torchmetrics"]
@@ -20,6 +24,19 @@ LINKED = ("vocabulary", "image_size", "max_tokens")
 def restrict_imports() -> None:
     """Hold imports by config to ``ALLOWED_PACKAGES``."""
     jsonargparse.set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=ALLOWED_PACKAGES)
+
+
+def check_yaml(path: Path) -> None:
+    """Make sure that a config can be parsed: jsonargparse does not say which one could not.
+
+    Raises:
+        UserError: it is no YAML; names the file and the line.
+    """
+    if path.is_file():  # that it is missing is told well enough
+        try:
+            yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 
 # Lines of jsonargparse's nested messages that hold no cause: the attempts at other members of a union, and headings.
