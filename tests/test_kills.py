@@ -490,8 +490,23 @@ def test_resume_takes_what_does_not_alter_the_outcome(monkeypatch, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_resume_refuses_what_is_no_run(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [(None, "no run to go on with"), ("a: [", "config.yaml: not YAML"), ("text", "config.yaml: holds no settings"),
+     ("name: run", "config.yaml: `logs` is missing"), ("logs: elsewhere", "was made in elsewhere")],
+)  # fmt: skip
+def test_resume_refuses_what_is_no_run(tmp_path, capsys, config, told):
+    if config is not None:
+        (tmp_path / "config.yaml").write_text(config)
     with pytest.raises(SystemExit) as end:
         main(["resume", str(tmp_path)])
     assert end.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert (told in printed, printed.count("\n")) == (True, 1)
+
+
+def test_an_interval_of_nothing_is_one_line(parent, place):
+    folder = place("interval", val_check_interval=0)
+    code, printed = end_by(parent, folder, signal.SIGKILL, "nowhere:1")
+    assert code == 2
+    assert "error: trainer.val_check_interval 0: set limit_val_batches to 0" in printed

@@ -138,3 +138,17 @@ def test_every_bit_that_makes_a_checkpoint_another_is_noticed(tmp_path):
     for length in (0, 100, len(good) - 1):
         path.write_bytes(good[:length])
         assert recovery.torn(path) is not None
+
+
+def test_half_a_row_is_made_again(tmp_path):
+    """As a machine that lost its power leaves one."""
+    log = CSVLog(tmp_path, "run", 0)
+    log.log_metrics({"loss": 1.0}, 0)
+    log.log_metrics({"loss": 2.0}, 1)
+    file = tmp_path / "run/version_0/metrics.csv"
+    whole = file.read_text()
+    file.write_text(whole[:-3])
+    again = CSVLog(tmp_path, "run", 0)
+    again.log_metrics({"loss": 1.0}, 0)
+    again.log_metrics({"loss": 2.0}, 1)
+    assert file.read_text().split() == whole.split()

@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -121,6 +120,8 @@ class BabyVLMCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ModuleNotFoundError, RuntimeError, ValueError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        if trainer.val_check_interval == 0:
+            raise UserError("trainer.val_check_interval 0: set limit_val_batches to 0 if validation is not wanted")
         # Lightning's handlers would swallow SIGTERM, and meet with the other ranks in the midst of whatever they do.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set outside of its class
@@ -195,8 +196,10 @@ def resume(run: Path, *options: str) -> None:
     config = run / "config.yaml"
     if not config.is_file():
         raise UserError(f"{run}: no run to go on with ({config.name} is missing)")
-    check_yaml(config)
-    made_in = Path(yaml.safe_load(config.read_text())["logs"])
+    said = check_yaml(config)
+    if "logs" not in said:
+        raise UserError(f"{config}: `logs` is missing; put back what fit wrote")
+    made_in = Path(said["logs"])
     if not run.resolve().is_relative_to(made_in.resolve()):
         raise UserError(f"{run}: was made in {made_in}; call resume where fit was called, with the folder in its place")
     if _is_first():

@@ -26,17 +26,24 @@ def restrict_imports() -> None:
     jsonargparse.set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=ALLOWED_PACKAGES)
 
 
-def check_yaml(path: Path) -> None:
+def check_yaml(path: Path) -> dict[str, Any]:
     """Make sure that a config can be parsed: jsonargparse does not say which one could not.
 
+    Returns:
+        What it says; nothing if it is missing, which is told well enough.
+
     Raises:
-        UserError: it is no YAML; names the file and the line.
+        UserError: it is no YAML of settings; names the file, and the line.
     """
-    if path.is_file():  # that it is missing is told well enough
-        try:
-            yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not path.is_file():
+        return {}
+    try:
+        said = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(said, dict):
+        raise UserError(f"{path}: holds no settings; write `key: value` lines, as in configs/")
+    return said
 
 
 # Lines of jsonargparse's nested messages that hold no cause: the attempts at other members of a union, and headings.

@@ -21,7 +21,10 @@ class _AppendingWriter(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
         path = Path(self.metrics_file_path)
         if path.is_file():
-            self.metrics_keys = list(_read(path)[0])
+            columns, rows = _read(path)
+            if not path.read_text().endswith("\n"):  # what comes next would be written behind half a row
+                _write(path, columns, rows)
+            self.metrics_keys = columns
 
 
 class CSVLog(CSVLogger):

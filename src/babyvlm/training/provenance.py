@@ -119,4 +119,7 @@ def _write(trainer: Trainer, facts: dict[str, Any]) -> None:
 def _known(run: Path) -> dict[str, Any]:
     """What the file says; nothing if there is none."""
     file = run / FILE
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
+    try:
+        return dict(json.loads(file.read_text())) if file.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON ({error}); put back what was there, or remove it") from None
