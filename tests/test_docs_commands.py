@@ -75,6 +75,16 @@ def checker(capsys, monkeypatch, tmp_path):
     return Checker(capsys)
 
 
+def leaves(parser, words=()):
+    """Every command below a parser that has none below itself: its words and its own parser."""
+    below = [action for action in parser._actions if isinstance(action.choices, dict)]
+    if not below:
+        yield words, parser
+    for action in below:
+        for name, inner in action.choices.items():
+            yield from leaves(inner, (*words, name))
+
+
 def make(*words):
     return subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -99,6 +109,17 @@ def test_every_command_of_the_makefile_can_be_parsed(checker):
     assert len(found) > 30
     wrong = {" ".join(words): checker.problem(words[3:]) for words in found}
     assert not {command: problem for command, problem in wrong.items() if problem}
+
+
+def test_help_tells_each_command_whole_and_shows_one_that_can_be_typed(checker):
+    wrong = {}
+    for words, parser in leaves(parser_of("curate")):
+        example = re.search(r"^For example:\n((?: +.*\n)+)\n", parser.format_help(), re.MULTILINE)
+        found = shell_lines(example[1]) if example else []
+        typed = [one[3 : 3 + len(words)] for one in found]
+        wrong[words] = [checker.problem(one[3:]) for one in found] if typed == [[*words]] else ["no example of it"]
+    assert len(wrong) > 25
+    assert not {words: problems for words, problems in wrong.items() if any(problems)}
 
 
 @pytest.mark.parametrize(

@@ -31,16 +31,13 @@ def _run_on_runs(command: str, *args: str) -> None:
     """A command whose folders of runs are named without an option."""
     from jsonargparse import auto_cli
 
-    from babyvlm.parsing import HelpFormatter, OneLineParser
+    from babyvlm.parsing import OneLineParser
     from babyvlm.report.command import report
     from babyvlm.report.comparison import compare
     from babyvlm.resuming import resume
 
     functions: dict[str, Any] = {"resume": resume, "report": report, "compare": compare}
-    auto_cli(
-        functions[command], args=list(args), parser_class=OneLineParser, prog=f"python -m babyvlm {command}",
-        formatter_class=HelpFormatter,
-    )  # fmt: skip
+    auto_cli(functions[command], args=list(args), parser_class=OneLineParser, prog=f"python -m babyvlm {command}")
 
 
 def _run_stage(args: list[str]) -> None:
@@ -70,7 +67,7 @@ def _run_stage(args: list[str]) -> None:
     from babyvlm.curation.web import web
     from babyvlm.data.vocabulary import vocabulary
     from babyvlm.export import export as export_model
-    from babyvlm.parsing import HelpFormatter, OneLineParser
+    from babyvlm.parsing import OneLineParser
     from babyvlm.playroom.make import playroom
 
     curate: dict[str, Any] = {
@@ -128,7 +125,6 @@ def _run_stage(args: list[str]) -> None:
         parser_class=OneLineParser,
         prog="python -m babyvlm",
         description=DESCRIPTION,
-        formatter_class=HelpFormatter,
     )
 
 

@@ -13,6 +13,11 @@ def export(
 ) -> None:  # fmt: skip
     """Make a folder that ``babyvlm.load`` reads anywhere; that of a BabyLLaVA, transformers' Auto classes too.
 
+    In goes a run's folder, out come its best weights as safetensors, the tokenizer, the recipe and a model card.
+
+    For example:
+        python -m babyvlm export --run lightning_logs/CVCL-filtered/version_0 --out CVCL-filtered
+
     Args:
         run: a run's folder; its best checkpoint is taken.
         out: folder to make.

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import sys
-from argparse import RawDescriptionHelpFormatter
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import docstring_parser
 import jsonargparse
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from babyvlm.contracts import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # What a config may instantiate. Anything else is refused before its module is imported.
 ALLOWED_PACKAGES = ["babyvlm", "lightning", "torch", "torchmetrics"]
@@ -75,8 +79,18 @@ def one_line(message: str) -> str:
     return ": ".join([*dict.fromkeys(where), cause])
 
 
-class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Help that says an option's default and type, under a description whose lines stay as they are."""
+class HelpFormatter(DefaultHelpFormatter):
+    """Help that says an option's default and type, under a description whose paragraphs are filled.
+
+    Its indented lines, a list or an example to copy, stay as they are.
+    """
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        blocks = []
+        for is_prose, lines in groupby(text.splitlines(), lambda line: bool(line) and not line[0].isspace()):
+            block = "\n".join(lines)
+            blocks.append(super()._fill_text(block, width, indent) if is_prose else block)
+        return "\n".join(blocks)
 
 
 class OneLineParser(ArgumentParser):
@@ -84,7 +98,13 @@ class OneLineParser(ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - argparse's arguments, passed on
         # An abbreviation and a typo look alike: --trainer.max_epoch must not mean something.
-        super().__init__(*args, **{"allow_abbrev": False} | kwargs)
+        ours: dict[str, Any] = {"allow_abbrev": False, "formatter_class": HelpFormatter}
+        super().__init__(*args, **ours | kwargs)
+
+    def add_function_arguments(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[str]:  # noqa: ANN401 - passed on
+        """Add a command's options; its help shows all that the function's docstring says before them, not one line."""
+        self.description = docstring_parser.parse(function.__doc__ or "").description
+        return super().add_function_arguments(function, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the innermost cause and exit."""

@@ -170,6 +170,9 @@ def run(
 
     Called again after a kill, it goes on. A row that fails is reported, and the others go on; the exit code is then 1.
 
+    For example:
+        python -m babyvlm ablations run --rows '[CVCL-filtered]' --seeds '[0,1]' --jobs 2
+
     Args:
         matrix: which rows there are.
         rows: only these.

@@ -24,6 +24,9 @@ JOB = "ablations"  # name of the array in slurm/ablations.sbatch
 def status(matrix: Path = Path("configs/ablations.yaml"), quick: bool = False, logs: Path | None = None) -> None:
     """Print how far every row of a matrix is, and how many samples each step sees; reads only what is on disk.
 
+    For example:
+        python -m babyvlm ablations status
+
     Args:
         matrix: which rows there are.
         quick: the matrix's short form.

@@ -51,8 +51,12 @@ def filter_pairs(
 ) -> None:
     """Keep the pairs whose CLIP image-text cosine is above a threshold, or the most alike share of them.
 
-    Beside the pairs, `OUT` holds how the cosines are distributed (`similarity.json`, `similarity.png`) and
-    `review.html`, a page of random pairs just above and just below the threshold to look at.
+    In go a store and its embeddings, out comes a store of the pairs that are kept, with their cosines. Beside the
+    pairs, `OUT` holds how the cosines are distributed (`similarity.json`, `similarity.png`) and `review.html`, a page
+    of random pairs just above and just below the threshold to look at.
+
+    For example:
+        python -m babyvlm curate filter --store stores/frames --embeddings embeddings/frames --out stores/filtered
 
     Args:
         store: pair store to filter.

@@ -45,8 +45,12 @@ def contamination(
 ) -> None:
     """Check that no training pair is a near-duplicate of a benchmark image; list those that are, and exit with 2.
 
-    Images count as nearly the same by their perceptual hash, or, if `embeddings` are given, by their embedding. A
-    check that was interrupted goes on where it was.
+    In go the stores that models train on and the tests' lists, out comes the list of what was found. Images count as
+    nearly the same by their perceptual hash, or, if `embeddings` are given, by their embedding. A check that was
+    interrupted goes on where it was.
+
+    For example:
+        python -m babyvlm curate contamination --stores '[filtered,aug]' --trials '[trials/vtwt.csv]' --out check
 
     Args:
         stores: pair stores that models are trained on; their rows of the split `train` are checked.

@@ -34,8 +34,12 @@ def decontaminate(
 ) -> None:
     """Drop the training pairs whose image is nearly the same as a benchmark image.
 
-    Do it before matching, so that the next best candidate takes the place. What was dropped, and which image it is
-    like, is listed beside the store in `OUT.contamination/near_duplicates.csv`.
+    In go a store and the tests' lists, out comes a store without those pairs. Do it before matching, so that the next
+    best candidate takes the place. What was dropped, and which image it is like, is listed beside the store in
+    `OUT.contamination/near_duplicates.csv`.
+
+    For example:
+        python -m babyvlm curate decontaminate --store stores/raw --trials '[trials/vtwt.csv]' --out stores/filtered
 
     Args:
         store: pair store; the rows of its splits `val` and `test` stay.

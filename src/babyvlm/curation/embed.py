@@ -24,8 +24,15 @@ def embed(
 ) -> None:
     """Embed the images and utterances of a store with a CLIP model.
 
+    In goes a pair store, out comes a folder of embeddings (`image.npy`, `text.npy` in float16, and the pairs' keys) for
+    `curate filter`, `match`, `thin` and `contamination`. Each image is resized and normalised as that CLIP was trained.
     Rows are committed in parts: a call that was interrupted goes on with the parts that are missing, whatever the
-    number of devices then and now.
+    number of devices then and now, and the result does not depend on that number.
+
+    Playroom's CLIP knows Playroom alone; on other data name a large one.
+
+    For example:
+        python -m babyvlm curate embed --store stores/frames --clip ViT-L-14-quickgelu/openai --out embeddings/frames
 
     Args:
         store: pair store to embed.

@@ -33,6 +33,9 @@ def export(
     columns). `folder` makes `images/00000/000000000.jpg`, ... and `pairs.csv`. An export that was interrupted goes on
     where it was.
 
+    For example:
+        python -m babyvlm store export --store stores/web --format folder --out pictures
+
     Args:
         store: pair store.
         out: folder to make.

@@ -18,6 +18,9 @@ def funnel(stores: list[Path], out: Path) -> None:
 
     Each store carries the funnels of all that it was made from, so the last stores of a chain are enough.
 
+    For example:
+        python -m babyvlm curate funnel --stores '[stores/filtered,stores/aug]' --out funnel
+
     Args:
         stores: pair stores; a stage that several of them share is shown once.
         out: folder to make: `funnel.json` (numbers) and `funnel.png` (picture).

@@ -37,9 +37,15 @@ def released(
 ) -> None:
     """Make a pair store of frames that are cut already, such as the 600,285 of the CVCL authors.
 
-    Give either the lists that say which image goes with which utterance, or SAYCam's raw transcripts, whose utterances
-    are then numbered as the authors numbered them. The funnel counts images; those that are missing or broken are
-    left out and listed in `OUT.released.csv`. A call that was killed goes on where it was.
+    In go a folder of images and what was said with them: the lists that say which image goes with which utterance, or
+    SAYCam's raw transcripts, whose utterances are then numbered as the authors numbered them. Out comes a store of
+    (frame, utterance) pairs.
+
+    The funnel counts images; those that are missing or broken are left out and listed in `OUT.released.csv`. A call
+    that was killed goes on where it was.
+
+    For example:
+        python -m babyvlm curate released --images train_5fps --captions '[train.json,val.json]' --out stores/frames
 
     Args:
         images: folder of images; subfolders are searched too.

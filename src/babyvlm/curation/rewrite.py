@@ -41,8 +41,12 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
 ) -> None:
     """Rewrite the captions of a store as utterances to a child, and drop what is nothing to one.
 
-    By rules and a word list, without a network, or by a language model behind any OpenAI-compatible server. Each
-    caption is asked for once: its answer is kept in a ledger, and no run pays for it again.
+    In goes a store of web pairs, out comes one whose utterances are a caregiver's, with `original_caption` beside. By
+    rules and a word list, without a network, or by a language model behind any OpenAI-compatible server. Each caption
+    is asked for once: its answer is kept in a ledger, and no run pays for it again.
+
+    For example:
+        python -m babyvlm curate rewrite --store stores/web --out stores/rewritten
 
     Args:
         store: pair store whose utterances are captions.

@@ -43,11 +43,18 @@ def frames(
     skip_bad_transcripts: bool = False,
     licensed: bool = True,
 ) -> None:
-    """Cut the frames that go with each utterance and write them as a pair store.
+    """Cut the frames that go with each utterance out of videos, and write them as a pair store.
 
-    The funnel counts utterances: the caregiver's sentences, and each turn that was dropped before it was split.
-    A video that is missing or cannot be decoded is reported and passed over; `OUT.frames.csv` says what became of
-    each. A call that was killed goes on: the videos that are done are not touched again.
+    In go a folder of videos and one of transcripts (CSV, a row a turn: when it begins, who speaks, what is said). The
+    caregiver's turns are cleaned and split into sentences, each with a share of the turn's time; from its start on,
+    five frames a second are cut, turned and cropped. Out comes a store of (frame, utterance) pairs.
+
+    The funnel counts utterances: the caregiver's sentences, and each turn that was dropped before it was split. A
+    video that is missing or cannot be decoded is reported and passed over; `OUT.frames.csv` says what became of each.
+    A call that was killed goes on: the videos that are done are not touched again.
+
+    For example:
+        python -m babyvlm curate frames --videos raw/videos --transcripts raw/transcripts --out frames --workers 8
 
     Args:
         videos: folder of videos, named as the transcripts name them; subfolders are searched too.

@@ -36,9 +36,15 @@ def match_stores(
     batch_rows: int = 2048,
     seed: int = 0,
 ) -> None:
-    """Choose for each target pair the candidate pair whose image is most like it, one to one (the paper's matching).
+    r"""Choose for each target pair the candidate pair whose image is most like it, one to one (the paper's matching).
 
-    The summed CLIP similarity of the images is the largest possible, and the result says by which bound that is known.
+    In go two stores, the child's filtered pairs and the rewritten web pairs, with embeddings of both; out comes a store
+    of as many web pairs as there are targets. The summed CLIP similarity of the images is the largest possible, and the
+    result says by which bound that is known.
+
+    For example:
+        python -m babyvlm curate match --targets stores/filtered --target_embeddings embeddings/frames \
+            --candidates stores/rewritten --candidate_embeddings embeddings/rewritten --out stores/aug
 
     Args:
         targets: pair store to imitate; may be a filtered part of the store that was embedded.
@@ -91,7 +97,11 @@ def match_arrays(
 ) -> None:
     """Match the rows of two embedding files one to one; for embeddings that were made elsewhere.
 
-    The files are memory-mapped. A run that was interrupted goes on after its last batch.
+    In go two `.npy` files, out come the chosen row of the second for each of the first, and the proof. The files are
+    memory-mapped. A run that was interrupted goes on after its last batch.
+
+    For example:
+        python -m babyvlm curate match-arrays --targets targets.npy --candidates candidates.npy --out matching
 
     Args:
         targets: `.npy` of shape (N, D), L2-normalised floats.
@@ -123,6 +133,9 @@ def match_arrays(
 
 def random_subset(candidates: Path, like: Path, out: Path, seed: int = 0) -> None:
     """Choose as many random pairs as another store holds, without replacement (the paper's `filtered-random`).
+
+    For example:
+        python -m babyvlm curate random --candidates stores/rewritten --like stores/filtered --out stores/random
 
     Args:
         candidates: pair store to choose from.

@@ -41,6 +41,9 @@ def check(store: Path, images: bool = True, workers: int = 2) -> None:
 
     Ends with exit code 2 and the first bad shard and row, if there is one.
 
+    For example:
+        python -m babyvlm store check --store stores/frames
+
     Args:
         store: pair store.
         images: decode every image; without it only the tables are checked, which takes seconds.

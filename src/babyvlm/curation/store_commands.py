@@ -31,6 +31,9 @@ LONG_VALUE = 100  # letters of an argument that is told by its length alone
 def info(store: Path) -> None:
     """Say what a store holds, by split and source, and what it was made from, back to the raw files.
 
+    For example:
+        python -m babyvlm store info --store stores/frames
+
     Args:
         store: pair store.
     """
@@ -75,6 +78,9 @@ def _print_step(fingerprint: str, manifest: Manifest) -> None:
 def head(store: Path, rows: int = 10) -> None:
     """Show the first pairs of a store, without their images.
 
+    For example:
+        python -m babyvlm store head --store stores/frames --rows 20
+
     Args:
         store: pair store.
         rows: how many.
@@ -86,6 +92,9 @@ def head(store: Path, rows: int = 10) -> None:
 
 def sample(store: Path, rows: int = 10, seed: int = 0, out: Path | None = None) -> None:
     """Show random pairs of a store: a table, or a page with their images to look at on this machine.
+
+    For example:
+        python -m babyvlm store sample --store stores/frames --out frames.html
 
     Args:
         store: pair store.

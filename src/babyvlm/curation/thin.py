@@ -22,8 +22,12 @@ def thin(
 ) -> None:
     """Drop frames that are nearly the same as an earlier frame of their utterance, or of their video.
 
-    Optional: the paper keeps them, and a training epoch draws one frame of each utterance anyway. The first frame of
-    an utterance or video always stays, and what is dropped is compared only with what is kept.
+    In go a store and its embeddings, out comes a smaller store; the funnel says how many frames were dropped. Optional:
+    the paper keeps them, and a training epoch draws one frame of each utterance anyway. The first frame of an utterance
+    or video always stays, and what is dropped is compared only with what is kept.
+
+    For example:
+        python -m babyvlm curate thin --store stores/frames --embeddings embeddings/frames --out stores/thinned
 
     Args:
         store: pair store to thin.

@@ -32,13 +32,18 @@ def web(
     workers: int = 2,
     licensed: bool = False,
 ) -> None:
-    """Read captioned images into a pair store.
+    """Read captioned images from the web into a pair store.
 
-    Takes LLaVA's list (`.json`, with its images in `images/` or beside it), WebDataset tars, Parquet (`image`,
-    `caption` or `text`), and a CSV (`image`, `caption`) beside its images. Broken images, missing captions and
-    unsafe paths are left out and listed in `OUT.quarantine.csv`. So are links that a download lost, where what
-    img2dataset writes beside its tars tells of them. A call that was killed goes on: what is read already (archives,
-    and some thousand samples of the others) is not read again.
+    In goes LLaVA's list (`.json`, with its images in `images/` or beside it), WebDataset tars, Parquet (`image`,
+    `caption` or `text`), or a CSV (`image`, `caption`) beside its images; a folder stands for what it holds of one of
+    these kinds. Out comes a store of (image, caption) pairs, to be rewritten by `curate rewrite`.
+
+    Broken images, missing captions and unsafe paths are left out and listed in `OUT.quarantine.csv`. So are links that
+    a download lost, where what img2dataset writes beside its tars tells of them. A call that was killed goes on: what
+    is read already (archives, and some thousand samples of the others) is not read again.
+
+    For example:
+        python -m babyvlm curate web --sources '[llava/list.json,cc3m/]' --out stores/web --min_fraction 0.8
 
     Args:
         sources: files or folders; each gives its name to its pairs.

@@ -79,6 +79,12 @@ def vocabulary(
 ) -> None:
     """Make the vocabulary of some pair stores, from their training utterances.
 
+    Out comes a folder with `tokenizer.json`, which any of Hugging Face's tools opens. All phases of a model, and all
+    models that are compared, should share one.
+
+    For example:
+        python -m babyvlm curate vocabulary --stores '[stores/filtered,stores/aug]' --out vocabulary
+
     Args:
         stores: pair stores; an utterance that several frames share is counted once, validation and test not at all.
         out: folder to make.

@@ -75,7 +75,13 @@ def playroom(
 ) -> None:
     """Make Playroom: home videos with transcripts, a web corpus, clean scenes, and the four tests.
 
-    The same size, seed and share give the same bytes, whatever the number of workers.
+    A small world that is drawn, and free to share, in the raw formats of the real data: every stage can be tried on it.
+    `OUT/home` has videos and transcripts as SAYCam's, `OUT/web` captioned images as tars, LLaVA's list and Parquet,
+    `OUT/trials` the tests' lists and images. The same size, seed and share give the same bytes, whatever the number of
+    workers.
+
+    For example:
+        python -m babyvlm playroom --size tiny --out data/playroom/world
 
     Args:
         out: the folder to make.

@@ -20,6 +20,9 @@ def report(logs: Path, out: Path | None = None, details: bool = False) -> None:
 
     A row is what is in `LOGS/ROW/`; of each seed the newest tested run counts.
 
+    For example:
+        python -m babyvlm report lightning_logs --out report
+
     Args:
         logs: folder of runs.
         out: folder to make, in place of an older report: `report.html`, which needs nothing else, `report.md`,

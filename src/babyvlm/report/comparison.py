@@ -27,6 +27,9 @@ HEADING = ["benchmark", "difference", "items", "p", "p Holm", "test"]
 def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
     """Test two runs against each other, item by item.
 
+    For example:
+        python -m babyvlm compare lightning_logs/CVCL-filtered lightning_logs/CVCL-filtered-aug --out compare.html
+
     Args:
         run_a: a run's folder, or that of a row: of its seeds the newest tested runs.
         run_b: another.

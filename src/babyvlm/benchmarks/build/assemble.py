@@ -55,6 +55,9 @@ def assemble(
     `eval.yaml`, an overlay for `python -m babyvlm test`. Of what reviewers accepted as many items are kept as leave
     every phrase as often the negative as the positive.
 
+    For example:
+        python -m babyvlm benchmark build assemble --pairs build/pairs --negatives build/negatives --out my-benchmark
+
     Args:
         out: folder to make.
         labeled_s: what `labeled-s` made.

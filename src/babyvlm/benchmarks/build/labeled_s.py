@@ -34,8 +34,12 @@ def labeled_s(
 ) -> None:
     """Sample Labeled-S trials from a folder of category folders.
 
-    Every category is the target of as many trials, and a foil as often as any other. Images that cannot be opened
-    or that stand in two categories are left out; of equal files in one category one is used.
+    Out comes a folder with the list of trials. Every category is the target of as many trials, and a foil as often as
+    any other. Images that cannot be opened or that stand in two categories are left out; of equal files in one category
+    one is used.
+
+    For example:
+        python -m babyvlm benchmark build labeled-s --images labeled_s --out build/labeled-s
 
     Args:
         images: folder with a folder of images a category.

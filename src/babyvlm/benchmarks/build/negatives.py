@@ -54,6 +54,9 @@ def negatives(  # noqa: PLR0913, PLR0917 - each is an option of the command, wit
     the prompt alone, never a frame. An image that fits the positive phrase better than the negative one, by CLIP, is
     dropped. A run that was interrupted goes on where it was.
 
+    For example:
+        python -m babyvlm benchmark build negatives --pairs build/pairs --out build/negatives
+
     Args:
         pairs: phrase pairs.
         out: folder to make; `review` takes it as it takes the pairs.

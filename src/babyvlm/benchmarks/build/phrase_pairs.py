@@ -55,6 +55,9 @@ def phrase_pairs(  # noqa: PLR0913, PLR0917 - each is an option of the command, 
     same checks: two words, in the vocabulary, of their word class, different as labelled, no pair twice for a frame;
     and every phrase as often the negative as the positive.
 
+    For example:
+        python -m babyvlm benchmark build phrase-pairs --store stores/filtered --vocabulary vocabulary --out build/pairs
+
     Args:
         store: pair store of frames and utterances, held out from training; of each utterance one frame is used.
         vocabulary: of the models to be tested.

@@ -24,6 +24,9 @@ def review(items: Path, verdicts: Path | None = None, port: int = 8017) -> None:
     the first phrase and not the second: y, n, s to skip, u to take the last answer back. Every answer is on disk
     before the next item shows; the same name goes on where it was.
 
+    For example:
+        python -m babyvlm benchmark build review --items build/pairs
+
     Args:
         items: phrase pairs or negative images, as `phrase-pairs` and `negatives` make them.
         verdicts: folder of the answers, a file a reviewer; `<items>.verdicts` if not given.

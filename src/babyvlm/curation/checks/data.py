@@ -45,7 +45,11 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is something that a user may ha
 ) -> None:
     """Check data before work is queued: what is there and missing, and the disk and time that each stage will need.
 
-    Headers and samples are read, not whole corpora. Ends with 2 if something that a stage needs is missing.
+    Takes the raw files of any stage, and makes nothing. Headers and samples are read, not whole corpora. Prints what it
+    found, then what is missing, line by line; ends with exit code 2 if a stage needs it.
+
+    For example:
+        python -m babyvlm check-data --saycam data/saycam/raw --web data/web/blip_laion_cc_sbu_558k.json --out data
 
     Args:
         saycam: folder of raw videos, of SAYCam or of another corpus whose --profile is given.
