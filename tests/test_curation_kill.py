@@ -1,14 +1,17 @@
 """Every stage of curation, killed at random moments and run again, leaves the very bytes of an undisturbed run."""
 
 import csv
+import os
+import signal
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from babyvlm.curation.embeddings import PART_ROWS
-from killing import differences, finish, undisturbed
+from killing import OUTPUT, differences, finish, undisturbed
 from warm import WarmParent
 
 CLIP = "babyvlm.curation.clip"  # ten seconds of imports
@@ -96,6 +99,20 @@ def test_killed(tmp_path, parent, inputs, alone, stage):
     seed = time.time_ns()
     _, different = differences(parent, stages(inputs)[stage], tmp_path / "killed", *alone(stage), seed, kills=2)
     assert not different, f"seed {seed}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_waits_for_another_run(tmp_path, parent, inputs, stage):
+    (tmp_path / OUTPUT).touch()
+    with FileLock(tmp_path / "out.lock"):
+        process = parent.start(stages(inputs)[stage], tmp_path)
+        until = time.monotonic() + 60
+        while "out: another run is making it; waiting\n" not in (tmp_path / OUTPUT).read_text():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        os.kill(process, signal.SIGKILL)
+        assert parent.wait() == -signal.SIGKILL
+    assert {path.name for path in tmp_path.iterdir()} == {OUTPUT, "out.lock"}  # nothing was begun
 
 
 @pytest.mark.soak

@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -17,8 +19,10 @@ from babyvlm import __version__
 from babyvlm.contracts import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Manifest = dict[str, Any]
 SCRATCH = "scratch"  # subfolder of a folder in the making
 
@@ -138,18 +142,44 @@ def making(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keep other runs from making ``folder`` meanwhile; the system ends the lock of a run that dies."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    """Keep other runs from making ``folder`` meanwhile.
+
+    The lock is the system's: it ends with the run that holds it, however that ends. Its file, beside the folder, is
+    removed; one that a killed run left locks nobody out.
+
+    Raises:
+        UserError: nothing can be made there.
+    """
+    path = folder.with_name(folder.name + ".lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{folder}: another run is making it; waiting", file=sys.stderr)
-        lock.acquire()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{folder}: another run is making it; waiting", file=sys.stderr)
+            lock.acquire()
+    except OSError as error:
+        raise UserError(f"{folder}: nothing can be made there ({error.filename or path}: {error.strerror})") from None
     try:
         yield
     finally:
+        path.unlink(missing_ok=True)  # first: who waits for a file that is gone asks again, for the new one
         lock.release()
+
+
+def one_at_a_time(command: Callable[P, T]) -> Callable[P, T]:
+    """Let a command that makes ``out`` wait while another run makes it; then it finds it whole, and leaves it."""
+    parameters = signature(command)
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        out: Path = parameters.bind(*args, **kwargs).arguments["out"]
+        # What is whole in a place that may only be read is still found so.
+        with nullcontext() if out.exists() and not os.access(out.parent, os.W_OK) else alone(out):
+            return command(*args, **kwargs)
+
+    return run
 
 
 def _partial(folder: Path) -> Path:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from babyvlm.artefact import Manifest, made_already, making, sha256
+from babyvlm.artefact import Manifest, made_already, making, one_at_a_time, sha256
 from babyvlm.contracts import UserError, first_line
 
 
+@one_at_a_time
 def export(
     run: Path, out: Path, hub: str | None = None, private: bool = True, licensed_export: bool = False
 ) -> None:  # fmt: skip

@@ -123,24 +123,26 @@ def _check_activation(model_name: str, pretrained: str) -> None:
         )
 
 
-def predict_parts(
-    store: Store, folder: Path, clip: Clip, *, batch_size: int, num_workers: int, accelerator: str, devices: int,
-    num_nodes: int,
-) -> bool:  # fmt: skip
-    """Commit the parts that ``folder`` still lacks, on any number of devices; true on the first rank."""
+def trainer_for(accelerator: str, devices: int, num_nodes: int) -> Trainer:
+    """What knows the ranks; no other process is begun yet."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    return Trainer(
+        accelerator=accelerator, devices=devices, num_nodes=num_nodes, logger=False, enable_checkpointing=False,
+        enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+
+
+def predict_parts(
+    trainer: Trainer, store: Store, folder: Path, clip: Clip, *, batch_size: int, num_workers: int
+) -> None:
+    """Commit the parts that ``folder`` still lacks, on all ranks; done when all of them are."""
     warnings.filterwarnings("ignore", "predict returned None")  # the parts are on disk
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # its own affair
     missing = [n for n in range(-(-len(store) // PART_ROWS)) if not part_path(folder, n).exists()]
     embedder = _Embedder(clip, store, folder, missing, batch_size, num_workers)
-    trainer = Trainer(
-        accelerator=accelerator, devices=devices, num_nodes=num_nodes, logger=False, enable_checkpointing=False,
-        enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
     if missing:
         trainer.predict(embedder, return_predictions=False)
     trainer.strategy.barrier()
-    return trainer.is_global_zero
 
 
 class _Parts(Dataset[tuple[int, Tensor, list[str]]]):

@@ -40,6 +40,7 @@ class Cut(NamedTuple):
         return similarity_N >= threshold if self.inclusive else similarity_N > threshold
 
 
+@artefact.one_at_a_time
 def filter_pairs(
     store: Path,
     embeddings: Path,

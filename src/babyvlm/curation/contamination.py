@@ -31,6 +31,7 @@ LIST = "near_duplicates.csv"
 HEADING = ("store", "key", "benchmark_image", "cosine", "different_bits")
 
 
+@artefact.one_at_a_time
 def contamination(
     stores: list[Path],
     out: Path,

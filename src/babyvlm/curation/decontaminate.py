@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@artefact.one_at_a_time
 def decontaminate(
     store: Path,
     out: Path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -45,22 +46,23 @@ def embed(
         num_nodes: how many nodes.
         num_workers: processes a device that decode images.
     """
-    from babyvlm.curation.clip import load_clip, predict_parts
+    from babyvlm.curation.clip import load_clip, predict_parts, trainer_for
 
     source, model = Store(store), load_clip(clip)
-    arguments = {"command": "embed", "store": source.fingerprint, "clip": clip, "clip_sha256": model.sha256}
-    if artefact.made_already(out, "embeddings", arguments):
-        print(f"{out}: whole already, nothing to do")
-        return
-    manifest: artefact.Manifest = {"arguments": arguments, "rows": len(source), "ancestors": source.lineage}
-    with artefact.making(out, "embeddings", manifest, keep_partial=True) as partial:
-        is_first_rank = predict_parts(
-            source, partial / artefact.SCRATCH, model, batch_size=batch_size, num_workers=num_workers,
-            accelerator=accelerator, devices=devices, num_nodes=num_nodes,
-        )  # fmt: skip
-        if not is_first_rank:
-            raise SystemExit(0)
-        manifest |= _merge(source, partial)
+    trainer = trainer_for(accelerator, devices, num_nodes)
+    with artefact.alone(out) if trainer.is_global_zero else nullcontext():  # ranks make it together
+        arguments = {"command": "embed", "store": source.fingerprint, "clip": clip, "clip_sha256": model.sha256}
+        if artefact.made_already(out, "embeddings", arguments):
+            print(f"{out}: whole already, nothing to do")
+            return
+        manifest: artefact.Manifest = {"arguments": arguments, "rows": len(source), "ancestors": source.lineage}
+        with artefact.making(out, "embeddings", manifest, keep_partial=True) as partial:
+            predict_parts(
+                trainer, source, partial / artefact.SCRATCH, model, batch_size=batch_size, num_workers=num_workers
+            )
+            if not trainer.is_global_zero:
+                raise SystemExit(0)
+            manifest |= _merge(source, partial)
     print(f"{out}: {len(source):,} pairs embedded by {clip}")
 
 

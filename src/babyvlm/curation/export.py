@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
 
 
+@artefact.one_at_a_time
 def export(
     store: Path, out: Path, format: Literal["webdataset", "folder"] = "webdataset", licensed_export: bool = False
 ) -> None:

@@ -13,6 +13,7 @@ from babyvlm.curation.plots import draw_funnels
 from babyvlm.curation.store import Store
 
 
+@artefact.one_at_a_time
 def funnel(stores: list[Path], out: Path) -> None:
     """Report what every stage took in, kept and dropped on the way to some stores, and why.
 

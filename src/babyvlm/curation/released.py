@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from babyvlm.artefact import one_at_a_time
 from babyvlm.contracts import UserError
 from babyvlm.curation.files import digest, file_size, files_below, inside, listed
 from babyvlm.curation.funnel import Funnel
@@ -25,6 +26,7 @@ KEY = "IMAGE: the image of that name below the folder, without its suffix"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
+@one_at_a_time
 def released(
     images: Path,
     out: Path,

@@ -82,6 +82,7 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         rewrite_by_llm(store, out, path, options)
 
 
+@artefact.one_at_a_time
 def _rewrite_by_rules(store: Path, out: Path) -> None:
     source = Store(store)
     words = hashlib.sha256(source_text().encode()).hexdigest()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import track
 
+from babyvlm.artefact import one_at_a_time
 from babyvlm.contracts import UserError
 from babyvlm.curation.files import digest, files_below, fingerprint_files
 from babyvlm.curation.footage.cropping import as_jpeg, crop_frame
@@ -32,6 +33,7 @@ KEY = "VIDEO_N_I: the Nth sentence of the caregiver's in VIDEO's transcript, fro
 HEADING = ("transcript", "video", "utterances", "frames", "problem", "notes")
 
 
+@one_at_a_time
 def frames(
     videos: Path,
     transcripts: Path,

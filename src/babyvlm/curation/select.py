@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 COMPARED_PAIRS = 1 << 30
 
 
+@artefact.one_at_a_time
 def match_stores(
     targets: Path,
     target_embeddings: Path,
@@ -86,6 +87,7 @@ def match_stores(
     report(found, images, offers, seed)
 
 
+@artefact.one_at_a_time
 def match_arrays(
     targets: Path,
     candidates: Path,
@@ -131,6 +133,7 @@ def match_arrays(
     report(found, rows, offers, seed)
 
 
+@artefact.one_at_a_time
 def random_subset(candidates: Path, like: Path, out: Path, seed: int = 0) -> None:
     """Choose as many random pairs as another store holds, without replacement (the paper's `filtered-random`).
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@artefact.one_at_a_time
 def thin(
     store: Path, embeddings: Path, out: Path, within: Literal["utterance", "video"] = "utterance", cosine: float = 0.98
 ) -> None:

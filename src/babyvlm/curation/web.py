@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from babyvlm.artefact import one_at_a_time
 from babyvlm.contracts import UserError
 from babyvlm.curation.files import fingerprint_files
 from babyvlm.curation.funnel import Funnel
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 HEADING = ("key", "reason")
 
 
+@one_at_a_time
 def web(
     sources: list[Path],
     out: Path,

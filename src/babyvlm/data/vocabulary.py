@@ -74,6 +74,7 @@ class Vocabulary:
         return str(self._tokenizer.decode(list(ids)))
 
 
+@artefact.one_at_a_time
 def vocabulary(
     stores: list[Path], out: Path, min_count: int = 3, kind: Literal["word", "bpe"] = "word", size: int = 6000
 ) -> None:

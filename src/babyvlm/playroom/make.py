@@ -66,6 +66,7 @@ class _Job:
     run: Callable[[], Any]
 
 
+@artefact.one_at_a_time
 def playroom(
     out: Path,
     size: Literal["tiny", "default", "large"] = "default",

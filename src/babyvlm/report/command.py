@@ -39,6 +39,7 @@ def report(logs: Path, out: Path | None = None, details: bool = False) -> None:
         print(f"{out}: report.html, report.md, tables, figures")
 
 
+@artefact.one_at_a_time
 def write_report(rows: Sequence[Row], out: Path) -> None:
     """Make the report's folder, whole or not at all.
 

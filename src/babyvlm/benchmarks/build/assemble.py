@@ -39,6 +39,7 @@ class _Parts:
     ancestors: dict[str, artefact.Manifest] = field(default_factory=dict)
 
 
+@artefact.one_at_a_time
 def assemble(
     out: Path,
     labeled_s: Path | None = None,

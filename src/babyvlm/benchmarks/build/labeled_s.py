@@ -24,6 +24,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 LIST = "labeled_s.csv"
 
 
+@artefact.one_at_a_time
 def labeled_s(
     images: Path,
     out: Path,

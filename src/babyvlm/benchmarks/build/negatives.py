@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 BATCH = 64  # images that CLIP sees at a time
 
 
+@artefact.one_at_a_time
 def negatives(  # noqa: PLR0913, PLR0917 - each is an option of the command, with a default
     pairs: Path,
     out: Path,

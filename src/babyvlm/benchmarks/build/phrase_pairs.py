@@ -29,6 +29,7 @@ Row = dict[str, Any]  # of a store
 Propose = Callable[[dict[str, Row]], dict[str, list["Contrast"]]]
 
 
+@artefact.one_at_a_time
 def phrase_pairs(  # noqa: PLR0913, PLR0917 - each is an option of the command, with a default
     store: Path,
     vocabulary: Path,

@@ -65,6 +65,7 @@ class Outcome:
     text: str
 
 
+@artefact.one_at_a_time
 def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: Options) -> None:
     """Ask for every caption of a store that was not asked for before; then write the store."""
     options.check()
