@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
 
 OUTPUT = "output.txt"  # what a command prints, by ``warm.WarmParent``
 
@@ -28,6 +29,39 @@ def finish(parent, args, folder):
     parent.start(args, folder)
     code = parent.wait()
     assert code == 0, (folder / OUTPUT).read_text()
+
+
+def kill_a_worker(process):
+    """End a process that works for ``process``, forked by a server or by itself: the first that is seen."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        commands = {child: _command(child) for child in _children(process)}
+        servers = [child for child, command in commands.items() if b"forkserver" in command]
+        workers = _children(servers[0]) if servers else []
+        # What is about to become a server looks like a worker that was forked, for a moment.
+        workers += [child for child, command in commands.items() if command == _command(process) and _is_old(child)]
+        if workers:
+            return os.kill(workers[0], signal.SIGKILL)
+        time.sleep(0.001)
+    raise AssertionError("no worker was seen")
+
+
+def _is_old(process):
+    with suppress(FileNotFoundError, ProcessLookupError):
+        begun = int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - begun / os.sysconf("SC_CLK_TCK") > 0.3
+    return False
+
+
+def _children(process):
+    listed = Path(f"/proc/{process}/task/{process}/children")
+    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+
+
+def _command(process):
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    return b""
 
 
 def kill(parent, args, folder, after):

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "babyvlm"
-FOUNDATION = ["contracts", "artefact", "images", "parsing", "ranks", "__init__"]
+FOUNDATION = ["contracts", "artefact", "images", "parsing", "processes", "ranks", "__init__"]
 STAGES = ["playroom", "curation", "data", "models", "benchmarks", "training", "report", "ablations", "export", "cli"]
 STAGES += ["__main__"]
 MODULES = sorted(SOURCE.rglob("*.py"))

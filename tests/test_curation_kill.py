@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 
 from babyvlm.curation.embeddings import PART_ROWS
-from killing import OUTPUT, differences, finish, undisturbed
+from killing import OUTPUT, differences, finish, kill_a_worker, tree, undisturbed
 from warm import WarmParent
 
 CLIP = "babyvlm.curation.clip"  # ten seconds of imports
@@ -99,6 +99,20 @@ def test_killed(tmp_path, parent, inputs, alone, stage):
     seed = time.time_ns()
     _, different = differences(parent, stages(inputs)[stage], tmp_path / "killed", *alone(stage), seed, kills=2)
     assert not different, f"seed {seed}"
+
+
+@pytest.mark.parametrize("stage", ["frames", "web", "contamination", "decontaminate", "embed", "playroom", "check"])
+def test_a_worker_that_the_system_ends_is_told_in_one_line(tmp_path, parent, inputs, alone, stage):
+    others = {"playroom": ["playroom", "--size", "tiny", "--out", "out"],
+              "check": ["store", "check", "--store", inputs / "frames"]}  # fmt: skip
+    command = others.get(stage) or stages(inputs)[stage]
+    kill_a_worker(parent.start([*command, *(["--num_workers", "1"] if stage == "embed" else [])], tmp_path))
+    assert parent.wait() == 2
+    output = (tmp_path / OUTPUT).read_text()
+    assert "Traceback" not in output
+    assert output.splitlines()[-1].startswith("error: a worker process was ended from outside")
+    finish(parent, command, tmp_path)
+    assert stage in others or tree(tmp_path) == alone(stage)[1]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -26,6 +26,7 @@ from babyvlm.contracts import UserError, first_line
 from babyvlm.curation.embeddings import PART_ROWS, part_path
 from babyvlm.curation.store import Store
 from babyvlm.images import open_rgb
+from babyvlm.processes import ended_from_outside
 
 PLAYROOM_CLIP = Path(babyvlm.playroom.__file__).parent / "clip"
 
@@ -135,13 +136,20 @@ def trainer_for(accelerator: str, devices: int, num_nodes: int) -> Trainer:
 def predict_parts(
     trainer: Trainer, store: Store, folder: Path, clip: Clip, *, batch_size: int, num_workers: int
 ) -> None:
-    """Commit the parts that ``folder`` still lacks, on all ranks; done when all of them are."""
+    """Commit the parts that ``folder`` still lacks, on all ranks; done when all of them are.
+
+    Raises:
+        UserError: a process that decodes images was ended from outside.
+    """
     warnings.filterwarnings("ignore", "predict returned None")  # the parts are on disk
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # its own affair
     missing = [n for n in range(-(-len(store) // PART_ROWS)) if not part_path(folder, n).exists()]
     embedder = _Embedder(clip, store, folder, missing, batch_size, num_workers)
-    if missing:
-        trainer.predict(embedder, return_predictions=False)
+    try:
+        if missing:
+            trainer.predict(embedder, return_predictions=False)
+    except RuntimeError as error:
+        raise ended_from_outside() if "DataLoader worker" in str(error) else error from None
     trainer.strategy.barrier()
 
 

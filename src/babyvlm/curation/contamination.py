@@ -16,9 +16,9 @@ from babyvlm.curation.benchmark_images import benchmark_images
 from babyvlm.curation.duplicates import SAME_BITS, Looks, near_duplicates, perceptual_hashes
 from babyvlm.curation.embeddings import Embeddings, check_same_clip, embedded_rows
 from babyvlm.curation.files import fingerprint_files, write_csv
-from babyvlm.curation.processes import each_in_a_process
 from babyvlm.curation.store import Store
 from babyvlm.images import BrokenImageError, open_rgb
+from babyvlm.processes import each_in_a_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -24,8 +24,8 @@ from rich.progress import track
 from babyvlm import __version__, artefact
 from babyvlm.curation.files import write_csv
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.processes import each_in_a_process
 from babyvlm.curation.store import FIELDS, GROUP_ROWS, Store, write_store
+from babyvlm.processes import each_in_a_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

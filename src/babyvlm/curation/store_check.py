@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,12 +13,12 @@ from rich.progress import Progress
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
-from babyvlm.curation.processes import end_with_parent
 from babyvlm.curation.store import FIELDS, GROUP_ROWS, Store
 from babyvlm.images import BrokenImageError, open_rgb
+from babyvlm.processes import mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 SPLITS = {"train", "val", "test"}
@@ -58,7 +55,7 @@ def check(store: Path, images: bool = True, workers: int = 2) -> None:
     splits: dict[str, str] = {}
     check_one = partial(_check_shard, source.path, source.manifest["columns"], images)
     # A bar in a block of its own ends before an error is told; that of `track` lives as long as its generator.
-    with Progress(console=Console(stderr=True)) as bar, _mapping(workers) as run:
+    with Progress(console=Console(stderr=True)) as bar, mapping(workers, [__name__]) as run:
         checked = bar.track(run(check_one, shards), total=len(shards), description="checking")
         for shard, found in zip(shards, checked, strict=True):
             problem = found.problem or _clash(found, keys, splits)
@@ -70,18 +67,6 @@ def check(store: Path, images: bool = True, workers: int = 2) -> None:
     print(
         f"{store}: sound. {len(keys):,} pairs in {len(shards)} shards: checksums, schema and keys are right, {opened}"
     )
-
-
-@contextmanager
-def _mapping(workers: int) -> Iterator[Callable[..., Iterable[_Shard]]]:
-    """``map``, by several processes; they are forked from a server without threads, and end with this one."""
-    if workers == 1:
-        yield map
-        return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])
-    with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
-        yield pool.map
 
 
 def _check_files(source: Store) -> None:

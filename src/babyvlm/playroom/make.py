@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import multiprocessing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from babyvlm import artefact
 from babyvlm.contracts import UserError
 from babyvlm.playroom import home, trials, web
 from babyvlm.playroom.world import CREDIT, WORLD_VERSION, labeled_things
+from babyvlm.processes import mapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -173,12 +173,8 @@ def _do(job: _Job) -> Any:  # noqa: ANN401 - what a job returns is the job's bus
 def _run(jobs: list[_Job], workers: int) -> Iterator[Any]:
     """Do the jobs; results come in the jobs' order."""
     bar = partial(track, description="drawing", total=len(jobs), console=Console(stderr=True))
-    if workers == 1:
-        yield from bar(map(_do, jobs))
-        return
-    # Fresh processes rather than forks: the caller may hold threads.
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from bar(pool.imap(_do, jobs))
+    with mapping(workers, [__name__]) as run:
+        yield from bar(run(_do, jobs))
 
 
 def _write_lists(out: Path, rows: dict[str, list[Any]]) -> None:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from babyvlm.curation.files import digest, fingerprint_files
-from babyvlm.curation.processes import bounded_memory
 from babyvlm.curation.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, column
+from babyvlm.processes import bounded_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

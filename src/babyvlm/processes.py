@@ -11,12 +11,16 @@ import os
 import resource
 import signal
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from babyvlm.contracts import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -43,7 +47,7 @@ def each_in_a_process(
         Each task when it is done, with the name of the signal that its process died of, or "".
 
     Raises:
-        RuntimeError: a process was ended from outside.
+        UserError: a process was ended from outside.
         Exception: what ``work`` raised.
     """
     if workers == 1:
@@ -68,6 +72,35 @@ def each_in_a_process(
     finally:
         for worker in under_way:
             worker.process.kill()
+
+
+@contextmanager
+def mapping(workers: int, imports: Iterable[str]) -> Iterator[Callable[..., Iterable[Any]]]:
+    """``map``, by several processes: what they make of each task, in the tasks' order.
+
+    Raises:
+        UserError: a process was ended from outside.
+    """
+    if workers == 1:
+        yield map
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", *imports])
+    with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
+        try:
+            yield pool.map
+        except (BrokenProcessPool, BrokenPipeError):  # the latter while a process is being told what to do
+            raise ended_from_outside() from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after an error nobody waits for the rest
+
+
+def ended_from_outside() -> UserError:
+    """What to tell when a worker process is gone, and no input is to blame."""
+    return UserError(
+        "a worker process was ended from outside, as systems do when memory runs out; the same command goes on or "
+        "starts anew: give it fewer workers"
+    )
 
 
 @contextmanager
@@ -103,7 +136,10 @@ class _Worker(Generic[Task]):
     ) -> _Worker[Task]:
         errors, sender = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(work, task, sender), daemon=True)
-        process.start()
+        try:
+            process.start()
+        except BrokenPipeError:
+            raise ended_from_outside() from None
         sender.close()
         return cls(task, process, errors)
 
@@ -116,7 +152,7 @@ class _Worker(Generic[Task]):
         if -code in CRASHES:
             return signal.Signals(-code).name
         if code:
-            raise RuntimeError(f"a worker was ended from outside ({code}); the same command goes on")
+            raise ended_from_outside()
         return ""
 
 
