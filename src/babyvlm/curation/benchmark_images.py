@@ -6,7 +6,7 @@ import csv
 from typing import TYPE_CHECKING, TypeVar
 
 from babyvlm.contracts import UserError
-from babyvlm.curation.files import file_size, inside
+from babyvlm.curation.files import below, file_size, files_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -52,7 +52,7 @@ def absent_images(
         UserError: an image leaves ``root``; some are missing and must not: the message names them all; or all are.
     """
     images = sorted(set(names))
-    outside = [image for image in images if inside(root, image) is None]
+    outside = [image for image in images if below(root, image) is None]
     if outside:
         raise UserError(f"{path}: image {outside[0]} leaves {root}")
     absent = [image for image in images if file_size(root / image) <= 0]
@@ -97,11 +97,8 @@ def benchmark_images(
     for name, file in (image for images in of_all(trials, listed) for image in images):
         found.setdefault(file.resolve(), name)
     for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder")
-        for file in sorted(folder.rglob("*")):
-            if file.suffix.lower() in IMAGE_SUFFIXES:
-                found.setdefault(file.resolve(), f"{folder.name}/{file.relative_to(folder)}")
+        for file in sorted(files_below(folder, IMAGE_SUFFIXES)):
+            found.setdefault(file.resolve(), f"{folder.name}/{file.relative_to(folder)}")
     if not found:
         raise UserError("--trials, --images: no benchmark image is named")
     return found

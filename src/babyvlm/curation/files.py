@@ -6,7 +6,8 @@ import csv
 import hashlib
 import os
 from contextlib import contextmanager
-from pathlib import Path
+from itertools import chain
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TextIO
 
 from babyvlm.contracts import UserError
@@ -33,18 +34,49 @@ def inside(root: Path, name: str) -> Path | None:
         return None
 
 
+def below(root: Path, name: str) -> Path | None:
+    """The path ``root/name``, or None if the name itself would leave ``root``.
+
+    Links are followed, wherever they lead: for a folder of the user's own, who laid them. See ``inside`` for others'.
+    """
+    parts = PurePosixPath(name)
+    return None if not name or "\0" in name or parts.is_absolute() or ".." in parts.parts else root / name
+
+
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     """The files in a folder and its subfolders whose names end so, in any case; hidden ones are none.
 
+    Linked folders count as subfolders. Each folder is gone through once, by its own path if it has one, and none above
+    ``folder``: links may go round in circles.
+
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or one cannot be read.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if name.lower().endswith(suffixes) and not name.startswith("."):  # "._x.mp4": a Mac's leftovers
-                yield Path(parent, name)
+    seen = {_identity(parent) for parent in folder.resolve().parents}
+    waiting = [folder]
+    while waiting:
+        links: list[Path] = []
+        for parent, folders, names in chain.from_iterable(os.walk(top, onerror=_unreadable) for top in waiting):
+            if _identity(Path(parent)) in seen:
+                folders.clear()
+                continue
+            seen.add(_identity(Path(parent)))
+            links += [path for path in (Path(parent, name) for name in sorted(folders)) if path.is_symlink()]
+            for name in names:
+                if name.lower().endswith(suffixes) and not name.startswith("."):  # "._x.mp4": a Mac's leftovers
+                    yield Path(parent, name)
+        waiting = links
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror})") from None
 
 
 def file_size(path: Path) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from babyvlm.artefact import one_at_a_time
 from babyvlm.contracts import UserError
-from babyvlm.curation.files import digest, file_size, files_below, inside, listed
+from babyvlm.curation.files import below, digest, file_size, files_below, listed
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.parts import Log, store_from_parts
 from babyvlm.curation.rules.captions import Said, read_lists, read_transcripts_of_frames
@@ -131,7 +131,7 @@ class ImageChunk:
                 _set_aside(name, reason, log)
 
     def _read(self, name: str) -> bytes:
-        path = inside(self.folder, name)
+        path = below(self.folder, name)
         if path is None:
             raise UnsoundError("path leaves the image folder")
         try:
