@@ -141,3 +141,14 @@ def test_embeddings_by_weights_that_were_trained_anew_are_not_taken_for_the_old(
         embed(store.path, tmp_path / "e", name, accelerator="cpu")
     embed(store.path, tmp_path / "f", name, accelerator="cpu")
     assert not np.allclose(before, Embeddings(tmp_path / "f").image, atol=1e-2)
+
+
+@pytest.mark.parametrize(("licensed", "clip", "warned"), [(True, "playroom", 1), (False, "playroom", 0), (True, "", 0)])
+def test_real_frames_are_not_given_to_playrooms_clip_in_silence(
+    folder, tiny_store, tmp_path, capsys, licensed, clip, warned
+):
+    store = tiny_store(licensed=licensed)
+    embed(store.path, tmp_path / "e", clip or f"tiny-clip/{folder / 'bare.pt'}", accelerator="cpu")
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(told) == warned
+    assert all(str(store.path) in line and "--clip ViT-L-14-quickgelu/openai" in line for line in told)

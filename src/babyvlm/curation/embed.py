@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def embed(
 
     source, model = Store(store), load_clip(clip)
     trainer = trainer_for(accelerator, devices, num_nodes)
+    if source.licensed and clip == "playroom" and trainer.is_global_zero:
+        print(
+            f"warning: {store} is licensed, so it is real footage, but Playroom's small CLIP has seen nothing but "
+            "Playroom's drawings: its similarities will mean nothing; embed with --clip ViT-L-14-quickgelu/openai",
+            file=sys.stderr,
+        )
     with artefact.alone(out) if trainer.is_global_zero else nullcontext():  # ranks make it together
         arguments = {"command": "embed", "store": source.fingerprint, "clip": clip, "clip_sha256": model.sha256}
         if artefact.made_already(out, "embeddings", arguments):
