@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -87,7 +88,15 @@ def test_an_error_ends_the_lock(tmp_path):
     assert tree(tmp_path) == {}
 
 
-def test_where_nothing_can_be_made_is_told_in_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("file/store", r"file/store: nothing can be made there \(.*file: (File exists|Not a directory)\)"),
+     ("/proc/store", r"/proc/store: nothing can be made there \(/proc/store.lock: No such file or directory\)"),
+     ("", "names no folder"), (".", "names no folder"), ("/", "names no folder"), ("store/..", "names no folder")],
+)  # fmt: skip
+def test_where_nothing_can_be_made_is_told_in_one_line(tmp_path, monkeypatch, out, message):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/store: nothing can be made there \(.*file: (File exists|Not a dir)"):
-        alone(tmp_path / "file" / "store").__enter__()
+    with pytest.raises(UserError, match=message), alone(Path(out)):
+        pass
+    assert list(tree(tmp_path)) == ["file"]

@@ -280,3 +280,10 @@ def test_processes_and_chunks_do_not_change_a_byte(tmp_path, images, monkeypatch
     assert [shard["sha256"] for shard in one.manifest["shards"]] == [
         shard["sha256"] for shard in two.manifest["shards"]
     ]
+
+
+def test_a_store_does_not_come_to_lie_among_the_images(tmp_path, images):
+    folder = images(["a.jpg"])
+    write_json(tmp_path / "list.json", [{"utterance": "a", "frame_filenames": ["a.jpg"]}])
+    with pytest.raises(UserError, match=r"store: lies in .*, whose files are only read"):
+        run(folder, folder / "store", captions=[tmp_path / "list.json"])

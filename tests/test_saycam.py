@@ -25,6 +25,7 @@ from babyvlm.curation.footage.utterances import (
 )
 from babyvlm.curation.footage.video import VideoError
 from babyvlm.curation.footage.video import frames_at as frames_from
+from babyvlm.curation.saycam import frames
 from filming import HEADER, corpus, number_in, read_number, run, write_transcript, write_video
 
 
@@ -243,6 +244,8 @@ def test_wrong_folders_and_numbers(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         run(tmp_path)
     corpus(tmp_path, [("0:00", "M", "a")], "V", count=20)
+    with pytest.raises(UserError, match="--frame_size 4097: must be at most 4096"):
+        run(tmp_path, frame_size=4097)
     with pytest.raises(UserError, match="--max_frames 0"):
         run(tmp_path, max_frames=0)
     write_transcript(tmp_path / "transcripts" / "other.csv", [["0:00", "M", "V", "a"]])
@@ -252,3 +255,25 @@ def test_wrong_folders_and_numbers(tmp_path):
         path.unlink()
     with pytest.raises(UserError, match=r"holds no \.csv"):
         run(tmp_path)
+
+
+def test_what_cannot_belong_together_is_told_before_any_work(tmp_path):
+    corpus(tmp_path, [("0:00", "Dog", "a"), ("0:03", "M", "")], "V", count=20)
+    with pytest.raises(UserError, match=r"no utterance of a caregiver in 1 transcripts .*; the profile takes .* Mom"):
+        run(tmp_path)
+    corpus(tmp_path, [("0:00", "M", "a")], "V", count=20)
+    (tmp_path / "videos" / "V.mp4").rename(tmp_path / "videos" / "W.mp4")
+    with pytest.raises(UserError, match=r"none of its 1 videos .*V\.csv names 'V', there is 'W'"):
+        run(tmp_path)
+    (tmp_path / "videos" / "W.mp4").rename(tmp_path / "videos" / "W.txt")
+    with pytest.raises(UserError, match=r"videos: holds no \.mp4, .* video"):
+        run(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"videos", "transcripts"}
+
+
+@pytest.mark.parametrize("out", ["videos/store", "transcripts/store", "link/store"])
+def test_a_store_does_not_come_to_lie_among_raw_files(tmp_path, out):
+    corpus(tmp_path, [("0:00", "M", "a")], "V", count=20)
+    (tmp_path / "link").symlink_to("transcripts")
+    with pytest.raises(UserError, match=rf"{out}: lies in .*, whose files are only read"):
+        frames(tmp_path / "videos", tmp_path / "transcripts", tmp_path / out)

@@ -392,3 +392,12 @@ def test_a_record_of_lost_links_that_cannot_be_read_is_named(tmp_path, name, con
     (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name}: not readable as img2dataset's record"):
         web([folder], tmp_path / "store", workers=1)
+
+
+def test_a_store_does_not_come_to_lie_in_its_source(tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "a.png").write_bytes(picture(kind="PNG"))
+    (tmp_path / "c" / "list.csv").write_text("image,caption\na.png,a ball\n")
+    with pytest.raises(UserError, match=r"store: lies in .*c, whose files are only read"):
+        web([tmp_path / "c"], tmp_path / "c" / "store")
+    web([tmp_path / "c" / "list.csv"], tmp_path / "c" / "store", workers=1)  # beside the file that is named

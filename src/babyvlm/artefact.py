@@ -150,9 +150,12 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         UserError: nothing can be made there.
     """
+    if folder.name in ("", ".."):
+        raise UserError(f"{folder}: names no folder that could be made; give it a name of its own")
     path = folder.with_name(folder.name + ".lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()  # says why, where filelock would try for ever
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)

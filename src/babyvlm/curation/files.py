@@ -34,6 +34,17 @@ def inside(root: Path, name: str) -> Path | None:
         return None
 
 
+def keep_apart(out: Path, *sources: Path) -> None:
+    """Make sure that what is made does not lie among what it is made of, where the next call would find it.
+
+    Raises:
+        UserError: ``out`` is in one of the folders.
+    """
+    for source in sources:
+        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"--out {out}: lies in {source}, whose files are only read; choose another place")
+
+
 def below(root: Path, name: str) -> Path | None:
     """The path ``root/name``, or None if the name itself would leave ``root``.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from babyvlm.artefact import one_at_a_time
 from babyvlm.contracts import UserError
-from babyvlm.curation.files import below, digest, file_size, files_below, listed
+from babyvlm.curation.files import below, digest, file_size, files_below, keep_apart, listed
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.parts import Log, store_from_parts
 from babyvlm.curation.rules.captions import Said, read_lists, read_transcripts_of_frames
@@ -64,6 +64,7 @@ def released(
         raise UserError("give either --captions or --transcripts, so that each image has its utterance")
     if image_size < 0 or workers < 1:
         raise UserError(f"--image_size {image_size} must be 0 or more, --workers {workers} at least 1")
+    keep_apart(out, images)
     sizes = {path.relative_to(images).as_posix(): file_size(path) for path in files_below(images, SUFFIXES)}
     if not sizes:
         raise UserError(f"{images}: holds no {', '.join(SUFFIXES)} image")

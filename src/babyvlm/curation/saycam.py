@@ -14,10 +14,16 @@ from rich.progress import track
 
 from babyvlm.artefact import one_at_a_time
 from babyvlm.contracts import UserError
-from babyvlm.curation.files import digest, files_below, fingerprint_files
+from babyvlm.curation.files import digest, files_below, fingerprint_files, keep_apart
 from babyvlm.curation.footage.cropping import as_jpeg, crop_frame
 from babyvlm.curation.footage.profiles import Profile, find_profile
-from babyvlm.curation.footage.transcripts import VIDEO_SUFFIXES, Transcript, plain_name, read_transcript
+from babyvlm.curation.footage.transcripts import (
+    VIDEO_SUFFIXES,
+    Transcript,
+    check_some_serve,
+    plain_name,
+    read_transcript,
+)
 from babyvlm.curation.footage.utterances import frame_times
 from babyvlm.curation.footage.video import VideoError, frames_at
 from babyvlm.curation.funnel import Funnel
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 KEY = "VIDEO_N_I: the Nth sentence of the caregiver's in VIDEO's transcript, from 1; its Ith frame, from 0"
+LARGEST = 4096  # side of a frame; our choice, no video is larger and no memory holds much more
 HEADING = ("transcript", "video", "utterances", "frames", "problem", "notes")
 
 
@@ -74,8 +81,12 @@ def frames(
     for name, value in (("frame_size", frame_size), ("max_frames", max_frames), ("workers", workers)):
         if value < 1:
             raise UserError(f"--{name} {value}: must be at least 1")
+    if frame_size > LARGEST:
+        raise UserError(f"--frame_size {frame_size}: must be at most {LARGEST}")
+    keep_apart(out, videos, transcripts)
     read = read_transcripts(find_transcripts(transcripts), rules, skip_bad=skip_bad_transcripts)
     index = find_videos(videos, rules)
+    check_some_serve(read, transcripts, index, videos, rules)
     parts = [
         VideoFrames.of(one, index.get(one.video, []), rules, frame_size, max_frames)
         for one in track(read, "looking at videos", console=Console(stderr=True))
@@ -199,10 +210,16 @@ def find_transcripts(folder: Path) -> list[Path]:
 
 
 def find_videos(folder: Path, profile: Profile) -> dict[str, list[Path]]:
-    """The videos below a folder by their plain names."""
+    """The videos below a folder by their plain names.
+
+    Raises:
+        UserError: there is no such folder, or no video in it.
+    """
     found: dict[str, list[Path]] = {}
     for path in sorted(files_below(folder, VIDEO_SUFFIXES)):
         found.setdefault(plain_name(path.name, profile), []).append(path)
+    if not found:
+        raise UserError(f"{folder}: holds no {', '.join(VIDEO_SUFFIXES)} video")
     return found
 
 

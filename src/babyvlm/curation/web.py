@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from babyvlm.artefact import one_at_a_time
 from babyvlm.contracts import UserError
-from babyvlm.curation.files import fingerprint_files
+from babyvlm.curation.files import fingerprint_files, keep_apart
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.parts import Log, store_from_parts
 from babyvlm.curation.sound_images import UnsoundError, sound_image
@@ -65,6 +65,7 @@ def web(
             f"--image_size {image_size} and --listed {listed} must be 0 or more, --min_fraction {min_fraction} within"
             f" 0 and 1, --workers {workers} at least 1"
         )
+    keep_apart(out, *sources)
     found = _find_sources(sources)
     prints = {source.name: fingerprint_files([*source.files, *source.sidecars]) for source in found}
     arguments = {

@@ -13,7 +13,7 @@ from babyvlm.contracts import UserError
 from babyvlm.curation.footage.utterances import Utterance, divide_turn, parse_clock, parse_seconds, split_sentences
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from babyvlm.curation.footage.profiles import Profile
 
@@ -56,6 +56,35 @@ class Transcript:
     video: str
     utterances: tuple[Utterance, ...]
     dropped: tuple[tuple[str, int], ...]
+
+
+def check_some_serve(
+    read: Sequence[Transcript], transcripts: Path, videos: Mapping[str, object], folder: Path, profile: Profile
+) -> None:
+    """Make sure that transcripts and videos belong together and to the profile, before any work.
+
+    Args:
+        read: the transcripts in the folder ``transcripts``.
+        transcripts: that folder.
+        videos: those in ``folder``, by their plain names.
+        folder: theirs.
+        profile: says whose turns count.
+
+    Raises:
+        UserError: no transcript has an utterance, or none has a video.
+    """
+    said = [one for one in read if one.utterances]
+    if not said:
+        reasons = sorted({reason for one in read for reason, _ in one.dropped})
+        raise UserError(
+            f"{transcripts}: no utterance of a caregiver in {len(read)} transcripts "
+            f"({', '.join(reasons) or 'no rows'}); the profile takes those of {', '.join(profile.caregivers)}"
+        )
+    if not any(one.video in videos for one in said):
+        raise UserError(
+            f"{folder}: none of its {len(videos)} videos is one that the transcripts name; {said[0].path} names "
+            f"{said[0].video!r}, there is {min(videos)!r}"
+        )
 
 
 def read_transcript(path: Path, profile: Profile) -> Transcript:
