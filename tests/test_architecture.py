@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "babyvlm"
 FOUNDATION = ["contracts", "artefact", "images", "parsing", "processes", "ranks", "__init__"]
 STAGES = ["playroom", "curation", "data", "models", "benchmarks", "training", "report", "ablations", "export", "cli"]
-STAGES += ["__main__"]
+STAGES += ["resuming", "__main__"]
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 

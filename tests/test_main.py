@@ -18,7 +18,9 @@ def test_a_refusal_of_the_disk_is_one_line(monkeypatch, tmp_path, capsys, number
     with pytest.raises(SystemExit) as end:
         main(["playroom", "--out", str(tmp_path / "world"), "--size", "tiny"])
     assert end.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"error: {tmp_path / 'world'}: {words}"
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path / 'world'}: ")
+    assert words in last
 
 
 def test_a_full_disk_is_one_line(tmp_path):
