@@ -9,15 +9,16 @@ is tried; after it, when the run is tested or its last state is written.
 import os
 import signal
 from collections import Counter
+from io import BytesIO
 
-from fsspec.implementations.local import LocalFileOpener
+import torch
 
 from babyvlm.data import mixes
 from babyvlm.data.feature_files import FeatureFiles
 from babyvlm.training.recovery import Recovery
 
 _met = Counter()
-_write = LocalFileOpener.write
+_save = torch.save
 
 
 def _meet(place):
@@ -31,12 +32,14 @@ def _end():
     os.kill(os.getpid(), signal.Signals[os.environ.get("END_BY", "SIGKILL")])
 
 
-def _half_written(opener, content):
-    if str(opener.path).endswith(".ckpt") and _meet("save"):
-        _write(opener, content[: len(content) // 2])
-        opener.f.flush()
+def _half_written(checkpoint, file):
+    if _meet("save"):
+        whole = BytesIO()
+        _save(checkpoint, whole)
+        file.write(whole.getvalue()[: whole.tell() // 2])
+        file.flush()
         _end()
-    return _write(opener, content)
+    _save(checkpoint, file)
 
 
 def _validating(self, trainer, *_):
@@ -71,7 +74,7 @@ for place, owner, name in [
     ("last", Recovery, "on_train_end"), ("test", Recovery, "on_test_batch_start"),
 ]:  # fmt: skip
     _before(place, owner, name)
-LocalFileOpener.write = _half_written
+torch.save = _half_written
 Recovery.on_validation_batch_start = _validating
 Recovery.on_train_epoch_end = _epoch_over
 Recovery.on_after_backward = _accumulating

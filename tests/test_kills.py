@@ -198,6 +198,7 @@ def test_killed_at_exact_places(parent, place, unbroken, model, places):
     for where in places:
         assert end_at(parent, folder, where), (folder / "output.txt").read_text()
     assert_same(finish(parent, folder), unbroken(model))
+    assert not list(folder.rglob("*.partial"))
 
 
 @pytest.mark.soak

@@ -17,7 +17,7 @@ from babyvlm.models.cvcl import CVCL
 from babyvlm.models.language import LanguageShape
 from babyvlm.models.text import TransformerText
 from babyvlm.models.vision import VisionEncoder
-from babyvlm.training import recovery
+from babyvlm.training import checkpoint_file, recovery
 from babyvlm.training.csv_log import CSVLog
 from babyvlm.training.recovery import Recovery
 from babyvlm.training.seeding import SeedEachBatch
@@ -152,3 +152,12 @@ def test_half_a_row_is_made_again(tmp_path):
     again.log_metrics({"loss": 1.0}, 0)
     again.log_metrics({"loss": 2.0}, 1)
     assert file.read_text().split() == whole.split()
+
+
+def test_a_checkpoint_for_which_there_is_no_room_is_absent_and_told_by_its_name(tmp_path, monkeypatch):
+    place = tmp_path / "recovery/step-1.ckpt"
+    monkeypatch.setattr(checkpoint_file, "partial", lambda place: Path("/dev/full"))
+    with pytest.raises(OSError, match="No space left on device") as error:
+        checkpoint_file.WholeCheckpoints().save_checkpoint({"weight": torch.zeros(100_000)}, place)
+    assert error.value.filename == str(place)
+    assert not place.exists()

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from babyvlm.ablations.state import FINISHED
 from babyvlm.contracts import UserError
 from babyvlm.parsing import LINKED, OneLineParser, check_yaml
+from babyvlm.training.checkpoint_file import WholeCheckpoints
 from babyvlm.training.claim import claim
 from babyvlm.training.csv_log import CSVLog
 from babyvlm.training.finite import StopOnNonFinite
@@ -124,6 +125,7 @@ class BabyVLMCLI(LightningCLI):
             raise UserError("trainer.val_check_interval 0: set limit_val_batches to 0 if validation is not wanted")
         # Lightning's handlers would swallow SIGTERM, and meet with the other ranks in the midst of whatever they do.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set outside of its class
         callbacks.sort(key=lambda callback: isinstance(callback, Recovery))  # it saves what all others noted
         return trainer

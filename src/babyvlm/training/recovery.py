@@ -106,7 +106,7 @@ class Recovery(Checkpoint):
             trainer._logger_connector.update_train_step_metrics()
         trainer.save_checkpoint(run / "recovery" / f"step-{trainer.global_step:09d}.ckpt")
         if trainer.is_global_zero:
-            for old in checkpoints(run)[KEPT:]:
+            for old in [*checkpoints(run)[KEPT:], *(run / "recovery").glob("*.partial")]:  # which a kill left
                 old.unlink()
         self._saved_at = time.monotonic()
 
