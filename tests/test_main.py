@@ -48,3 +48,20 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_an_unknown_command_is_told_which_there_are(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["fitt"])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "fitt" in line
+    assert all(command in line for command in ("fit,", "resume", "report", "curate"))
+
+
+@pytest.mark.parametrize(("args", "words"), [([], "curate"), (["--version"], "0.")])
+def test_nothing_asked_is_helped(args, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(args)
+    assert end.value.code == 0
+    assert words in capsys.readouterr().out

@@ -210,7 +210,7 @@ def test_a_run_ends_with_test_results_and_a_table(world, capsys):
     run = newest("CVCL-filtered")
     names = ("labeled_s", "vtwt", "baby_winoground")
     assert {f"{name}-test.parquet" for name in names} <= {path.name for path in (run / "results").iterdir()}
-    capsys.readouterr()
+    assert "Labeled-S" in capsys.readouterr().out.split("stand-in for SAYCam")[1]
     main(["report", "lightning_logs", "--out", "report"])
     out = capsys.readouterr().out
     assert str(run) in out

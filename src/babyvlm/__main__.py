@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import Any
 
+from babyvlm import __version__
 from babyvlm.contracts import UserError
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
@@ -118,12 +119,16 @@ def _run_stage(args: list[str]) -> None:
         "ablations": ablations,
         "export": export_model,
     }
+    if args and not args[0].startswith("-") and args[0] not in commands:
+        there_are = ", ".join([*LIGHTNING_COMMANDS, *RUN_COMMANDS, *commands])
+        raise UserError(f"{args[0]}: no such command; there are {there_are}")
     auto_cli(
         commands,
-        args=args,
+        args=args or ["--help"],
         as_positional=False,
         parser_class=OneLineParser,
         prog="python -m babyvlm",
+        version=__version__,
         description=DESCRIPTION,
     )
 

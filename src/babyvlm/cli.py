@@ -19,6 +19,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from babyvlm.ablations.state import FINISHED
 from babyvlm.contracts import UserError
 from babyvlm.parsing import LINKED, OneLineParser, check_yaml
+from babyvlm.report.runs import Row, Run, is_tested
+from babyvlm.report.table import main_section
 from babyvlm.training.checkpoint_file import WholeCheckpoints
 from babyvlm.training.claim import claim
 from babyvlm.training.csv_log import CSVLog
@@ -163,10 +165,12 @@ class BabyVLMCLI(LightningCLI):
         self._finish()
 
     def _finish(self) -> None:
-        """Mark the run as one that ended: nothing of it is missing."""
+        """Mark the run as one that ended: nothing of it is missing. Show what it got in the tests."""
         folder = self.trainer.log_dir  # asked on every rank: it is broadcast
         if self.trainer.is_global_zero and folder is not None and Path(folder).is_dir():
             Path(folder, FINISHED).touch()
+            if is_tested(Path(folder)):
+                main_section([Row([Run(Path(folder))])]).print()
 
 
 def _row_and_run(logs: Path, folder: Path) -> tuple[str, str]:

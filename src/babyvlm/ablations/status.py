@@ -48,7 +48,8 @@ def status(matrix: Path = Path("configs/ablations.yaml"), quick: bool = False, l
     print(
         f"{len(plan.tasks)} rows and seeds: " + ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
     )
-    print("\n".join(["samples that a run sees:", *(f"  {line}" for line in budgets(runs))]))
+    if seen := budgets(runs):
+        print("\n".join(["samples that a run sees:", *(f"  {line}" for line in seen)]))
 
 
 def row_state(run: Run) -> State:
