@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-WIDTH = 120
+WIDTH, NAME_WIDTH = 120, 40
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -37,8 +37,9 @@ class Section:
     def print(self) -> None:
         """To the terminal."""
         table = Table(title=Text(self.title), caption=Text(self.note) if self.note else None)
-        for cell in self.rows[0]:
-            table.add_column(Text(cell), overflow="fold")  # a long name is broken, not cut
+        names_fit = max(len(row[0]) for row in self.rows) <= NAME_WIDTH  # a longer one is broken, not cut
+        for number, cell in enumerate(self.rows[0]):
+            table.add_column(Text(cell), overflow="fold", no_wrap=number == 0 and names_fit)
         for row in self.rows[1:]:
             table.add_row(*map(Text, row))
         Console(width=WIDTH).print(table)
