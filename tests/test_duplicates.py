@@ -248,10 +248,12 @@ def test_an_interrupted_check_goes_on_with_the_shards_that_are_missing(planted, 
 def test_what_cannot_be_checked_is_refused(planted, tmp_path):
     store, bench = planted
     (bench / "bad.csv").write_text("image\n../x.jpg\n")
+    (bench / "blank.csv").write_text("image,n\na.jpg,1\n,2\n")
     (bench / "none.csv").write_text("picture\na.jpg\n")
     cases = [
         ([], [], "no benchmark image"), (["bad.csv"], [], r"image \.\./x\.jpg leaves"),
-        (["none.csv"], [], "row 2: names no image"), (["none.csv", "no.csv"], [], r"row 2.*; .*no\.csv: cannot"),
+        (["blank.csv"], [], "row 3: names no image"), (["blank.csv", "no.csv"], [], r"row 3.*; .*no\.csv: cannot"),
+        (["none.csv"], [], r"none\.csv: no column 'image'"),
         (["no.csv"], [], "cannot be read"), ([], [bench / "no"], "no such folder"),
     ]  # fmt: skip
     for trials, images, say in cases:

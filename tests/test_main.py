@@ -14,7 +14,7 @@ def test_a_refusal_of_the_disk_is_one_line(monkeypatch, tmp_path, capsys, number
     def refuse(*_, **__):
         raise OSError(number, words, str(tmp_path / "world"))
 
-    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
     with pytest.raises(SystemExit) as end:
         main(["playroom", "--out", str(tmp_path / "world"), "--size", "tiny"])
     assert end.value.code == 2

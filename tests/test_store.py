@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -101,7 +102,7 @@ def test_made_already_compares_the_arguments(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "say"),
     [
-        (lambda folder: (folder / "store.json").unlink(), "not a store folder"),
+        (lambda folder: (folder / "store.json").unlink(), "no store folder"),
         (lambda folder: (folder / "store.json").write_text("{"), "not readable as JSON"),
         (lambda folder: (folder / "store.json").write_text("[]"), "no JSON object"),
         (lambda folder: (folder / "store.json").write_text(json.dumps({"schema_version": 99})), "store schema 99"),
@@ -109,11 +110,32 @@ def test_made_already_compares_the_arguments(tmp_path):
         (lambda folder: (folder / "part-00000.parquet").unlink(), "cannot be read"),
     ],
 )
-def test_a_damaged_store_is_told(tmp_path, damage, say):
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store: store.columns("key"),
+        lambda store: list(store.rows()),
+        lambda store: list(store.picked(np.arange(2))),
+        lambda store: store.part(0, 256),
+        lambda store: (store.extra_fields, store.lineage),
+    ],
+)
+def test_a_damaged_store_is_told_whoever_reads_it(tmp_path, damage, say, use):
     write(tmp_path / "store", rows(2))
     damage(tmp_path / "store")
     with pytest.raises(UserError, match=say):
-        Store(tmp_path / "store").columns("key")
+        use(Store(tmp_path / "store"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("rows", 3), ("rows", None), ("shards", None), ("licensed", None)])
+def test_a_manifest_that_was_changed_by_hand_is_told(tmp_path, name, value):
+    write(tmp_path / "store", rows(2))
+    path = tmp_path / "store" / "store.json"
+    manifest = json.loads(path.read_text()) | {name: value}
+    path.write_text(json.dumps({name: value for name, value in manifest.items() if value is not None}))
+    say = "its shards do not add up to its rows" if value else f"lacks {name}"
+    with pytest.raises(UserError, match=rf"store\.json: {say}; make the store again"):
+        len(Store(tmp_path / "store"))
 
 
 def test_split_is_ninety_five_five():

@@ -45,7 +45,7 @@ def read_manifest(folder: Path, kind: str) -> Manifest:
     try:
         manifest = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{folder}: not a {kind} folder ({path.name} is missing)") from None
+        raise UserError(f"{folder}: no {kind} folder ({path.name} is missing)") from None
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); remove {folder} and make it again") from None
     if not isinstance(manifest, dict):

@@ -55,6 +55,8 @@ _NOT_A_CAUSE = re.compile(
     r"Expected a path but|Does not validate against any|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|$"
 )
 _KEY = re.compile(r"""Parser key ["']([^"']+)["']:\s*""")
+_TYPE = re.compile(r"<class '([^']+)'>")
+_NO_LIST = re.compile(r"Expected a list\b(?!.*Got value: \[).*")
 _CLASS = re.compile(r"Problem with given class_path '([^']+)':")
 
 
@@ -75,8 +77,8 @@ def one_line(message: str) -> str:
     if not causes:
         return " ".join(message.split())
     deepest = max(indent for indent, _ in causes)
-    cause = next(text for indent, text in causes if indent == deepest)
-    return ": ".join([*dict.fromkeys(where), cause])
+    cause = _TYPE.sub(r"\1", next(text for indent, text in causes if indent == deepest))
+    return ": ".join([*dict.fromkeys(where), _NO_LIST.sub(r"\g<0>; write it in brackets, '[a,b]' or '[a]'", cause)])
 
 
 class HelpFormatter(DefaultHelpFormatter):

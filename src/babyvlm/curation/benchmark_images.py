@@ -110,10 +110,15 @@ def _named_in(path: Path) -> list[str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
+            if "image" not in (reader.fieldnames or ()):
+                raise UserError(f"{path}: no column 'image'; it is no list of a benchmark")
             for row in reader:
                 if not row.get("image"):
                     raise UserError(f"{path}: row {reader.line_num}: names no image")
                 names.append(row["image"])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a CSV ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot be read as a CSV ({reason})") from None
+    if not names:
+        raise UserError(f"{path}: holds no row")
     return list(dict.fromkeys(names))

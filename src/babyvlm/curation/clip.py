@@ -16,6 +16,7 @@ import numpy as np
 import open_clip
 import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -125,12 +126,19 @@ def _check_activation(model_name: str, pretrained: str) -> None:
 
 
 def trainer_for(accelerator: str, devices: int, num_nodes: int) -> Trainer:
-    """What knows the ranks; no other process is begun yet."""
+    """What knows the ranks; no other process is begun yet.
+
+    Raises:
+        UserError: there is no such hardware here.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    return Trainer(
-        accelerator=accelerator, devices=devices, num_nodes=num_nodes, logger=False, enable_checkpointing=False,
-        enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
+    try:
+        return Trainer(
+            accelerator=accelerator, devices=devices, num_nodes=num_nodes, logger=False, enable_checkpointing=False,
+            enable_model_summary=False, use_distributed_sampler=False,
+        )  # fmt: skip
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"--accelerator {accelerator}, --devices {devices}: {' '.join(str(error).split())}") from error
 
 
 def predict_parts(

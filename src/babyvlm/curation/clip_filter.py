@@ -13,6 +13,7 @@ from babyvlm import artefact
 from babyvlm.contracts import UserError
 from babyvlm.curation.embeddings import Embeddings
 from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.options import at_least
 from babyvlm.curation.similarity_report import SimilarityReport
 from babyvlm.curation.store import Store, write_store
 
@@ -69,7 +70,8 @@ def filter_pairs(
         review: how many kept and how many dropped pairs the page shows; 0 for no page.
         seed: of the choice of these.
     """
-    _check_options(threshold, quantile, review)
+    _check_options(threshold, quantile)
+    at_least(0, review=review, seed=seed)
     if threshold is None and quantile is None:
         threshold = THRESHOLD
     source, vectors = Store(store), Embeddings(embeddings)
@@ -101,15 +103,13 @@ def filter_pairs(
     print(f"{funnel}\n{out}: {len(made):,} pairs, similarity by {vectors.clip}")
 
 
-def _check_options(threshold: float | None, quantile: float | None, review: int) -> None:
+def _check_options(threshold: float | None, quantile: float | None) -> None:
     if threshold is not None and quantile is not None:
         raise UserError(f"--threshold {threshold} and --quantile {quantile}: give one of them")
     if threshold is not None and not -1 <= threshold <= 1:
         raise UserError(f"--threshold {threshold}: a cosine lies within -1 and 1")
     if quantile is not None and not 0 < quantile <= 1:
         raise UserError(f"--quantile {quantile}: the share to keep lies above 0 and at most at 1")
-    if review < 0:
-        raise UserError(f"--review {review}: must be 0 or more")
 
 
 def above(threshold: float) -> Cut:

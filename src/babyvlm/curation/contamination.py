@@ -13,9 +13,10 @@ from rich.progress import track
 from babyvlm import artefact
 from babyvlm.contracts import UserError
 from babyvlm.curation.benchmark_images import benchmark_images
-from babyvlm.curation.duplicates import SAME_BITS, Looks, near_duplicates, perceptual_hashes
+from babyvlm.curation.duplicates import HASH_BITS, SAME_BITS, Looks, near_duplicates, perceptual_hashes
 from babyvlm.curation.embeddings import Embeddings, check_same_clip, embedded_rows
 from babyvlm.curation.files import fingerprint_files, write_csv
+from babyvlm.curation.options import at_least
 from babyvlm.curation.store import Store
 from babyvlm.images import BrokenImageError, open_rgb
 from babyvlm.processes import each_in_a_process
@@ -116,9 +117,12 @@ def find_near_duplicates(
         Its manifest, with the numbers ``found`` and ``images``.
 
     Raises:
-        UserError: no store, not as many embeddings as stores, or no worker.
+        UserError: no store, not as many embeddings as stores, or a number that cannot be.
     """
-    _check_options(sources, vectors, workers)
+    _check_options(sources, vectors)
+    at_least(1, workers=workers)
+    if not (0 <= distance <= HASH_BITS and cosine >= -1):  # above 1 no cosine counts
+        raise UserError(f"--distance {distance}: must lie within 0 and {HASH_BITS}; --cosine {cosine}: within -1 and 1")
     arguments = {
         "command": "contamination", "stores": [store.fingerprint for store in sources],
         "embeddings": [one.fingerprint for one in vectors], "images": fingerprint_files(files),
@@ -139,9 +143,9 @@ def find_near_duplicates(
     return artefact.read_manifest(out, "contamination")
 
 
-def _check_options(sources: Sequence[Store], vectors: Sequence[Embeddings], workers: int) -> None:
-    if not sources or workers < 1:
-        raise UserError(f"--stores: name at least one store; --workers {workers}: must be at least 1")
+def _check_options(sources: Sequence[Store], vectors: Sequence[Embeddings]) -> None:
+    if not sources:
+        raise UserError("--stores: name at least one store")
     if vectors and len(vectors) != len(sources):
         raise UserError(f"--embeddings: {len(vectors)} given for {len(sources)} stores; one each, in their order")
     if vectors:

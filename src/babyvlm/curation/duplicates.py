@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # The usual 64 bits are too few: of 4,134 frames of Playroom and 3,104 unrelated test images, the nearest differ in 4
 # bits, as many as a recoded copy; of 256 bits, unrelated ones differ in at least 42, and copies in at most 24.
 HASHED_SIDE, KEPT_SIDE = 64, 16
-WORDS = KEPT_SIDE * KEPT_SIDE // 64
+HASH_BITS = KEPT_SIDE * KEPT_SIDE
+WORDS = HASH_BITS // 64
 SAME_BITS = 24
 CHUNK_ROWS = 1024  # with 5,000 images on the other side, 20 MB of cosines and 40 MB of hashes at a time
 

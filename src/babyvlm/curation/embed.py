@@ -11,6 +11,7 @@ import numpy as np
 
 from babyvlm import artefact
 from babyvlm.curation.embeddings import PART_ROWS, part_path
+from babyvlm.curation.options import at_least
 from babyvlm.curation.store import Store
 
 
@@ -47,6 +48,8 @@ def embed(
         num_nodes: how many nodes.
         num_workers: processes a device that decode images.
     """
+    at_least(1, batch_size=batch_size, devices=devices, num_nodes=num_nodes)
+    at_least(0, num_workers=num_workers)
     from babyvlm.curation.clip import load_clip, predict_parts, trainer_for
 
     source, model = Store(store), load_clip(clip)

@@ -121,10 +121,20 @@ def digest(hashes: Iterable[str]) -> str:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a text file whole or not at all.
+
+    Raises:
+        UserError: no file can be written there.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
     beside = path.with_name(f".{path.name}.partial")
-    with beside.open("w", newline="", encoding="utf-8") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = beside.open("w", newline="", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.filename}: {error.strerror})") from None
+    with opened as file:
         yield file
     beside.replace(path)
 

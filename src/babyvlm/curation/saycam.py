@@ -27,6 +27,7 @@ from babyvlm.curation.footage.transcripts import (
 from babyvlm.curation.footage.utterances import frame_times
 from babyvlm.curation.footage.video import VideoError, frames_at
 from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.options import at_least
 from babyvlm.curation.parts import Log, SpoiledError, store_from_parts
 from babyvlm.curation.store import split_of
 
@@ -78,9 +79,7 @@ def frames(
         licensed: the frames may never leave this machine. Say false only of data that is free to share.
     """
     rules = find_profile(profile)
-    for name, value in (("frame_size", frame_size), ("max_frames", max_frames), ("workers", workers)):
-        if value < 1:
-            raise UserError(f"--{name} {value}: must be at least 1")
+    at_least(1, frame_size=frame_size, max_frames=max_frames, workers=workers)
     if frame_size > LARGEST:
         raise UserError(f"--frame_size {frame_size}: must be at most {LARGEST}")
     keep_apart(out, videos, transcripts)

@@ -15,6 +15,7 @@ from babyvlm.contracts import UserError
 from babyvlm.curation.embeddings import Embeddings, check_same_clip, embedded_rows
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.matching import Array, Matching, Method, match, match_greedily, match_randomly
+from babyvlm.curation.options import at_least
 from babyvlm.curation.store import Store, write_rows, write_store
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def match_stores(
         batch_rows: targets that enter at a time.
         seed: of the order in which targets enter, and of `random`.
     """
+    at_least(0, seed=seed)
+    at_least(1, k=k, batch_rows=batch_rows)
     wanted, offered = Store(targets), Store(candidates)
     of_targets, of_candidates = Embeddings(target_embeddings), Embeddings(candidate_embeddings)
     check_same_clip(of_targets, of_candidates)
@@ -114,6 +117,8 @@ def match_arrays(
         batch_rows: targets that enter at a time.
         seed: of the order in which targets enter, and of `random`.
     """
+    at_least(0, seed=seed)
+    at_least(1, k=k, batch_rows=batch_rows)
     rows, offers = opened(targets), opened(candidates)
     arguments = {
         "command": "match-arrays", "targets": artefact.sha256(targets), "candidates": artefact.sha256(candidates),
@@ -146,6 +151,7 @@ def random_subset(candidates: Path, like: Path, out: Path, seed: int = 0) -> Non
         out: pair store to make, in the order of `candidates`.
         seed: of the choice.
     """
+    at_least(0, seed=seed)
     offered, wanted = Store(candidates), len(Store(like))
     arguments = {"command": "random-subset", "candidates": offered.fingerprint, "rows": wanted, "seed": seed}
     if artefact.made_already(out, "store", arguments):

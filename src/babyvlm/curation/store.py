@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from babyvlm import artefact
-from babyvlm.contracts import UserError
+from babyvlm.contracts import UserError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from babyvlm.curation.funnel import Funnel
 
 SCHEMA_VERSION = 1
+MANIFEST = ("arguments", "columns", "licensed", "rows", "shards")  # what no reader can do without
 SHARD_ROWS = 4096  # about 60 MB of 224-pixel JPEGs
 GROUP_ROWS = 256  # rows read at once; divides SHARD_ROWS, so that row n is in group n // 256
 FIELDS = {
@@ -56,7 +58,7 @@ def write_store(
     raw: Mapping[str, Any] | None = None,
     attach: Callable[[Path], None] | None = None,
 ) -> Store:
-    """Write a pair store, whole or not at all.
+    """Write a pair store ``out``, whole or not at all.
 
     Args:
         out: the folder to make.
@@ -104,14 +106,14 @@ def write_rows(
     funnel: Funnel,
     ancestors: Mapping[str, artefact.Manifest] | None = None,
 ) -> Store:
-    """Write some rows of a store, as they are, as another store.
+    """Write some rows of a store, as they are, as another store; as ``write_store``.
 
     Args:
         out: the folder to make.
         source: where the rows are.
         rows_M: their numbers, ascending.
-        arguments: as for ``write_store``.
-        funnel: as for ``write_store``; filled already.
+        arguments: what the store is a function of.
+        funnel: filled already.
         ancestors: the ``lineage`` of what chose the rows; that of ``source`` goes without saying.
     """
     with Progress(console=Console(stderr=True)) as bar:
@@ -153,9 +155,12 @@ class Store:
     def manifest(self) -> artefact.Manifest:
         """The contents of ``store.json``."""
         manifest = artefact.read_manifest(self.path, "store")
-        if manifest.get("schema_version") != SCHEMA_VERSION:
-            found = manifest.get("schema_version")
+        if (found := manifest.get("schema_version")) != SCHEMA_VERSION:
             raise UserError(f"{self.path}: store schema {found}, this version reads {SCHEMA_VERSION}; make it again")
+        lacking = ", ".join(name for name in MANIFEST if name not in manifest)
+        if lacking or sum(shard["rows"] for shard in manifest["shards"]) != manifest["rows"]:
+            wrong = f"lacks {lacking}" if lacking else "its shards do not add up to its rows"
+            raise UserError(f"{self.path}/store.json: {wrong}; make the store again")
         return manifest
 
     @property
@@ -171,7 +176,7 @@ class Store:
     @property
     def lineage(self) -> dict[str, artefact.Manifest]:
         """This store and all that it was made from, by fingerprint."""
-        return artefact.lineage(self.path, "store")
+        return artefact.lineage(self.path, "store") if self.manifest else {}
 
     @property
     def licensed(self) -> bool:
@@ -181,7 +186,8 @@ class Store:
     @property
     def extra_fields(self) -> dict[str, pa.DataType]:
         """Columns that stages added to those of ``Pair``."""
-        schema = pq.read_schema(self.files[0])
+        with _reading(self.files[0]):
+            schema = pq.read_schema(self.files[0])
         return {name: schema.field(name).type for name in schema.names if name not in FIELDS}
 
     def __len__(self) -> int:
@@ -189,11 +195,12 @@ class Store:
 
     def columns(self, *names: str) -> pa.Table:
         """The named columns of all rows, in store order."""
-        try:
-            # Five times as fast as read_table on many shards; select, since read leaves out what is missing.
-            return pa.concat_tables(pq.ParquetFile(file).read(list(names)).select(list(names)) for file in self.files)
-        except (OSError, KeyError, pa.ArrowInvalid) as error:
-            raise UserError(f"{self.path}: a shard cannot be read ({error}); make the store again") from None
+        tables = []
+        for file in self.files:
+            with _reading(file):
+                # Five times as fast as read_table on many shards; select, since read leaves out what is missing.
+                tables.append(pq.ParquetFile(file).read(list(names)).select(list(names)))
+        return pa.concat_tables(tables)
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """All rows in store order, a row group in memory at a time."""
@@ -202,14 +209,14 @@ class Store:
 
     def shard_rows(self, number: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """The rows of one shard, a row group in memory at a time."""
-        for batch in pq.ParquetFile(self.files[number]).iter_batches(batch_size=GROUP_ROWS, columns=columns):
+        for batch in _batches(self.files[number], columns):
             yield from batch.to_pylist()
 
     def picked(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Row numbers and rows, for ascending row numbers; only these become Python objects."""
         start = 0
         for file in self.files:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=GROUP_ROWS):
+            for batch in _batches(file):
                 inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(batch))]
                 yield from zip(inside.tolist(), batch.take(pa.array(inside - start)).to_pylist(), strict=True)
                 start += len(batch)
@@ -222,7 +229,22 @@ class Store:
             rows: its size; a multiple of ``GROUP_ROWS`` that divides ``SHARD_ROWS``.
         """
         shard, offset = divmod(number * rows, SHARD_ROWS)
-        file = pq.ParquetFile(self.files[shard])
         first = offset // GROUP_ROWS
-        groups = range(first, min(first + rows // GROUP_ROWS, file.num_row_groups))
-        return list(file.read_row_groups(list(groups)).to_pylist())
+        with _reading(self.files[shard]):
+            file = pq.ParquetFile(self.files[shard])
+            groups = range(first, min(first + rows // GROUP_ROWS, file.num_row_groups))
+            return list(file.read_row_groups(list(groups)).to_pylist())
+
+
+def _batches(file: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    with _reading(file):
+        yield from pq.ParquetFile(file).iter_batches(batch_size=GROUP_ROWS, columns=columns)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Tell in one line of a shard that is gone or damaged."""
+    try:
+        yield
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"{file}: cannot be read ({first_line(error)}); make the store again") from None

@@ -77,8 +77,6 @@ def _check_files(source: Store) -> None:
     unlisted = sorted({file.name for file in source.path.glob("*.parquet")} - {file.name for file in source.files})
     if unlisted:
         raise UserError(f"{source.path / unlisted[0]}: is no part of the store; remove it")
-    if sum(shard["rows"] for shard in manifest["shards"]) != manifest["rows"]:
-        raise UserError(f"{source.path}/store.json: its shards do not add up to its rows; make the store again")
 
 
 def _check_shard(folder: Path, columns: list[str], images: bool, shard: Mapping[str, Any]) -> _Shard:

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from babyvlm.contracts import UserError
 from babyvlm.curation.files import whole_file
 from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.options import at_least
 from babyvlm.curation.sheet import Card, sheet
 from babyvlm.curation.store import Store
 
@@ -86,7 +86,7 @@ def head(store: Path, rows: int = 10) -> None:
         rows: how many.
     """
     source = Store(store)
-    _check_count(rows)
+    at_least(1, rows=rows)
     _show(source, np.arange(min(rows, len(source))), None)
 
 
@@ -103,14 +103,10 @@ def sample(store: Path, rows: int = 10, seed: int = 0, out: Path | None = None) 
         out: HTML file to write instead of the table.
     """
     source = Store(store)
-    _check_count(rows)
+    at_least(1, rows=rows)
+    at_least(0, seed=seed)
     chosen = np.random.default_rng(seed).choice(len(source), min(rows, len(source)), replace=False)
     _show(source, np.sort(chosen), out)
-
-
-def _check_count(rows: int) -> None:
-    if rows < 1:
-        raise UserError(f"--rows {rows}: must be at least 1")
 
 
 def _show(source: Store, rows: npt.NDArray[np.int64], out: Path | None) -> None:

@@ -37,14 +37,14 @@ def thin(
         within: compare the frames of an utterance (`group`), or of a video (`group` up to its last `_`).
         cosine: frames are nearly the same if their embeddings are above it; it belongs to the CLIP model.
     """
+    if not -1 <= cosine < 1:
+        raise UserError(f"--cosine {cosine}: must lie within -1 and 1, and below 1")
     source, vectors = Store(store), Embeddings(embeddings)
     arguments = {"command": "thin", "store": source.fingerprint, "embeddings": vectors.fingerprint,
                  "clip": vectors.clip, "within": within, "cosine": cosine}  # fmt: skip
     if artefact.made_already(out, "store", arguments):
         print(f"{out}: whole already, nothing to do")
         return
-    if not -1 <= cosine < 1:
-        raise UserError(f"--cosine {cosine}: must lie within -1 and 1, and below 1")
     _, vectors_ND = embedded_rows(source, vectors)
     groups: list[str] = source.columns("group")["group"].to_pylist()
     parts = groups if within == "utterance" else [group.rpartition("_")[0] or group for group in groups]

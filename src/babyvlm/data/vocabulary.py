@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from babyvlm import artefact
 from babyvlm.contracts import UserError
+from babyvlm.curation.options import at_least
 from babyvlm.curation.store import Store
 
 PAD, UNK, SOS, EOS, IMAGE = range(5)
@@ -93,6 +94,9 @@ def vocabulary(
         kind: `word`: whole words. `bpe`: pieces of words, down to bytes, so that any text can be said.
         size: tokens of a `bpe`, specials included, at most (6,000 in the paper); there are as many words as there are.
     """
+    at_least(1, min_count=min_count)
+    if not stores:
+        raise UserError("--stores: name at least one store")
     arguments: artefact.Manifest = {"stores": [Store(path).fingerprint for path in stores], "min_count": min_count}
     if kind == "bpe":
         arguments |= {"kind": kind, "size": size}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,7 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is something that a user may ha
     """
     if not (saycam or frames or web or trials):
         raise UserError("name what to check: --saycam, --frames, --web or --trials (whose images --images says)")
-    if not 0 <= min_fraction <= 1 or workers < 1 or max_frames < 1 or embed_rate <= 0:
+    if not 0 <= min_fraction <= 1 or workers < 1 or max_frames < 1 or not 0 < embed_rate < inf:
         raise UserError("--min_fraction must be within 0 and 1, --workers, --max_frames and --embed_rate above 0")
     rules = find_profile(profile)
     checked = []

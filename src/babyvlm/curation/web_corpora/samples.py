@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHUNK_SAMPLES = 4096  # seconds of work; an archive is read as a whole, img2dataset's hold 10,000
+LONGEST = 200  # of what a file that is no table has for columns, shown
 CAPTION_COLUMNS = ("caption", "text")
 
 
@@ -65,5 +66,6 @@ def column(path: Path, columns: Iterable[str], names: tuple[str, ...]) -> str:
     present = list(columns)
     found = next((name for name in names if name in present), None)
     if found is None:
-        raise UserError(f"{path}: no column {' or '.join(map(repr, names))} (found {', '.join(present)})")
+        wanted, there = " or ".join(map(repr, names)), " ".join(", ".join(present).split())[:LONGEST] or "nothing"
+        raise UserError(f"{path}: no column {wanted} (found {there})")
     return found
