@@ -94,6 +94,14 @@ def test_resumes_on_another_number_of_ranks():
         assert [pair for both in zip(even, odd, strict=True) for pair in both] == whole[number]
 
 
+def test_an_epoch_that_is_cut_short_is_followed_by_a_whole_one():
+    """As trainer.limit_train_batches cuts it."""
+    whole, cut = loader(), loader()
+    expected = batches(whole, 2)[:4] + batches(loader(), 2)[6:]
+    found = batches(itertools.islice(cut, 4))
+    assert found + batches(cut) == expected
+
+
 @pytest.mark.parametrize(("length", "size", "world", "say"), [(50, 9, 2, "divide"), (5, 8, 1, "more than")])
 def test_refuses_a_batch_that_cannot_be_cut(length, size, world, say):
     with pytest.raises(UserError, match=say):

@@ -98,9 +98,14 @@ class ResumableLoader(DataLoader[T]):
     """
 
     batch_sampler: GlobalBatchSampler
+    _resumed = False
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override] # torch types a loader by its items, not its batches
-        """The rest of the current epoch."""
+        """The rest of the epoch that a state was loaded from, else the next whole one."""
+        sampler = self.batch_sampler
+        if not self._resumed:  # the one before may have been cut short, by limit_train_batches
+            sampler.samples_used += -sampler.samples_used % sampler.samples_per_epoch
+        self._resumed = False
         for batch in super().__iter__():
             self.batch_sampler.samples_used += self.batch_sampler.batch_size
             yield batch
@@ -118,3 +123,4 @@ class ResumableLoader(DataLoader[T]):
         if state["samples_used"] % self.batch_sampler.batch_size:
             raise UserError(f"data.batch_size {self.batch_sampler.batch_size} is not what the checkpoint's run had")
         self.batch_sampler.samples_used = state["samples_used"]
+        self._resumed = True
