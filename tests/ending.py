@@ -3,7 +3,7 @@
 END_BY is the signal's name, SIGKILL by default. Imported into the warm parent of `warm.py`, so that its children have
 it. The places: in the midst of writing a checkpoint, in validation, between two epochs, between two batches whose
 gradients are accumulated; before training, when a store is opened, the features of some images are kept, or validation
-is tried; after it, when the run is tested or its last state is written.
+is tried, or a loader's worker is made; after it, when the run is tested or its last state is written.
 """
 
 import os
@@ -74,6 +74,15 @@ for place, owner, name in [
     ("last", Recovery, "on_train_end"), ("test", Recovery, "on_test_batch_start"),
 ]:  # fmt: skip
     _before(place, owner, name)
+
+
+def _forked():
+    """Python drops an exception that is raised here."""
+    if _meet("fork"):
+        _end()
+
+
+os.register_at_fork(after_in_parent=_forked, after_in_child=_met.clear)
 torch.save = _half_written
 Recovery.on_validation_batch_start = _validating
 Recovery.on_train_epoch_end = _epoch_over

@@ -262,9 +262,12 @@ def end_by(parent, folder, number, where, **environment):
 AT_ONCE = "ended where nothing had to be saved"
 
 
-@pytest.mark.parametrize("where", ["store:1", "sanity:1"])
+@pytest.mark.parametrize("where", ["store:1", "sanity:1", "fork:1"])
 def test_before_training_sigterm_ends_the_run_at_once(parent, place, unbroken, where):
     folder = place(f"before-{where[:-2]}", num_sanity_val_steps=1)
+    config = yaml.safe_load((folder / "run.yaml").read_text())
+    config["data"] = PAIRS | {"init_args": PAIRS["init_args"] | {"num_workers": 1}}
+    (folder / "run.yaml").write_text(yaml.safe_dump(config))
     code, printed = end_by(parent, folder, signal.SIGTERM, where)
     assert code == 143
     assert f"SIGTERM: {AT_ONCE}" in printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -28,7 +29,7 @@ from babyvlm.training.finite import StopOnNonFinite
 from babyvlm.training.provenance import Provenance, trained
 from babyvlm.training.recovery import GO_ON, Recovery, newest_whole, torn
 from babyvlm.training.seeding import SeedEachBatch
-from babyvlm.training.signals import SignalNote, ToldToEnd, end
+from babyvlm.training.signals import SignalNote, end
 
 
 class _Parser(OneLineParser, LightningArgumentParser):
@@ -66,19 +67,13 @@ class BabyVLMCLI(LightningCLI):
 
     def __init__(self, args: list[str], run: Path | None = None, *, over: bool = False) -> None:
         self.run, self.over = run, over
-        self._signals = SignalNote(at_once=True)  # until training begins, and after it
+        self._signals = SignalNote(self._end_at_once)  # until training begins, and after it
         try:
             super().__init__(
                 args=args, seed_everything_default=0, parser_class=_Parser, auto_configure_optimizers=False,
                 load_from_checkpoint_support=False, save_config_callback=_SaveConfig if run is None else None,
                 save_config_kwargs={"save_to_log_dir": False}, trainer_defaults={"callbacks": Provenance()},
             )  # fmt: skip
-        except ToldToEnd:
-            self._signals.at_once = False
-            how = "ended where nothing had to be saved; resume goes on with what is on disk"
-            may_requeue = self._get(self.config, "recovery.requeue")
-            code = end(self._signals.received, how, may_requeue) if _is_first() else 0
-            raise SystemExit(code) from None
         finally:
             self._signals.give_back()
 
@@ -107,6 +102,15 @@ class BabyVLMCLI(LightningCLI):
         """Let signals end the process at once from now on."""
         self._signals.listen()
 
+    def _end_at_once(self, received: int) -> int:
+        launcher = self.trainer.strategy.launcher if hasattr(self, "trainer") else None
+        if launcher is not None:
+            launcher.kill(signal.SIGTERM)  # the ranks that this one started
+        if not _is_first():
+            return 0
+        how = "ended where nothing had to be saved; resume goes on with what is on disk"
+        return end(received, how, self._get(self.config, "recovery.requeue"))
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
         """Log to CSV and TensorBoard in one run folder, unless the config names loggers.
 
@@ -127,6 +131,8 @@ class BabyVLMCLI(LightningCLI):
             raise UserError("trainer.val_check_interval 0: set limit_val_batches to 0 if validation is not wanted")
         # Lightning's handlers would swallow SIGTERM, and meet with the other ranks in the midst of whatever they do.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        if isinstance(bar := trainer.progress_bar_callback, RichProgressBar) and trainer.max_epochs in (None, -1):
+            bar._get_train_description = "Epoch {}".format  # type: ignore[method-assign] # not "Epoch 3/-2"
         trainer.strategy.checkpoint_io = WholeCheckpoints()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set outside of its class
         callbacks.sort(key=lambda callback: isinstance(callback, Recovery))  # it saves what all others noted

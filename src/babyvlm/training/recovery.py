@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 import zipfile
@@ -15,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from babyvlm.contracts import first_line
 from babyvlm.training.csv_log import CSVLog
-from babyvlm.training.signals import SignalNote, ToldToEnd, end
+from babyvlm.training.signals import SignalNote, end
 
 GO_ON = "go on by python -m babyvlm resume"
 KEPT = 2  # the newest and one before it, in case that the newest is torn
@@ -121,10 +120,8 @@ class Recovery(Checkpoint):
         self._note.give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back; pass one that ends this process on to those that it started."""
+        """Give the signals back."""
         self._note.give_back()
-        if isinstance(exception, ToldToEnd) and trainer.strategy.launcher is not None:
-            trainer.strategy.launcher.kill(signal.SIGTERM)
 
     def stop_if_told_to(self, trainer: Trainer, how: str) -> None:
         """End the process on every rank if a signal came to one of them.
