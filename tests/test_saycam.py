@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from babyvlm.__main__ import main
 from babyvlm.contracts import UserError
 from babyvlm.curation.footage.cropping import as_jpeg, crop_frame
 from babyvlm.curation.footage.profiles import SAYCAM
@@ -277,3 +278,18 @@ def test_a_store_does_not_come_to_lie_among_raw_files(tmp_path, out):
     (tmp_path / "link").symlink_to("transcripts")
     with pytest.raises(UserError, match=rf"{out}: lies in .*, whose files are only read"):
         frames(tmp_path / "videos", tmp_path / "transcripts", tmp_path / out)
+
+
+def test_a_video_that_may_not_be_read_is_told_last(tmp_path, monkeypatch, capfd):
+    corpus(tmp_path, [("0:00", "M", "a")], "V", count=20)
+
+    def refuse(paths):
+        if any(path.suffix == ".mp4" for path in paths):
+            raise PermissionError(13, "Permission denied", str(paths[0]))
+        return ""
+
+    monkeypatch.setattr("babyvlm.curation.saycam.fingerprint_files", refuse)
+    command = ["--videos", tmp_path / "videos", "--transcripts", tmp_path / "transcripts", "--out", tmp_path / "out"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["curate", "frames", *map(str, command)])
+    assert capfd.readouterr().err.splitlines()[-1] == f"error: {tmp_path / 'videos' / 'V.mp4'}: Permission denied"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 
 from babyvlm.artefact import one_at_a_time
 from babyvlm.contracts import UserError
@@ -86,10 +86,11 @@ def frames(
     read = read_transcripts(find_transcripts(transcripts), rules, skip_bad=skip_bad_transcripts)
     index = find_videos(videos, rules)
     check_some_serve(read, transcripts, index, videos, rules)
-    parts = [
-        VideoFrames.of(one, index.get(one.video, []), rules, frame_size, max_frames)
-        for one in track(read, "looking at videos", console=Console(stderr=True))
-    ]
+    with Progress(console=Console(stderr=True)) as bar:  # ends before an error is told
+        parts = [
+            VideoFrames.of(one, index.get(one.video, []), rules, frame_size, max_frames)
+            for one in bar.track(read, description="looking at videos")
+        ]
     arguments = {
         "command": "frames", "profile": asdict(rules), "frame_size": frame_size, "max_frames": max_frames,
         "licensed": licensed, "transcripts": digest(part.transcript_hash for part in parts),
