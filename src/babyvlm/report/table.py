@@ -92,7 +92,7 @@ def paper_section(rows: Sequence[Row]) -> Section:
         body.append(cells)
     heading = ["model", *(text for column in columns for text in (column.title, "paper"))]
     chances = ["chance", *(text for column in columns for text in (chance(column), chance(column)))]
-    return Section("Main table", [heading, chances, *body], note(rows))
+    return Section("Main table", _told([heading, chances, *body]), note(rows))
 
 
 def ablation_section(rows: Sequence[Row]) -> Section | None:
@@ -107,7 +107,16 @@ def ablation_section(rows: Sequence[Row]) -> Section | None:
             body.append([row.name, *(text for pair in cells for text in pair)])
     heading = ["model and mix", *(text for column in columns for text in (column.title, "paper"))]
     text = "Mean minus that of the same model trained on filtered alone, item by item, with its 95 % interval by t."
-    return Section("Ablation: gain over filtered", [heading, *body], text) if body else None
+    return Section("Ablation: gain over filtered", _told([heading, *body]), text) if body else None
+
+
+def _told(table: list[list[str]]) -> list[list[str]]:
+    """A table without those columns of the paper's in which it says nothing."""
+    kept = [
+        place for place, heading in enumerate(table[0])
+        if heading != "paper" or any(row[place] != "-" for row in table[1:])
+    ]  # fmt: skip
+    return [[row[place] for place in kept] for row in table]
 
 
 def _gain(row: Row, base: Row, column: Column) -> str:
