@@ -471,6 +471,18 @@ def test_a_run_does_not_go_on_with_other_data(parent, place, changed, tiny_store
     assert f"error: {changed}: not what the run was begun with; put that one back and resume" in printed
 
 
+def test_a_run_does_not_go_on_with_another_model(parent, place):
+    folder = place("edited")
+    assert end_at(parent, folder, "save:2")
+    file = folder / "lightning_logs/run-tiny/version_0/config.yaml"
+    file.write_text(file.read_text().replace("width: 8", "width: 16"))
+    code, printed = end_by(parent, folder, signal.SIGKILL, "nowhere:1")
+    assert code == 2
+    told = printed.splitlines()[-1]
+    assert f"error: {file}: not the model or optimizer that " in told
+    assert "size mismatch" in told
+
+
 def test_a_run_that_another_process_has_is_left_alone(parent, place):
     folder = place("claimed")
     assert end_at(parent, folder, "save:2")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from babyvlm.ablations.state import FINISHED
@@ -28,32 +29,13 @@ from babyvlm.training.csv_log import CSVLog
 from babyvlm.training.finite import StopOnNonFinite
 from babyvlm.training.provenance import Provenance, trained
 from babyvlm.training.recovery import GO_ON, Recovery, newest_whole, torn
+from babyvlm.training.saved_config import SaveConfig
 from babyvlm.training.seeding import SeedEachBatch
 from babyvlm.training.signals import SignalNote, end
 
 
 class _Parser(OneLineParser, LightningArgumentParser):
     """Lightning's parser with one-line errors."""
-
-
-class _SaveConfig(SaveConfigCallback):
-    """Writes ``config.yaml`` whole or not at all: a run that is killed here can still be resumed or is none yet."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save it on the first rank."""
-        self.folder = trainer.log_dir  # asked on every rank: it is broadcast
-        super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it beside and rename it in."""
-        if self.folder is None:
-            return
-        path = Path(self.folder) / self.config_filename
-        path.parent.mkdir(parents=True, exist_ok=True)
-        claim(path.parent)
-        beside = path.with_suffix(".partial")
-        self.parser.save(self.config, str(beside), skip_none=False, overwrite=True, multifile=False)
-        beside.rename(path)
 
 
 class BabyVLMCLI(LightningCLI):
@@ -71,7 +53,7 @@ class BabyVLMCLI(LightningCLI):
         try:
             super().__init__(
                 args=args, seed_everything_default=0, parser_class=_Parser, auto_configure_optimizers=False,
-                load_from_checkpoint_support=False, save_config_callback=_SaveConfig if run is None else None,
+                load_from_checkpoint_support=False, save_config_callback=SaveConfig if run is None else None,
                 save_config_kwargs={"save_to_log_dir": False}, trainer_defaults={"callbacks": Provenance()},
             )  # fmt: skip
         finally:
@@ -225,7 +207,14 @@ def resume(run: Path, *options: str) -> None:
         f"going on from {checkpoint.name if checkpoint else 'the start, no checkpoint is there'}")  # fmt: skip
     print(f"{run}: {how}")
     state = ["--ckpt_path", str(checkpoint), "--weights_only", "true"] if checkpoint else []
-    main(["fit", "--config", str(config), *options, *state], run, over=over is not None)
+    try:
+        main(["fit", "--config", str(config), *options, *state], run, over=over is not None)
+    except (RuntimeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        if not re.search("state.dict", told):
+            raise
+        why = f"not the model or optimizer that {checkpoint} is of ({told[:200]}); put back what fit wrote"
+        raise UserError(f"{config}: {why}") from error
 
 
 def _is_first() -> bool:
