@@ -46,7 +46,7 @@ def wait_for(found):
 def one_stopped_and_one_waiting(command, folder):
     """The first holds the lock and is stopped; the second has said that it waits."""
     with begun(command, folder) as first:
-        wait_for((folder / "new/store.lock").exists)
+        wait_for((folder / "new/store.partial").exists)  # which it makes when it has the lock
         first.send_signal(signal.SIGSTOP)
         assert not (folder / "new/store").exists()
         with begun(command, folder) as second:

@@ -39,7 +39,7 @@ class WarmParent:
     def close(self):
         """End the parent."""
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(60)
 
 
 def _serve():

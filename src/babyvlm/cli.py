@@ -13,7 +13,7 @@ from typing import Any, cast
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -219,7 +219,7 @@ def resume(run: Path, *options: str) -> None:
 
 def _is_first() -> bool:
     """Whether this process is the first rank, by its environment: ranks may not have met yet."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    return not _get_rank()
 
 
 def _whole_end(run: Path) -> Path | None:
