@@ -154,11 +154,12 @@ class BabyVLMCLI(LightningCLI):
 
     def _finish(self) -> None:
         """Mark the run as one that ended: nothing of it is missing. Show what it got in the tests."""
-        folder = self.trainer.log_dir  # asked on every rank: it is broadcast
-        if self.trainer.is_global_zero and folder is not None and Path(folder).is_dir():
-            Path(folder, FINISHED).touch()
-            if is_tested(Path(folder)):
-                main_section([Row([Run(Path(folder))])]).print()
+        logged = self.trainer.log_dir  # asked on every rank: it is broadcast
+        if not self.trainer.is_global_zero or logged is None or not (folder := Path(logged)).is_dir():
+            return
+        (folder / FINISHED).touch()
+        if is_tested(folder):
+            main_section([Row([Run(folder)])]).print()
 
 
 def _row_and_run(logs: Path, folder: Path) -> tuple[str, str]:
