@@ -88,7 +88,7 @@ benchmark-demo: data ## the tests' own making on held-out recordings: proposed, 
 	$(BUILD) labeled-s --images $(HELD)/world/trials/labeled_s --out $(HELD)/labeled-s --exclude '[]' --licensed false
 	$(BUILD) phrase-pairs --store $(HELD)/filtered --split all --vocabulary $(DATA)/vocabulary --per_frame 2 --limit 200 \
 	    --out $(HELD)/pairs
-	$(VENV)/bin/python benchmarks/scripted_review.py $(HELD)/pairs
+	$(VENV)/bin/python perf/scripted_review.py $(HELD)/pairs
 	$(BUILD) negatives --pairs $(HELD)/pairs --out $(HELD)/negatives
 	$(BUILD) assemble --labeled_s $(HELD)/labeled-s --pairs $(HELD)/pairs --negatives $(HELD)/negatives --out $(HELD)/benchmark
 	for store in filtered aug random; do $(RUN) curate decontaminate --store $(STORES)/$$store --images '[$(HELD)/benchmark]' \
@@ -107,7 +107,7 @@ playroom-dino: data ## train the DINO backbone that is shipped in src/babyvlm/pl
 	cp lightning_logs/DINO-frames/$$(ls -v lightning_logs/DINO-frames | tail -1)/backbone.* src/babyvlm/playroom/dino/
 
 probe: data ## what the shipped DINO backbone knows of the labelled frames, beside random trunks
-	$(VENV)/bin/python benchmarks/probe.py --trials $(WORLD)/trials/labeled_s.csv
+	$(VENV)/bin/python perf/probe.py --trials $(WORLD)/trials/labeled_s.csv
 
 report: setup ## tables, figures, findings and one page of all runs in lightning_logs (another folder: LOGS=)
 	$(RUN) report $(or $(LOGS),lightning_logs) --out $(or $(OUT),report)
@@ -124,20 +124,20 @@ check: setup ## what CI checks besides the tests: lint, format, types
 	$(VENV)/bin/mypy
 
 bench-matching: setup ## exact matching against scipy: time and memory ratios
-	$(VENV)/bin/python benchmarks/matching.py --size small
+	$(VENV)/bin/python perf/matching.py --size small
 
 bench-padding: data ## what padding costs the language model, and what batching by length or packing saves
-	$(VENV)/bin/python benchmarks/padding.py --store $(STORES)/filtered
-	$(VENV)/bin/python benchmarks/padding.py --store $(STORES)/filtered --image-tokens 49
+	$(VENV)/bin/python perf/padding.py --store $(STORES)/filtered
+	$(VENV)/bin/python perf/padding.py --store $(STORES)/filtered --image-tokens 49
 
 bench-features: setup ## epochs with frozen features kept and without, CVCL and BabyLLaVA at paper size
-	$(VENV)/bin/python benchmarks/features.py
+	$(VENV)/bin/python perf/features.py
 
 bench-loader: setup ## JPEG bytes to augmented batches: CVCL's way, ours, and decoding alone
-	$(VENV)/bin/python benchmarks/loader.py
+	$(VENV)/bin/python perf/loader.py
 
 bench-open-store: setup ## opening 625,000 pairs and reading an epoch: seconds and memory of a loader's process
-	$(VENV)/bin/python benchmarks/open_store.py
+	$(VENV)/bin/python perf/open_store.py
 
 docs: setup ## this documentation as a site of plain files, in site/
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet

@@ -50,16 +50,22 @@ def tiny_store(tmp_path_factory, draw_jpeg):
     Groups default to one a row, splits to ``train``. Keys are ``k00000``, ``k00001``, ...
     """
     from babyvlm.curation.funnel import Funnel
-    from babyvlm.curation.store import write_store
+    from babyvlm.curation.store.pair_store import write_store
 
     def make(utterances=UTTERANCES, *, groups=None, splits=None, path=None, size=24, source="tiny", licensed=False):
         keys = [f"k{number:05d}" for number in range(len(utterances))]
         columns = (keys, utterances, groups or keys, splits or ["train"] * len(keys))
         rows = [
-            {"key": key, "image": draw_jpeg(number, size), "utterance": utterance, "source": source, "group": group,
-             "split": split}
+            {
+                "key": key,
+                "image": draw_jpeg(number, size),
+                "utterance": utterance,
+                "source": source,
+                "group": group,
+                "split": split,
+            }
             for number, (key, utterance, group, split) in enumerate(zip(*columns, strict=True))
-        ]  # fmt: skip
+        ]
         folder = path or tmp_path_factory.mktemp("tiny") / "store"
         return write_store(folder, rows, arguments={"rows": len(rows)}, funnel=Funnel("tiny"), licensed=licensed)
 

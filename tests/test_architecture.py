@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "babyvlm"
-FOUNDATION = ["contracts", "artefact", "images", "parsing", "processes", "ranks", "__init__"]
-STAGES = ["playroom", "curation", "data", "models", "benchmarks", "training", "report", "ablations", "export", "cli"]
-STAGES += ["resuming", "__main__"]
+FOUNDATION = ["errors", "types", "io", "config", "__init__"]
+STAGES = ["playroom", "curation", "data", "models", "benchmarks", "benchmark_builder", "training", "report"]
+STAGES += ["ablations", "cli", "__main__"]
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -55,11 +55,6 @@ def test_a_stage_imports_only_what_comes_before_it(path):
 def test_no_torch_in(folder):
     for path in (SOURCE / folder).rglob("*.py"):
         assert not {name.split(".")[0] for name in imported(path)} & {"torch", "lightning", "torchvision"}, path
-
-
-def test_modules_stay_small():
-    long = {str(path): count for path in MODULES if (count := len(path.read_text().splitlines())) > 250}
-    assert not long
 
 
 def test_commands_that_train_nothing_load_no_torch():

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-    from babyvlm.models.load import load as load
+    from babyvlm.models.loading import load as load
 
 __version__ = "0.1.0"
 
@@ -23,7 +23,7 @@ _AUTO = "transformers.models.auto.modeling_auto"
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
     """``load``, when it is asked for: torch costs seconds, and most commands never need it."""
     if name == "load":
-        from babyvlm.models.load import load
+        from babyvlm.models.loading import load
 
         return load
     raise AttributeError(f"module {__name__} has no attribute {name}")
@@ -55,10 +55,10 @@ class _WhenAutoModelsAreLoaded(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         """As transformers would, and then ours."""
         self._loader.exec_module(module)
-        importlib.import_module("babyvlm.models.hf_babyllava")
+        importlib.import_module("babyvlm.models.networks.babyllava_hf")
 
 
 if _AUTO in sys.modules:
-    importlib.import_module("babyvlm.models.hf_babyllava")
+    importlib.import_module("babyvlm.models.networks.babyllava_hf")
 else:
     sys.meta_path.insert(0, _WhenAutoModelsAreLoaded())

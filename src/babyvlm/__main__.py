@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from babyvlm import __version__
-from babyvlm.contracts import UserError
+from babyvlm.errors import UserError
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 RUN_COMMANDS = ("resume", "report", "compare")
@@ -32,10 +32,10 @@ def _run_on_runs(command: str, *args: str) -> None:
     """A command whose folders of runs are named without an option."""
     from jsonargparse import auto_cli
 
-    from babyvlm.parsing import OneLineParser
+    from babyvlm.cli.resume import resume
+    from babyvlm.config import OneLineParser
     from babyvlm.report.command import report
     from babyvlm.report.comparison import compare
-    from babyvlm.resuming import resume
 
     functions: dict[str, Any] = {"resume": resume, "report": report, "compare": compare}
     auto_cli(functions[command], args=list(args), parser_class=OneLineParser, prog=f"python -m babyvlm {command}")
@@ -46,29 +46,29 @@ def _run_stage(args: list[str]) -> None:
 
     from babyvlm.ablations.runner import run as run_ablations
     from babyvlm.ablations.status import status
-    from babyvlm.benchmarks.build.assemble import assemble
-    from babyvlm.benchmarks.build.labeled_s import labeled_s
-    from babyvlm.benchmarks.build.negatives import negatives
-    from babyvlm.benchmarks.build.phrase_pairs import phrase_pairs
-    from babyvlm.benchmarks.build.review import review
-    from babyvlm.curation.checks.data import check_data
+    from babyvlm.benchmark_builder.assemble import assemble
+    from babyvlm.benchmark_builder.labeled_s import labeled_s
+    from babyvlm.benchmark_builder.negatives import negatives
+    from babyvlm.benchmark_builder.phrase_pairs import phrase_pairs
+    from babyvlm.benchmark_builder.review import review
+    from babyvlm.cli.export import export as export_model
+    from babyvlm.config import OneLineParser
+    from babyvlm.curation.check_data.command import check_data
     from babyvlm.curation.clip_filter import filter_pairs
     from babyvlm.curation.contamination import contamination
     from babyvlm.curation.decontaminate import decontaminate
+    from babyvlm.curation.deduplicate import thin
     from babyvlm.curation.embed import embed
-    from babyvlm.curation.export import export
     from babyvlm.curation.funnel_report import funnel
-    from babyvlm.curation.released import released
-    from babyvlm.curation.rewrite import rewrite
-    from babyvlm.curation.saycam import frames
-    from babyvlm.curation.select import match_arrays, match_stores, random_subset
-    from babyvlm.curation.store_check import check
-    from babyvlm.curation.store_commands import head, info, sample
-    from babyvlm.curation.thin import thin
-    from babyvlm.curation.web import web
+    from babyvlm.curation.ingest.frames import frames
+    from babyvlm.curation.ingest.released import released
+    from babyvlm.curation.ingest.web import web
+    from babyvlm.curation.matching.commands import match_arrays, match_stores, random_subset
+    from babyvlm.curation.rewrite.stage import rewrite
+    from babyvlm.curation.store.check import check
+    from babyvlm.curation.store.export import export
+    from babyvlm.curation.store.inspection import head, info, sample
     from babyvlm.data.vocabulary import vocabulary
-    from babyvlm.export import export as export_model
-    from babyvlm.parsing import OneLineParser
     from babyvlm.playroom.make import playroom
 
     curate: dict[str, Any] = {
@@ -138,7 +138,7 @@ def main(args: list[str] | None = None) -> None:
 
     A user's mistake ends in one line on standard error and exit code 2; an interruption in 130.
     """
-    from babyvlm.parsing import restrict_imports
+    from babyvlm.config import restrict_imports
 
     # Threads that wait should sleep, not spin: with loader workers on few cores spinning costs up to half of the time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -146,7 +146,7 @@ def main(args: list[str] | None = None) -> None:
     restrict_imports()
     try:
         if args and args[0] in LIGHTNING_COMMANDS:
-            from babyvlm.cli import main as lightning_main
+            from babyvlm.cli.lightning import main as lightning_main
 
             lightning_main(args)
         elif args and args[0] in RUN_COMMANDS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyvlm.curation.store import Store
+from babyvlm.curation.store.pair_store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
-from babyvlm.contracts import UserError
-from babyvlm.parsing import one_line
+from babyvlm.config import one_line
+from babyvlm.errors import UserError
 
 Options = dict[str, Any]  # as on the command line: ``trainer.max_steps: 500``
 

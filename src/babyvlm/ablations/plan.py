@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import babyvlm.playroom
-from babyvlm import artefact
 from babyvlm.ablations.matrix import Options, Quick, Step, read_matrix
-from babyvlm.contracts import UserError
-from babyvlm.curation.store import Store
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.errors import UserError
+from babyvlm.io import artifacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -92,7 +92,7 @@ class Plan:
 
     def __init__(self, file: Path, quick: bool = False, logs: Path | None = None) -> None:
         self.file, self.matrix = file, read_matrix(file)
-        self._read, self._sha256 = cache(_read), cache(artefact.sha256)  # rows name the same files
+        self._read, self._sha256 = cache(_read), cache(artifacts.sha256)  # rows name the same files
         self.logs = logs or Path("lightning_logs/quick" if quick else "lightning_logs")
         if quick and self.matrix.quick is None:
             raise UserError(f"{file}: has no quick form; add `quick:`")
@@ -214,7 +214,7 @@ def _inputs(config: Config, sha256: Callable[[Path], str]) -> dict[str, str]:
         if value == "playroom":
             found |= {str(file.relative_to(SHIPPED)): sha256(file) for file in sorted(SHIPPED.glob("*/*.safetensors"))}
         elif isinstance(value, str) and Path(value, "vocabulary.json").is_file():
-            found[value] = artefact.fingerprint(Path(value), "vocabulary")
+            found[value] = artifacts.fingerprint(Path(value), "vocabulary")
         elif isinstance(value, str) and Path(value).is_file():
             found[value] = sha256(Path(value))
     return found

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from babyvlm.ablations import state
 from babyvlm.ablations.plan import Plan, Run, Task
-from babyvlm.contracts import UserError
+from babyvlm.errors import UserError
 from babyvlm.training.signals import SIGNALS, SignalNote, exit_code, requeue
 
 TAIL = 5  # lines of a failed run's log that are shown
@@ -105,9 +105,14 @@ class _Runner:
         with state.log_file(run).open("ab") as log:
             # A session of its own: a Ctrl-C reaches the runner alone, which tells its children to save.
             process = subprocess.Popen(
-                [*self.launcher, sys.executable, "-m", "babyvlm", *command], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, env=environment, pass_fds=[lock], start_new_session=True,
-            )  # fmt: skip
+                [*self.launcher, sys.executable, "-m", "babyvlm", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                pass_fds=[lock],
+                start_new_session=True,
+            )
         told, logged = 0, 0.0
         while True:
             with suppress(subprocess.TimeoutExpired):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from babyvlm.ablations.plan import Run, differences, settings_hash
-from babyvlm.curation.files import whole_file
+from babyvlm.io.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

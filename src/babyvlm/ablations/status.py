@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from babyvlm.ablations.budget import budgets
 from babyvlm.ablations.plan import Plan
 from babyvlm.ablations.state import State, state_of
-from babyvlm.contracts import UserError
+from babyvlm.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,14 +10,17 @@ if TYPE_CHECKING:
     from babyvlm.benchmarks.caption import Caption
     from babyvlm.benchmarks.contamination import Contamination
     from babyvlm.benchmarks.labeled_s import LabeledS
-    from babyvlm.benchmarks.two_word import VisualTwoWord
+    from babyvlm.benchmarks.vtwt import VisualTwoWord
     from babyvlm.benchmarks.winoground import BabyWinoground
 
 __all__ = ["BabyWinoground", "Caption", "Contamination", "LabeledS", "VisualTwoWord"]
 _MODULES = {
-    "BabyWinoground": "winoground", "Caption": "caption", "Contamination": "contamination", "LabeledS": "labeled_s",
-    "VisualTwoWord": "two_word",
-}  # fmt: skip
+    "BabyWinoground": "winoground",
+    "Caption": "caption",
+    "Contamination": "contamination",
+    "LabeledS": "labeled_s",
+    "VisualTwoWord": "vtwt",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 from lightning import LightningModule
 
-from babyvlm.benchmarks.callback import Benchmark
+from babyvlm.benchmarks.base import Benchmark
 from babyvlm.benchmarks.controls import Views
 from babyvlm.benchmarks.meteor import load_wordnet, meteor_nltk
 from babyvlm.benchmarks.meteor_jar import find_program, meteor_15, start_jar
-from babyvlm.benchmarks.pictures import load_images
+from babyvlm.benchmarks.trial_images import load_images
 from babyvlm.benchmarks.trials import Trial, half_of, read_rows
-from babyvlm.contracts import Captioner, TrialResult, UserError
-from babyvlm.ranks import is_first, progress, share
+from babyvlm.errors import UserError
+from babyvlm.io.distributed import is_first, progress, share
+from babyvlm.types import Captioner, TrialResult
 
 COLUMNS = ("image", "text")
 MAX_NEW_TOKENS = 25  # paper, section 4

@@ -9,18 +9,18 @@ from pathlib import Path
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from babyvlm import artefact
-from babyvlm.benchmarks.callback import Benchmark, benchmarks_of
-from babyvlm.contracts import UserError
+from babyvlm.benchmarks.base import Benchmark, benchmarks_of
 from babyvlm.curation.benchmark_images import benchmark_images, of_all
 from babyvlm.curation.contamination import refuse_near_duplicates
-from babyvlm.curation.duplicates import SAME_BITS
 from babyvlm.curation.embeddings import Embeddings
-from babyvlm.curation.files import fingerprint_files
-from babyvlm.curation.store import Store
-from babyvlm.data.frames import FrameMix
-from babyvlm.data.mixes import PairMix
-from babyvlm.ranks import from_first
+from babyvlm.curation.near_duplicates import SAME_BITS
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.data.frame_mix import FrameMix
+from babyvlm.data.pair_mix import PairMix
+from babyvlm.errors import UserError
+from babyvlm.io import artifacts
+from babyvlm.io.distributed import from_first
+from babyvlm.io.files import fingerprint_files
 
 
 class Contamination(Callback):
@@ -42,9 +42,16 @@ class Contamination(Callback):
     """
 
     def __init__(
-        self, cache: Path, distance: int = SAME_BITS, trials: list[Path] | None = None, images: Path | None = None,
-        allow_missing: bool = False, embeddings: dict[str, Path] | None = None, cosine: float = 0.95, workers: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        cache: Path,
+        distance: int = SAME_BITS,
+        trials: list[Path] | None = None,
+        images: Path | None = None,
+        allow_missing: bool = False,
+        embeddings: dict[str, Path] | None = None,
+        cosine: float = 0.95,
+        workers: int = 1,
+    ) -> None:
         super().__init__()
         self.cache, self.distance, self.workers = cache, distance, workers
         self.trials, self.images, self.allow_missing = trials or [], images, allow_missing
@@ -73,7 +80,7 @@ class Contamination(Callback):
         if vectors:
             checked += [[one.fingerprint for one in vectors], self.cosine]
         folder = self.cache / hashlib.sha256(json.dumps(checked).encode()).hexdigest()[:16]
-        with artefact.alone(folder):
+        with artifacts.alone(folder):
             refuse_near_duplicates(
                 stores, files, folder, vectors, cosine=self.cosine, distance=self.distance, workers=self.workers
             )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from babyvlm.benchmarks.callback import ForcedChoice
+from babyvlm.benchmarks.base import ForcedChoice
 from babyvlm.benchmarks.trials import Trial, agree, group_rows, half_of, read_rows
-from babyvlm.contracts import UserError
+from babyvlm.errors import UserError
 
 OPTIONS = 4  # images a trial (Orhan et al. 2020; CVCL)
 COLUMNS = ("trial_id", "target_category", "real_category", "image")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from babyvlm.benchmarks.meteor_jar import INSTALL, meteor_15
-from babyvlm.contracts import UserError
+from babyvlm.errors import UserError
 
 WORDNET = "python -m nltk.downloader wordnet"
 

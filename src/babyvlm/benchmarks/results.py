@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from babyvlm.artefact import read_manifest
-from babyvlm.contracts import TrialResult
+from babyvlm.io.artifacts import read_manifest
+from babyvlm.types import TrialResult
 
 RESULT_SCHEMA = pa.schema(
     [

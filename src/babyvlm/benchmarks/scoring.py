@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 
 from babyvlm.benchmarks.controls import ABSENT, BLANK
-from babyvlm.benchmarks.pictures import load_images
+from babyvlm.benchmarks.trial_images import load_images
 from babyvlm.benchmarks.trials import ImageText
-from babyvlm.contracts import ImageTextScorer, TextScorer, UserError
 from babyvlm.data.vocabulary import UNK, Vocabulary
-from babyvlm.ranks import is_first, progress, share
+from babyvlm.errors import UserError
+from babyvlm.io.distributed import is_first, progress, share
+from babyvlm.types import ImageTextScorer, TextScorer
 
 Scores = dict[ImageText, float]
 TEXTS_AT_ONCE = 256  # with one image or none: our choice, it bounds the memory
@@ -30,9 +31,14 @@ class _Batch:
 
 
 def score_pairs(
-    scorer: ImageTextScorer, pairs: Iterable[ImageText], root: Path, *, device: torch.device, batch_size: int = 64,
+    scorer: ImageTextScorer,
+    pairs: Iterable[ImageText],
+    root: Path,
+    *,
+    device: torch.device,
+    batch_size: int = 64,
     label: str = "",
-) -> Scores:  # fmt: skip
+) -> Scores:
     """Score pairs, on all ranks of a distributed run.
 
     The batches are the same for any number of ranks, since what stands in a batch together changes the last digits.

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from babyvlm.contracts import UserError
 from babyvlm.curation.benchmark_images import absent_images
+from babyvlm.errors import UserError
 
 ImageText = tuple[str, str]  # an image's path below the list's root, and a text
 

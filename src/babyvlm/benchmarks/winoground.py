@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from babyvlm.benchmarks.callback import Judgement, ScoreBenchmark
+from babyvlm.benchmarks.base import Judgement, ScoreBenchmark
 from babyvlm.benchmarks.trials import Row, Trial, agree, group_rows, half_of, read_rows
-from babyvlm.contracts import UserError
+from babyvlm.errors import UserError
 
 COLUMNS = ("instance_id", "positive_phrase", "negative_phrase", "image", "image_tag")
 TAGS = ["positive", "negative"]

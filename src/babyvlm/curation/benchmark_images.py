@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING, TypeVar
 
-from babyvlm.contracts import UserError
-from babyvlm.curation.files import below, file_size, files_below
+from babyvlm.errors import UserError
+from babyvlm.io.files import below, file_size, files_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -23,11 +23,11 @@ from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
 
 import babyvlm.playroom
-from babyvlm.contracts import UserError, first_line
 from babyvlm.curation.embeddings import PART_ROWS, part_path
-from babyvlm.curation.store import Store
-from babyvlm.images import open_rgb
-from babyvlm.processes import ended_from_outside
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.errors import UserError, first_line
+from babyvlm.io.images import open_rgb
+from babyvlm.io.processes import ended_from_outside
 
 PLAYROOM_CLIP = Path(babyvlm.playroom.__file__).parent / "clip"
 
@@ -134,9 +134,14 @@ def trainer_for(accelerator: str, devices: int, num_nodes: int) -> Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         return Trainer(
-            accelerator=accelerator, devices=devices, num_nodes=num_nodes, logger=False, enable_checkpointing=False,
-            enable_model_summary=False, use_distributed_sampler=False,
-        )  # fmt: skip
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
     except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"--accelerator {accelerator}, --devices {devices}: {' '.join(str(error).split())}") from error
 

@@ -9,13 +9,13 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import Progress
 
-from babyvlm import artefact
-from babyvlm.contracts import UserError
 from babyvlm.curation.embeddings import Embeddings
+from babyvlm.curation.filter_report import SimilarityReport
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.options import at_least
-from babyvlm.curation.similarity_report import SimilarityReport
-from babyvlm.curation.store import Store, write_store
+from babyvlm.curation.store.pair_store import Store, write_store
+from babyvlm.errors import UserError
+from babyvlm.io import artifacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,7 +41,7 @@ class Cut(NamedTuple):
         return similarity_N >= threshold if self.inclusive else similarity_N > threshold
 
 
-@artefact.one_at_a_time
+@artifacts.one_at_a_time
 def filter_pairs(
     store: Path,
     embeddings: Path,
@@ -75,10 +75,17 @@ def filter_pairs(
     if threshold is None and quantile is None:
         threshold = THRESHOLD
     source, vectors = Store(store), Embeddings(embeddings)
-    arguments = {"command": "filter", "store": source.fingerprint, "embeddings": vectors.fingerprint,
-                 "clip": vectors.clip, "threshold": threshold, "quantile": quantile, "review": review,
-                 "seed": seed}  # fmt: skip
-    if artefact.made_already(out, "store", arguments):
+    arguments = {
+        "command": "filter",
+        "store": source.fingerprint,
+        "embeddings": vectors.fingerprint,
+        "clip": vectors.clip,
+        "threshold": threshold,
+        "quantile": quantile,
+        "review": review,
+        "seed": seed,
+    }
+    if artifacts.made_already(out, "store", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     if FIELD in source.extra_fields:
@@ -96,10 +103,15 @@ def filter_pairs(
     with Progress(console=Console(stderr=True)) as bar:
         rows = bar.track(source.rows(), total=len(source), description="filtering")
         made = write_store(
-            out, _kept(report.watch(rows), similarity_N, kept_N, cut, funnel), arguments=arguments, funnel=funnel,
-            licensed=source.licensed, extra_fields={**source.extra_fields, FIELD: pa.float32()},
-            ancestors=source.lineage | vectors.lineage, attach=report.write,
-        )  # fmt: skip
+            out,
+            _kept(report.watch(rows), similarity_N, kept_N, cut, funnel),
+            arguments=arguments,
+            funnel=funnel,
+            licensed=source.licensed,
+            extra_fields={**source.extra_fields, FIELD: pa.float32()},
+            ancestors=source.lineage | vectors.lineage,
+            attach=report.write,
+        )
     print(f"{funnel}\n{out}: {len(made):,} pairs, similarity by {vectors.clip}")
 
 
@@ -149,9 +161,12 @@ def _check_belongs(store: Store, vectors: Embeddings) -> None:
 
 
 def _kept(
-    rows: Iterable[dict[str, Any]], similarity_N: npt.NDArray[np.float32], kept_N: npt.NDArray[np.bool_], cut: Cut,
+    rows: Iterable[dict[str, Any]],
+    similarity_N: npt.NDArray[np.float32],
+    kept_N: npt.NDArray[np.bool_],
+    cut: Cut,
     funnel: Funnel,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+) -> Iterator[dict[str, Any]]:
     for row, similarity, kept in zip(rows, similarity_N.tolist(), kept_N.tolist(), strict=True):
         if kept:
             funnel.keep()

@@ -10,16 +10,16 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from babyvlm import artefact
-from babyvlm.contracts import UserError
 from babyvlm.curation.benchmark_images import benchmark_images
-from babyvlm.curation.duplicates import HASH_BITS, SAME_BITS, Looks, near_duplicates, perceptual_hashes
 from babyvlm.curation.embeddings import Embeddings, check_same_clip, embedded_rows
-from babyvlm.curation.files import fingerprint_files, write_csv
+from babyvlm.curation.near_duplicates import HASH_BITS, SAME_BITS, Looks, near_duplicates, perceptual_hashes
 from babyvlm.curation.options import at_least
-from babyvlm.curation.store import Store
-from babyvlm.images import BrokenImageError, open_rgb
-from babyvlm.processes import each_in_a_process
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.errors import UserError
+from babyvlm.io import artifacts
+from babyvlm.io.files import fingerprint_files, write_csv
+from babyvlm.io.images import BrokenImageError, open_rgb
+from babyvlm.io.processes import each_in_a_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ LIST = "near_duplicates.csv"
 HEADING = ("store", "key", "benchmark_image", "cosine", "different_bits")
 
 
-@artefact.one_at_a_time
+@artifacts.one_at_a_time
 def contamination(
     stores: list[Path],
     out: Path,
@@ -110,7 +110,7 @@ def find_near_duplicates(
     cosine: float = 1.0,
     distance: int,
     workers: int,
-) -> artefact.Manifest:
+) -> artifacts.Manifest:
     """Make the folder of a check, of stores and their embeddings against benchmark images, which have a name each.
 
     Returns:
@@ -124,14 +124,17 @@ def find_near_duplicates(
     if not (0 <= distance <= HASH_BITS and cosine >= -1):  # above 1 no cosine counts
         raise UserError(f"--distance {distance}: must lie within 0 and {HASH_BITS}; --cosine {cosine}: within -1 and 1")
     arguments = {
-        "command": "contamination", "stores": [store.fingerprint for store in sources],
-        "embeddings": [one.fingerprint for one in vectors], "images": fingerprint_files(files),
-        "cosine": cosine, "distance": distance,
-    }  # fmt: skip
-    if not artefact.made_already(out, "contamination", arguments):
-        manifest: artefact.Manifest = {"arguments": arguments, "images": len(files)}
-        with artefact.making(out, "contamination", manifest, keep_partial=True) as folder:
-            scratch = folder / artefact.SCRATCH
+        "command": "contamination",
+        "stores": [store.fingerprint for store in sources],
+        "embeddings": [one.fingerprint for one in vectors],
+        "images": fingerprint_files(files),
+        "cosine": cosine,
+        "distance": distance,
+    }
+    if not artifacts.made_already(out, "contamination", arguments):
+        manifest: artifacts.Manifest = {"arguments": arguments, "images": len(files)}
+        with artifacts.making(out, "contamination", manifest, keep_partial=True) as folder:
+            scratch = folder / artifacts.SCRATCH
             rows: list[list[str]] = []
             theirs = _looks_of_files(list(files), vectors[0] if vectors else None)
             for number, store in enumerate(sources):
@@ -140,7 +143,7 @@ def find_near_duplicates(
                 rows += _found(store, list(files.values()), ours, theirs, cosine, distance)
             write_csv(folder / LIST, [HEADING, *rows])
             manifest["found"] = len(rows)
-    return artefact.read_manifest(out, "contamination")
+    return artifacts.read_manifest(out, "contamination")
 
 
 def _check_options(sources: Sequence[Store], vectors: Sequence[Embeddings]) -> None:

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from babyvlm import artefact
 from babyvlm.curation.benchmark_images import benchmark_images
 from babyvlm.curation.contamination import LIST, find_near_duplicates
-from babyvlm.curation.duplicates import SAME_BITS
 from babyvlm.curation.embeddings import Embeddings
-from babyvlm.curation.files import fingerprint_files
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store import Store, write_rows
+from babyvlm.curation.near_duplicates import SAME_BITS
+from babyvlm.curation.store.pair_store import Store, write_rows
+from babyvlm.io import artifacts
+from babyvlm.io.files import fingerprint_files
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@artefact.one_at_a_time
+@artifacts.one_at_a_time
 def decontaminate(
     store: Path,
     out: Path,
@@ -58,12 +58,14 @@ def decontaminate(
     files = benchmark_images(trials or (), images or (), root, allow_missing=allow_missing)
     vectors = Embeddings(embeddings) if embeddings else None
     arguments: dict[str, Any] = {
-        "command": "decontaminate", "store": source.fingerprint, "distance": distance,
+        "command": "decontaminate",
+        "store": source.fingerprint,
+        "distance": distance,
         "images": fingerprint_files(files),
-    }  # fmt: skip
+    }
     if vectors:
         arguments |= {"embeddings": vectors.fingerprint, "cosine": cosine}
-    if artefact.made_already(out, "store", arguments):
+    if artifacts.made_already(out, "store", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     check = out.with_name(f"{out.name}.contamination")

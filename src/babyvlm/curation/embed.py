@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from babyvlm import artefact
 from babyvlm.curation.embeddings import PART_ROWS, part_path
 from babyvlm.curation.options import at_least
-from babyvlm.curation.store import Store
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.io import artifacts
 
 
 def embed(
@@ -60,15 +60,15 @@ def embed(
             "Playroom's drawings: its similarities will mean nothing; embed with --clip ViT-L-14-quickgelu/openai",
             file=sys.stderr,
         )
-    with artefact.alone(out) if trainer.is_global_zero else nullcontext():  # ranks make it together
+    with artifacts.alone(out) if trainer.is_global_zero else nullcontext():  # ranks make it together
         arguments = {"command": "embed", "store": source.fingerprint, "clip": clip, "clip_sha256": model.sha256}
-        if artefact.made_already(out, "embeddings", arguments):
+        if artifacts.made_already(out, "embeddings", arguments):
             print(f"{out}: whole already, nothing to do")
             return
-        manifest: artefact.Manifest = {"arguments": arguments, "rows": len(source), "ancestors": source.lineage}
-        with artefact.making(out, "embeddings", manifest, keep_partial=True) as partial:
+        manifest: artifacts.Manifest = {"arguments": arguments, "rows": len(source), "ancestors": source.lineage}
+        with artifacts.making(out, "embeddings", manifest, keep_partial=True) as partial:
             predict_parts(
-                trainer, source, partial / artefact.SCRATCH, model, batch_size=batch_size, num_workers=num_workers
+                trainer, source, partial / artifacts.SCRATCH, model, batch_size=batch_size, num_workers=num_workers
             )
             if not trainer.is_global_zero:
                 raise SystemExit(0)
@@ -76,9 +76,9 @@ def embed(
     print(f"{out}: {len(source):,} pairs embedded by {clip}")
 
 
-def _merge(store: Store, partial: Path) -> artefact.Manifest:
+def _merge(store: Store, partial: Path) -> artifacts.Manifest:
     """Turn the parts, each (rows, 2, D), into the final files."""
-    paths = [part_path(partial / artefact.SCRATCH, number) for number in range(-(-len(store) // PART_ROWS))]
+    paths = [part_path(partial / artifacts.SCRATCH, number) for number in range(-(-len(store) // PART_ROWS))]
     width = np.load(paths[0], mmap_mode="r").shape[2]
     for side, name in enumerate(("image", "text")):
         out = np.lib.format.open_memmap(partial / f"{name}.npy", "w+", np.float16, (len(store), width))
@@ -87,4 +87,4 @@ def _merge(store: Store, partial: Path) -> artefact.Manifest:
             out[number * PART_ROWS : number * PART_ROWS + len(part)] = part[:, side]
         out.flush()
     (partial / "keys.json").write_text(json.dumps(store.columns("key")["key"].to_pylist()))
-    return {"width": width, "sha256": {name: artefact.sha256(partial / f"{name}.npy") for name in ("image", "text")}}
+    return {"width": width, "sha256": {name: artifacts.sha256(partial / f"{name}.npy") for name in ("image", "text")}}

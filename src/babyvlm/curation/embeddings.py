@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from babyvlm import artefact
-from babyvlm.contracts import UserError
+from babyvlm.errors import UserError
+from babyvlm.io import artifacts
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from babyvlm.curation.store import Store
+    from babyvlm.curation.store.pair_store import Store
 
 PART_ROWS = 512  # rows committed at a time: seconds of work to lose, and a few hundred files a million rows
 
@@ -28,9 +28,9 @@ class Embeddings:
     path: Path
 
     @cached_property
-    def manifest(self) -> artefact.Manifest:
+    def manifest(self) -> artifacts.Manifest:
         """The contents of ``embeddings.json``."""
-        return artefact.read_manifest(self.path, "embeddings")
+        return artifacts.read_manifest(self.path, "embeddings")
 
     @cached_property
     def keys(self) -> list[str]:
@@ -58,9 +58,9 @@ class Embeddings:
         return str(self.manifest["arguments"].get("clip_sha256", ""))
 
     @property
-    def lineage(self) -> dict[str, artefact.Manifest]:
+    def lineage(self) -> dict[str, artifacts.Manifest]:
         """These embeddings and all that they were made from, by fingerprint."""
-        return artefact.lineage(self.path, "embeddings")
+        return artifacts.lineage(self.path, "embeddings")
 
     @property
     def store(self) -> str:
@@ -70,7 +70,7 @@ class Embeddings:
     @property
     def fingerprint(self) -> str:
         """Hash over the contents."""
-        return artefact.fingerprint(self.path, "embeddings")
+        return artifacts.fingerprint(self.path, "embeddings")
 
     def _open(self, side: str) -> npt.NDArray[Any]:
         array: npt.NDArray[Any] = np.load(self.path / f"{side}.npy", mmap_mode="r")

@@ -41,8 +41,13 @@ class Funnel:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form, the reasons sorted by name."""
-        return {"stage": self.stage, "unit": self.unit, "in": self.seen, "kept": self.kept,
-                "dropped": dict(sorted(self.dropped.items()))}  # fmt: skip
+        return {
+            "stage": self.stage,
+            "unit": self.unit,
+            "in": self.seen,
+            "kept": self.kept,
+            "dropped": dict(sorted(self.dropped.items())),
+        }
 
     @classmethod
     def from_dict(cls, counts: Mapping[str, Any]) -> Funnel:

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from babyvlm import artefact
-from babyvlm.contracts import UserError
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.plots import draw_funnels
-from babyvlm.curation.store import Store
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.errors import UserError
+from babyvlm.io import artifacts
 
 
-@artefact.one_at_a_time
+@artifacts.one_at_a_time
 def funnel(stores: list[Path], out: Path) -> None:
     """Report what every stage took in, kept and dropped on the way to some stores, and why.
 
@@ -29,11 +29,11 @@ def funnel(stores: list[Path], out: Path) -> None:
     if not stores:
         raise UserError("--stores: name at least one store")
     arguments = {"command": "funnel", "stores": [Store(path).fingerprint for path in stores]}
-    if artefact.made_already(out, "report", arguments):
+    if artifacts.made_already(out, "report", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     stages = chain(stores)
-    with artefact.making(out, "report", {"arguments": arguments}) as partial:
+    with artifacts.making(out, "report", {"arguments": arguments}) as partial:
         (partial / "funnel.json").write_text(json.dumps({"stages": stages}, indent=2) + "\n")
         draw_funnels(partial / "funnel.png", stages)
     for stage in stages:
@@ -47,14 +47,20 @@ def chain(stores: list[Path]) -> list[dict[str, Any]]:
     Each has the fields of ``Funnel.as_dict`` and ``name``, ``fingerprint``, ``made_from`` (fingerprints of artefacts)
     and ``rows``. Stages of the same name are told apart by a number.
     """
-    found: dict[str, artefact.Manifest] = {}
+    found: dict[str, artifacts.Manifest] = {}
     for path in stores:
         found |= Store(path).lineage
     stages = [
-        {"name": made["funnel"]["stage"], "fingerprint": fingerprint, "made_from": artefact.made_from(made, found),
-         "rows": made["rows"], **made["funnel"]}
-        for fingerprint, made in found.items() if "funnel" in made
-    ]  # fmt: skip
+        {
+            "name": made["funnel"]["stage"],
+            "fingerprint": fingerprint,
+            "made_from": artifacts.made_from(made, found),
+            "rows": made["rows"],
+            **made["funnel"],
+        }
+        for fingerprint, made in found.items()
+        if "funnel" in made
+    ]
     names = [stage["name"] for stage in stages]
     for number, stage in enumerate(stages):
         if names.count(stage["name"]) > 1:

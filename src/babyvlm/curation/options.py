@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from babyvlm.contracts import UserError
+from babyvlm.errors import UserError
 
 
 def at_least(least: int, **options: int) -> None:

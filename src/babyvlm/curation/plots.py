@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.figure import Figure
 
-    from babyvlm.artefact import Manifest
+    from babyvlm.io.artifacts import Manifest
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color): told apart under every common colour blindness, and in grey.
 KEPT, DROPPED = "#0072B2", "#E69F00"

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from babyvlm import artefact
-from babyvlm.contracts import UserError
-from babyvlm.curation.store import GROUP_ROWS
+from babyvlm.curation.store.pair_store import GROUP_ROWS
+from babyvlm.errors import UserError
+from babyvlm.io import artifacts
 
 T = TypeVar("T")
 Precision = Literal["float32", "float16"]
@@ -39,7 +39,7 @@ class FrozenFeatures:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        manifest = artefact.read_manifest(path, "features")
+        manifest = artifacts.read_manifest(path, "features")
         self.rows = int(manifest["rows"])
         self._shape, self._dtype = manifest["arguments"]["shape"], np.dtype(manifest["arguments"]["precision"])
 
@@ -70,7 +70,7 @@ class FeatureFiles:
 
     path: Path
     rows: int
-    arguments: artefact.Manifest
+    arguments: artifacts.Manifest
 
     @property
     def partial(self) -> Path:
@@ -91,7 +91,7 @@ class FeatureFiles:
                 print(f"{self.path}: new; of another encoder, transform or content: {', '.join(others)}")
             return False
         try:
-            manifest = artefact.read_manifest(self.path, "features")
+            manifest = artifacts.read_manifest(self.path, "features")
             sums = manifest["sha256"] if manifest["arguments"] == self.arguments else []
         except (UserError, KeyError):
             sums = []
@@ -105,8 +105,8 @@ class FeatureFiles:
     @contextmanager
     def making(self) -> Iterator[None]:
         """Make the cache whole, if the block fills ``partial``."""
-        manifest: artefact.Manifest = {"arguments": self.arguments, "rows": self.rows}
-        with artefact.making(self.path, "features", manifest, keep_partial=True):
+        manifest: artifacts.Manifest = {"arguments": self.arguments, "rows": self.rows}
+        with artifacts.making(self.path, "features", manifest, keep_partial=True):
             yield
             records = [_record(self.partial, number) for number in self.numbers]
             manifest["sha256"] = [record["sha256"] for record in records]
@@ -159,7 +159,7 @@ class FeatureFiles:
         with beside.open("wb") as file:
             np.save(file, kept.reshape(features.shape))
         record = {
-            "sha256": artefact.sha256(beside),
+            "sha256": artifacts.sha256(beside),
             "max_error": float(np.abs(error).max()),
             "max_relative_error": float((np.linalg.norm(error, axis=1) / length.clip(min=1e-30)).max()),
         }
@@ -177,7 +177,7 @@ def _part(folder: Path, number: int) -> Path:
 
 
 def _record_path(partial: Path, number: int) -> Path:
-    return partial / artefact.SCRATCH / f"part-{number:05d}.json"
+    return partial / artifacts.SCRATCH / f"part-{number:05d}.json"
 
 
 def _record(partial: Path, number: int) -> dict[str, Any]:
@@ -189,4 +189,4 @@ def _record(partial: Path, number: int) -> dict[str, Any]:
 
 
 def _sha256(part: Path) -> str | None:
-    return artefact.sha256(part) if part.is_file() else None
+    return artifacts.sha256(part) if part.is_file() else None

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import DataLoader, Sampler
 
-from babyvlm.contracts import Batch, UserError
+from babyvlm.errors import UserError
+from babyvlm.types import Batch
 
 T = TypeVar("T")
 
@@ -38,9 +39,16 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(
-        self, length: int, batch_size: int, *, seed: int, mix: int = 0, rank: int = 0, world_size: int = 1,
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        mix: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
         lengths: npt.NDArray[np.integer] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if batch_size % world_size:
             raise UserError(f"data.batch_size {batch_size} is global: it must divide by the {world_size} devices")
         if length < batch_size:

@@ -12,12 +12,12 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from babyvlm.contracts import UserError
-from babyvlm.curation.store import Store
-from babyvlm.data.mixes import Source, identify
-from babyvlm.data.pairs import Item, chosen_groups, collate, utterances
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.data.pair_dataset import Item, chosen_groups, collate, utterances
+from babyvlm.data.pair_mix import Source, identify
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader
 from babyvlm.data.vocabulary import Vocabulary
+from babyvlm.errors import UserError
 
 
 class PackedText(Dataset[Item]):
@@ -103,9 +103,13 @@ class TextMix(LightningDataModule):
         """Contexts in the order of (seed, epoch, mix)."""
         assert self.trainer is not None
         sampler = GlobalBatchSampler(
-            len(self._training), self.batch_size, seed=self.seed, mix=identify(self.stores, self.sources),
-            rank=self.trainer.global_rank, world_size=self.trainer.world_size,
-        )  # fmt: skip
+            len(self._training),
+            self.batch_size,
+            seed=self.seed,
+            mix=identify(self.stores, self.sources),
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
         return ResumableLoader(self._training, batch_sampler=sampler, collate_fn=collate)
 
     def val_dataloader(self) -> DataLoader[Item]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
-from babyvlm.images import open_rgb, rgb_pixels
+from babyvlm.io.images import open_rgb, rgb_pixels
 
 T = TypeVar("T")
 View = Callable[[bytes, np.random.Generator], MatLike]  # an encoded picture and randomness -> uint8 (H, W, C)

@@ -13,10 +13,10 @@ from typing import Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from babyvlm import artefact
-from babyvlm.contracts import UserError
 from babyvlm.curation.options import at_least
-from babyvlm.curation.store import Store
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.errors import UserError
+from babyvlm.io import artifacts
 
 PAD, UNK, SOS, EOS, IMAGE = range(5)
 SPECIALS = ["<pad>", "<unk>", "<sos>", "<eos>", "<image>"]  # 0..3 as in CVCL; <image> for the generative model
@@ -41,9 +41,9 @@ class Vocabulary:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self.manifest = artefact.read_manifest(self.path, "vocabulary")
+        self.manifest = artifacts.read_manifest(self.path, "vocabulary")
         file = self.path / "tokenizer.json"
-        if not file.is_file() or artefact.sha256(file) != self.hash:
+        if not file.is_file() or artifacts.sha256(file) != self.hash:
             raise UserError(f"{file}: missing or changed since it was made; make the vocabulary again")
         self._tokenizer = Tokenizer.from_file(str(file))
         # A caption that spells "<image>" or "<eos>" is text like any other.
@@ -75,7 +75,7 @@ class Vocabulary:
         return str(self._tokenizer.decode(list(ids)))
 
 
-@artefact.one_at_a_time
+@artifacts.one_at_a_time
 def vocabulary(
     stores: list[Path], out: Path, min_count: int = 3, kind: Literal["word", "bpe"] = "word", size: int = 6000
 ) -> None:
@@ -97,25 +97,28 @@ def vocabulary(
     at_least(1, min_count=min_count)
     if not stores:
         raise UserError("--stores: name at least one store")
-    arguments: artefact.Manifest = {"stores": [Store(path).fingerprint for path in stores], "min_count": min_count}
+    arguments: artifacts.Manifest = {"stores": [Store(path).fingerprint for path in stores], "min_count": min_count}
     if kind == "bpe":
         arguments |= {"kind": kind, "size": size}
-    if artefact.made_already(out, "vocabulary", arguments):
+    if artifacts.made_already(out, "vocabulary", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     tokenizer = _train_words(stores, min_count) if kind == "word" else _train_pieces(stores, min_count, size)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<sos> $A <eos>", special_tokens=[("<sos>", SOS), ("<eos>", EOS)]
     )
-    manifest: artefact.Manifest = {"arguments": arguments, "size": tokenizer.get_vocab_size()}
-    with artefact.making(out, "vocabulary", manifest) as partial:
+    manifest: artifacts.Manifest = {"arguments": arguments, "size": tokenizer.get_vocab_size()}
+    with artifacts.making(out, "vocabulary", manifest) as partial:
         tokenizer.save(str(partial / "tokenizer.json"))
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<sos>", "eos_token": "<eos>",
-        }  # fmt: skip
+            "pad_token": "<pad>",
+            "unk_token": "<unk>",
+            "bos_token": "<sos>",
+            "eos_token": "<eos>",
+        }
         (partial / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-        manifest["sha256"] = artefact.sha256(partial / "tokenizer.json")
+        manifest["sha256"] = artifacts.sha256(partial / "tokenizer.json")
     what = "word" if kind == "word" else "pair of pieces"
     print(
         f"{out}: {tokenizer.get_vocab_size():,} tokens, specials included, each {what} seen at least {min_count} times"
@@ -147,9 +150,12 @@ def _train_pieces(stores: Sequence[Path], min_count: int, size: int) -> Tokenize
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size, min_frequency=min_count, special_tokens=SPECIALS, initial_alphabet=alphabet,
+        vocab_size=size,
+        min_frequency=min_count,
+        special_tokens=SPECIALS,
+        initial_alphabet=alphabet,
         show_progress=False,
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(_training_utterances(stores), trainer)
     return tokenizer
 

@@ -11,18 +11,19 @@ from lightning.pytorch.cli import OptimizerCallable
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from babyvlm.contracts import Batch, UserError
 from babyvlm.data.transforms import eval_transform
 from babyvlm.data.vocabulary import IMAGE, SOS, Vocabulary
-from babyvlm.models import initial
-from babyvlm.models.assemble import MAX_NEW_TOKENS, build, processor
-from babyvlm.models.authors import is_authors, load_authors
+from babyvlm.errors import UserError
+from babyvlm.models import initialization
+from babyvlm.models.authors_checkpoints import is_authors, load_authors
 from babyvlm.models.causal import CausalModule
-from babyvlm.models.connector import ImageTokens
 from babyvlm.models.language import GPT2, LanguageShape, language_config
-from babyvlm.models.likelihood import given_images, mean_or_total, text_logits, without_image
+from babyvlm.models.networks.babyllava import MAX_NEW_TOKENS, build, processor
+from babyvlm.models.networks.connector import ImageTokens
+from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler
-from babyvlm.models.vision import VisionEncoder
+from babyvlm.models.scoring import given_images, mean_or_total, text_logits, without_image
+from babyvlm.types import Batch
 
 
 def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
@@ -87,8 +88,11 @@ class BabyLLaVA(CausalModule):
         if recompute:
             self.vlm.model.language_model.gradient_checkpointing_enable()
         self._load(language.family, init_language, init_from)
-        frozen = {self.vlm.model.vision_tower: vision.frozen, self.vlm.model.language_model: not train_language,
-                  self.vlm.lm_head: not train_language}  # fmt: skip
+        frozen = {
+            self.vlm.model.vision_tower: vision.frozen,
+            self.vlm.model.language_model: not train_language,
+            self.vlm.lm_head: not train_language,
+        }
         self._frozen: list[nn.Module] = [part for part, kept in frozen.items() if kept]
         for part in self._frozen:
             part.requires_grad_(False)
@@ -98,11 +102,11 @@ class BabyLLaVA(CausalModule):
         if init_language is not None:
             body = {"gpt2": "transformer", "llama": "model"}[family]  # transformers' names of what is below the head
             renamed = {"vlm.model.language_model.": f"lm.{body}.", "vlm.lm_head.": "lm.lm_head."}
-            initial.init_from(self, init_language, renamed, self.vocabulary)
+            initialization.init_from(self, init_language, renamed, self.vocabulary)
         if init_from is not None and is_authors(init_from):
             load_authors(self.vlm, init_from, self.vocabulary)
         elif init_from is not None:
-            initial.init_from(self, init_from, {"": ""}, self.vocabulary)
+            initialization.init_from(self, init_from, {"": ""}, self.vocabulary)
 
     def train(self, mode: bool = True) -> BabyLLaVA:
         """What is frozen stays in evaluation mode."""
@@ -155,9 +159,12 @@ class BabyLLaVA(CausalModule):
         """Caption greedily."""
         prompt = torch.tensor([[IMAGE] * self.image_length + [SOS]], device=self.device).expand(len(images_BCHW), -1)
         output_BL = self.vlm.generate(
-            input_ids=prompt, attention_mask=torch.ones_like(prompt), pixel_values=images_BCHW, do_sample=False,
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            pixel_values=images_BCHW,
+            do_sample=False,
             max_new_tokens=max_new_tokens,
-        )  # fmt: skip
+        )
         return [self.vocabulary.decode(row) for row in output_BL[:, prompt.shape[1] :].tolist()]
 
     def save_pretrained(self, folder: Path) -> None:

@@ -14,10 +14,10 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from babyvlm.contracts import Batch
-from babyvlm.models.initial import VocabularyModule
+from babyvlm.models.initialization import VocabularyModule
 from babyvlm.models.losses import language_loss, supervised_labels, supervised_tokens
 from babyvlm.models.optimization import TimedScheduler, configure, training_steps
+from babyvlm.types import Batch
 
 
 class CausalModule(VocabularyModule):

@@ -16,14 +16,14 @@ from PIL.Image import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from babyvlm.contracts import Batch
 from babyvlm.curation.clip import Clip
 from babyvlm.data.transforms import MEAN, STD, eval_transform
 from babyvlm.data.vocabulary import EOS, PAD, Vocabulary
-from babyvlm.models import initial
+from babyvlm.models import initialization
 from babyvlm.models.contrastive import ContrastiveModule
+from babyvlm.models.networks.vision import halved
 from babyvlm.models.optimization import configure
-from babyvlm.models.vision import halved
+from babyvlm.types import Batch
 
 
 def our_optimizer(parameters: object) -> torch.optim.Optimizer:
@@ -31,7 +31,7 @@ def our_optimizer(parameters: object) -> torch.optim.Optimizer:
     return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=1e-3, weight_decay=0.1)
 
 
-class ClipTraining(ContrastiveModule, initial.VocabularyModule):
+class ClipTraining(ContrastiveModule, initialization.VocabularyModule):
     """Trains an open_clip model and writes it in open_clip's own folder format when training ends.
 
     Args:
@@ -56,8 +56,13 @@ class ClipTraining(ContrastiveModule, initial.VocabularyModule):
     ) -> None:
         super().__init__()
         self.vocabulary = Vocabulary(vocabulary)
-        special = {"vocab_size": len(self.vocabulary), "pad_id": PAD, "eos_id": EOS, "pool_type": "eos",
-                   "hf_tokenizer_name": "tokenizer"}  # fmt: skip
+        special = {
+            "vocab_size": len(self.vocabulary),
+            "pad_id": PAD,
+            "eos_id": EOS,
+            "pool_type": "eos",
+            "hf_tokenizer_name": "tokenizer",
+        }
         self.config: dict[str, Any] = {
             "embed_dim": embed_dim,
             "vision_cfg": vision | {"image_size": image_size},
@@ -99,8 +104,13 @@ class ClipTraining(ContrastiveModule, initial.VocabularyModule):
     def save_open_clip(self, folder: Path) -> None:
         """Write config, float16 weights and tokenizer as ``open_clip`` reads them by ``local-dir:``."""
         folder.mkdir(parents=True, exist_ok=True)
-        preprocess = {"size": self.config["vision_cfg"]["image_size"], "mean": MEAN, "std": STD,
-                      "interpolation": "bilinear", "resize_mode": "shortest"}  # fmt: skip
+        preprocess = {
+            "size": self.config["vision_cfg"]["image_size"],
+            "mean": MEAN,
+            "std": STD,
+            "interpolation": "bilinear",
+            "resize_mode": "shortest",
+        }
         config = {"model_cfg": self.config, "preprocess_cfg": preprocess}
         (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
         state = {name: halved(tensor.detach().cpu().contiguous()) for name, tensor in self.model.state_dict().items()}

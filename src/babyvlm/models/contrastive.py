@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchmetrics import MeanMetric
 
-from babyvlm.contracts import UserError
+from babyvlm.errors import UserError
 from babyvlm.models.losses import symmetric_info_nce
 
 

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
-from babyvlm.contracts import Batch
 from babyvlm.data.transforms import eval_transform
 from babyvlm.data.vocabulary import PAD, Vocabulary
-from babyvlm.models import initial
+from babyvlm.models import initialization
 from babyvlm.models.contrastive import ContrastiveModule
+from babyvlm.models.embedding_writer import EmbeddingWriter
+from babyvlm.models.networks.text import MeanEmbedding
+from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.models.optimization import configure
-from babyvlm.models.predictions import EmbeddingWriter
-from babyvlm.models.text import MeanEmbedding
-from babyvlm.models.vision import VisionEncoder
+from babyvlm.types import Batch
 
 
 def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
@@ -32,7 +32,7 @@ def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
     return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=1e-4, weight_decay=0.1)
 
 
-class CVCL(ContrastiveModule, initial.VocabularyModule):
+class CVCL(ContrastiveModule, initialization.VocabularyModule):
     """Image and utterance in one space, pulled together by a symmetric InfoNCE loss.
 
     Args:
@@ -77,7 +77,7 @@ class CVCL(ContrastiveModule, initial.VocabularyModule):
         self.preprocess_image = eval_transform(image_size)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         if init_from is not None:
-            initial.init_from(self, init_from, {"": ""}, self.vocabulary)
+            initialization.init_from(self, init_from, {"": ""}, self.vocabulary)
 
     def encode_images(self, images_BCHW: Tensor) -> Tensor:
         """(B, width) L2-normalised."""

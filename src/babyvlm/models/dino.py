@@ -17,11 +17,12 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from babyvlm import __version__, artefact
-from babyvlm.contracts import UserError, first_line
-from babyvlm.data.frames import Views
+from babyvlm import __version__
+from babyvlm.data.frame_mix import Views
+from babyvlm.errors import UserError, first_line
+from babyvlm.io import artifacts
+from babyvlm.models.networks.vision import VisionEncoder, save_trunk
 from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler, configure, training_steps
-from babyvlm.models.vision import VisionEncoder, save_trunk
 
 try:
     from lightly.loss import DINOLoss
@@ -123,7 +124,7 @@ class DINO(LightningModule):
             "seed": getattr(getattr(self.trainer, "datamodule", None), "seed", None),
             "command": " ".join(["python -m babyvlm", *sys.argv[1:]]),
             "code_version": __version__,
-            "sha256": artefact.sha256(file),
+            "sha256": artifacts.sha256(file),
         }
         file.with_suffix(".json").write_text(json.dumps(made_by, indent=2) + "\n")
 

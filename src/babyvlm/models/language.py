@@ -11,11 +11,12 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
 
-from babyvlm.contracts import Batch, UserError
 from babyvlm.data.vocabulary import EOS, PAD, SOS, Vocabulary
-from babyvlm.models import initial
+from babyvlm.errors import UserError
+from babyvlm.models import initialization
 from babyvlm.models.causal import CausalModule
 from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler
+from babyvlm.types import Batch
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,16 @@ def language_config(shape: LanguageShape, vocabulary_size: int) -> PretrainedCon
         vocabulary_size: tokens, specials included.
     """
     common: dict[str, Any] = {
-        "vocab_size": vocabulary_size, "hidden_size": shape.width, "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads, "max_position_embeddings": shape.positions,
-        "pad_token_id": PAD, "bos_token_id": SOS, "eos_token_id": EOS, "attn_implementation": "sdpa",
-    }  # fmt: skip
+        "vocab_size": vocabulary_size,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "max_position_embeddings": shape.positions,
+        "pad_token_id": PAD,
+        "bos_token_id": SOS,
+        "eos_token_id": EOS,
+        "attn_implementation": "sdpa",
+    }
     rate = shape.dropout
     if shape.family == "gpt2":
         return GPT2Config(n_inner=shape.inner, embd_pdrop=rate, attn_pdrop=rate, resid_pdrop=rate, **common)
@@ -125,7 +132,7 @@ class LanguageModel(CausalModule):
         if recompute:
             self.lm.gradient_checkpointing_enable()
         if init_from is not None:
-            initial.init_from(self, init_from, {"": ""}, self.vocabulary)
+            initialization.init_from(self, init_from, {"": ""}, self.vocabulary)
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, L, V) logits of what follows each token.

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from babyvlm.contracts import UserError
 from babyvlm.data.vocabulary import IMAGE, PAD, SOS
+from babyvlm.errors import UserError
 
 UNSUPERVISED = -100  # cross_entropy's and transformers' mark of a token that is no target
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from babyvlm.contracts import UserError
+from babyvlm.errors import UserError
 
 # A schedule that must know its length is called with it, so that no config can state another one than the run's.
 TimedScheduler = Callable[[Optimizer, int], LRScheduler]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from babyvlm.curation.clip import load_clip
-from babyvlm.models.load import load
+from babyvlm.models.loading import load
 
 
 class TestOnly(LightningModule):

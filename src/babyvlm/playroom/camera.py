@@ -118,9 +118,13 @@ def frame(view: View, seconds: float, rng: random.Random, upside_down: bool) -> 
     cos, sin = math.cos(turn) / view.zoom, math.sin(turn) / view.zoom
     middle = (WIDTH - 1) / 2, (HEIGHT - 1) / 2
     matrix = (
-        cos, sin, x - cos * middle[0] - sin * middle[1],
-        -sin, cos, y + sin * middle[0] - cos * middle[1],
-    )  # fmt: skip
+        cos,
+        sin,
+        x - cos * middle[0] - sin * middle[1],
+        -sin,
+        cos,
+        y + sin * middle[0] - cos * middle[1],
+    )
     picture = view.canvas.transform((WIDTH, HEIGHT), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     if rng.random() < 0.15:
         picture = picture.filter(ImageFilter.BoxBlur((rng.uniform(0.5, 2.5), 0.3)))

@@ -25,10 +25,25 @@ _WATER = (84, 170, 240)
 _INK = (60, 60, 60)
 # Marks that verbs add; tested for being non-blank like all the rest.
 MARKS = {
-    "bubbles": "🫧", "soap": "🧼", "splash": "💦", "drop": "💧", "tap": "🚿", "face": "😋", "knife": "🔪", "foot": "🦶",
-    "hand": "🤚", "hug": "🤗", "lips": "💋", "heart": "❤", "brush": "🖌", "nose": "👃", "comb": "🪮", "palm": "🫳",
-    "left": "🫲", "right": "🫱",
-}  # fmt: skip
+    "bubbles": "🫧",
+    "soap": "🧼",
+    "splash": "💦",
+    "drop": "💧",
+    "tap": "🚿",
+    "face": "😋",
+    "knife": "🔪",
+    "foot": "🦶",
+    "hand": "🤚",
+    "hug": "🤗",
+    "lips": "💋",
+    "heart": "❤",
+    "brush": "🖌",
+    "nose": "👃",
+    "comb": "🪮",
+    "palm": "🫳",
+    "left": "🫲",
+    "right": "🫱",
+}
 
 
 @cache
@@ -216,9 +231,19 @@ def _drop(canvas: Image.Image, x: float, y: float, s: float, rng: random.Random)
 
 _BEHIND: dict[str, Callable[[Image.Image, float, float, float, random.Random], None]] = {"throw": _speed_lines}
 _IN_FRONT: dict[str, Callable[[Image.Image, float, float, float, random.Random], None]] = {
-    "wash": _wash, "fill": _fill, "eat": _eat, "cut": _cut, "kick": _kick, "throw": _throw, "hug": _hug, "kiss": _kiss,
-    "paint": _paint, "smell": _smell, "brush": _brush, "drop": _drop,
-}  # fmt: skip
+    "wash": _wash,
+    "fill": _fill,
+    "eat": _eat,
+    "cut": _cut,
+    "kick": _kick,
+    "throw": _throw,
+    "hug": _hug,
+    "kiss": _kiss,
+    "paint": _paint,
+    "smell": _smell,
+    "brush": _brush,
+    "drop": _drop,
+}
 
 
 def jpeg(image: Image.Image) -> bytes:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.progress import track
 
-from babyvlm import artefact
-from babyvlm.contracts import UserError
+from babyvlm.errors import UserError
+from babyvlm.io import artifacts
+from babyvlm.io.processes import mapping
 from babyvlm.playroom import home, trials, web
 from babyvlm.playroom.world import CREDIT, WORLD_VERSION, labeled_things
-from babyvlm.processes import mapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -66,7 +66,7 @@ class _Job:
     run: Callable[[], Any]
 
 
-@artefact.one_at_a_time
+@artifacts.one_at_a_time
 def playroom(
     out: Path,
     size: Literal["tiny", "default", "large"] = "default",
@@ -99,11 +99,11 @@ def playroom(
     if workers < 1:
         raise UserError(f"workers: {workers} is too few; give 1 or more")
     arguments = {"size": size, "seed": seed, "in_view": in_view, "world_version": WORLD_VERSION}
-    if artefact.made_already(out, "playroom", arguments):
+    if artifacts.made_already(out, "playroom", arguments):
         print(f"{out}: whole already, nothing to do")
         return
-    manifest: artefact.Manifest = {"arguments": arguments, "sizes": asdict(SIZES[size]), "credit": CREDIT}
-    with artefact.making(out, "playroom", manifest) as partial_out:
+    manifest: artifacts.Manifest = {"arguments": arguments, "sizes": asdict(SIZES[size]), "credit": CREDIT}
+    with artifacts.making(out, "playroom", manifest) as partial_out:
         _make_folders(partial_out)
         jobs = _jobs(partial_out, SIZES[size], seed, in_view)
         rows: dict[str, list[Any]] = {}
@@ -114,7 +114,7 @@ def playroom(
         _write_lists(partial_out, rows)
         manifest["counts"] = _counts(rows, SIZES[size])
         manifest["checksums"] = {tree: tree_checksum(partial_out / tree) for tree in ("home", "web", "clean", "trials")}
-        manifest["checksums"]["truth.csv"] = artefact.sha256(partial_out / "truth.csv")
+        manifest["checksums"]["truth.csv"] = artifacts.sha256(partial_out / "truth.csv")
     print(f"{out}: Playroom {WORLD_VERSION}, pictures by {CREDIT}")
     for name, count in manifest["counts"].items():
         print(f"  {count:>7,}  {name}")
@@ -124,13 +124,23 @@ def tree_checksum(folder: Path) -> str:
     """Hash over the names and contents of all files below a folder."""
     total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        total.update(f"{path.relative_to(folder).as_posix()} {artefact.sha256(path)}\n".encode())
+        total.update(f"{path.relative_to(folder).as_posix()} {artifacts.sha256(path)}\n".encode())
     return total.hexdigest()
 
 
 def _make_folders(out: Path) -> None:
-    for name in ("home/videos", "home/transcripts", "web/tars", "web/llava/images", "web/parquet", "clean",
-                 "trials/labeled_s", "trials/vtwt", "trials/baby_winoground", "trials/caption"):  # fmt: skip
+    for name in (
+        "home/videos",
+        "home/transcripts",
+        "web/tars",
+        "web/llava/images",
+        "web/parquet",
+        "clean",
+        "trials/labeled_s",
+        "trials/vtwt",
+        "trials/baby_winoground",
+        "trials/caption",
+    ):
         (out / name).mkdir(parents=True)
 
 

@@ -77,9 +77,18 @@ def write_tar_shard(path: Path, seed: int, shard: int, start: int, count: int) -
         for index in range(start, start + count):
             image, caption = web_item(rng)
             key = f"{index:09d}"
-            meta = {"caption": caption, "url": f"https://images.example/{key}.jpg", "key": key, "status": "success",
-                    "error_message": None, "width": SIDE, "height": SIDE, "original_width": SIDE,
-                    "original_height": SIDE, "sha256": hashlib.sha256(image).hexdigest()}  # fmt: skip
+            meta = {
+                "caption": caption,
+                "url": f"https://images.example/{key}.jpg",
+                "key": key,
+                "status": "success",
+                "error_message": None,
+                "width": SIDE,
+                "height": SIDE,
+                "original_width": SIDE,
+                "original_height": SIDE,
+                "sha256": hashlib.sha256(image).hexdigest(),
+            }
             _add(tar, key, image, caption, meta)
 
 

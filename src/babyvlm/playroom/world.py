@@ -83,8 +83,22 @@ class Verb:
 
 _FOOD = ("apple", "banana", "bread", "cake", "carrot", "cheese", "cookie", "egg", "pear", "pizza", "strawberry")
 _TOYS = ("ball", "balloon", "car", "doll", "teddy", "train", "duck", "kite")
-_WASHABLE = ("cup", "bowl", "plate", "spoon", "bottle", "apple", "carrot", "pear", "baby", "duck", "bucket", "car",
-             "shirt", "window")  # fmt: skip
+_WASHABLE = (
+    "cup",
+    "bowl",
+    "plate",
+    "spoon",
+    "bottle",
+    "apple",
+    "carrot",
+    "pear",
+    "baby",
+    "duck",
+    "bucket",
+    "car",
+    "shirt",
+    "window",
+)
 VERBS = {
     verb.name: verb
     for verb in (

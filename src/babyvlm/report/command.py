@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from babyvlm import artefact
-from babyvlm.contracts import UserError
+from babyvlm.errors import UserError
+from babyvlm.io import artifacts
 from babyvlm.report.examples import caption_sections
 from babyvlm.report.runs import MAIN, Row, Run, find_rows
-from babyvlm.report.table import control_sections, detail_sections, main_section
+from babyvlm.report.tables import control_sections, detail_sections, main_section
 
 KIND = "report-of-runs"
 
@@ -39,7 +39,7 @@ def report(logs: Path, out: Path | None = None, details: bool = False) -> None:
         print(f"{out}: report.html, report.md, tables, figures")
 
 
-@artefact.one_at_a_time
+@artifacts.one_at_a_time
 def write_report(rows: Sequence[Row], out: Path) -> None:
     """Make the report's folder, whole or not at all.
 
@@ -47,13 +47,13 @@ def write_report(rows: Sequence[Row], out: Path) -> None:
         UserError: ``out`` is there and is no report.
     """
     from babyvlm.report.page import write_files
-    from babyvlm.report.part import part
+    from babyvlm.report.world_report import part
 
     if out.exists() and not (out / f"{KIND}.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: holds something else than a report; choose another --out")
     runs = {str(run.path): _digests(run) for row in rows for run in row.runs}
     parts = [part(world) for world in _worlds(rows)]
-    with artefact.making(out, KIND, {"arguments": {"command": "report", "results": runs}}) as folder:
+    with artifacts.making(out, KIND, {"arguments": {"command": "report", "results": runs}}) as folder:
         write_files(folder, parts)
         if out.exists():
             shutil.rmtree(out)
@@ -67,7 +67,7 @@ def _worlds(rows: Sequence[Row]) -> list[list[Row]]:
 
 def _digests(run: Run) -> dict[str, str]:
     files = sorted((run.path / "results").glob("*-test.parquet"))
-    return {file.name: artefact.sha256(file) for file in files}
+    return {file.name: artifacts.sha256(file) for file in files}
 
 
 def _unknown(run: Run) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from babyvlm.contracts import UserError
-from babyvlm.curation.files import whole_file
-from babyvlm.report.claims import LackingError, difference
-from babyvlm.report.lists import groups_of
+from babyvlm.errors import UserError
+from babyvlm.io.files import whole_file
+from babyvlm.report.estimates import Comparison, holm, p_text, paired_test
+from babyvlm.report.hypotheses import LackingError, difference
 from babyvlm.report.runs import MAIN, Column, Row, Run, is_tested, newest_runs
-from babyvlm.report.section import Section
-from babyvlm.report.statistics import Comparison, holm, p_text, paired_test
-from babyvlm.report.table import interval
+from babyvlm.report.table_formats import Section
+from babyvlm.report.tables import interval
+from babyvlm.report.trial_lists import groups_of
 
 NOTE = (
     "Difference of the means over the test items that both were scored on, with its 95 % interval. Of two runs: "
@@ -42,14 +42,20 @@ def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
         raise UserError(f"{run_a} and {run_b} were scored on no item in common")
     corrected = holm([comparison.p for _, comparison in found])
     lines = [
-        [column.title, interval(comparison.difference, "+"), str(comparison.difference.items),
-         p_text(comparison.p), p_text(p), comparison.test]
+        [
+            column.title,
+            interval(comparison.difference, "+"),
+            str(comparison.difference.items),
+            p_text(comparison.p),
+            p_text(p),
+            comparison.test,
+        ]
         for (column, comparison), p in zip(found, corrected, strict=True)
-    ]  # fmt: skip
+    ]
     section = Section(f"{one.name} - {other.name}", [HEADING, *lines], NOTE)
     section.print()
     if out is not None:
-        from babyvlm.report.flips import flips
+        from babyvlm.report.item_changes import flips
         from babyvlm.report.page import compare_page
 
         with whole_file(out) as file:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from babyvlm.contracts import UserError
+from babyvlm.errors import UserError
 from babyvlm.report.runs import Run
 
 

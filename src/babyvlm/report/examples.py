@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from babyvlm.benchmarks.trials import read_rows
-from babyvlm.contracts import UserError
-from babyvlm.curation.files import inside
-from babyvlm.curation.sheet import thumbnail
-from babyvlm.images import BrokenImageError
+from babyvlm.curation.contact_sheet import thumbnail
+from babyvlm.errors import UserError
+from babyvlm.io.files import inside
+from babyvlm.io.images import BrokenImageError
 from babyvlm.report.licence import free_list, trained_on_free
 from babyvlm.report.runs import MAIN, Row, Run
-from babyvlm.report.section import Section
+from babyvlm.report.table_formats import Section
 
 SHOWN = 8  # examples on a page
 SCORED = "In brackets METEOR 1.5."

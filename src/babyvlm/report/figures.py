@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from babyvlm.report.curves import curve
-from babyvlm.report.drawing import NARROW, WIDE, Line, Panel, Series, draw_dots, draw_lines
+from babyvlm.report.estimates import Estimate
 from babyvlm.report.paper import CONTRASTIVE, GENERATIVE, LARGER, MIXES, mix_of, model_of, paper_value
+from babyvlm.report.plotting import NARROW, WIDE, Line, Panel, Series, draw_dots, draw_lines
 from babyvlm.report.runs import MAIN, Column, Row
-from babyvlm.report.statistics import Estimate
-from babyvlm.report.table import (
+from babyvlm.report.tables import (
     CONTROLS,
     WINOGROUND_COLUMNS,
     WORD_COLUMNS,
@@ -23,8 +23,12 @@ from babyvlm.report.table import (
 
 RIGHT = "share right"
 FAMILIES = (CONTRASTIVE, GENERATIVE, LARGER)
-CURVES = {"val_loss": "validation loss", "labeled_s_dev": "Labeled-S, dev half",
-          "vtwt_dev": "VTWT, dev half", "baby_winoground_dev": "Baby Winoground, dev half"}  # fmt: skip
+CURVES = {
+    "val_loss": "validation loss",
+    "labeled_s_dev": "Labeled-S, dev half",
+    "vtwt_dev": "VTWT, dev half",
+    "baby_winoground_dev": "Baby Winoground, dev half",
+}
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,11 @@ def _scores(rows: Sequence[Row]) -> Iterator[Picture]:
             series["the paper's, on SAYCam"] = Series(3, paper, hollow=True)
         panels.append(Panel(column.title, _unit(column), column.chance, series))
     yield Picture(
-        "scores", "Every row in every test, with 95 % intervals; dashed: chance.",
-        _alt(rows, columns, number), partial(draw_dots, [name(row) for row in rows], panels),
-    )  # fmt: skip
+        "scores",
+        "Every row in every test, with 95 % intervals; dashed: chance.",
+        _alt(rows, columns, number),
+        partial(draw_dots, [name(row) for row in rows], panels),
+    )
 
 
 def _controls(rows: Sequence[Row]) -> Iterator[Picture]:
@@ -84,18 +90,24 @@ def _controls(rows: Sequence[Row]) -> Iterator[Picture]:
         return
     conditions = {"": "as it is", **CONTROLS}
     panels = [
-        Panel(column.title, _unit(column), column.chance, {
-            text: Series(place, [number(row, column, control) for row in rows], hollow=bool(control))
-            for place, (control, text) in enumerate(conditions.items())
-            if any(row.items(column, control) for row in rows)
-        })
+        Panel(
+            column.title,
+            _unit(column),
+            column.chance,
+            {
+                text: Series(place, [number(row, column, control) for row in rows], hollow=bool(control))
+                for place, (control, text) in enumerate(conditions.items())
+                if any(row.items(column, control) for row in rows)
+            },
+        )
         for column in columns
-    ]  # fmt: skip
+    ]
     yield Picture(
-        "controls", "What is left when the image is blank, exchanged for another, or not given; 95 % intervals.",
+        "controls",
+        "What is left when the image is blank, exchanged for another, or not given; 95 % intervals.",
         "Blank image: " + _alt(rows, columns, lambda row, column: number(row, column, "blank")),
         partial(draw_dots, [name(row) for row in rows], panels),
-    )  # fmt: skip
+    )
 
 
 def _words(rows: Sequence[Row]) -> Iterator[Picture]:
@@ -136,10 +148,11 @@ def _categories(rows: Sequence[Row]) -> Iterator[Picture]:
             for row in shown
         ]
         yield Picture(
-            "categories", "Labeled-S by category; 95 % intervals; dashed: chance.",
+            "categories",
+            "Labeled-S by category; 95 % intervals; dashed: chance.",
             _alt(shown, columns, number),
             partial(draw_dots, [column.title for column in columns], panels),
-        )  # fmt: skip
+        )
 
 
 def _curves(rows: Sequence[Row]) -> Iterator[Picture]:
@@ -159,10 +172,12 @@ def _curves(rows: Sequence[Row]) -> Iterator[Picture]:
             for title, lines in panels.items()
         ]
         yield Picture(
-            "curves", "Learning curves of each row's first seed, on what was held out. Losses of contrastive and "
-            "generative models are different quantities.", "At the end: " + "; ".join(last),
+            "curves",
+            "Learning curves of each row's first seed, on what was held out. Losses of contrastive and "
+            "generative models are different quantities.",
+            "At the end: " + "; ".join(last),
             partial(draw_lines, panels, "samples seen"),
-        )  # fmt: skip
+        )
 
 
 def _family(row: Row) -> str:
@@ -181,9 +196,7 @@ def _exactly(value: float | None) -> Estimate | None:
     return None if value is None else Estimate(value, value, value, 0)
 
 
-def _alt(
-    rows: Sequence[Row], columns: Sequence[Column], value: Callable[[Row, Column], Estimate | None]
-) -> str:  # fmt: skip
+def _alt(rows: Sequence[Row], columns: Sequence[Column], value: Callable[[Row, Column], Estimate | None]) -> str:
     told = []
     for column in columns:
         numbers = [(row.name, value(row, column)) for row in rows]

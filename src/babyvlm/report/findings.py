@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import product
 
-from babyvlm.report.claims import (
+from babyvlm.report.contrasts import contrast
+from babyvlm.report.estimates import holm
+from babyvlm.report.hypotheses import (
     ByConstructionError,
     Finding,
     LackingError,
@@ -20,11 +22,9 @@ from babyvlm.report.claims import (
     shared_items,
     versus,
 )
-from babyvlm.report.contrast import contrast
-from babyvlm.report.lists import asked_one_way, phrases
 from babyvlm.report.paper import CONTRASTIVE, GENERATIVE, LARGER, MIXES
 from babyvlm.report.runs import MAIN, Column, Row
-from babyvlm.report.statistics import holm
+from babyvlm.report.trial_lists import asked_one_way, phrases
 
 # Our choices, fixed before any run was looked at. The smallest difference that the paper makes anything of is 0.018.
 NO_BETTER = 0.02  # a gain of less than this is none
@@ -150,45 +150,59 @@ def labeled_s_gain(rows: Rows) -> Iterator[Statement]:
 
 QUESTIONS = (
     Question(
-        "F1", "Contrastive beats generative on the discriminative tests",
+        "F1",
+        "Contrastive beats generative on the discriminative tests",
         f"{CONTRASTIVE} scores above {GENERATIVE} in each of the three tests, averaged over the mixes that both were "
-        "trained on.", contrastive_beats_generative,
+        "trained on.",
+        contrastive_beats_generative,
     ),
     Question(
-        "F2", "Matched web pairs gain more than random ones",
+        "F2",
+        "Matched web pairs gain more than random ones",
         "filtered-aug scores above filtered-random on VTWT and on Baby Winoground, averaged over the models that were "
         "trained on both. Labeled-S is told but not counted: there the paper's own numbers go the other way.",
-        aug_gains_more_than_random, labeled_s_gain,
+        aug_gains_more_than_random,
+        labeled_s_gain,
     ),
     Question(
-        "F3", "The larger language model is no better",
+        "F3",
+        "The larger language model is no better",
         f"{LARGER} gains less than {NO_BETTER} over {GENERATIVE} in each of the three tests, both trained on filtered "
-        "(a test of non-superiority; the margin is ours).", larger_is_no_better,
+        "(a test of non-superiority; the margin is ours).",
+        larger_is_no_better,
     ),
     Question(
-        "F4", "Baby Winoground: fair in contexts of home, below chance in those that were never seen",
+        "F4",
+        "Baby Winoground: fair in contexts of home, below chance in those that were never seen",
         "Of the rows trained on filtered alone, the mean in positive contexts is above 1/3 and in negative ones below "
         "it, in the authors' form (the image must choose its phrase and the phrase its image). By the texts alone, "
-        "against 1/2, it is told but not counted.", contexts, contexts_lenient,
+        "against 1/2, it is told but not counted.",
+        contexts,
+        contexts_lenient,
     ),
     Question(
-        "F5", "VTWT without the image is near chance",
+        "F5",
+        "VTWT without the image is near chance",
         f"The mean of all trained rows is within {NEAR_CHANCE} of 1/2 with a blank image and, where a model can do "
         "without any, without (two one-sided tests; the margin is ours, the paper calls 53 % near chance). Items whose "
         "two phrases are asked for as often in either order are left out: of them one gets half without looking.",
         blind_is_near_chance,
     ),
     Question(
-        "F6", "Differences in nouns are the easiest",
+        "F6",
+        "Differences in nouns are the easiest",
         "On VTWT the mean of all trained rows is higher where nouns differ than where verbs do, and than where "
-        "adjectives do.", nouns_are_easiest,
+        "adjectives do.",
+        nouns_are_easiest,
     ),
     Question(
-        "F7", "The upper bounds are far ahead",
+        "F7",
+        "The upper bounds are far ahead",
         f"In each of the three tests each upper bound is more than {FAR_AHEAD} above each row that was trained here "
-        "(the margin is ours).", upper_bounds_are_far_ahead,
+        "(the margin is ours).",
+        upper_bounds_are_far_ahead,
     ),
-)  # fmt: skip
+)
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from babyvlm.artefact import read_manifest
 from babyvlm.benchmarks.results import licensed
-from babyvlm.contracts import UserError
-from babyvlm.curation.store import Store
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.errors import UserError
+from babyvlm.io.artifacts import read_manifest
 from babyvlm.report.curves import provenance
-from babyvlm.report.lists import trial_list
 from babyvlm.report.phases import phases
 from babyvlm.report.runs import Run
+from babyvlm.report.trial_lists import trial_list
 
 LEFT_OUT = "left out: licensed, or not known to be free"
 

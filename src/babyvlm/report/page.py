@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from babyvlm.playroom.world import CREDIT
-from babyvlm.report.flips import Flips
+from babyvlm.report.item_changes import Flips
 from babyvlm.report.licence import LEFT_OUT
-from babyvlm.report.part import HOW, Part
-from babyvlm.report.section import Section, markdown_text
-from babyvlm.report.table import EMBEDDED
+from babyvlm.report.table_formats import Section, markdown_text
+from babyvlm.report.tables import EMBEDDED
+from babyvlm.report.world_report import HOW, Part
 
 TITLE = "BabyVLM: what came out"
 ABOUT = (

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from babyvlm.contracts import UserError, first_line
+from babyvlm.errors import UserError, first_line
+from babyvlm.report.estimates import Credits
 from babyvlm.report.paper import place_of
-from babyvlm.report.statistics import Credits
 
 RUN_FOLDER = re.compile(r"(version|seed)_\d+")
 BEGINNINGS = ("init_language", "init_from", "source")  # settings of a model that name a run before it
@@ -110,7 +110,7 @@ class Run:
         return [] if table is None else sorted(filter(None, table["category"].unique().to_pylist()))
 
     def facts(self, benchmark: str) -> dict[str, str]:
-        """What a benchmark's results say of themselves (``benchmarks/callback.py``); nothing if there are none."""
+        """What a benchmark's results say of themselves (``benchmarks/base.py``); nothing if there are none."""
         table = self.table(benchmark)
         raw = {} if table is None else table.schema.metadata or {}
         return {key.decode(): value.decode() for key, value in raw.items()}

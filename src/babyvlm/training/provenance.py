@@ -14,9 +14,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 import babyvlm
-from babyvlm.contracts import UserError
-from babyvlm.curation.files import whole_file
-from babyvlm.curation.store import Store
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.errors import UserError
+from babyvlm.io.files import whole_file
 
 FILE = "provenance.json"
 
@@ -66,10 +66,12 @@ def made_by() -> dict[str, Any]:
     for file in sorted(source.rglob("*.py")):
         digest.update(file.relative_to(source).as_posix().encode() + b"\0" + file.read_bytes())
     return {
-        "code_version": babyvlm.__version__, "code_sha256": digest.hexdigest(), "python": platform.python_version(),
+        "code_version": babyvlm.__version__,
+        "code_sha256": digest.hexdigest(),
+        "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": {name: metadata.version(name) for name in sorted(names)},
-    }  # fmt: skip
+    }
 
 
 def made_from(trainer: Trainer) -> dict[str, Any]:
@@ -103,8 +105,10 @@ def _check_same(begun: dict[str, Any], now: dict[str, Any], data: Any) -> None: 
 
 def _parameters(model: LightningModule) -> dict[str, int]:
     weights = list(model.parameters())
-    return {"total": sum(weight.numel() for weight in weights),
-            "trained": sum(weight.numel() for weight in weights if weight.requires_grad)}  # fmt: skip
+    return {
+        "total": sum(weight.numel() for weight in weights),
+        "trained": sum(weight.numel() for weight in weights if weight.requires_grad),
+    }
 
 
 def _write(trainer: Trainer, facts: dict[str, Any]) -> None:

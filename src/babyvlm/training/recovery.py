@@ -12,8 +12,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from babyvlm.contracts import first_line
-from babyvlm.training.csv_log import CSVLog
+from babyvlm.errors import first_line
+from babyvlm.training.csv_logger import CSVLog
 from babyvlm.training.signals import SignalNote, end
 
 GO_ON = "go on by python -m babyvlm resume"

@@ -1,0 +1,102 @@
+"""What the steps of making a test hand on: images, each with a phrase that fits it and one that does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from babyvlm.benchmarks.trials import read_rows
+from babyvlm.errors import UserError
+from babyvlm.io import artifacts
+from babyvlm.io.files import inside, write_csv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+# The authors' columns (spec: the lists as users have them); VTWT's word class is ours.
+LABELED_COLUMNS = ("trial_id", "target_category", "real_category", "image")
+VTWT_COLUMNS = ("image", "positive_phrase", "negative_phrase", "word_class")
+WINOGROUND_COLUMNS = ("instance_id", "positive_phrase", "negative_phrase", "image", "image_tag")
+COLUMNS = ("item", "image", "positive_phrase", "negative_phrase", "word_class")
+LIST = "items.csv"
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image and two phrases.
+
+    Attributes:
+        name: unique among its items.
+        image: path below the items' folder.
+        positive: the phrase that fits the image.
+        negative: the phrase that does not.
+        word_class: what differs between them: ``noun``, ``verb``, ``adjective`` or ``both`` words.
+        notes: where it came from; further columns of the list.
+    """
+
+    name: str
+    image: str
+    positive: str
+    negative: str
+    word_class: str
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Items:
+    """A folder of items: ``items.csv``, the images, and ``items.json``, which says how they came about.
+
+    Raises:
+        UserError: on first use, if it is none.
+    """
+
+    path: Path
+
+    @cached_property
+    def manifest(self) -> artifacts.Manifest:
+        """The contents of ``items.json``."""
+        return artifacts.read_manifest(self.path, "items")
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over the contents."""
+        return artifacts.fingerprint(self.path, "items")
+
+    @property
+    def licensed(self) -> bool:
+        """Whether the images may never leave the machine."""
+        return bool(self.manifest["licensed"])
+
+    @cached_property
+    def rows(self) -> dict[str, Item]:
+        """The items by name, in the order of the list."""
+        found: dict[str, Item] = {}
+        for row in read_rows(self.path / LIST, COLUMNS):
+            notes = {name: cell for name, cell in row.cells.items() if name not in COLUMNS}
+            name, path, positive, negative, word_class = (row[column] for column in COLUMNS)
+            item = Item(name, path, positive, negative, word_class, notes)
+            image = inside(self.path, item.image)
+            if image is None or not image.is_file():
+                raise UserError(f"{self.path / LIST}: row {row.line}: image {item.image!r} is not in {self.path}")
+            if item.name in found:
+                raise UserError(f"{self.path / LIST}: row {row.line}: item {item.name!r} comes twice")
+            found[item.name] = item
+        return found
+
+
+def write_items(folder: Path, items: Iterable[Item]) -> dict[str, str]:
+    """Write the list of items whose images are in ``folder`` already; all have the same notes.
+
+    Returns:
+        Hashes of the list and of each image, for the manifest.
+    """
+    items = list(items)
+    notes = list(items[0].notes) if items else []
+    rows = [
+        (item.name, item.image, item.positive, item.negative, item.word_class, *(item.notes[note] for note in notes))
+        for item in items
+    ]
+    write_csv(folder / LIST, [(*COLUMNS, *notes), *rows])
+    return {name: artifacts.sha256(folder / name) for name in [LIST, *dict.fromkeys(item.image for item in items)]}

@@ -1,0 +1,186 @@
+"""Phrase pairs proposed by a language model: one call a frame or an utterance, kept in a ledger, paid for once."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.progress import Progress
+
+from babyvlm.benchmarks.phrases import Contrast
+from babyvlm.curation.rewrite.llm.calls import Calls
+from babyvlm.curation.rewrite.llm.client import open_server
+from babyvlm.curation.rewrite.llm.ledger import Ledger
+from babyvlm.curation.rewrite.llm.prices import Purse, read_price
+from babyvlm.curation.rewrite.llm.prompt import FRAME_TOKENS, LEAST_BYTES_PER_TOKEN, Prompt, clean, digest
+from babyvlm.errors import UserError
+
+Frame = Mapping[str, Any]  # a row of a store
+VERSION = "phrase_pairs_v1"
+MAX_OUTPUT_TOKENS = 300  # four pairs take about 120. Our choice.
+IMAGE_TOKENS = 3000  # more than any server we know of counts for a small picture (OpenAI's gpt-4o-mini: 2,833)
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "pairs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "positive": {"type": "string"},
+                    "negative": {"type": "string"},
+                    "differs": {"type": "string", "enum": ["noun", "verb", "adjective", "both"]},
+                },
+                "required": ["positive", "negative", "differs"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    "required": ["pairs"],
+    "additionalProperties": False,
+}
+
+
+class ProposedPair(BaseModel):
+    """One pair, as in ``SCHEMA``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    positive: str
+    negative: str
+    differs: Literal["noun", "verb", "adjective", "both"]
+
+
+class Proposal(BaseModel):
+    """A model's proposals, as in ``SCHEMA``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    pairs: list[ProposedPair]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is asked; each is an argument of ``benchmark build phrase-pairs`` and told there."""
+
+    model: str
+    base_url: str
+    key_file: Path | None
+    show: Literal["utterance", "frame", "both"]
+    concurrency: int
+    timeout: float
+    prices: Path | None
+    max_cost: float | None
+
+    def check(self) -> None:
+        """Refuse what cannot work."""
+        if not self.model:
+            raise UserError("--model: name the model, as the server at --base_url calls it")
+        if self.concurrency < 1 or self.timeout <= 0:
+            raise UserError("--concurrency must be 1 or more, --timeout above 0")
+        if self.max_cost is not None and (self.prices is None or not self.max_cost >= 0):
+            raise UserError("--max_cost needs --prices, a price list, and must be 0 or more")
+
+
+def prompt_id(show: str) -> str:
+    """Name of the prompt, with a hash of all that is sent besides a frame."""
+    sent = json.dumps([show, _prompt({}, show).request("", "")])
+    return f"{VERSION}-{hashlib.sha256(sent.encode()).hexdigest()[:12]}"
+
+
+def propose_by_llm(
+    frames: Mapping[str, Frame], ledger_path: Path, options: Options, licensed: Path | None
+) -> dict[str, list[Contrast]]:
+    """What a model proposes for each frame; nothing for one without an answer. What is sent alike is asked once.
+
+    Args:
+        frames: rows of a store, by key.
+        ledger_path: where answers are kept.
+        options: whom to ask, and how.
+        licensed: the store, if neither its frames nor its utterances may leave this machine.
+
+    Raises:
+        UserError: the server may not be asked, refuses every call, or the limit on the cost is reached.
+    """
+    options.check()
+    server = open_server(options.base_url, options.key_file, options.timeout, options.concurrency, licensed)
+    item_of = {key: _item(frame, options.show) for key, frame in frames.items()}
+    shown = {item_of[key]: frame for key, frame in frames.items()}
+    prompt = _prompt(shown, options.show)
+    price = read_price(options.prices, options.model) if options.prices else None
+    with Ledger(ledger_path, prompt_id(options.show), options.model) as ledger:
+        purse = Purse(price, options.max_cost, prompt=prompt)
+        purse.recount(ledger)
+        calls = {item: ledger.last(digest(item)) for item in shown}
+        left = [item for item, call in calls.items() if call is None or (call.state == "failed" and call.paid == "no")]
+        with Progress(console=Console(stderr=True)) as progress:
+            task = progress.add_task("asking", total=len(left))
+            done = partial(progress.advance, task)
+            whole = Calls(server, ledger, purse, options.concurrency, done, prompt).ask(left)
+        if not whole:
+            raise UserError(
+                f"--max_cost {options.max_cost} reached: {purse} spent; answers are kept in {ledger_path}; "
+                "raise it to go on"
+            )
+        answers = {item: ledger.last(digest(item)) for item in shown}
+    failed = sum(call is None or call.state != "answered" for call in answers.values())
+    print(f"{len(shown):,} questions, {failed:,} without a sound answer; spent in all: {purse}")
+    return {
+        key: _contrasts(call.content)
+        for key, item in item_of.items()
+        if (call := answers[item]) and call.state == "answered"
+    }
+
+
+def _contrasts(content: str | None) -> list[Contrast]:
+    pairs = Proposal.model_validate_json(content or "").pairs
+    return [Contrast(pair.positive, pair.negative, pair.differs) for pair in pairs]
+
+
+def _item(frame: Frame, show: str) -> str:
+    """What names a question: all of the frame that is sent."""
+    picture = hashlib.sha256(frame["image"]).hexdigest() if show != "utterance" else ""
+    return f"{picture} {clean(frame['utterance']) if show != 'frame' else ''}"
+
+
+def _prompt(shown: Mapping[str, Frame], show: str) -> Prompt:
+    system = files(__package__).joinpath(f"{VERSION}.md").read_text(encoding="utf-8")
+
+    def request(model: str, item: str) -> dict[str, Any]:
+        content: list[dict[str, Any]] = []
+        if show != "frame":
+            content.append({"type": "text", "text": f"<utterance>\n{item.partition(' ')[2]}\n</utterance>"})
+        if show != "utterance" and item:
+            content.append({"type": "image_url", "image_url": {"url": _data_url(shown[item]["image"])}})
+        return {
+            "model": model,
+            "messages": [{"role": "system", "content": system}, {"role": "user", "content": content}],
+            "temperature": 0,
+            "max_tokens": MAX_OUTPUT_TOKENS,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "phrase_pairs", "strict": True, "schema": SCHEMA},
+            },
+        }
+
+    fixed = len(json.dumps(system + json.dumps(SCHEMA)).encode())
+
+    def most_input_tokens(item: str) -> int:
+        picture = IMAGE_TOKENS if show != "utterance" else 0
+        return FRAME_TOKENS + fixed // LEAST_BYTES_PER_TOKEN + len(item.encode()) + picture
+
+    return Prompt(request, most_input_tokens, MAX_OUTPUT_TOKENS, Proposal)
+
+
+def _data_url(image: bytes) -> str:
+    kind = {b"\xff\xd8": "jpeg", b"\x89P": "png"}.get(image[:2], "webp")
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

@@ -1,0 +1,83 @@
+"""A run as a folder that can be handed on: weights as safetensors, tokenizer, recipe and model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from babyvlm.errors import UserError, first_line
+from babyvlm.io.artifacts import Manifest, made_already, making, one_at_a_time, sha256
+
+
+@one_at_a_time
+def export(run: Path, out: Path, hub: str | None = None, private: bool = True, licensed_export: bool = False) -> None:
+    """Make a folder that ``babyvlm.load`` reads anywhere; that of a BabyLLaVA, transformers' Auto classes too.
+
+    In goes a run's folder, out come its best weights as safetensors, the tokenizer, the recipe and a model card.
+
+    For example:
+        python -m babyvlm export --run lightning_logs/CVCL-filtered/version_0 --out CVCL-filtered
+
+    Args:
+        run: a run's folder; its best checkpoint is taken.
+        out: folder to make.
+        hub: ``ORG/NAME`` on the Hugging Face hub to upload it to as well, with the token of ``hf auth login``.
+        private: let nobody else see the new repository.
+        licensed_export: upload also what was trained on licensed pairs, or on some that are not known to be free.
+            Weights can give away what they were trained on: you answer for where they go.
+
+    Raises:
+        UserError: it was trained on licensed pairs, and is to be uploaded all the same.
+    """
+    from babyvlm.models.initialization import best_checkpoint
+    from babyvlm.models.loading import EXPORT, load_run, write
+    from babyvlm.report.licence import trained_on_free
+    from babyvlm.report.model_card import model_card
+
+    licensed = not trained_on_free(run)
+    if hub is not None and licensed and not licensed_export:
+        raise UserError(
+            f"{run}: was trained on licensed pairs, or on some that are not known to be free; if your licence allows "
+            "what you want with its weights, say --licensed_export true"
+        )
+    arguments = {"checkpoint": sha256(best_checkpoint(run))}
+    if made_already(out, EXPORT, arguments):
+        print(f"{out}: whole already, nothing to do")
+    else:
+        model, recipe = load_run(run)
+        manifest: Manifest = {"arguments": arguments, "model": recipe, "licensed": licensed}
+        vocabulary = getattr(model, "vocabulary", None)
+        card = model_card(
+            run,
+            type(model).__name__,
+            parameters=sum(weight.numel() for weight in model.parameters()),
+            words=0 if vocabulary is None else len(vocabulary),
+            name=hub or str(out),
+            captions=hasattr(model, "save_pretrained"),
+        )
+        with making(out, EXPORT, manifest) as partial:
+            write(model, partial)
+            (partial / "README.md").write_text(card)
+            recipe["init_args"].pop("vocabulary", None)  # a path of this machine; the folder has it
+        print(f"{out}: {type(model).__name__}")
+    if hub is not None:
+        _upload(out, hub, private)
+
+
+def _upload(folder: Path, name: str, private: bool) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    from babyvlm.models.loading import FILES
+
+    try:
+        api = HfApi()
+        url = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            allow_patterns=["README.md", *FILES],
+            commit_message=f"BabyVLM: {folder.name}",
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(f"--hub {name}: cannot be uploaded ({first_line(error)})") from error
+    print(url)

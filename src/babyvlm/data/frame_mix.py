@@ -1,0 +1,203 @@
+"""Frames without words: several crops of each, for learning to see (phase 0-vision)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.data.pair_dataset import chosen_groups, open_picture, open_rows, stable_hash
+from babyvlm.data.pair_mix import Source, identify
+from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader
+from babyvlm.data.transforms import PILGaussianBlur, seeded, to_tensor
+
+
+@dataclass(frozen=True)
+class Crops:
+    """How DINO's views are cut; the defaults are facebookresearch/dino's, with its scales for convolutional networks.
+
+    Attributes:
+        local_count: small views beside the two large ones.
+        local_size: side of a small view, in pixels.
+        global_scale: range of the share of the frame's area that a large view shows.
+        local_scale: the same of a small view.
+        jitter: brightness, contrast, saturation, hue, in four views of five.
+        grayscale: how often a view loses its colours.
+        solarize: how often the second large view is solarized.
+        blur: range of the radius, in pixels; the first large view is always blurred, the second one time in ten, a
+            small one half of the time.
+    """
+
+    local_count: int = 8
+    local_size: int = 96
+    global_scale: tuple[float, float] = (0.14, 1.0)
+    local_scale: tuple[float, float] = (0.05, 0.14)
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    grayscale: float = 0.2
+    solarize: float = 0.2
+    blur: tuple[float, float] = (0.1, 2.0)
+
+
+@dataclass
+class Views:
+    """A batch of frames, or one of them without the axis B.
+
+    Attributes:
+        keys: B store keys.
+        large_VBCHW: two large views of each frame; what the teacher sees.
+        small_VBCHW: the small ones.
+    """
+
+    keys: list[str]
+    large_VBCHW: Tensor
+    small_VBCHW: Tensor
+
+
+class MultiCrop:
+    """Picture -> two large views and some small ones, drawn from torch's generator.
+
+    By torchvision, since lightly's own draws from numpy's global generator, which no worker seeds by item.
+    """
+
+    def __init__(self, size: int, crops: Crops) -> None:
+        self.large = [
+            self._view(size, crops.global_scale, crops, blur=1.0),
+            self._view(size, crops.global_scale, crops, blur=0.1, solarize=crops.solarize),
+        ]
+        self.small = [self._view(crops.local_size, crops.local_scale, crops, blur=0.5)] * crops.local_count
+
+    @staticmethod
+    def _view(size: int, scale: tuple[float, float], crops: Crops, blur: float, solarize: float = 0.0) -> v2.Compose:
+        return v2.Compose(
+            [
+                v2.RandomResizedCrop(size, scale, interpolation=v2.InterpolationMode.BICUBIC),
+                v2.RandomHorizontalFlip(),
+                v2.RandomApply([v2.ColorJitter(*crops.jitter)], p=0.8),
+                v2.RandomGrayscale(crops.grayscale),
+                v2.RandomApply([PILGaussianBlur(crops.blur)], p=blur),
+                v2.RandomSolarize(threshold=128, p=solarize),
+                *to_tensor(),
+            ]
+        )
+
+    def __call__(self, image: Image) -> tuple[Tensor, Tensor]:
+        """(2, C, H, W) and (local_count, C, h, w)."""
+        large, small = (torch.stack([view(image) for view in views]) for views in (self.large, self.small))
+        return large, small
+
+
+class Frames(Dataset[Views]):
+    """The training frames of some stores end to end, each cut into views.
+
+    Args:
+        stores: folder of the pair stores.
+        sources: which of them, and of how many utterances.
+        crops: picture -> large and small views.
+        seed: with the epoch and the frame it fixes how it is cut.
+
+    Raises:
+        UserError: a store holds no or too few utterances to train on.
+    """
+
+    def __init__(self, stores: Path, sources: Sequence[Source], crops: MultiCrop, seed: int) -> None:
+        self.crops, self.seed = crops, seed
+        self._stores = [Store(stores / source.store) for source in sources]
+        self._rows = [open_rows(store) for store in self._stores]
+        self._chosen = [
+            np.sort(chosen_groups(store, "train", seed, source.utterances).rows)
+            for store, source in zip(self._stores, sources, strict=True)
+        ]
+        self._ends = np.cumsum([len(rows) for rows in self._chosen])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index_epoch: tuple[int, int]) -> Views:
+        """Views of (index, epoch)."""
+        index, epoch = index_epoch
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        row = self._rows[number][int(self._chosen[number][index - self._ends[number]])]  # counted from its end
+        draw = np.random.default_rng([self.seed, epoch, stable_hash(row["key"])])
+        picture = open_picture(self._stores[number], row["key"], row["image"])
+        return Views([row["key"]], *seeded(self.crops, picture, int(draw.integers(2**62))))
+
+
+def collate(items: Sequence[Views]) -> Views:
+    """Stack the views of single frames into a batch."""
+    large, small = ([getattr(item, name) for item in items] for name in ("large_VBCHW", "small_VBCHW"))
+    return Views([item.keys[0] for item in items], torch.stack(large, dim=1), torch.stack(small, dim=1))
+
+
+class FrameMix(LightningDataModule):
+    """Training frames from some stores, cut for DINO. There is no validation: its loss says little, a probe more.
+
+    Args:
+        name: of the mix, for the run's name.
+        stores: folder of the pair stores.
+        sources: what is trained on.
+        batch_size: global: split over all devices.
+        image_size: side of the large views, in pixels.
+        crops: how the views are cut.
+        num_workers: processes a device that decode and augment.
+        seed: of order and augmentation; the run's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stores: Path,
+        sources: list[Source],
+        batch_size: int = 64,
+        image_size: int = 224,
+        crops: Crops = Crops(),
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.name, self.stores, self.sources = name, stores, sources
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.crops = MultiCrop(image_size, crops)
+        self.identity = identify(stores, sources)
+
+    def prepare_data(self) -> None:
+        """Write the memory-mapped copies once, on one rank."""
+        for source in self.sources:
+            open_rows(Store(self.stores / source.store))
+
+    @cached_property
+    def _frames(self) -> Frames:
+        return Frames(self.stores, self.sources, self.crops, self.seed)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Global batches an epoch."""
+        return len(self._frames) // self.batch_size
+
+    def train_dataloader(self) -> ResumableLoader[Views]:
+        """Frames of all sources in the order of (seed, epoch, mix)."""
+        assert self.trainer is not None
+        sampler = GlobalBatchSampler(
+            len(self._frames),
+            self.batch_size,
+            seed=self.seed,
+            mix=self.identity,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        return ResumableLoader(
+            self._frames,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )

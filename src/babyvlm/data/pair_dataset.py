@@ -1,0 +1,241 @@
+"""Pair stores as a map-style dataset: one item an utterance, one of its frames each epoch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+import torch
+from cv2.typing import MatLike
+from PIL.Image import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.data.feature_files import FrozenFeatures
+from babyvlm.data.transforms import View, normalised
+from babyvlm.data.vocabulary import PAD, Vocabulary
+from babyvlm.errors import UserError
+from babyvlm.io.images import BrokenImageError, open_rgb
+from babyvlm.types import Batch
+
+
+@dataclass(frozen=True)
+class Item:
+    """An utterance and, if it has them, one image, uint8 (H, W, C), or its features, (D,) or (P, D)."""
+
+    key: str
+    tokens_L: Tensor
+    utterance: str
+    image_HWC: MatLike | None = None
+    features: Tensor | None = None
+
+
+def open_rows(store: Store) -> datasets.Dataset:
+    """The rows of a store by number, memory-mapped.
+
+    The first call writes an Arrow copy beside the shards (as large as they are), later ones map it.
+    """
+    columns = ["key", "image", "utterance"]
+    cache = str(store.path / "arrow")
+    files = [str(file) for file in store.files]
+    return datasets.Dataset.from_parquet(files, cache_dir=cache, columns=columns)
+
+
+def open_picture(store: Store, key: str, image: bytes) -> Image:
+    """Decode a row's picture.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    with naming(store, key):
+        return open_rgb(image)
+
+
+@contextmanager
+def naming(store: Store, key: str) -> Iterator[None]:
+    """What reads the picture of a row.
+
+    Raises:
+        UserError: it cannot be. Never a neighbour in its place: what was trained on would not be what the store says.
+    """
+    try:
+        yield
+    except BrokenImageError as error:
+        raise UserError(f"{store.path}: image of {key} cannot be read ({error})") from error
+
+
+class UtteranceFrames(Dataset[Item]):
+    """The utterances of one split of a store, each with one of its frames.
+
+    Args:
+        store: where the pairs are.
+        split: ``train``, ``val`` or ``test``.
+        view: encoded picture and randomness -> uint8 (H, W, C).
+        vocabulary: encodes the utterances.
+        max_tokens: tokens an utterance, ``<sos>`` and ``<eos>`` included.
+        seed: with the epoch and the utterance it fixes which frame is shown and how it is augmented.
+        limit: take this many utterances, drawn by ``seed``; all by default.
+
+    Attributes:
+        features: read instead of the pictures, if set.
+
+    Raises:
+        UserError: the split is empty or smaller than ``limit``.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        split: str,
+        view: View,
+        vocabulary: Vocabulary,
+        *,
+        max_tokens: int = 25,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        self.store, self.view, self.vocabulary = store, view, vocabulary
+        self.max_tokens, self.seed = max_tokens, seed
+        self.features: FrozenFeatures | None = None
+        texts = store.columns("key", "utterance")
+        self._keys, self._utterances = texts["key"], texts["utterance"]
+        self._group_rows = chosen_groups(store, split, seed, limit)
+
+    def __len__(self) -> int:
+        return len(self._group_rows)
+
+    def __getitem__(self, index_epoch: tuple[int, int]) -> Item:
+        """Item of (index, epoch)."""
+        index, epoch = index_epoch
+        rows = self._group_rows[index]
+        draw = np.random.default_rng([self.seed, epoch, stable_hash(self._keys[int(rows[0])].as_py())])
+        row = int(rows[draw.integers(len(rows))])
+        key, utterance = self._keys[row].as_py(), self._utterances[row].as_py()
+        tokens = torch.tensor(self.vocabulary.encode([utterance], self.max_tokens)[0])
+        if self.features is not None:
+            return Item(key, tokens, utterance, features=self.features[row])
+        with naming(self.store, key):
+            return Item(key, tokens, utterance, image_HWC=self.view(self._images[row]["image"], draw))
+
+    @cached_property
+    def _images(self) -> datasets.Dataset:
+        """Opened when the first picture is asked for: cached features ask for none."""
+        return open_rows(self.store)
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each utterance."""
+        tokens = self.vocabulary.encode(utterances(self.store, self._group_rows), self.max_tokens)
+        return np.fromiter(map(len, tokens), np.int64)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The row numbers of some utterances' frames, in two arrays: half a million of small ones would take 100 MB.
+
+    Attributes:
+        rows: of all of them, utterance after utterance.
+        starts: where in ``rows`` each begins; the last number is where all end.
+    """
+
+    rows: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.int64]:
+        """Rows of one utterance."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.rows[self.starts[index] : self.starts[index + 1]]
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Groups:
+        """Some of them."""
+        rows = [self[index] for index in indices]
+        return Groups(np.concatenate(rows), np.cumsum([0, *map(len, rows)]))
+
+    @property
+    def first(self) -> npt.NDArray[np.int64]:
+        """The first row of each."""
+        return self.rows[self.starts[:-1]]
+
+
+def chosen_groups(store: Store, split: str, seed: int, limit: int | None) -> Groups:
+    """Rows of each utterance of a split, or of ``limit`` of them, drawn by ``seed``.
+
+    Raises:
+        UserError: the split is empty or smaller than ``limit``.
+    """
+    groups = _rows_by_group(store, split)
+    if not len(groups):
+        raise UserError(f"{store.path}: no utterance in split {split}")
+    if limit is None:
+        return groups
+    if limit > len(groups):
+        raise UserError(f"{store.path}: {limit} utterances asked for, {split} has {len(groups)}")
+    return groups.take(np.sort(np.random.default_rng([seed, limit]).permutation(len(groups))[:limit]))
+
+
+def utterances(store: Store, groups: Groups) -> list[str]:
+    """What is said in each group of rows, once however many frames share it."""
+    said: list[str] = store.columns("utterance")["utterance"].take(groups.first).to_pylist()
+    return said
+
+
+def _rows_by_group(store: Store, split: str) -> Groups:
+    """The groups of the split, in order of first appearance."""
+    table = store.columns("group", "split")
+    codes = table["group"].combine_chunks().dictionary_encode().indices.to_numpy()
+    rows = np.flatnonzero(pc.equal(table["split"], split).to_numpy())
+    rows = rows[np.argsort(codes[rows], kind="stable")]
+    begins = np.flatnonzero(np.diff(codes[rows], prepend=-1))
+    return Groups(rows, np.append(begins, len(rows)))
+
+
+def stable_hash(text: str) -> int:
+    """A number that is the same in every process, for seeds."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Stack items into a batch, images normalised, tokens padded at the right."""
+    images = [item.image_HWC for item in items if item.image_HWC is not None]
+    features = [item.features for item in items if item.features is not None]
+    return Batch(
+        keys=[item.key for item in items],
+        images_BCHW=normalised(images) if images else torch.empty(len(items), 0),
+        tokens_BL=pad_sequence([item.tokens_L for item in items], batch_first=True, padding_value=PAD),
+        utterances=[item.utterance for item in items],
+        features=torch.stack(features) if features else None,
+    )
+
+
+class Mixed(Dataset[Item]):
+    """Several datasets end to end."""
+
+    def __init__(self, parts: Sequence[UtteranceFrames]) -> None:
+        self.parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each utterance."""
+        return np.concatenate([part.lengths() for part in self.parts])
+
+    def __getitem__(self, index_epoch: tuple[int, int]) -> Item:
+        """Item of (index, epoch)."""
+        index, epoch = index_epoch
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        part = self.parts[number]
+        return part[index - int(self._ends[number]) + len(part), epoch]

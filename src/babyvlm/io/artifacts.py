@@ -1,0 +1,213 @@
+"""Folders that are whole or absent: made beside, described by a manifest, renamed in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from contextlib import contextmanager, nullcontext
+from functools import wraps
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from filelock import FileLock, Timeout
+
+from babyvlm import __version__
+from babyvlm.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Manifest = dict[str, Any]
+SCRATCH = "scratch"  # subfolder of a folder in the making
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path, kind: str) -> Manifest:
+    """Read ``<folder>/<kind>.json``.
+
+    Raises:
+        UserError: the folder is missing, is no artefact of this kind, or its manifest cannot be read.
+    """
+    path = folder / f"{kind}.json"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; make it first (python -m babyvlm --help lists the stages)")
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no {kind} folder ({path.name} is missing)") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); remove {folder} and make it again") from None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path}: holds no JSON object; remove {folder} and make it again")
+    return manifest
+
+
+def fingerprint(folder: Path, kind: str) -> str:
+    """Hash of an artefact: of its manifest, which holds the checksums of its files."""
+    read_manifest(folder, kind)
+    return sha256(folder / f"{kind}.json")
+
+
+def lineage(folder: Path, kind: str) -> dict[str, Manifest]:
+    """All that an artefact was made from, back to the raw files, and the artefact itself: fingerprint -> manifest.
+
+    Each comes after what it was made from. Lists of files are left out.
+    """
+    manifest = read_manifest(folder, kind)
+    own = {name: value for name, value in manifest.items() if name not in ("ancestors", "shards", "sha256")}
+    found: dict[str, Manifest] = {**manifest.get("ancestors", {}), fingerprint(folder, kind): own}
+    order: dict[str, Manifest] = {}
+
+    def visit(name: str) -> None:
+        if name not in order:
+            for parent in made_from(found[name], found):
+                visit(parent)
+            order[name] = found[name]
+
+    for name in reversed(found):
+        visit(name)
+    return order
+
+
+def made_from(manifest: Manifest, lineage: Mapping[str, Manifest]) -> list[str]:
+    """Fingerprints of what an artefact was made from: those of ``lineage`` that its arguments name."""
+    named: list[Any] = []
+    for value in manifest["arguments"].values():
+        named += value if isinstance(value, list) else [value]
+    return list(dict.fromkeys(value for value in named if isinstance(value, str) and value in lineage))
+
+
+def made_already(folder: Path, kind: str, arguments: Mapping[str, Any]) -> bool:
+    """Tell whether ``folder`` is there, whole, and made by the same call.
+
+    Raises:
+        UserError: it is there but was made from other arguments or inputs.
+    """
+    partial = _partial(folder)
+    if not folder.exists() and _read(partial / f"{kind}.json").get("arguments") == _as_json(arguments):
+        _name(partial, folder)  # all was written when a kill came
+    if not folder.exists():
+        return False
+    wanted, made_by = _as_json(arguments), read_manifest(folder, kind).get("arguments", {})
+    changed = sorted(key for key in wanted.keys() | made_by.keys() if wanted.get(key) != made_by.get(key))
+    if changed:
+        raise UserError(
+            f"{folder}: is there, but was made with other {', '.join(changed)}; remove it or choose another --out"
+        )
+    return True
+
+
+@contextmanager
+def making(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = False) -> Iterator[Path]:
+    """Make ``folder`` whole or not at all.
+
+    Yields ``<folder>.partial`` to fill. When the block ends without an error, ``manifest`` (which the block may go on
+    filling) is written into it as ``<kind>.json`` and the folder takes its name.
+
+    Args:
+        folder: the artefact to make; must not exist.
+        kind: names the manifest file.
+        manifest: must hold ``arguments``; the code version is added.
+        keep_partial: keep what an interrupted call with the same arguments left, for stages that go on where they
+            were. What is needed only to go on belongs in the subfolder ``SCRATCH``, which is removed at the end.
+    """
+    partial = _partial(folder)
+    begun = partial / SCRATCH / "arguments.json"
+    if not keep_partial or _read(begun) != _as_json(manifest["arguments"]):
+        shutil.rmtree(partial, ignore_errors=True)
+    begun.parent.mkdir(parents=True, exist_ok=True)
+    _write(begun, manifest["arguments"])
+    try:
+        yield partial
+    except BaseException:
+        if not keep_partial:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    ready = partial / SCRATCH / f"{kind}.json"
+    _write(ready, {"kind": kind, "code_version": __version__, **manifest})
+    ready.replace(partial / f"{kind}.json")
+    _name(partial, folder)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs from making ``folder`` meanwhile.
+
+    The lock is the system's: it ends with the run that holds it, however that ends. Its file, beside the folder, is
+    removed; one that a killed run left locks nobody out.
+
+    Raises:
+        UserError: nothing can be made there.
+    """
+    if folder.name in ("", ".."):
+        raise UserError(f"{folder}: names no folder that could be made; give it a name of its own")
+    path = folder.with_name(folder.name + ".lock")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()  # says why, where filelock would try for ever
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{folder}: another run is making it; waiting", file=sys.stderr)
+            lock.acquire()
+    except OSError as error:
+        raise UserError(f"{folder}: nothing can be made there ({error.filename or path}: {error.strerror})") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # first: who waits for a file that is gone asks again, for the new one
+        lock.release()
+
+
+def one_at_a_time(command: Callable[P, T]) -> Callable[P, T]:
+    """Let a command that makes ``out`` wait while another run makes it; then it finds it whole, and leaves it."""
+    parameters = signature(command)
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        out: Path = parameters.bind(*args, **kwargs).arguments["out"]
+        # What is whole in a place that may only be read is still found so.
+        with nullcontext() if out.exists() and not os.access(out.parent, os.W_OK) else alone(out):
+            return command(*args, **kwargs)
+
+    return run
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".partial")
+
+
+def _name(partial: Path, folder: Path) -> None:
+    shutil.rmtree(partial / SCRATCH, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _as_json(value: Mapping[str, Any]) -> Manifest:
+    """As it comes back from a file: tuples as lists, paths as text."""
+    return dict(json.loads(json.dumps(dict(value), default=str)))
+
+
+def _read(path: Path) -> Manifest:
+    """What ``_write`` wrote; empty if there is nothing of it."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    beside = path.with_name(f"{path.name}.{os.getpid()}")  # ranks may write the same at the same time
+    beside.write_text(json.dumps(dict(value), indent=2, sort_keys=True, default=str) + "\n")
+    beside.replace(path)

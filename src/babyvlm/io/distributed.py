@@ -1,0 +1,80 @@
+"""Work that is shared by the processes of a distributed run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+from rich.console import Console
+from rich.progress import track
+from torch import distributed
+
+from babyvlm.errors import UserError, first_line
+
+T = TypeVar("T")
+U = TypeVar("U")
+PATIENCE = timedelta(days=7)  # our choice: longer than any job may run
+
+
+def is_first() -> bool:
+    """Whether this process may speak for all."""
+    return not _distributed() or distributed.get_rank() == 0
+
+
+def progress(tasks: Sequence[T], label: str) -> Iterable[T]:
+    """The tasks, with a bar on standard error while the first rank goes through them."""
+    console = Console(stderr=True)
+    return track(tasks, label, console=console, transient=True, disable=not (is_first() and console.is_terminal))
+
+
+def share(
+    tasks: Sequence[T], work: Callable[[Sequence[T]], U], group: distributed.ProcessGroup | None = None
+) -> list[U]:
+    """Do tasks on all ranks, each its part, and give every rank what all made of theirs, by rank.
+
+    A task is the unit: it is never split, so what comes out of it does not depend on how many ranks there are. A rank
+    may have no task. All ranks must call this with the same tasks; they meet in ``group``, by default that of the run.
+
+    Raises:
+        UserError, RuntimeError: the work failed on another rank; on the one where it did, its own error. So no rank
+            waits for one that will not come.
+    """
+    if not _distributed():
+        return [work(tasks)]
+    rank, ranks = distributed.get_rank(), distributed.get_world_size()
+    own: Exception | None = None
+    done: U | None = None
+    try:
+        done = work(tasks[rank::ranks])
+    except Exception as error:
+        own = error
+    failure = None if own is None else (isinstance(own, UserError), f"rank {rank}: {first_line(own)}")
+    all_done: list[Any] = [None] * ranks
+    distributed.all_gather_object(all_done, (done, failure), group)
+    if own is not None:
+        raise own
+    for _, failed in all_done:
+        if failed is not None:
+            raise (UserError if failed[0] else RuntimeError)(failed[1])
+    return [part for part, _ in all_done]
+
+
+def from_first(work: Callable[[], T]) -> T:
+    """What the first rank makes of it, on every rank, however long that takes.
+
+    Raises:
+        UserError, RuntimeError: as ``share``.
+    """
+    if not _distributed():
+        return work()
+    # In the run's own group the others would be ended while they wait: NCCL's patience is ten minutes.
+    group = cast("distributed.ProcessGroup", distributed.new_group(backend="gloo", timeout=PATIENCE))
+    try:
+        return cast("T", share([work], lambda mine: mine[0]() if mine else None, group)[0])
+    finally:
+        distributed.destroy_process_group(group)
+
+
+def _distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

@@ -1,0 +1,145 @@
+"""What the stages that read users' files share."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, TextIO
+
+from babyvlm.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+EDGE_BYTES = 1 << 20  # hashed at either end of a large file: our choice, a corpus of videos is half a terabyte
+
+
+def listed(paths: list[Path] | Path | None) -> list[Path]:
+    """One path or several, as a user may give them."""
+    if paths is None:
+        return []
+    return [paths] if isinstance(paths, Path) else paths
+
+
+def inside(root: Path, name: str) -> Path | None:
+    """The path ``root/name``, or None if it would leave ``root`` (``..``, an absolute path, a link that leads out)."""
+    try:
+        path = (root / name).resolve()
+        return path if path.is_relative_to(root.resolve()) else None
+    except (OSError, ValueError, RuntimeError):  # a NUL in the name, a loop of links
+        return None
+
+
+def keep_apart(out: Path, *sources: Path) -> None:
+    """Make sure that what is made does not lie among what it is made of, where the next call would find it.
+
+    Raises:
+        UserError: ``out`` is in one of the folders.
+    """
+    for source in sources:
+        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"--out {out}: lies in {source}, whose files are only read; choose another place")
+
+
+def below(root: Path, name: str) -> Path | None:
+    """The path ``root/name``, or None if the name itself would leave ``root``.
+
+    Links are followed, wherever they lead: for a folder of the user's own, who laid them. See ``inside`` for others'.
+    """
+    parts = PurePosixPath(name)
+    return None if not name or "\0" in name or parts.is_absolute() or ".." in parts.parts else root / name
+
+
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """The files in a folder and its subfolders whose names end so, in any case; hidden ones are none.
+
+    Linked folders count as subfolders. Each folder is gone through once, by its own path if it has one, and none above
+    ``folder``: links may go round in circles.
+
+    Raises:
+        UserError: there is no such folder, or one cannot be read.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    seen = {_identity(parent) for parent in folder.resolve().parents}
+    waiting = [folder]
+    while waiting:
+        links: list[Path] = []
+        for parent, folders, names in chain.from_iterable(os.walk(top, onerror=_unreadable) for top in waiting):
+            if _identity(Path(parent)) in seen:
+                folders.clear()
+                continue
+            seen.add(_identity(Path(parent)))
+            links += [path for path in (Path(parent, name) for name in sorted(folders)) if path.is_symlink()]
+            for name in names:
+                if name.lower().endswith(suffixes) and not name.startswith("."):  # "._x.mp4": a Mac's leftovers
+                    yield Path(parent, name)
+        waiting = links
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror})") from None
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file; -1 if it is none, or a link that leads nowhere."""
+    return path.stat().st_size if path.is_file() else -1
+
+
+def fingerprint_files(paths: Iterable[Path]) -> str:
+    """Hash of the names and contents of files, in the order given.
+
+    Of a file over 2 MiB only the length, the first and the last MiB are read, so a change deep inside it that keeps
+    the length is not seen. A file that is not there counts as such.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        size = file_size(path)
+        digest.update(f"{path.name}\0{size}\0".encode("utf-8", "surrogateescape"))
+        if size < 0:
+            continue
+        with path.open("rb") as file:
+            digest.update(file.read(EDGE_BYTES))
+            file.seek(max(EDGE_BYTES, size - EDGE_BYTES))
+            digest.update(file.read(EDGE_BYTES))
+    return digest.hexdigest()
+
+
+def digest(hashes: Iterable[str]) -> str:
+    """Hash of hashes, in the order given."""
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """Write a text file whole or not at all.
+
+    Raises:
+        UserError: no file can be written there.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = beside.open("w", newline="", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.filename}: {error.strerror})") from None
+    with opened as file:
+        yield file
+    beside.replace(path)
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write rows, the heading first, whole or not at all."""
+    with whole_file(path) as file:
+        csv.writer(file).writerows(rows)

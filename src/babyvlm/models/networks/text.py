@@ -1,0 +1,84 @@
+"""CVCL's text encoders: tokens -> one vector an utterance. Padding (id 0) contributes nothing in any of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from babyvlm.data.vocabulary import PAD
+from babyvlm.errors import UserError
+
+
+class MeanEmbedding(nn.Module):
+    """Mean of word embeddings over ``<sos> words <eos>`` (CVCL's main model).
+
+    Args:
+        vocabulary_size: rows of the table.
+        width: of the output.
+    """
+
+    def __init__(self, vocabulary_size: int, width: int = 512) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, width, padding_idx=PAD)
+
+    def forward(self, tokens_BL: Tensor) -> Tensor:
+        """(B, width)."""
+        lengths_B1 = (tokens_BL != PAD).sum(1, keepdim=True)
+        mean: Tensor = self.embedding(tokens_BL).sum(1) / lengths_B1  # the padding row is zero and stays so
+        return mean
+
+
+class LSTMText(nn.Module):
+    """Last hidden state of a one-layer LSTM over the tokens (CVCL's option).
+
+    CVCL's runs drop half of its inputs out; here nothing is.
+
+    Args:
+        vocabulary_size: rows of the table.
+        width: of embeddings and state.
+    """
+
+    def __init__(self, vocabulary_size: int, width: int = 512) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, width, padding_idx=PAD)
+        self.lstm = nn.LSTM(width, width, batch_first=True)
+
+    def forward(self, tokens_BL: Tensor) -> Tensor:
+        """(B, width)."""
+        lengths_B = (tokens_BL != PAD).sum(1).cpu()
+        packed = pack_padded_sequence(self.embedding(tokens_BL), lengths_B, batch_first=True, enforce_sorted=False)
+        _, (hidden_1BD, _) = self.lstm(packed)
+        last: Tensor = hidden_1BD[0]
+        return last
+
+
+class TransformerText(nn.Module):
+    """Mean over the tokens after one transformer layer with learned positions (CVCL's option).
+
+    Args:
+        vocabulary_size: rows of the table.
+        width: of embeddings and layer.
+        heads: of its attention (8: our choice).
+        max_tokens: positions (25 in CVCL).
+
+    Raises:
+        UserError: on an utterance longer than that.
+    """
+
+    def __init__(self, vocabulary_size: int, width: int = 512, heads: int = 8, max_tokens: int = 25) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, width, padding_idx=PAD)
+        self.positions = nn.Parameter(torch.randn(max_tokens, width) * 0.02)
+        self.layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.1, batch_first=True)
+
+    def forward(self, tokens_BL: Tensor) -> Tensor:
+        """(B, width)."""
+        if tokens_BL.shape[1] > len(self.positions):
+            longest = tokens_BL.shape[1]
+            raise UserError(f"the transformer text encoder has max_tokens {len(self.positions)}, a batch has {longest}")
+        padding_BL = tokens_BL == PAD
+        hidden_BLD = self.embedding(tokens_BL) + self.positions[: tokens_BL.shape[1]]
+        hidden_BLD = self.layer(hidden_BLD, src_key_padding_mask=padding_BL).masked_fill(padding_BL[..., None], 0.0)
+        mean: Tensor = hidden_BLD.sum(1) / (~padding_BL).sum(1, keepdim=True)
+        return mean

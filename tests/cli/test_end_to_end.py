@@ -1,0 +1,297 @@
+"""The whole way on the tiny world: raw video to table, by the commands a user types."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+import babyvlm
+from babyvlm.__main__ import main
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.data.vocabulary import Vocabulary
+from support.docs_pages import of_make
+from support.tiny_llava import save_tiny_llava
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+DATA = Path("data/playroom")
+SMALL = [
+    "--trainer.accelerator",
+    "cpu",
+    "--trainer.precision",
+    "32",
+    "--data.image_size",
+    "64",
+    "--data.num_workers",
+    "0",
+]
+SMALL_TEXT = ["--trainer.accelerator", "cpu", "--trainer.precision", "32", "--data.max_tokens", "32"]
+SMALL_TEXT += [f"--model.shape.{size}" for size in ("width=32", "layers=2", "heads=4", "inner=64")]
+SMALL_LLAVA = [*SMALL, *(f"--model.language.{size}" for size in ("width=32", "layers=2", "heads=4", "inner=64"))]
+SMALL_VIT = ["--model.vision.backbone", "vit_tiny_patch16_224", "--model.vision.options", "{img_size: 64, depth: 2}"]
+# A BabyLLaVA trains in phases; each overlay of a phase is run with one of the models.
+PHASE_OF = {
+    "model/babyllava-gpt2": "phase/1",
+    "model/babyllava-llama": "phase/2",
+    "saycam/babyllava-gpt2": "saycam/phase-1",
+    "saycam/babyllava-llama": "saycam/phase-2",
+}
+QUICK = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--data.batch_size", "4"]
+
+
+def curate(stage, **arguments):
+    flags = [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
+    main(["curate", stage, *flags])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder as `make data` leaves it, tiny, with the clean scenes that CLIP learns; the tests run inside it."""
+    root = tmp_path_factory.mktemp("slice")
+    before = Path.cwd()
+    os.chdir(root)
+    (root / "configs").symlink_to(CONFIGS)
+    DATA.mkdir(parents=True)
+    Path("data/saycam").symlink_to("playroom")  # the configs of the real data differ by the folder's name alone
+    (DATA / "trials").symlink_to("world/trials")
+    for words in [*of_make("data"), *of_make("playroom-clip")[1:3]]:
+        main(words)
+    (DATA / "trials/SAYCam_caption.csv").symlink_to("caption.csv")  # the authors' name
+    yield root
+    os.chdir(before)
+
+
+def overlays(*names, base="playroom"):
+    return [part for name in (base, *names) for part in ("--config", f"configs/{name}.yaml")]
+
+
+def fit(*names, base="playroom", extra=()):
+    main(["fit", *overlays(*names, base=base), *QUICK, *extra])
+
+
+def newest(row):
+    return max(Path("lightning_logs", row).iterdir(), key=lambda path: int(path.name.split("_")[1]))
+
+
+def final_weights(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_stage_that_is_whole_is_left_as_it_is(world, capsys):
+    before = (DATA / "stores/filtered/store.json").stat().st_mtime_ns
+    curate("filter", store=DATA / "stores/frames", embeddings=DATA / "embeddings/frames", out=DATA / "stores/filtered")
+    assert "whole already" in capsys.readouterr().out
+    assert (DATA / "stores/filtered/store.json").stat().st_mtime_ns == before
+
+
+def test_the_filter_earns_its_living(world):
+    """What is really in view is much more frequent among what the shipped CLIP keeps than among what it drops."""
+    with (DATA / "world/truth.csv").open() as file:
+        in_view = {
+            row["utterance"].lower().strip(): row["in_view"] in ("1", "True", "true") for row in csv.DictReader(file)
+        }
+    similarity = np.load(DATA / "embeddings/frames/image.npy").astype(np.float32)
+    similarity = (similarity * np.load(DATA / "embeddings/frames/text.npy")).sum(1)
+    table = Store(DATA / "stores/frames").columns("utterance")["utterance"]
+    known = [
+        (score, in_view[text]) for score, text in zip(similarity, table.to_pylist(), strict=True) if text in in_view
+    ]
+    seen = [score for score, truth in known if truth]
+    unseen = [score for score, truth in known if not truth]
+    assert len(seen) > 10
+    assert len(unseen) > 10
+    assert np.mean(seen) > np.mean(unseen) + 0.1
+
+
+def test_the_mixes_are_equal_in_size(world):
+    sizes = {name: len(Store(DATA / "stores" / name)) for name in ("filtered", "aug", "random")}
+    assert len(set(sizes.values())) == 1
+
+
+ELSEWHERE = ("ablations.yaml", "sharded.yaml")  # test_ablations.py and, on two processes, test_sharding.py run them
+OVERLAYS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml") if path.name not in ELSEWHERE)
+
+
+def evaluated(name):
+    """What is tested in place of what cannot be had without its hub: it goes the same way."""
+    if name == "trained":
+        fit("model/cvcl", "mix/filtered")
+        return ["--model.source", str(newest("CVCL-filtered"))]
+    if name.startswith("llava"):
+        return ["--model.model", str(save_tiny_llava(Path("tiny-llava"))), "--model.weights", "float32"]
+    return ["--model.clip", "playroom"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=str)
+def test_every_shipped_config_runs(world, overlay):
+    folder, name = overlay.parent.name, overlay.stem
+    assert len((CONFIGS / overlay).read_text().splitlines()) <= 30
+    if folder == "eval":
+        main(["test", "--config", f"configs/{overlay}", "--trainer.accelerator", "cpu", *evaluated(name)])
+        results = newest(yaml.safe_load((CONFIGS / overlay).read_text())["name"]) / "results"
+        assert (results / "vtwt-test.parquet").is_file()
+        if name == "trained":  # as the run found for itself
+            again = [
+                pq.read_table(path / "vtwt-test.parquet") for path in (results, newest("CVCL-filtered") / "results")
+            ]
+            assert again[0].equals(again[1], check_metadata=True)
+    elif folder == "model":
+        extra = ["--data.max_tokens", "32"] if name.startswith("language") else []
+        phase = [PHASE_OF[f"model/{name}"]] if name.startswith("babyllava") else []
+        fit(f"model/{name}", *phase, "mix/clean" if name == "clip" else "mix/filtered", extra=extra)
+    elif folder == "mix":
+        fit("model/clip" if name == "clean" else "model/cvcl", f"mix/{name}")
+        run = newest(f"{'CLIP' if name == 'clean' else 'CVCL'}-{name}")
+        logged = (run / "metrics.csv").read_text().splitlines()[0].split(",")
+        assert {"labeled_s_dev", "vtwt_dev", "baby_winoground_dev", "val_loss"} <= set(logged)
+    elif f"{folder}/{name}" in PHASE_OF.values():
+        pass  # run with its model
+    elif name.startswith("babyllava"):
+        small = SMALL_LLAVA + SMALL_VIT * name.endswith("llama")
+        phase = PHASE_OF[f"{folder}/{name}"]
+        fit(f"saycam/{name}", phase, "mix/filtered", base="saycam", extra=["--trainer.max_epochs", "1", *small])
+    elif folder == "saycam":
+        small = SMALL_TEXT if name.startswith("language") else SMALL
+        fit(f"saycam/{name}", "mix/filtered", base="saycam", extra=["--trainer.max_epochs", "1", *small])
+    else:
+        assert name in ("playroom", "saycam")  # the bases of all runs above
+
+
+def test_same_seed_same_weights_whatever_the_workers(world):
+    runs = []
+    for workers in (0, 1):
+        fit("model/cvcl", "mix/filtered", extra=["--data.num_workers", str(workers)])
+        runs.append(final_weights(newest("CVCL-filtered")))
+    assert runs[0].keys() == runs[1].keys()
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    fit("model/cvcl", "mix/filtered", extra=["--seed_everything", "1"])
+    other = final_weights(newest("CVCL-filtered"))
+    assert not torch.equal(runs[0]["projection.weight"], other["projection.weight"])
+
+
+NEWEST = """{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args":
+    {"filename": "newest", "every_n_train_steps": 1, "enable_version_counter": false}}"""
+
+
+def test_a_run_resumed_in_mid_epoch_ends_with_the_same_weights(world):
+    extra = ["--trainer.val_check_interval", "3", "--data.num_workers", "0", "--trainer.callbacks+", NEWEST]
+    newest_file = Path("checkpoints", "newest.ckpt")
+    fit("model/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "7"])
+    whole = torch.load(newest("CVCL-filtered") / newest_file, weights_only=True)
+    fit("model/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "2"])
+    stopped = newest("CVCL-filtered") / newest_file
+    fit("model/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "7", "--ckpt_path", str(stopped)])
+    resumed = torch.load(newest("CVCL-filtered") / newest_file, weights_only=True)
+    assert whole["global_step"] == resumed["global_step"] == 7
+    assert all(torch.equal(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"])
+
+
+def test_predict_writes_the_embeddings_of_what_was_held_out(world):
+    fit("model/cvcl", "mix/filtered")
+    checkpoint = newest("CVCL-filtered") / "checkpoints" / "last.ckpt"
+    main(["predict", *overlays("model/cvcl", "mix/filtered"), "--ckpt_path", str(checkpoint)])
+    table = pq.read_table(newest("CVCL-filtered") / "embeddings-rank0.parquet").to_pydict()
+    rows = Store(DATA / "stores/filtered").columns("group", "split").to_pylist()
+    assert len(set(table["key"])) == len(table["key"]) == len({r["group"] for r in rows if r["split"] == "test"})
+    assert np.allclose(np.linalg.norm(table["image"], axis=1), 1, atol=1e-5)
+    assert np.shape(table["text"]) == np.shape(table["image"])
+
+
+def test_a_run_ends_with_test_results_and_a_table(world, capsys):
+    fit("model/cvcl", "mix/filtered")
+    run = newest("CVCL-filtered")
+    names = ("labeled_s", "vtwt", "baby_winoground")
+    assert {f"{name}-test.parquet" for name in names} <= {path.name for path in (run / "results").iterdir()}
+    assert "Labeled-S" in capsys.readouterr().out.split("stand-in for SAYCam")[1]
+    main(["report", "lightning_logs", "--out", "report"])
+    out = capsys.readouterr().out
+    assert str(run) in out
+    text = Path("report/report.md").read_text()
+    assert "| chance | 0.250 | 0.250 | 0.500 | 0.500 | 0.167 | 0.167 |" in text
+    assert "| CVCL-filtered |" in text  # its trunk begins from DINO
+    assert "filtered " + Store(DATA / "stores" / "filtered").fingerprint[:12] in text
+
+
+def test_a_phase_begins_where_another_ended_if_it_has_its_vocabulary(world, capsys):
+    stores = f"[{DATA}/stores/filtered,{DATA}/stores/aug,{DATA}/stores/random]"
+    curate("vocabulary", stores=stores, out=DATA / "bpe", kind="bpe", size=400, min_count=2)
+    small = ["--data.max_tokens", "32", "--data.vocabulary", str(DATA / "bpe")]
+    fit("model/language-gpt2", "mix/filtered", extra=small)
+    run = newest("Language-GPT2-filtered")
+    assert (run / "vocabulary/tokenizer.json").read_bytes() == (DATA / "bpe/tokenizer.json").read_bytes()
+    fit("model/language-gpt2", "mix/filtered", extra=[*small, "--model.init_from", str(run)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        fit("model/language-gpt2", "mix/filtered", extra=[*small[:2], "--model.init_from", str(run)])
+    assert exit_info.value.code == 2
+    assert "one vocabulary serves all phases" in capsys.readouterr().err
+    loaded = babyvlm.load(run)  # from what is in the run's folder alone
+    assert loaded.vocabulary.hash == Vocabulary(DATA / "bpe").hash
+    main(["export", "--run", str(run), "--out", "exported-language"])
+    exported = babyvlm.load("exported-language").state_dict()
+    assert all(torch.equal(tensor, exported[name]) for name, tensor in loaded.state_dict().items())
+
+
+USER_ERRORS = [
+    (["fit", "--config", "nope.yaml"], "nope.yaml"),
+    (["fit", *overlays("model/cvcl", "mix/filtered"), "--trainer.max_epoch", "3"], "max_epoch"),
+    (["fit", *overlays("model/cvcl", "mix/filtered"), "--trainer.accelerator", "abacus"], "abacus"),
+    (["fit", *overlays("model/cvcl", "mix/filtered"), "--data.vocabulary", "nowhere"], "nowhere"),
+    (["fit", *overlays("model/cvcl", "mix/filtered"), "--data.batch_size", "5000"], "5000"),
+    (["fit", *overlays("model/cvcl", "mix/filtered"), "--model.vision.backbone", "resnet1"], "resnet1"),
+    (["fit", *overlays("model/cvcl")], "sources"),
+    (["fit", "--config", "configs/playroom.yaml", "--data.batch_size", "many"], "batch_size"),
+    (["fit", "--config", "configs/playroom.yaml", "--model", "evil_module.Model"], "evil_module"),
+    (["fit", "--config", "bad.yaml"], "bad.yaml"),
+    (["curate", "filter", "--store", "nowhere", "--embeddings", "nowhere", "--out", "x"], "nowhere"),
+    (["curate", "nothing"], "nothing"),
+    (["curate", "embed", "--store", str(DATA / "stores/frames"), "--out", "x", "--clip", "ViT-L-14"], "ViT-L-14"),
+    (["curate", "match", "--targets", "nowhere"], "required"),
+    (["report", "nowhere"], "nowhere"),
+    (["report", "--log", "nowhere"], "--log"),
+    (["playroom", "--out", "w", "--size", "huge"], "huge"),
+]
+
+
+@pytest.mark.parametrize(
+    ("args", "named"), USER_ERRORS, ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else ""
+)
+def test_a_mistake_is_one_line_and_exit_code_2(world, args, named, capsys):
+    Path("bad.yaml").write_text("trainer: [1, 2\n")
+    sys.modules.pop("evil_module", None)
+    Path("evil_module.py").write_text("open('evil.txt', 'w')")
+    with pytest.raises(SystemExit) as exit_info:
+        main(args)
+    err = capsys.readouterr().err.strip()
+    assert exit_info.value.code == 2
+    assert named in err
+    assert len([line for line in err.splitlines() if "━" not in line and "Generating" not in line]) == 1
+    assert "Traceback" not in err
+    assert not Path("evil.txt").exists()  # refused before it was imported
+
+
+def test_a_mistake_in_a_fresh_process(world):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "babyvlm",
+            "fit",
+            *overlays("model/cvcl", "mix/filtered"),
+            "--data.vocabulary",
+            "nowhere",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,92 @@
+import csv
+import json
+import tarfile
+
+import pytest
+
+from babyvlm.__main__ import main
+from babyvlm.curation.ingest.web import web
+from babyvlm.curation.store.export import export
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.errors import UserError
+
+UTTERANCES = ['say "hi", now', "two\tcells", "naïve café <unk>", "=1+1", "last"]
+
+
+def test_webdataset_holds_every_column_and_is_read_again(tiny_store, tmp_path):
+    store = tiny_store(UTTERANCES, source="s")
+    main(["store", "export", "--store", str(store.path), "--out", str(tmp_path / "tars")])
+    with tarfile.open(tmp_path / "tars" / "00000.tar") as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar}
+    rows = list(store.rows())
+    for number, row in enumerate(rows):
+        name = f"{number:09d}"
+        assert files.pop(f"{name}.jpg") == row["image"]
+        assert files.pop(f"{name}.txt").decode() == row["utterance"]
+        assert json.loads(files.pop(f"{name}.json")) == {c: row[c] for c in ("key", "source", "group", "split")}
+    assert not files
+    web([tmp_path / "tars"], tmp_path / "again")
+    again = list(Store(tmp_path / "again").rows())
+    assert [row["image"] for row in again] == [row["image"] for row in rows]
+    assert [row["utterance"] for row in again] == [" ".join(text.split()) for text in UTTERANCES]
+
+
+def test_a_folder_with_its_list_is_read_again(tiny_store, tmp_path):
+    store = tiny_store(UTTERANCES)
+    export(store.path, tmp_path / "folder", format="folder")
+    with (tmp_path / "folder" / "pairs.csv").open(newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert [row["caption"] for row in listed] == UTTERANCES
+    for row, original in zip(listed, store.rows(), strict=True):
+        assert (tmp_path / "folder" / row["image"]).read_bytes() == original["image"]
+        assert {c: row[c] for c in ("key", "source", "group", "split")} == {
+            c: original[c] for c in ("key", "source", "group", "split")
+        }
+    web([tmp_path / "folder"], tmp_path / "again")
+    assert [row["image"] for row in Store(tmp_path / "again").rows()] == [row["image"] for row in store.rows()]
+    assert not list(tmp_path.rglob("scratch"))
+
+
+@pytest.mark.parametrize("format", ["webdataset", "folder"])
+def test_a_licensed_store_stays_unless_told(tiny_store, tmp_path, capsys, format):
+    store = tiny_store(licensed=True)
+    with pytest.raises(SystemExit) as exit_info:
+        main(["store", "export", "--store", str(store.path), "--out", str(tmp_path / "x"), "--format", format])
+    assert exit_info.value.code == 2
+    assert "--licensed_export true" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    export(store.path, tmp_path / "x", format, licensed_export=True)
+    assert json.loads((tmp_path / "x" / "export.json").read_text())["licensed"] is True
+
+
+def test_whole_is_left_and_another_call_refused(tiny_store, tmp_path, capsys):
+    store = tiny_store()
+    export(store.path, tmp_path / "x")
+    export(store.path, tmp_path / "x")
+    assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(UserError, match="other format"):
+        export(store.path, tmp_path / "x", format="folder")
+
+
+def test_an_interrupted_export_goes_on_with_the_archives_that_are_missing(tiny_store, tmp_path, monkeypatch):
+    monkeypatch.setattr("babyvlm.curation.store.pair_store.SHARD_ROWS", 2)
+    monkeypatch.setattr("babyvlm.curation.store.export.SHARD_ROWS", 2)
+    monkeypatch.setattr("babyvlm.curation.store.pair_store.GROUP_ROWS", 1)
+    store = tiny_store()
+    export(store.path, tmp_path / "whole")
+    opened, real = [], tarfile.open
+
+    def failing(path, *args, **kwargs):
+        opened.append(path.name)
+        if len(opened) == 3:
+            raise KeyboardInterrupt
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(tarfile, "open", failing)
+    with pytest.raises(KeyboardInterrupt):
+        export(store.path, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    export(store.path, tmp_path / "x")
+    assert opened == ["00000.tar", "00001.tar", "00002.tar", "00002.tar"]
+    for name in ("00000.tar", "00001.tar", "00002.tar", "export.json"):
+        assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

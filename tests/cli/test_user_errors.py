@@ -1,0 +1,83 @@
+"""What a user gets wrong at the stages of curation: one line that names it, exit code 2, nothing left behind."""
+
+import re
+import shlex
+
+import numpy as np
+import pytest
+
+from babyvlm.__main__ import main
+from support.killing import tree
+
+STAGE = "--store small --embeddings vectors --out out"
+MATCH = "curate match --targets small --target_embeddings v --candidates small --candidate_embeddings v --out out"
+CHECK = "curate contamination --stores '[small]' --images '[pictures]' --out out"
+DROP = "curate decontaminate --store small --images '[pictures]' --out out"
+MISTAKES = {
+    "curate web --sources pictures --out out": r"sources: Expected a list. .*; write it in brackets, '\[a,b\]' or",
+    "curate contamination --stores '[small]' --trials a.csv --out out": "trials: Expected a list; write it in brackets",
+    "curate web --sources '[junk.csv]' --out out": "junk.csv: no column 'image' \\(found .{1,900}\\)",
+    "curate web --sources '[file]' --out out": "file: holds no .tar, .parquet, .csv or .json",
+    "curate embed --store small --out out --batch_size 0": "--batch_size 0: must be at least 1",
+    "curate embed --store small --out out --devices 0": "--devices 0: must be at least 1",
+    "curate embed --store small --out out --num_workers -1": "--num_workers -1: must be at least 0",
+    "curate embed --store small --out out --accelerator abacus": "--accelerator abacus.*invalid accelerator",
+    f"curate filter {STAGE} --seed -1": "--seed -1: must be at least 0",
+    f"curate filter {STAGE} --review -1": "--review -1: must be at least 0",
+    f"curate filter {STAGE} --threshold .nan": "--threshold nan: a cosine lies within",
+    f"curate filter {STAGE} --quantile 1.5": "--quantile 1.5: the share to keep",
+    f"curate filter {STAGE} --thresold 0.2": "unrecognized arguments: --thresold",
+    f"curate thin {STAGE} --cosine .nan": "--cosine nan: must lie within",
+    f"{MATCH} --seed -1": "--seed -1: must be at least 0",
+    f"{MATCH} --k 0": "--k 0: must be at least 1",
+    "curate match-arrays --targets a.npy --candidates a.npy --out out --seed -1": "--seed -1: must be at least 0",
+    "curate random --candidates small --like small --out out --seed -1": "--seed -1: must be at least 0",
+    f"{CHECK} --distance -1": "--distance -1: must lie within 0 and 256",
+    f"{CHECK} --cosine .nan": "--cosine nan: within -1 and 1",
+    f"{CHECK} --workers 0": "--workers 0: must be at least 1",
+    f"{CHECK} --trials '[file]'": "file: no column 'image'",
+    f"{CHECK} --trials '[nothing.csv]'": "nothing.csv: holds no row",
+    f"{CHECK} --trials '[gone.csv]'": "gone.csv: cannot be read as a CSV \\(No such file",
+    f"{DROP} --distance 257": "--distance 257: must lie within 0 and 256",
+    "curate vocabulary --stores '[]' --out out": "--stores: name at least one store",
+    "curate vocabulary --stores '[small]' --min_count 0 --out out": "--min_count 0: must be at least 1",
+    "curate vocabulary --stores '[small]' --out file": "file: no such folder",
+    "curate vocabulary --stores '[small]' --out file/out": "file/out: nothing can be made there",
+    "curate vocabulary --stores '[small]' --out ''": "names no folder that could be made",
+    "store sample --store small --seed -1": "--seed -1: must be at least 0",
+    "store head --store small --rows 0": "--rows 0: must be at least 1",
+    "store sample --store small --out pictures": "pictures: is a folder; name a file",
+    "store sample --store small --out file/page.html": "file/page.html: cannot be written",
+    "store sample --store small --out /proc/page.html": "/proc/page.html: cannot be written",
+    "store info --store pictures": "pictures: no store folder",
+    "check-data --frames pictures --embed_rate .inf": "--embed_rate above 0",
+    "check-data --frames pictures --embed_rate .nan": "--embed_rate above 0",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_store, draw_jpeg):
+    """A store and things that are none."""
+    place = tmp_path_factory.mktemp("mistakes")
+    tiny_store(path=place / "small")
+    (place / "pictures").mkdir()
+    (place / "pictures" / "a.jpg").write_bytes(draw_jpeg(99, 64))
+    (place / "file").write_text("x")
+    (place / "nothing.csv").write_text("image\n")
+    (place / "junk.csv").write_bytes(np.random.default_rng(0).integers(1, 256, 5000, np.uint8).tobytes())
+    np.save(place / "a.npy", np.eye(3, dtype=np.float32))
+    return place
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_one_line(folder, monkeypatch, capfd, command):
+    monkeypatch.chdir(folder)
+    before = tree(folder)
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(command))
+    assert end.value.code == 2
+    told = capfd.readouterr().err.splitlines()
+    assert [line.startswith("error: ") for line in told].count(True) == 1
+    assert told[-1].startswith("error: ")
+    assert re.search(MISTAKES[command], told[-1])
+    assert tree(folder) == before

@@ -1,0 +1,233 @@
+"""``check-data`` tells what is there, what is missing and what it will take, before the queue does."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from babyvlm.__main__ import main
+from babyvlm.curation.check_data.corpus import check_raw
+from babyvlm.curation.check_data.lists import TRIALS, check_trials
+from babyvlm.curation.ingest.frame_numbering import numbered_utterances
+from babyvlm.curation.ingest.frames import frames
+from babyvlm.curation.ingest.profiles import SAYCAM
+from babyvlm.curation.store.pair_store import Store
+from support.filming import corpus, write_transcript, write_video
+
+ROWS = [("0:00", "M", "a ball. A dog"), ("0:06", "C", "ba"), ("0:09", "Mom", "yes"), ("0:11", "M", "no")]
+SPARE = ("--embed_rate", "1e9")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The tiny embedded world."""
+    out = tmp_path_factory.mktemp("world") / "world"
+    main(["playroom", "--out", str(out), "--size", "tiny", "--workers", "1"])
+    return out
+
+
+def check(capsys, *arguments):
+    """Exit code and what was printed."""
+    capsys.readouterr()
+    try:
+        main(["check-data", *map(str, arguments)])
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def test_all_is_there(world, capsys, tmp_path):
+    web = world / "web"
+    sources = f"[{web}/tars,{web}/llava/list.json,{web}/parquet]"
+    code, out, _ = check(
+        capsys,
+        "--saycam",
+        world / "home",
+        "--web",
+        sources,
+        "--trials",
+        world / "trials",
+        "--out",
+        tmp_path / "not" / "yet",
+    )
+    assert code == 0
+    assert "missing" not in out
+    assert out.splitlines()[-1] == "all that the stages need is there"
+    frames(world / "home/videos", world / "home/transcripts", tmp_path / "store", workers=1)
+    counts = Store(tmp_path / "store")
+    assert f"{len(counts):,} frames (at most 16 an utterance)" in out
+    assert f"{counts.manifest['funnel']['kept']:,}" in next(line for line in out.splitlines() if "within their" in line)
+    for stage in ("frames", "embed", "filter", "web", "rewrite", "match"):
+        assert f"curate {stage}" in out
+    assert "frames/s by one process, cut from these videos just now" in out
+    assert f"free at {tmp_path}" in out
+
+
+def test_everything_that_is_missing_is_told_before_the_end(tmp_path, capsys):
+    for name in ("good", "gone", "cut", "uneven"):
+        corpus(tmp_path, ROWS, name, count=150, options={"movflags": "faststart"})
+    videos, transcripts = tmp_path / "videos", tmp_path / "transcripts"
+    (videos / "gone.mp4").unlink()
+    whole = (videos / "cut.mp4").read_bytes()
+    (videos / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    write_video(videos / "uneven.mp4", starts_ms=[0, 40, 300, 9000, 9040, 15_000])
+    shutil.copy(videos / "good.mp4", videos / "stray.mp4")
+    write_transcript(transcripts / "bad.csv", [["0:01", "M", "bad", "a"], ["0:00", "M", "bad", "b"]])
+    write_transcript(transcripts / "twice.csv", [["0:01", "M", "good", "a"]])
+    write_transcript(transcripts / "few.csv", [["0:01", "M"]], ["Time", "Speaker"])
+    code, out, err = check(capsys, "--saycam", tmp_path, "--trials", tmp_path / "trials", "--web", tmp_path / "web")
+    assert code == 2
+    for line in (
+        f"missing {transcripts}/bad.csv: row 3: its time (0 s)",
+        f"missing {transcripts}/few.csv: row 1: no column",
+        f"missing {transcripts}/twice.csv: is of video 'good'",
+        f"missing {transcripts}/gone.csv: gone: video missing; 4 utterances lost",
+        f"missing {videos}/cut.mp4: cut: video breaks off before its end; 4 utterances lost",
+        f"note    {videos}/stray.mp4: no transcript",
+        f"note    {videos}/uneven.mp4: variable frame rate",
+        f"missing {tmp_path}/web: no such file",
+        f"missing {tmp_path}/trials/vtwt.csv: No such",
+    ):
+        assert line in out
+    assert (
+        err.splitlines()[-1]
+        == f"error: {out.count('  missing ')} things that a stage needs are missing or broken, see above"
+    )
+    for name in ("bad", "twice", "few"):
+        (transcripts / f"{name}.csv").unlink()
+    assert check(capsys, "--saycam", tmp_path)[0] == 2
+    code, out, _ = check(capsys, "--saycam", tmp_path, "--min_fraction", "0.5")
+    assert code == 0
+    assert "note    " + str(transcripts / "gone.csv") in out
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "empty"])
+def test_nothing_there(tmp_path, capsys, folder):
+    (tmp_path / "empty").mkdir()
+    code, out, _ = check(
+        capsys,
+        "--saycam",
+        tmp_path / folder,
+        "--frames",
+        tmp_path / folder,
+        "--web",
+        f"[{tmp_path / folder}]",
+        "--trials",
+        tmp_path / folder,
+    )
+    assert code == 2
+    assert out.count("missing ") == 3 + len(TRIALS)
+
+
+def test_wrong_options(capsys):
+    for arguments, message in (
+        ((), "name what to check"),
+        (("--web", "x", "--workers", "0"), "--workers"),
+        (("--saycam", "x", "--profile", "ego4d"), "no such profile"),
+    ):
+        code, _, err = check(capsys, *arguments)
+        assert code == 2
+        assert message in err
+        assert len(err.strip().splitlines()) == 1
+
+
+def test_a_disk_that_is_too_small(world, capsys, monkeypatch):
+    usage = shutil.disk_usage(world)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    code, out, _ = check(capsys, "--saycam", world / "home")
+    assert code == 2
+    assert "0.0 MB free" in out
+
+
+def test_released_frames(tmp_path, capsys, draw_jpeg):
+    rows = [["0:00", "M", "S_1", "one. two"], ["0:04", "M", "S_1", "three"], ["0:05", "M", "S_1", "end"]]
+    write_transcript(tmp_path / "transcripts" / "S_1.csv", rows)
+    names = [
+        f"S_1_{one.number:03}_{frame:02}.jpg"
+        for one in numbered_utterances(tmp_path / "transcripts/S_1.csv")[1]
+        for frame in range(one.frames)
+    ]
+    (tmp_path / "frames").mkdir()
+    for seed, name in enumerate(names):
+        (tmp_path / "frames" / name).write_bytes(draw_jpeg(seed, 64))
+    code, out, _ = check(capsys, "--frames", tmp_path / "frames", "--transcripts", tmp_path / "transcripts")
+    assert code == 0
+    assert f"{len(names)} images" in out
+    assert "curate released" in out
+    entries = [
+        {"utterance": "a", "frame_filenames": names[:3]},
+        {"utterance": "b", "frame_filenames": ["S_1_999_00.jpg"]},
+    ]
+    (tmp_path / "train.json").write_text(json.dumps({"data": entries}))
+    (tmp_path / "frames" / names[1]).write_bytes(b"")
+    code, out, _ = check(capsys, "--frames", tmp_path / "frames", "--captions", tmp_path / "train.json")
+    assert code == 2
+    assert f"2 of the listed images are missing or empty, the first is {names[1]}" in out
+    code, out, _ = check(capsys, "--frames", tmp_path / "frames")
+    assert code == 2
+    assert "nothing says which utterance an image goes with; add --captions" in out
+
+
+def test_benchmark_lists(world, tmp_path):
+    shutil.copytree(world / "trials", tmp_path / "trials")
+    gone = sorted((tmp_path / "trials" / "vtwt").iterdir())[:3]
+    gone[0].unlink()
+    gone[1].unlink()
+    gone[2].write_bytes(b"")
+    (tmp_path / "trials" / "labeled_s.csv").write_text("trial_id,image\n1,a.jpg\n")
+    (tmp_path / "trials" / "caption.csv").write_text("image,text\n")
+    (tmp_path / "trials" / "baby_winoground.csv").write_bytes(b"\xff\xfe\xff")
+    missing = check_trials(tmp_path / "trials").missing
+    parts = (
+        "labeled_s.csv: column target_category is missing",
+        "vtwt.csv: 3 of",
+        "baby_winoground.csv: not readable",
+        "caption.csv: holds no row",
+    )
+    assert len(missing) == len(parts)
+    assert all(part in line for part, line in zip(parts, missing, strict=True))
+    assert missing[1].endswith(": " + ", ".join(f"vtwt/{image.name}" for image in gone))
+
+
+def test_benchmark_images_elsewhere(world, tmp_path, capsys):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for path in (world / "trials").glob("*.csv"):
+        shutil.copy(path, lists)
+    code, out, _ = check(capsys, "--trials", lists)
+    assert code == 2
+    assert out.count("say where they are (--images FOLDER)") == len(TRIALS)
+    assert check(capsys, "--trials", lists, "--images", world / "trials")[0] == 0
+
+
+def test_the_columns_are_the_benchmarks_own():
+    from babyvlm.benchmarks import caption, labeled_s, vtwt, winoground
+
+    modules = (labeled_s, vtwt, winoground, caption)
+    assert [columns for columns, _, _ in TRIALS.values()] == [module.COLUMNS for module in modules]
+
+
+def test_no_torch_and_many_files(tmp_path):
+    corpus(tmp_path, ROWS, "V_0", count=150)
+    for number in range(1, 300):
+        os.link(tmp_path / "videos" / "V_0.mp4", tmp_path / "videos" / f"V_{number}.mp4")
+        text = (tmp_path / "transcripts" / "V_0.csv").read_text().replace("V_0", f"V_{number}")
+        (tmp_path / "transcripts" / f"V_{number}.csv").write_text(text)
+    code = (
+        "import sys; from babyvlm.__main__ import main; main(sys.argv[1:])\n"
+        "print([name for name in ('torch', 'lightning', 'transformers', 'open_clip') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, "check-data", "--saycam", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "probing videos" in done.stderr
+    found = check_raw(tmp_path / "videos", tmp_path / "transcripts", SAYCAM, 16, 1.0, 1.0)
+    assert dict(found.facts)["transcripts with a sound video"] == "300"
+    assert found.pairs == 300 * (15 + 15 + 10 + 1)
+    assert Path(tmp_path / "data").exists() is False

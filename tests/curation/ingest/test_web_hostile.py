@@ -1,0 +1,419 @@
+"""Web corpora that are broken or mean harm: every sample is kept or set aside with its reason, no file outside the
+store is written, none outside the sources is read, and no case takes a gigabyte."""
+
+import csv
+import io
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tarfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from babyvlm.curation.ingest.web import web
+from babyvlm.curation.store.pair_store import Store
+from support.hostile_web import (
+    ARCHIVES,
+    CAPTIONS,
+    IMAGES,
+    TABLES,
+    add,
+    encoded,
+    many_members,
+    parquet,
+    sound_tar,
+    write_tar,
+)
+
+GIGABYTE = 1 << 30
+SECRET = b"root:x:0:0:a secret"
+
+
+def _folder(handle):
+    """The folder that an open handle stands for; rmtree names files below one."""
+    return str(Path(f"/proc/self/fd/{handle}").readlink()) if isinstance(handle, int) and handle > 2 else ""
+
+
+def _watched(folder, source, out, options, sender):
+    """Run the stage in a process that notes each file it writes and reads, and its peak memory."""
+    touched = []
+
+    def note(event, args):
+        if event == "open" and isinstance(args[0], str | bytes | os.PathLike):
+            write = isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            touched.append((os.fsdecode(args[0]), bool(write)))
+        elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate"):
+            touched.append((os.path.join(_folder(args[-1]), os.fsdecode(args[0])), True))  # noqa: PTH118
+        elif event in ("os.rename", "os.link", "os.symlink"):
+            touched.extend((os.fsdecode(path), True) for path in args[:2])
+
+    os.chdir(folder)
+    sys.addaudithook(note)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    error = ""
+    try:
+        web([source], out, min_fraction=0, workers=1, **options)
+    except BaseException as raised:
+        error = f"{type(raised).__name__}: {raised}"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sender.send((error, list(touched), peak * 1024, (peak - before) * 1024))
+
+
+@pytest.fixture(scope="module")
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["babyvlm.curation.ingest.web", "pytest", "numpy"])
+    return context
+
+
+@pytest.fixture
+def run(tmp_path, processes):
+    """``run(source, **options)``: rows by key, reasons by key, and the error, if any, of a watched run."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.jpg").write_bytes(SECRET)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "made").mkdir()
+
+    def start(source, name="store", **options):
+        out = tmp_path / "made" / name
+        receiver, sender = processes.Pipe(duplex=False)
+        process = processes.Process(target=_watched, args=(tmp_path / "made", source, out, options, sender))
+        process.start()
+        sender.close()
+        error, touched, peak, start.grew = receiver.recv()
+        process.join()
+        assert peak < GIGABYTE
+        written = {path for path, write in touched if write and path != os.devnull}
+        assert not [path for path in written if not os.path.abspath(path).startswith(f"{out.parent}")]  # noqa: PTH100
+        inside = [path for path, write in touched if not write and str(tmp_path) in path]
+        assert not [path for path in inside if "outside" in os.path.realpath(path)]
+        assert [path.name for path in (tmp_path / "outside").iterdir()] == ["secret.jpg"]
+        assert (tmp_path / "outside" / "secret.jpg").read_bytes() == SECRET
+        if error:
+            return {}, {}, error
+        with (tmp_path / "made" / f"{name}.quarantine.csv").open(newline="") as file:
+            left_out = dict(list(csv.reader(file))[1:])
+        rows = {row["key"].partition("/")[2]: row for row in Store(out).rows()}
+        assert all(row["image"] != SECRET for row in rows.values())
+        return rows, {key.partition("/")[2]: reason for key, reason in left_out.items()}, ""
+
+    return start
+
+
+@cache
+def made(name):
+    return IMAGES[name][0]()
+
+
+@pytest.mark.parametrize("image_size", [0, 24])
+def test_images(tmp_path, run, image_size):
+    names = {f"{number:03}": name for number, name in enumerate(IMAGES)}
+    write_tar(tmp_path / "in" / "t.tar", [(number, made(name), b"a ball") for number, name in names.items()])
+    rows, left_out, error = run(tmp_path / "in" / "t.tar", image_size=image_size)
+    assert not error
+    assert {names[key[2:]]: reason for key, reason in left_out.items()} == {
+        name: reason for name, (_, reason) in IMAGES.items() if reason
+    }
+    assert {names[key[2:]] for key in rows} == {name for name, (_, reason) in IMAGES.items() if not reason}
+    for key, row in rows.items():
+        content = made(names[key[2:]])
+        shown = Image.open(io.BytesIO(row["image"]))
+        assert row["image"] == content if not image_size else min(shown.size) <= image_size
+    ramp = Image.open(io.BytesIO(rows[f"t/{list(IMAGES).index('grey 16 bit'):03}"]["image"]))
+    assert not image_size or 110 < np.asarray(ramp).mean() < 145  # sixteen bits are not cut off at eight
+
+
+@pytest.mark.parametrize("form", ["tar", "folder"])
+def test_captions(tmp_path, run, form):
+    names = list(CAPTIONS)
+    if form == "tar":
+        write_tar(tmp_path / "in" / "t.tar", [(f"{n:03}", encoded(), CAPTIONS[k][0]) for n, k in enumerate(names)])
+        rows, left_out, error = run(tmp_path / "in" / "t.tar")
+        name_of = {f"t/{n:03}": k for n, k in enumerate(names)}
+    else:
+        names.remove("long")  # no cell of a CSV may be that long
+        (tmp_path / "in" / "a.jpg").write_bytes(encoded())
+        cells = [b'a.jpg,"%s"' % CAPTIONS[k][0] for k in names]
+        (tmp_path / "in" / "list.csv").write_bytes(b"\n".join([b"image,caption", *cells]))
+        rows, left_out, error = run(tmp_path / "in")
+        name_of = {f"{n:09}": k for n, k in enumerate(names)}
+    assert not error
+    assert {name_of[key]: row["utterance"] for key, row in rows.items()} == {
+        k: CAPTIONS[k][1] for k in names if CAPTIONS[k][1]
+    }
+    assert {name_of[key]: reason for key, reason in left_out.items()} == {
+        k: "no caption" if k in ("empty", "blank") else "caption not readable" for k in names if not CAPTIONS[k][1]
+    }
+
+
+JSONS = {
+    "garbage": b"{",
+    "deep": b"[" * 100_000,
+    "list": b"[1]",
+    "number": b'{"caption": 7}',
+    "none": b"null",
+    "nested": b'{"caption": {"en": "a"}}',
+    "huge number": b'{"caption": 1' + b"0" * 10_000 + b"}",
+    "bytes": b"\xff\xfe",
+    "surrogate": b'{"caption": "\\ud800"}',
+    "infinite": b'{"caption": Infinity}',
+    "sound": b'{"caption": "a ball"}',
+}
+
+
+def test_captions_in_json(tmp_path, run):
+    with tarfile.open(tmp_path / "in" / "t.tar", "w") as tar:
+        for number, content in enumerate(JSONS.values()):
+            add(tar, f"{number:03}.jpg", encoded())
+            add(tar, f"{number:03}.json", content)
+    rows, left_out, error = run(tmp_path / "in" / "t.tar")
+    assert not error
+    assert list(rows) == [f"t/{list(JSONS).index('sound'):03}"]
+    assert set(left_out.values()) == {"no caption", "caption not readable"}
+    assert len(left_out) == len(JSONS) - 1
+
+
+REGULAR, LINK, HARD, FIFO, CHAR, BLOCK = (
+    tarfile.REGTYPE,
+    tarfile.SYMTYPE,
+    tarfile.LNKTYPE,
+    tarfile.FIFOTYPE,
+    tarfile.CHRTYPE,
+    tarfile.BLKTYPE,
+)
+# Members that would leave the archive or be no plain file; OUT stands for a folder outside.
+MEMBERS = {
+    "parent": "../pwned.jpg",
+    "grandparent": "../../../../../../../../tmp/pwned.jpg",
+    "absolute": "/OUT/pwned.jpg",
+    "double slash": "//OUT/pwned.jpg",
+    "inner": "a/../../pwned.jpg",
+    "dot and parent": "./../pwned.jpg",
+    "at the end": "a/..",
+    "backslash": "..\\..\\pwned.jpg",
+    "backslash inside": "a\\..\\..\\pwned.jpg",
+    "root backslash": "\\OUT\\pwned.jpg",
+    "symlink": ("l.jpg", LINK, "/OUT/secret.jpg"),
+    "symlink up": ("l.jpg", LINK, "../outside/secret.jpg"),
+    "hard link": ("l.jpg", HARD, "/OUT/secret.jpg"),
+    "hard link up": ("l.jpg", HARD, "../outside/secret.jpg"),
+    "fifo": ("f.jpg", FIFO, ""),
+    "character device": ("z.jpg", CHAR, ""),
+    "block device": ("b.jpg", BLOCK, ""),
+    "unknown type": ("u.jpg", b"Z", ""),
+}
+# Names that are odd but lead nowhere: nothing is ever written by them.
+ODD = {
+    "home": "~root/pwned.jpg",
+    "drive": "C:pwned.jpg",
+    "nul": "a\0b.jpg",
+    "one dot leader": "\u2024\u2024/pwned.jpg",
+    "fullwidth": "\uff0e\uff0e\uff0fpwned.jpg",
+    "division slash": "..\u2215..\u2215pwned.jpg",
+    "bidi": "gpj.\u202egp.jpg",
+    "percent": "%2e%2e%2fpwned.jpg",
+    "newline": "a\nb.jpg",
+    "long": "x" * 5000 + ".jpg",
+    "url": "file:/OUT/secret.jpg",
+    "device": "dev/null.jpg",
+    "shell": "$(touch pwned).jpg",
+    "markup": "<img src=x>.jpg",
+    "not utf-8": "\udcff\udcfe.jpg",
+}
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_member_that_leaves_the_archive_is_never_read(tmp_path, run, name):
+    member, kind, target = MEMBERS[name] if isinstance(MEMBERS[name], tuple) else (MEMBERS[name], REGULAR, "")
+    outside = str(tmp_path / "outside").lstrip("/")
+    member, target = member.replace("OUT", outside), target.replace("OUT", outside)
+    with tarfile.open(tmp_path / "in" / "t.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        add(tar, member, encoded() if kind in (REGULAR, b"Z") else b"", type=kind, linkname=target)
+        add(tar, "good.jpg", encoded())
+        add(tar, "good.txt", b"a ball")
+        add(tar, "evil.txt", b"pwned")
+    rows, left_out, error = run(tmp_path / "in" / "t.tar")
+    assert not error
+    assert list(rows) == ["t/good"]
+    assert left_out.pop("t/evil") == "image missing"
+    assert list(left_out.values()) == ["unsafe member"]
+
+
+def test_odd_names_are_names(tmp_path, run):
+    with tarfile.open(tmp_path / "in" / "t.tar", "w", errors="surrogateescape") as tar:
+        for name in ODD.values():
+            add(tar, name.replace("OUT", str(tmp_path / "outside")), encoded())
+            add(tar, name.replace("OUT", str(tmp_path / "outside")).replace("jpg", "txt"), b"a ball")
+    rows, left_out, error = run(tmp_path / "in" / "t.tar")
+    assert not error
+    assert len(rows) + len(left_out) >= len(ODD) - 1
+    assert not list(tmp_path.rglob("pwned*"))
+
+
+# What a list may say an image is called; OUT stands for a folder outside. In the folder lie good.jpg, and links.
+PATHS = {
+    "parent": "../outside/secret.jpg",
+    "inner parent": "sub/../../outside/secret.jpg",
+    "absolute": "OUT/secret.jpg",
+    "double slash": "/OUT/secret.jpg",
+    "link": "link.jpg",
+    "linked folder": "folder/secret.jpg",
+    "chain": "chain.jpg",
+    "loop": "loop.jpg",
+    "to /dev/zero": "zero.jpg",
+    "to /proc": "proc.jpg",
+    "nul": "good.jpg\0.txt",
+}
+MISSING = {
+    "url": "file://OUT/secret.jpg",
+    "web url": "http://127.0.0.1:9/x.jpg",
+    "empty": "",
+    "folder": "sub",
+    "fifo": "fifo.jpg",
+    "backslash": "..\\outside\\secret.jpg",
+    "home": "~/secret.jpg",
+    "percent": "%2e%2e/outside/secret.jpg",
+    "one dot leader": "\u2024\u2024/outside/secret.jpg",
+    "fullwidth": "\uff0e\uff0e/outside/secret.jpg",
+    "glob": "*.jpg",
+    "dead link": "dead.jpg",
+    "under a file": "good.jpg/x.jpg",
+}
+
+
+TOO_LONG = ["x/" * 4000 + "good.jpg", "x" * 300 + ".jpg"]
+
+
+@pytest.mark.parametrize("form", ["csv", "llava"])
+def test_a_list_reads_only_below_its_folder(tmp_path, run, form):
+    folder, outside = tmp_path / "in", tmp_path / "outside"
+    (folder / "sub").mkdir()
+    (folder / "good.jpg").write_bytes(encoded())
+    for name, target in (
+        ("link.jpg", outside / "secret.jpg"),
+        ("folder", outside),
+        ("chain.jpg", "link.jpg"),
+        ("loop.jpg", "loop.jpg"),
+        ("zero.jpg", "/dev/zero"),
+        ("proc.jpg", "/proc/self/environ"),
+        ("dead.jpg", "nothing.jpg"),
+        ("inner.jpg", "good.jpg"),
+    ):
+        (folder / name).symlink_to(target)
+    os.mkfifo(folder / "fifo.jpg")
+    names = [*PATHS.values(), *MISSING.values(), *TOO_LONG, "good.jpg", "inner.jpg"]
+    listed = [name.replace("OUT", str(outside)) for name in names]
+    if form == "csv":
+        with (folder / "list.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("image", "caption"), *((name, "a ball") for name in listed)])
+        key = "{:09}"
+    else:
+        talk = [{"value": "<image>"}, {"value": "a ball"}]
+        (folder / "list.json").write_text(json.dumps([{"image": name, "conversations": talk} for name in listed]))
+        key = "{}"
+    rows, left_out, error = run(folder)
+    assert not error
+    reasons = ["unsafe path"] * len(PATHS) + ["image missing"] * len(MISSING) + ["image not readable"] * 2
+    assert left_out == {key.format(number): reason for number, reason in enumerate(reasons)}
+    assert list(rows) == [key.format(len(reasons)), key.format(len(reasons) + 1)]
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_archives(tmp_path, run, name):
+    make, sound = ARCHIVES[name]
+    (tmp_path / "in" / "0.tar").write_bytes(make())
+    (tmp_path / "in" / "1.tar").write_bytes(sound_tar())
+    rows, left_out, error = run(tmp_path / "in")
+    assert not error
+    assert list(rows) == ["0/a"] * sound + ["1/a"]
+    assert len(left_out) <= 2
+    assert left_out
+    assert name != "bomb in gzip" or set(left_out) == {"0/b.jpg", "0"}  # the member, and the rest: it is not unpacked
+
+
+def test_an_archive_of_many_members_takes_no_more_memory(tmp_path, run):
+    grew = {}
+    for name, make in (("few", sound_tar), ("many", many_members)):
+        (tmp_path / "in" / f"{name}.tar").write_bytes(make())
+        rows, left_out, error = run(tmp_path / "in" / f"{name}.tar", name)
+        assert not error
+        assert (list(rows), left_out) == ([f"{name}/a"], {})
+        grew[name] = run.grew
+    assert grew["many"] < grew["few"] + (8 << 20)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_parquet(tmp_path, run, name):
+    make, sound = TABLES[name]
+    (tmp_path / "in" / "0.parquet").write_bytes(make())
+    (tmp_path / "in" / "1.parquet").write_bytes(parquet(image=[encoded()], caption=["a ball"]))
+    rows, left_out, error = run(tmp_path / "in")
+    assert not error
+    assert "1/000000000" in rows
+    assert sound is None or len(rows) == 1 + sound
+    assert left_out or name == "no rows"
+
+
+LISTS = {
+    "empty.json": b"",
+    "garbage.json": b"[{]",
+    "deep.json": b"[" * 200_000,
+    "number.json": b"1",
+    "torn.json": b'[{"image": ',
+    "no comma.json": b"[1 2]",
+    "huge number.json": b"[1" + b"0" * 9000 + b"]",
+    "empty.csv": b"",
+    "columns.csv": b"a,b\n1,2\n",
+    "long cell.csv": b"image,caption\n" + b"x" * 300_000,
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_that_are_none(tmp_path, run, name):
+    (tmp_path / "in" / name).write_bytes(LISTS[name])
+    _, _, error = run(tmp_path / "in" / name)
+    assert error.startswith("UserError: ")
+    assert "\n" not in error
+
+
+def test_entries_of_any_kind(tmp_path, run):
+    (tmp_path / "in" / "good.jpg").write_bytes(encoded())
+    talk = [{"value": "<image>"}, {"value": "a ball"}]
+    deep = [[]]
+    for _ in range(300):
+        deep = [deep]
+    entries = [
+        None,
+        7,
+        "x",
+        [],
+        {},
+        {"image": "good.jpg"},
+        {"image": 7, "conversations": talk},
+        {"image": "good.jpg", "conversations": {}},
+        {"image": "good.jpg", "conversations": "ab"},
+        {"image": "good.jpg", "conversations": [1, 2]},
+        {"image": deep, "conversations": talk},
+        {"image": "good.jpg", "conversations": [{}, {"value": deep}]},
+        {"id": deep, "image": "good.jpg", "conversations": talk},
+        {"id": "../../x", "image": "good.jpg", "conversations": talk},
+        {"id": "\0\udcff", "image": "good.jpg", "conversations": talk},
+    ]
+    (tmp_path / "in" / "list.json").write_text(json.dumps(entries))
+    rows, left_out, error = run(tmp_path / "in")
+    assert not error
+    assert len(rows) == 3
+    assert len(left_out) == len(entries) - 3
+    assert "../../x" in rows
+
+
+def test_there_are_many_cases():
+    """The issue asks for 40 bad media files (those of video are tried elsewhere) and 25 path attacks."""
+    assert sum(reason is not None for _, reason in IMAGES.values()) >= 20
+    assert len(MEMBERS) + len(ODD) + len(PATHS) + len(MISSING) + len(TOO_LONG) >= 50

@@ -1,0 +1,147 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.matching.commands import match_arrays, match_stores, random_subset
+from babyvlm.curation.store.pair_store import Store, write_store
+from babyvlm.errors import UserError
+from babyvlm.io import artifacts
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+
+
+def a_store(path, keys, licensed=False):
+    rows = [
+        {
+            "key": key,
+            "image": f"image of {key}".encode(),
+            "utterance": f"see {key}",
+            "source": "made",
+            "group": key,
+            "split": "train",
+            "caption": f"adult {key}",
+        }
+        for key in keys
+    ]
+    write_store(
+        path,
+        rows,
+        arguments={"keys": keys},
+        funnel=Funnel("made"),
+        licensed=licensed,
+        extra_fields={"caption": pa.string()},
+    )
+    return path
+
+
+def embedded(path, keys, rows, clip="playroom"):
+    manifest = {"arguments": {"store": "x", "clip": clip}}
+    with artifacts.making(path, "embeddings", manifest) as partial:
+        (partial / "keys.json").write_text(json.dumps(keys))
+        np.save(partial / "image.npy", rows)
+        np.save(partial / "text.npy", rows)
+    return path
+
+
+@pytest.fixture
+def world(tmp_path):
+    """Nine embedded targets of which a filter left six, and 700 candidates: three row groups of a shard."""
+    random = np.random.default_rng(5)
+    kept = [f"t{i}" for i in (7, 1, 2, 8, 4, 0)]
+    all_targets, offered = [f"t{i}" for i in range(9)], [f"c{i}" for i in range(700)]
+    targets, candidates = unit(random.normal(size=(9, 16))), unit(random.normal(size=(700, 16)))
+    return (
+        {
+            "targets": a_store(tmp_path / "home", kept, licensed=True),
+            "target_embeddings": embedded(tmp_path / "home-clip", all_targets, targets),
+            "candidates": a_store(tmp_path / "web", offered),
+            "candidate_embeddings": embedded(tmp_path / "web-clip", offered, candidates),
+        },
+        targets[[7, 1, 2, 8, 4, 0]],
+        candidates,
+    )
+
+
+def test_the_store_holds_the_best_candidates_in_target_order(world, tmp_path, capsys):
+    paths, targets, candidates = world
+    match_stores(**paths, out=tmp_path / "aug")
+    scores = targets.astype(float) @ candidates.astype(float).T
+    best = linear_sum_assignment(scores, maximize=True)[1]
+    rows = list(Store(tmp_path / "aug").rows())
+    assert [row["match_key"] for row in rows] == ["t7", "t1", "t2", "t8", "t4", "t0"]
+    assert [row["key"] for row in rows] == [f"c{j}" for j in best]
+    assert [row["image"] for row in rows] == [f"image of c{j}".encode() for j in best]
+    assert rows[3]["caption"] == f"adult c{best[3]}"
+    assert [row["match_similarity"] for row in rows] == pytest.approx(scores[range(6), best], abs=1e-6)
+    assert not Store(tmp_path / "aug").licensed
+    printed = capsys.readouterr().out
+    for words in ("700 candidates in, 6 kept", "the best", "greedy would have", "random would have"):
+        assert words in printed
+    match_stores(**paths, out=tmp_path / "aug")
+    assert "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["exact", "greedy", "random"])
+def test_the_same_call_writes_the_same_bytes(world, tmp_path, method):
+    paths, _, _ = world
+    for name in "ab":
+        match_stores(**paths, out=tmp_path / name, method=method)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert len(files) == 2
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(("a.", "b."))]
+
+
+def test_what_cannot_be_matched_is_refused_in_one_line(world, tmp_path):
+    paths, targets, _ = world
+    other = embedded(tmp_path / "other", ["t0"], targets[:1])
+    with pytest.raises(UserError, match="no embedding of 5 of the 6 pairs"):
+        match_stores(**paths | {"target_embeddings": other}, out=tmp_path / "x")
+    other = embedded(tmp_path / "vit", ["t0"], targets[:1], clip="ViT-L-14/openai")
+    with pytest.raises(UserError, match="embed both with the same model"):
+        match_stores(**paths | {"target_embeddings": other}, out=tmp_path / "x")
+    swapped = {
+        "targets": paths["candidates"],
+        "target_embeddings": paths["candidate_embeddings"],
+        "candidates": paths["targets"],
+        "candidate_embeddings": paths["target_embeddings"],
+    }
+    with pytest.raises(UserError, match="700 targets but only 6 candidates"):
+        match_stores(**swapped, out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_random_subset_has_the_other_stores_size_and_no_row_twice(world, tmp_path):
+    paths, _, _ = world
+    chosen = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        random_subset(paths["candidates"], paths["targets"], tmp_path / name, seed)
+        chosen[name] = [(row["key"], row["image"], row["caption"]) for row in Store(tmp_path / name).rows()]
+    assert chosen["a"] == chosen["b"] != chosen["c"]
+    assert len(set(chosen["a"])) == 6
+    assert all(image == f"image of {key}".encode() for key, image, _ in chosen["a"])
+    with pytest.raises(UserError, match="asks for 700; add candidates"):
+        random_subset(paths["targets"], paths["candidates"], tmp_path / "x")
+
+
+def test_arrays_are_matched_into_an_artefact(world, tmp_path, capsys):
+    _, targets, candidates = world
+    np.save(tmp_path / "t.npy", targets)
+    np.save(tmp_path / "c.npy", candidates)
+    match_arrays(tmp_path / "t.npy", tmp_path / "c.npy", tmp_path / "out")
+    scores = targets.astype(float) @ candidates.astype(float).T
+    best = linear_sum_assignment(scores, maximize=True)[1]
+    assert np.load(tmp_path / "out" / "index.npy").tolist() == best.tolist()
+    prices = np.load(tmp_path / "out" / "prices.npy")
+    bound = (scores - prices).max(axis=1).sum() + prices.sum()
+    assert bound == pytest.approx(scores[range(6), best].sum(), abs=1e-6)
+    assert "is the best" in capsys.readouterr().out
+    (tmp_path / "bad.npy").write_bytes(b"no array")
+    with pytest.raises(UserError, match=r"bad\.npy: not readable"):
+        match_arrays(tmp_path / "bad.npy", tmp_path / "c.npy", tmp_path / "x")

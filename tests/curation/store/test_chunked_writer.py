@@ -1,0 +1,144 @@
+"""Stores made in parts: processes that crash, are ended, or end with whoever started them."""
+
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.store.chunked_writer import SpoiledError, part_name, store_from_parts
+from babyvlm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Act:
+    """A part of three rows that does something after the second."""
+
+    number: int
+    act: str
+    folder: Path = Path()
+
+    @property
+    def arguments(self):
+        return {"number": self.number, "act": self.act}
+
+    def rows(self, log):
+        for index in range(3):
+            if index == 2:
+                getattr(self, f"_{self.act}")()
+            log.funnel.keep()
+            key = f"{self.number}_{index}"
+            yield {"key": key, "image": b"x", "utterance": "a", "source": "s", "group": key, "split": "train"}
+
+    def spoil(self, reason, log):
+        log.funnel.drop(reason, 3)
+        log.lines.append([str(self.number), reason])
+        log.warnings.append(f"{self.number}: {reason}")
+
+    def _nothing(self):
+        pass
+
+    def _crash(self):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    def _end(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _spoil(self):
+        raise SpoiledError("no good")
+
+    def _complain(self):
+        raise UserError("row 3: mend it")
+
+    def _linger(self):
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(60)
+
+
+def run(folder, parts, workers):
+    return store_from_parts(
+        folder / "store",
+        parts,
+        Funnel("acts"),
+        ["part", "problem"],
+        arguments={"a": 1},
+        raw={},
+        licensed=False,
+        workers=workers,
+    )
+
+
+def test_a_crash_costs_its_own_part_alone(tmp_path, capsys):
+    store = run(tmp_path, [Act(0, "nothing"), Act(1, "crash"), Act(2, "spoil"), Act(3, "nothing")], 2)
+    assert store.columns("key")["key"].to_pylist() == ["0_0", "0_1", "0_2", "3_0", "3_1", "3_2"]
+    funnel = {
+        "stage": "acts",
+        "unit": "rows",
+        "in": 12,
+        "kept": 6,
+        "dropped": {"decoder crashed (SIGSEGV)": 3, "no good": 3},
+    }
+    assert store.manifest["funnel"] == funnel
+    assert (tmp_path / "store.acts.csv").read_text().split() == [
+        "part,problem",
+        "1,decoder",
+        "crashed",
+        "(SIGSEGV)",
+        "2,no",
+        "good",
+    ]
+    assert "1: decoder crashed (SIGSEGV)\n2: no good\n" in capsys.readouterr().err
+    assert not (tmp_path / "store.parts").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_part_raises_reaches_the_user_and_the_others_stay(tmp_path, workers):
+    parts = [Act(0, "nothing"), Act(1, "nothing"), Act(2, "complain")]
+    with pytest.raises(UserError, match="row 3: mend it"):
+        run(tmp_path, parts, workers)
+    assert not (tmp_path / "store").exists()
+    assert any((tmp_path / "store.parts" / part_name(part)).exists() for part in parts[:2])
+
+
+def test_a_process_that_is_ended_is_no_verdict_on_its_input(tmp_path):
+    parts = [Act(0, "nothing"), Act(1, "end")]
+    with pytest.raises(UserError, match=r"ended from outside.*fewer workers"):
+        run(tmp_path, parts, 2)
+    assert not (tmp_path / "store.parts" / part_name(parts[1])).exists()
+
+
+def test_a_part_is_named_by_what_it_is_a_function_of(tmp_path):
+    assert part_name(Act(0, "nothing")) == part_name(Act(0, "nothing", tmp_path)) != part_name(Act(1, "nothing"))
+
+
+def test_a_call_goes_on_with_parts_of_another_one(tmp_path, capsys):
+    with pytest.raises(UserError):
+        run(tmp_path, [Act(0, "nothing"), Act(1, "complain")], 1)
+    kept = tmp_path / "store.parts" / part_name(Act(0, "nothing"))
+    before = kept.stat().st_mtime_ns, pq.read_metadata(kept).num_rows
+    (tmp_path / "store.parts" / ".123.half").touch()
+    with pytest.raises(UserError):  # with a part more, and in another order
+        run(tmp_path, [Act(2, "nothing"), Act(0, "nothing"), Act(1, "complain")], 1)
+    assert (kept.stat().st_mtime_ns, pq.read_metadata(kept).num_rows) == before
+    assert not (tmp_path / "store.parts" / ".123.half").exists()
+    assert "goes on, 1 of 3 parts" in capsys.readouterr().out
+
+
+def test_no_process_outlives_the_one_that_started_it(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    parent = context.Process(target=run, args=(tmp_path, [Act(n, "linger", tmp_path) for n in range(2)], 2))
+    parent.start()
+    deadline = time.monotonic() + 60
+    while len(pids := [path.name for path in tmp_path.iterdir() if path.name.isdigit()]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.kill()
+    parent.join()
+    while any(Path("/proc", pid).exists() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,129 @@
+"""Embeddings by several real processes that meet over gloo: the same bytes, whoever made them and whoever was lost."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+
+import numpy as np
+import open_clip
+import pytest
+import safetensors.torch
+import torch
+
+from babyvlm.curation import clip as module
+from babyvlm.curation.clip import load_clip
+from babyvlm.curation.embed import embed
+from babyvlm.curation.embeddings import Embeddings
+from babyvlm.curation.store.pair_store import GROUP_ROWS
+from babyvlm.io.images import open_rgb
+from support.killing import tree
+
+PARTS = 5
+ROWS = (PARTS - 1) * GROUP_ROWS + 40  # the last part is short
+CONFIG = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {}}))
+    torch.manual_seed(0)
+    safetensors.torch.save_file(open_clip.CLIP(**CONFIG).state_dict(), folder / "open_clip_model.safetensors")
+    return f"local-dir:{folder}"
+
+
+@pytest.fixture(scope="module")
+def store(tiny_store):
+    return tiny_store([f"look at ball {number}" for number in range(ROWS)], size=16)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    for name in ("clip", "embed"):
+        monkeypatch.setattr(f"babyvlm.curation.{name}.PART_ROWS", GROUP_ROWS)
+
+
+def _rank(rank, ranks, port, die_after, store, out, clip):
+    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    real, done = module._Embedder.predict_step, []
+
+    def step(self, batch):
+        if rank and die_after is not None and len(done) == die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(self, batch)
+        done.append(batch[0])
+
+    module._Embedder.predict_step = step
+    embed(store.path, out, clip, batch_size=100, accelerator="cpu", devices=ranks)
+
+
+def run(ranks, store, out, clip, die_after=None):
+    """Exit codes of an embedding by so many processes, of which the second may be lost after some parts."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_rank, args=(rank, ranks, port, die_after, store, out, clip)) for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    return [process.exitcode for process in processes]
+
+
+@pytest.fixture(scope="module")
+def by_one(store, clip, tmp_path_factory):
+    """What one process makes."""
+    out = tmp_path_factory.mktemp("one") / "e"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("clip", "embed"):
+            patch.setattr(f"babyvlm.curation.{name}.PART_ROWS", GROUP_ROWS)
+        assert run(1, store, out, clip) == [0]
+    return out
+
+
+def test_they_are_the_models_to_half_precision(by_one, store, clip):
+    found, model = Embeddings(by_one), load_clip(clip)
+    rows = list(store.rows())
+    assert found.keys == [row["key"] for row in rows]
+    assert found.image.dtype == found.text.dtype == np.float16
+    assert sorted(path.name for path in by_one.iterdir()) == ["embeddings.json", "image.npy", "keys.json", "text.npy"]
+    some = range(0, ROWS, 97)
+    with torch.no_grad():
+        images = model.images(torch.stack([model.preprocess(open_rgb(rows[row]["image"])) for row in some]))
+        texts = model.texts([rows[row]["utterance"] for row in some], torch.device("cpu"))
+    np.testing.assert_allclose(found.image[list(some)], images.numpy(), atol=6e-4)
+    np.testing.assert_allclose(found.text[list(some)], texts.numpy(), atol=6e-4)
+
+
+def test_two_processes_make_the_same(by_one, store, clip, tmp_path):
+    assert run(2, store, tmp_path / "e", clip) == [0, 0]
+    assert tree(tmp_path / "e") == tree(by_one)
+    assert [path.name for path in tmp_path.iterdir()] == ["e"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_a_lost_process_left_undone_is_done_and_nothing_twice(by_one, store, clip, tmp_path, ranks):
+    first, second = run(2, store, tmp_path / "e", clip, die_after=1)
+    assert second == -signal.SIGKILL
+    assert first not in (0, None)
+    assert not (tmp_path / "e").exists()
+    parts = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("part-*.npy")}
+    assert 1 < len(parts) < PARTS
+    # A second process that does more than its share of what is missing would be lost again.
+    left = -(-(PARTS - len(parts)) // ranks)
+    assert run(ranks, store, tmp_path / "e", clip, die_after=left) == [0] * ranks
+    assert tree(tmp_path / "e") == tree(by_one)
+
+
+def test_more_processes_than_parts(by_one, store, clip, tmp_path):
+    assert run(PARTS + 1, store, tmp_path / "e", clip) == [0] * (PARTS + 1)
+    assert tree(tmp_path / "e") == tree(by_one)

@@ -1,0 +1,188 @@
+"""Every stage of curation, killed at random moments and run again, leaves the very bytes of an undisturbed run."""
+
+import csv
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from babyvlm.curation.embeddings import PART_ROWS
+from support.killing import OUTPUT, differences, finish, kill_a_worker, tree, undisturbed
+from support.warm import WarmParent
+
+CLIP = "babyvlm.curation.clip"  # ten seconds of imports
+
+
+@pytest.fixture(scope="module")
+def parent():
+    warm = WarmParent(CLIP, "babyvlm.curation.matching.match", "matplotlib.figure", "scipy.fft")
+    yield warm
+    warm.close()
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, parent, tiny_store):
+    """What each stage takes: Playroom's tiny world, and the artefacts of the stages before."""
+    folder = tmp_path_factory.mktemp("inputs")
+
+    def run(*args):
+        finish(parent, args, folder)
+
+    run("playroom", "--out", "world", "--size", "tiny", "--workers", "1")
+    commands = stages(folder)
+    commands["few"] = [*commands["frames"], "--max_frames", "1"]
+    commands["home-vectors"] = ["curate", "embed", "--store", folder / "frames", "--accelerator", "cpu", "--out", "out"]
+    commands["web-vectors"] = ["curate", "embed", "--store", folder / "rewrite", "--accelerator", "cpu", "--out", "out"]
+    for name in ("frames", "few", "web", "rewrite", "home-vectors", "web-vectors", "filter", "match"):
+        run(*[name if arg == "out" else arg for arg in commands[name]])
+    tiny_store([f"a ball {number}" for number in range(PART_ROWS + 20)], path=folder / "pairs")
+    for name in ("home-vectors", "web-vectors"):
+        np.save(folder / f"{name}.npy", np.load(folder / name / "image.npy")[: 40 if name == "home-vectors" else None])
+    with (folder / "clean.csv").open("w", newline="") as file:
+        pictures = sorted((folder / "world" / "trials").rglob("*.jpg"))[:40]
+        csv.writer(file).writerows([["image"], *([picture.relative_to(folder)] for picture in pictures)])
+    return folder
+
+
+def stages(folder):
+    """Name -> command; ``out`` is what it makes."""
+    world = folder / "world"
+    sources = f"[{world}/web/tars,{world}/web/llava/list.json,{world}/web/parquet]"
+    store, vectors = ["--store", folder / "frames"], ["--embeddings", folder / "home-vectors"]
+    to = ["--out", "out"]
+    return {
+        "frames": [
+            "curate",
+            "frames",
+            "--videos",
+            world / "home/videos",
+            "--transcripts",
+            world / "home/transcripts",
+            "--frame_size",
+            "96",
+            "--licensed",
+            "false",
+            *to,
+        ],
+        "web": ["curate", "web", "--sources", sources, *to],
+        "rewrite": ["curate", "rewrite", "--store", folder / "web", *to],
+        "embed": ["curate", "embed", "--store", folder / "pairs", "--accelerator", "cpu", *to],
+        "filter": ["curate", "filter", *store, *vectors, "--review", "4", *to],
+        "match": [
+            "curate",
+            "match",
+            "--targets",
+            folder / "few",
+            "--target_embeddings",
+            folder / "home-vectors",
+            "--candidates",
+            folder / "rewrite",
+            "--candidate_embeddings",
+            folder / "web-vectors",
+            "--batch_rows",
+            "16",
+            *to,
+        ],
+        "match-arrays": [
+            "curate",
+            "match-arrays",
+            "--targets",
+            folder / "home-vectors.npy",
+            "--candidates",
+            folder / "web-vectors.npy",
+            "--batch_rows",
+            "8",
+            *to,
+        ],
+        "random": ["curate", "random", "--candidates", folder / "web", "--like", folder / "few", *to],
+        "vocabulary": ["curate", "vocabulary", "--stores", f"[{folder}/filter,{folder}/match]", *to],
+        "thin": ["curate", "thin", *store, *vectors, *to],
+        "contamination": [
+            "curate",
+            "contamination",
+            "--stores",
+            f"[{folder}/filter,{folder}/match]",
+            "--trials",
+            f"[{folder}/clean.csv]",
+            "--distance",
+            "0",
+            *to,
+        ],
+        "decontaminate": ["curate", "decontaminate", *store, "--trials", f"[{folder}/clean.csv]", *to],
+        "funnel": ["curate", "funnel", "--stores", f"[{folder}/match]", *to],
+        "webdataset": ["store", "export", *store, *to],
+        "folder": ["store", "export", *store, "--format", "folder", *to],
+    }
+
+
+STAGES = sorted(stages(Path()))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, parent, inputs):
+    """``alone(stage)``: seconds and files of an undisturbed run."""
+    known = {}
+
+    def run(stage):
+        if stage not in known:
+            known[stage] = undisturbed(parent, stages(inputs)[stage], tmp_path_factory.mktemp(stage) / "alone")
+        return known[stage]
+
+    return run
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "frames"])  # see test_frames_kill.py
+def test_killed(tmp_path, parent, inputs, alone, stage):
+    seed = time.time_ns()
+    _, different = differences(parent, stages(inputs)[stage], tmp_path / "killed", *alone(stage), seed, kills=2)
+    assert not different, f"seed {seed}"
+
+
+@pytest.mark.parametrize("stage", ["frames", "web", "contamination", "decontaminate", "embed", "playroom", "check"])
+def test_a_worker_that_the_system_ends_is_told_in_one_line(tmp_path, parent, inputs, alone, stage):
+    others = {
+        "playroom": ["playroom", "--size", "tiny", "--out", "out"],
+        "check": ["store", "check", "--store", inputs / "frames"],
+    }
+    command = others.get(stage) or stages(inputs)[stage]
+    kill_a_worker(parent.start([*command, *(["--num_workers", "1"] if stage == "embed" else [])], tmp_path))
+    assert parent.wait() == 2
+    output = (tmp_path / OUTPUT).read_text()
+    assert "Traceback" not in output
+    assert output.splitlines()[-1].startswith("error: a worker process was ended from outside")
+    finish(parent, command, tmp_path)
+    assert stage in others or tree(tmp_path) == alone(stage)[1]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_waits_for_another_run(tmp_path, parent, inputs, stage):
+    (tmp_path / OUTPUT).touch()
+    with FileLock(tmp_path / "out.lock"):
+        process = parent.start(stages(inputs)[stage], tmp_path)
+        until = time.monotonic() + 60
+        while "out: another run is making it; waiting\n" not in (tmp_path / OUTPUT).read_text():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        os.kill(process, signal.SIGKILL)
+        assert parent.wait() == -signal.SIGKILL
+    assert {path.name for path in tmp_path.iterdir()} == {OUTPUT, "out.lock"}  # nothing was begun
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_at_twenty_moments(tmp_path, parent, inputs, alone, stage, capsys):
+    survived = mismatches = 0
+    for seed in range(20):
+        landed, different = differences(
+            parent, stages(inputs)[stage], tmp_path / f"{seed}", *alone(stage), seed, kills=1
+        )
+        survived += landed
+        mismatches += bool(different)
+    with capsys.disabled():
+        print(f"\n{stage}: {survived} kills survived, {mismatches} mismatches")
+    assert mismatches == 0
+    assert survived > 0

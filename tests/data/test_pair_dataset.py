@@ -1,0 +1,109 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from babyvlm.data.pair_dataset import Mixed, UtteranceFrames, collate
+from babyvlm.data.transforms import Augmented, Plain, eval_transform
+from babyvlm.data.vocabulary import Vocabulary
+from babyvlm.errors import UserError
+
+GROUPS = ["u1", "u1", "u1", "u2", "u3", "u3", "v1"]
+SAID = ["look at the ball"] * 3 + ["the dog"] + ["a red cup"] * 2 + ["the dog"]
+SPLITS = ["train"] * 6 + ["val"]
+
+
+@pytest.fixture(scope="module")
+def store(tiny_store):
+    return tiny_store(SAID, groups=GROUPS, splits=SPLITS)
+
+
+@pytest.fixture(scope="module")
+def words(vocabulary):
+    return Vocabulary(vocabulary)
+
+
+def frames(store, words, *, train=True, **kwargs):
+    return UtteranceFrames(store, "train", Augmented(16) if train else Plain(16), words, **kwargs)
+
+
+def test_an_item_is_an_utterance_with_one_of_its_frames(store, words):
+    data = frames(store, words)
+    assert len(data) == 3
+    shown = [{data[index, epoch].key for epoch in range(40)} for index in range(3)]
+    assert shown == [{"k00000", "k00001", "k00002"}, {"k00003"}, {"k00004", "k00005"}]
+    assert [data[index, 0].utterance for index in range(3)] == ["look at the ball", "the dog", "a red cup"]
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_utterance(store, words):
+    torch.manual_seed(1)
+    first = frames(store, words, seed=5)[1, 2].image_HWC
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    again = frames(store, words, seed=5)
+    again[0, 9]  # another item before it changes nothing
+    assert np.array_equal(again[1, 2].image_HWC, first)
+    assert torch.equal(torch.get_rng_state(), state)  # nor does it touch anybody else's randomness
+    assert not np.array_equal(again[1, 3].image_HWC, first)
+    assert not np.array_equal(frames(store, words, seed=6)[1, 2].image_HWC, first)
+
+
+def test_evaluation_shows_the_same_picture_every_time(store, words):
+    data = frames(store, words, train=False)
+    assert np.array_equal(data[1, 0].image_HWC, data[1, 7].image_HWC)
+
+
+def test_a_limit_draws_by_the_seed(store, words):
+    drawn = {
+        tuple(frames(store, words, seed=seed, limit=2)[index, 0].utterance for index in range(2)) for seed in range(20)
+    }
+    assert len(drawn) == 3
+    with pytest.raises(UserError, match="5 utterances asked for, train has 3"):
+        frames(store, words, limit=5)
+
+
+def test_a_mix_is_its_parts_end_to_end(store, words):
+    one, two = frames(store, words), frames(store, words, limit=2)
+    mixed = Mixed([one, two])
+    assert len(mixed) == 5
+    keys = [mixed[index, 0].key for index in range(5)]
+    assert keys == [one[index, 0].key for index in range(3)] + [two[index, 0].key for index in range(2)]
+
+
+def test_batches_are_padded_at_the_right(store, words):
+    data = frames(store, words, train=False)
+    batch = collate([data[index, 0] for index in range(3)])
+    assert batch.images_BCHW.shape == (3, 3, 16, 16)
+    assert batch.images_BCHW.dtype == torch.float32
+    assert batch.tokens_BL.shape == (3, 6)
+    assert batch.tokens_BL[1].tolist() == [*words.encode(["the dog"])[0], 0, 0]
+
+
+def test_a_broken_image_ends_with_its_key(tiny_store, words):
+    store = tiny_store(SAID, groups=GROUPS, splits=SPLITS)
+    file = store.files[0]
+    table = pq.read_table(file)
+    images = table["image"].to_pylist()
+    images[3] = images[3][:60]
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("image"), "image", pa.array(images, pa.binary())), file
+    )
+    data = frames(store, words)
+    data[0, 0]
+    with pytest.raises(UserError, match="image of k00003 cannot be read"):
+        data[1, 0]
+
+
+def test_an_empty_split_is_refused(tiny_store, words):
+    with pytest.raises(UserError, match="no utterance in split test"):
+        UtteranceFrames(tiny_store(), "test", Plain(16), words)
+
+
+def test_normalisation_is_imagenets():
+    from PIL import Image
+
+    grey = eval_transform(8)(Image.new("RGB", (20, 10), (128, 128, 128)))
+    expected = (128 / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    assert grey.shape == (3, 8, 8)
+    assert np.allclose(grey.mean((1, 2)), expected, atol=1e-5)

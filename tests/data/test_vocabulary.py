@@ -1,0 +1,161 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.store.pair_store import write_store
+from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, SPECIALS, UNK, Vocabulary, vocabulary
+from babyvlm.errors import UserError
+
+SAID = {
+    "a": ("train", "look at the ball"),
+    "b": ("train", "the Ball, the ball! don't"),
+    "c": ("train", "see the <unk> dog don't"),
+    "d": ("val", "dog dog dog dog"),
+    "e": ("train", "don't look at it"),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("vocabulary")
+    rows = [
+        {"key": f"{group}{frame}", "image": b"", "utterance": text, "source": "test", "group": group, "split": split}
+        for group, (split, text) in SAID.items()
+        for frame in range(5)
+    ]
+    write_store(root / "store", rows, arguments={}, funnel=Funnel("test"), licensed=False)
+    vocabulary([root / "store"], root / "vocabulary")
+    return root
+
+
+@pytest.fixture(scope="module")
+def words(made):
+    return Vocabulary(made / "vocabulary")
+
+
+def test_holds_words_said_three_times_in_training(words):
+    # Five frames share an utterance, which counts once; "dog" is frequent in validation only.
+    assert words.words == [*SPECIALS, "the", "ball", "don't"]
+
+
+def test_specials_have_fixed_places(words):
+    assert words.encode(["<unk> ball"]) == [[SOS, UNK, words.words.index("ball"), EOS]]
+    assert len(words) == 8
+
+
+def test_a_text_cannot_spell_a_special(words):
+    for text in ("<image> ball", "<eos> ball", "<pad> ball", "<sos> ball"):
+        assert words.encode([text])[0] == [SOS, UNK, words.words.index("ball"), EOS]
+
+
+def test_punctuation_goes_and_case_folds(words):
+    assert words.encode(["THE, ball!?"]) == words.encode(["the ball"])
+
+
+@given(st.lists(st.text(max_size=80), max_size=5), st.integers(3, 25))
+def test_encodes_anything_within_bounds(words, texts, limit):
+    for ids in words.encode(texts, limit):
+        assert len(ids) <= limit
+        assert ids[0] == SOS
+        assert ids[-1] == EOS
+        assert all(UNK <= i < len(words) and i not in (SOS, EOS, 4) for i in ids[1:-1])
+
+
+def test_transformers_reads_it(made, words):
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(made / "vocabulary")
+    assert theirs("the ball don't fly").input_ids == words.encode(["the ball don't fly"])[0]
+    assert (theirs.pad_token_id, theirs.eos_token_id) == (0, EOS)
+
+
+def test_is_whole_or_absent_and_hashed(made, words, capsys):
+    vocabulary([made / "store"], made / "vocabulary")
+    assert "whole already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="made with other min_count"):
+        vocabulary([made / "store"], made / "vocabulary", min_count=2)
+    vocabulary([made / "store"], made / "other", min_count=2)
+    other = Vocabulary(made / "other")
+    assert "look" in other.words
+    assert other.hash != words.hash
+
+
+def test_notices_a_changed_tokenizer(made):
+    vocabulary([made / "store"], made / "torn")
+    file = made / "torn" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["vocab"]["ball"] = 5
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"tokenizer\.json: missing or changed"):
+        Vocabulary(made / "torn")
+
+
+def test_refuses_a_store_without_frequent_words(made):
+    with pytest.raises(UserError, match="no word is seen 99 times"):
+        vocabulary([made / "store"], made / "none", min_count=99)
+    assert not (made / "none").exists()
+
+
+@pytest.fixture(scope="module")
+def pieces(made):
+    vocabulary([made / "store"], made / "bpe", kind="bpe", size=300, min_count=2)
+    return Vocabulary(made / "bpe")
+
+
+def test_bpe_has_specials_bytes_and_then_what_is_frequent(pieces, made):
+    assert pieces.words[:5] == SPECIALS
+    assert len({*pieces.words[5:261]}) == 256
+    assert all(len(word) == 1 for word in pieces.words[5:261])
+    assert "\u0120ball" in pieces.words  # with the space before it, as GPT-2 writes it
+    assert "\u0120dog" not in pieces.words  # frequent in validation only
+    assert len(pieces) <= 300
+    vocabulary([made / "store"], made / "smaller", kind="bpe", size=263, min_count=2)
+    assert Vocabulary(made / "smaller").words == pieces.words[:263]
+
+
+# Letters that this Python's Unicode has; the tokenizer's is newer and lower-cases more of them.
+KNOWN = st.characters(codec="utf-8", exclude_categories=["Cn"])
+
+
+@given(st.text(KNOWN, max_size=60))
+def test_bpe_says_any_text_in_lower_case(pieces, text):
+    text = text.lower().replace("<unk>", "")
+    [ids] = pieces.encode([text], None)
+    assert pieces.decode(ids) == text
+    assert (ids[0], ids[-1]) == (SOS, EOS)
+    assert not {PAD, UNK, SOS, EOS, IMAGE} & set(ids[1:-1])
+
+
+@given(st.lists(st.sampled_from(["ball", " ", "<image>", "<eos>", "<sos>", "<pad>", "<unk>", "<", ">", "...", "x"])))
+def test_bpe_takes_no_special_from_a_text_but_what_was_not_heard(pieces, parts):
+    text = "".join(parts)
+    ids = pieces.encode([text], None)[0][1:-1]
+    assert not {PAD, SOS, EOS, IMAGE} & set(ids)
+    assert ids.count(UNK) == text.count("<unk>")
+    assert pieces.decode(ids) == text.replace("<unk>", "")
+
+
+def test_transformers_reads_bpe(made, pieces):
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(made / "bpe")
+    for text in ("The ball, don't fly!", "an  <unk>zebra <unk>", ""):
+        assert theirs(text).input_ids == pieces.encode([text])[0]
+    assert theirs.decode(pieces.encode(["a ball!"])[0], skip_special_tokens=True) == "a ball!"
+
+
+def test_bpe_is_another_artefact_and_needs_room(made, pieces):
+    with pytest.raises(UserError, match="made with other kind"):
+        vocabulary([made / "store"], made / "vocabulary", kind="bpe")
+    with pytest.raises(UserError, match="--size 200: a bpe holds 5 specials and 256 bytes"):
+        vocabulary([made / "store"], made / "none", kind="bpe", size=200)
+    assert not (made / "none").exists()
+
+
+def test_nothing_is_cut_where_no_limit_is_given(words, pieces):
+    for made_of in (words, pieces):
+        assert len(made_of.encode(["ball " * 40], None)[0]) > 40
+        assert len(made_of.encode(["ball " * 40])[0]) == 25  # whatever was asked before

@@ -1,0 +1,100 @@
+"""docs/extending.md, followed to the letter on small stores: its files by their titles, its commands in their order."""
+
+import re
+import runpy
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from babyvlm import config
+from babyvlm.__main__ import main
+from support.docs_pages import ROOT, blocks, shell_lines
+from support.tiny_world import BASE, TEST, lay_out
+
+PAGE = blocks(ROOT / "docs/extending.md")
+
+
+MODULES = ("sigmoid_pairs", "which_picture")
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory, tiny_store, make_vocabulary):
+    """The folder after all of the page, and what its commands printed."""
+    folder = tmp_path_factory.mktemp("extending")
+    lay_out(folder, tiny_store, make_vocabulary)
+    (folder / "configs/playroom.yaml").write_text(yaml.safe_dump(BASE))  # few steps and a short test
+    trained = folder / "configs/eval/trained.yaml"
+    trained.write_text(yaml.safe_dump(yaml.safe_load(trained.read_text()) | {"trainer": {"callbacks": [TEST]}}))
+    for block in PAGE:
+        if block.title:
+            (folder / block.title).write_text(block.text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)  # as Python does for the folder of a script
+        _refused_without_the_script()  # first: what jsonargparse has once let in stays so in this process
+        for block in PAGE:
+            if block.language == "sh":
+                for command in shell_lines(block.text):
+                    _run(command, patch)
+        for module in MODULES:
+            del sys.modules[module]
+        yield folder
+
+
+def _refused_without_the_script():
+    with pytest.raises(SystemExit) as end:
+        main(["test", "--config", "sigmoid-pairs.yaml"])
+    assert end.value.code == 2
+    assert not {*MODULES} & {*sys.modules}
+
+
+def _run(command, patch):
+    assert command[0] == "python"
+    if command[1:3] == ["-m", "babyvlm"]:
+        main(command[3:])
+        return
+    with patch.context() as own:  # a process of its own would begin with the list as it is shipped
+        own.setattr(config, "ALLOWED_PACKAGES", [*config.ALLOWED_PACKAGES])
+        own.setattr(sys, "argv", command[1:])
+        runpy.run_path(command[1], run_name="__main__")
+
+
+def test_the_quick_starts_script_scores_pictures(followed, monkeypatch, capsys):
+    script = next(block for block in blocks(ROOT / "docs/quick-start.md") if block.title)
+    (followed / script.title).write_text(script.text)
+    run = followed / "lightning_logs/CVCL-filtered-some-aug/version_0"
+    monkeypatch.setattr(sys, "argv", [script.title, str(run), str(followed / "0.png"), str(followed / "1.png")])
+    runpy.run_path(str(followed / script.title), run_name="__main__")
+    assert re.fullmatch(r"tensor\(\[\[\S+ +\S+\],\s+\[\S+ +\S+\]\]\)\s*", capsys.readouterr().out)
+
+
+def credits(run, benchmark, control=""):
+    table = pq.read_table(run / "results" / f"{benchmark}-test.parquet")
+    return [row["credit"] for row in table.to_pylist() if row["control"] == control]
+
+
+def test_the_mix_is_a_row_of_its_sources(followed):
+    run = followed / "lightning_logs/CVCL-filtered-some-aug/version_0"
+    data = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
+    assert [source["utterances"] for source in data["sources"]] == [None, 20]
+    assert (run / "finished").is_file()
+    assert len(credits(run, "vtwt")) > 0
+
+
+def test_the_model_is_trained_tested_and_reported(followed, capsys):
+    run = followed / "lightning_logs/SigmoidPairs-filtered/version_0"
+    assert (run / "finished").is_file()
+    assert (run / "vocabulary").is_dir()
+    assert len(credits(run, "vtwt")) > 0
+    main(["report", str(followed / "lightning_logs")])
+    assert "SigmoidPairs-filtered" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("run", ["trained/version_0", "SigmoidPairs-filtered/version_1"])
+def test_the_test_is_run_with_its_controls_beside_the_others(followed, run):
+    run = followed / "lightning_logs" / run
+    assert len(credits(run, "which_picture")) == 2
+    assert credits(run, "which_picture", "blank") == [0.5, 0.5]  # two blank images tie
+    assert len(credits(run, "vtwt")) > 0

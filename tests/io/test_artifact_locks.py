@@ -1,0 +1,107 @@
+"""Two calls that make the same thing at the same time, as real processes: the second waits, and finds it whole."""
+
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from babyvlm.curation.store.pair_store import Store
+from babyvlm.errors import UserError
+from babyvlm.io.artifacts import alone
+from support.filming import corpus
+from support.killing import tree
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Cuts frames of a few videos, in one process."""
+    for index in range(3):
+        corpus(tmp_path, [("0:00", "M", "one. two"), ("0:06", "Mom", "three")], f"V_{index}", count=90)
+    words = ["curate", "frames", "--videos", "videos", "--transcripts", "transcripts", "--out", "new/store"]
+    return [sys.executable, "-m", "babyvlm", *words, "--workers", "1"]
+
+
+@contextmanager
+def begun(command, folder):
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(found):
+    until = time.monotonic() + 60
+    while not found():
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+@contextmanager
+def one_stopped_and_one_waiting(command, folder):
+    """The first holds the lock and is stopped; the second has said that it waits."""
+    with begun(command, folder) as first:
+        wait_for((folder / "new/store.partial").exists)  # which it makes when it has the lock
+        first.send_signal(signal.SIGSTOP)
+        assert not (folder / "new/store").exists()
+        with begun(command, folder) as second:
+            line = next(line for line in second.stderr if "another run" in line)
+            assert line == "new/store: another run is making it; waiting\n"
+            yield first, second
+
+
+def test_the_second_waits_and_finds_it_whole(tmp_path, command):
+    with one_stopped_and_one_waiting(command, tmp_path) as (first, second):
+        time.sleep(0.5)
+        assert second.poll() is None
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(60) == second.wait(60) == 0
+        assert "of 9 utterances" in first.stdout.read()
+        assert second.stdout.read() == "new/store: whole already, nothing to do\n"
+    assert sorted(path.name for path in tmp_path.glob("new/*")) == ["store", "store.frames.csv"]
+
+
+def test_a_run_that_is_killed_lets_the_next_one_in(tmp_path, command):
+    with one_stopped_and_one_waiting(command, tmp_path) as (first, second):
+        first.kill()
+        assert second.wait(60) == 0
+    assert Store(tmp_path / "new/store").manifest["funnel"]["kept"] == 9
+    assert sorted(path.name for path in tmp_path.glob("new/*")) == ["store", "store.frames.csv"]
+
+
+def test_a_lock_that_a_killed_run_left_is_no_hindrance_and_goes(tmp_path, capsys):
+    (tmp_path / "store.lock").touch()
+    with alone(tmp_path / "store"):
+        assert (tmp_path / "store.lock").exists()
+    assert tree(tmp_path) == {}
+    assert not capsys.readouterr().err
+
+
+def test_an_error_ends_the_lock(tmp_path):
+    with pytest.raises(ValueError, match="mine"), alone(tmp_path / "store"):
+        raise ValueError("mine")
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("file/store", r"file/store: nothing can be made there \(.*file: (File exists|Not a directory)\)"),
+        ("/proc/store", r"/proc/store: nothing can be made there \(/proc/store.lock: No such file or directory\)"),
+        ("", "names no folder"),
+        (".", "names no folder"),
+        ("/", "names no folder"),
+        ("store/..", "names no folder"),
+    ],
+)
+def test_where_nothing_can_be_made_is_told_in_one_line(tmp_path, monkeypatch, out, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=message), alone(Path(out)):
+        pass
+    assert list(tree(tmp_path)) == ["file"]

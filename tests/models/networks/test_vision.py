@@ -1,0 +1,265 @@
+import argparse
+import builtins
+import os
+import pickle
+import sys
+import types
+import zipfile
+
+import huggingface_hub.constants
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from babyvlm.errors import UserError
+from babyvlm.models.networks.vision import VisionEncoder, load_trunk
+
+# The paper's trunk with one block a stage, and timm's twin of it.
+TWIN = {"backbone": "resnext50_32x4d", "options": {"layers": [1, 1, 1, 1]}}
+SMALL = "test_resnet"  # timm's own for tests, 0.4 million parameters
+
+
+@pytest.fixture(scope="module")
+def torchvision_trunk():
+    torch.manual_seed(1)
+    trunk = ResNet(Bottleneck, [1, 1, 1, 1], groups=32, width_per_group=4, num_classes=10)
+    trunk(torch.randn(4, 3, 32, 32))  # so that the running statistics are its own
+    return trunk.eval()
+
+
+def scrambled(state):
+    return {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+
+
+def prefixed(prefix, state):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def as_plain(trunk):
+    return trunk.state_dict()
+
+
+def as_dino(trunk):
+    """facebookresearch/dino, main_dino.py: a MultiCropWrapper whose backbone has no fc, DDP around the student."""
+    backbone = {name: tensor for name, tensor in trunk.state_dict().items() if not name.startswith("fc.")}
+    head = {"head.mlp.0.weight": torch.randn(4, 8), "head.last_layer.weight_g": torch.ones(4, 1)}
+    return {
+        "student": prefixed("module.", prefixed("backbone.", scrambled(backbone)) | head),
+        "teacher": prefixed("backbone.", backbone) | head,
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+        "epoch": 100,
+        "args": argparse.Namespace(arch="resnext50_32x4d", lr=0.0005, use_fp16=True),
+        "dino_loss": {"center": torch.zeros(1, 4)},
+    }
+
+
+def as_dino_of_two_gpus(trunk):
+    content = as_dino(trunk)
+    return content | {"teacher": prefixed("module.", content["teacher"])}
+
+
+def as_cvcl(trunk):
+    """wkvong/multimodal-baby: every encoder is registered twice, and hyperparameters hold the modules themselves."""
+    state = trunk.state_dict()
+    return {
+        "epoch": 3,
+        "global_step": 12,
+        "pytorch-lightning_version": "1.6.0",
+        "state_dict": prefixed("vision_encoder.model.", state)
+        | {"text_encoder.embedding.weight": torch.randn(7, 10)}
+        | prefixed("model.image_embed.model.", state)
+        | {"model.logit_neg_log_temperature": torch.tensor(2.66)},
+        "hyper_parameters": {"args": argparse.Namespace(optimizer=torch.optim.AdamW, lr=1e-4), "vision_encoder": None},
+    }
+
+
+def save_with_foreign_modules(content, path):
+    """As torch.save wrote it where the package ``multimodal`` could be imported; it cannot be here."""
+    package, module = types.ModuleType("multimodal"), types.ModuleType("multimodal.multimodal")
+    foreign = type("VisionEncoder", (torch.nn.Linear,), {"__module__": module.__name__})
+    module.VisionEncoder = foreign
+    sys.modules |= {"multimodal": package, module.__name__: module}
+    try:
+        content["hyper_parameters"]["vision_encoder"] = foreign(2, 3)
+        torch.save(content, path)
+    finally:
+        del sys.modules["multimodal"], sys.modules[module.__name__]
+
+
+def assert_same_features(source, trunk):
+    encoder = VisionEncoder(**TWIN, weights=str(source)).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    headless = torch.nn.Sequential(*list(trunk.children())[:-1], torch.nn.Flatten())
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images), headless(images), atol=1e-5, rtol=1e-4)
+
+
+def as_run_of_dino(trunk):
+    """A checkpoint of our own DINO, which holds the student's trunk too."""
+    state = trunk.state_dict()
+    return {"state_dict": prefixed("student.trunk.", scrambled(state)) | prefixed("teacher.trunk.", state)}
+
+
+@pytest.mark.parametrize("layout", [as_plain, as_dino, as_dino_of_two_gpus, as_cvcl, as_run_of_dino])
+def test_reads_the_layouts_that_are_about(tmp_path, torchvision_trunk, layout):
+    path = tmp_path / "weights.pth"
+    torch.save(layout(torchvision_trunk), path)
+    assert_same_features(path, torchvision_trunk)
+
+
+def test_reads_a_checkpoint_with_modules_of_a_package_that_is_not_there(tmp_path, torchvision_trunk):
+    path = tmp_path / "cvcl.ckpt"
+    save_with_foreign_modules(as_cvcl(torchvision_trunk), path)
+    with pytest.raises(pickle.UnpicklingError):  # so the file is what it is meant to be
+        torch.load(path, weights_only=True)
+    assert_same_features(path, torchvision_trunk)
+
+
+def test_reads_the_old_format_without_a_zip(tmp_path, torchvision_trunk):
+    path = tmp_path / "dino.pth"
+    torch.save(as_dino(torchvision_trunk), path, _use_new_zipfile_serialization=False)
+    assert not zipfile.is_zipfile(path)
+    assert_same_features(path, torchvision_trunk)
+
+
+def test_reads_dinos_vision_transformer(tmp_path):
+    """facebookresearch/dino's ViT has timm's names, and its classification token's output is what a head reads."""
+    shape = {"backbone": "vit_tiny_patch16_224", "options": {"img_size": 32, "depth": 1, "global_pool": "token"}}
+    torch.manual_seed(3)
+    vit = VisionEncoder(**shape).eval()
+    dino_names = {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "norm.weight"}
+    assert dino_names <= vit.trunk.state_dict().keys()
+    torch.save(as_dino(vit.trunk), tmp_path / "dino_vit.pth")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found = VisionEncoder(**shape, weights=str(tmp_path / "dino_vit.pth")).eval()(images)
+        torch.testing.assert_close(found, vit(images))
+
+
+def test_reads_safetensors(tmp_path, torchvision_trunk):
+    save_file(prefixed("vision.trunk.", torchvision_trunk.state_dict()), tmp_path / "run.safetensors")
+    assert_same_features(tmp_path / "run.safetensors", torchvision_trunk)
+
+
+def test_reads_from_the_hub_without_a_network(tmp_path, monkeypatch, torchvision_trunk):
+    snapshot = tmp_path / "models--lab--trunks" / "snapshots" / ("0" * 40)
+    blob, file = tmp_path / "models--lab--trunks" / "blobs" / "f00d", snapshot / "best" / "teacher.pth"
+    blob.parent.mkdir(parents=True)
+    file.parent.mkdir(parents=True)
+    torch.save(as_dino(torchvision_trunk), blob)
+    file.symlink_to(blob)
+    (tmp_path / "models--lab--trunks" / "refs").mkdir()
+    (tmp_path / "models--lab--trunks" / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert_same_features("hf-hub:lab/trunks/best/teacher.pth", torchvision_trunk)
+    for source, message in [
+        ("hf-hub:lab/trunks/other.pth", "cannot be fetched"),
+        ("hf-hub:lab/trunks", "write hf-hub:ORG/NAME/FILE"),
+        ("hf-hub:no lab/trunks/x.pth", "cannot be fetched"),
+    ]:
+        with pytest.raises(UserError, match=f"^{source}: {message}"):
+            VisionEncoder(SMALL, weights=source)
+
+
+class Payload:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["os.system", "builtins.exec", "torch"])
+def test_a_hostile_file_runs_nothing(tmp_path, zipped, name):
+    witness, path = tmp_path / "witness", tmp_path / "weights.pt"
+    payload = {
+        "os.system": Payload(os.system, f"touch {witness}"),
+        "builtins.exec": Payload(builtins.exec, f"open({str(witness)!r}, 'w')"),
+        "torch": Payload(torch.save, {}, str(witness)),
+    }[name]
+    trunk = timm.create_model(SMALL, num_classes=0)
+    torch.save({"state_dict": trunk.state_dict(), "x": payload}, path, _use_new_zipfile_serialization=zipped)
+    if name == "torch" and zipped:  # an object beside the weights: read past
+        VisionEncoder(SMALL, weights=str(path))
+    else:
+        with pytest.raises(UserError, match="cannot be read as weights") as refusal:
+            VisionEncoder(SMALL, weights=str(path))
+        assert "\n" not in str(refusal.value)
+    assert not witness.exists()
+    torch.load(path, weights_only=False)
+    assert witness.exists()  # it would have
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("shape", lambda s: s | {"layer1.0.bn1.weight": torch.ones(2, 2)}, r"bn1\.weight is \(2, 2\), backbone needs"),
+        ("missing", lambda s: {n: s[n] for n in s if n != "layer3.0.bn1.bias"}, r"layer3\.0\.bn1\.bias is missing"),
+        ("prefix", lambda s: prefixed("a.", s) | {"a.conv1.0.weight": None}, "holds no state dict"),
+        ("empty", lambda s: {}, r"conv1\.0\.weight is missing"),
+        ("list", lambda s: [1, 2], "holds no state dict"),
+        ("tensor", lambda s: torch.ones(3), "holds no state dict"),
+    ],
+)
+def test_weights_that_do_not_fit(tmp_path, name, change, message):
+    path = tmp_path / f"{name}.pt"
+    torch.save(change(timm.create_model(SMALL, num_classes=0).state_dict()), path)
+    with pytest.raises(UserError, match=message) as refusal:
+        VisionEncoder(SMALL, weights=str(path))
+    assert str(refusal.value).startswith(str(path))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "content", "message"),
+    [
+        ({"weights": "none.pt"}, None, "no such weights file"),
+        ({"weights": "empty.pt"}, b"", "cannot be read as weights"),
+        ({"weights": "text.pt"}, b"hello", "cannot be read as weights"),
+        ({"weights": "text.safetensors"}, b"hello", "cannot be read as weights"),
+        ({"backbone": "resnot50"}, None, "vision backbone resnot50: timm cannot build it"),
+        ({"backbone": "web:resnet"}, None, "timm cannot build it"),
+        ({"options": {"legs": 4}}, None, "timm cannot build it .*legs"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, arguments, content, message):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / arguments["weights"]).write_bytes(content)
+    with pytest.raises(UserError, match=message) as refusal:
+        VisionEncoder(**{"backbone": SMALL} | arguments)
+    assert "\n" not in str(refusal.value)
+
+
+def test_loading_takes_statistics_and_leaves_nothing_at_its_old_value(torchvision_trunk, tmp_path):
+    torch.save(as_dino(torchvision_trunk), tmp_path / "dino.pth")
+    trunk = timm.create_model(TWIN["backbone"], num_classes=0, **TWIN["options"])
+    load_trunk(trunk, str(tmp_path / "dino.pth"))
+    expected = torchvision_trunk.state_dict()
+    for name, tensor in trunk.state_dict().items():
+        if "num_batches" not in name:
+            assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_means_frozen(frozen):
+    torch.manual_seed(0)
+    encoder = VisionEncoder(SMALL, frozen=frozen)
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    for call_train in (False, True):
+        if call_train:
+            encoder.train()
+        out = encoder(torch.randn(2, 3, 32, 32))
+        assert out.shape == (2, encoder.width)
+        assert out.requires_grad is not frozen
+    assert encoder.training
+    assert all(parameter.requires_grad is not frozen for parameter in encoder.parameters())
+    moved = [name for name, tensor in encoder.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert bool(moved) is not frozen
+    assert all("running" in name or "batches" in name for name in moved)
+    encoder.eval()
+    assert not any(module.training for module in encoder.modules())

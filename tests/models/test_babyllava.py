@@ -1,0 +1,390 @@
+import copy
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from lightning import Trainer
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, UNK, Vocabulary
+from babyvlm.errors import UserError
+from babyvlm.models.babyllava import BabyLLaVA
+from babyvlm.models.language import GPT2 as PAPER_GPT2
+from babyvlm.models.language import TINY_LLAMA, LanguageModel, LanguageShape, language_config
+from babyvlm.models.networks.babyllava import build
+from babyvlm.models.networks.connector import ImageTokens, count_tokens, image_tokens
+from babyvlm.models.networks.vision import VisionEncoder
+from babyvlm.models.optimization import CosineWithWarmup
+from babyvlm.types import Batch, Captioner, FrozenVision, ImageTextScorer, TextScorer
+
+SIZE, PLACES = 64, 4  # the small trunk's last map is 2 x 2
+GPT2 = LanguageShape("gpt2", width=16, layers=2, heads=2, inner=32, positions=40)
+LLAMA = LanguageShape("llama", width=16, layers=2, heads=4, kv_heads=2, inner=32, positions=40, dropout=0)
+TEXTS = ["look at the ball", "the red dog", "wash", "a cup is red", "", "the zebra runs at the dog and the cup"]
+
+
+@pytest.fixture(params=[GPT2, LLAMA], ids=["gpt2", "llama"])
+def shape(request):
+    return request.param
+
+
+def model(vocabulary, shape=GPT2, frozen=True, seed=0, **options):
+    torch.manual_seed(seed)
+    small = {"image_size": SIZE, "max_tokens": 8}
+    made = BabyLLaVA(vocabulary, VisionEncoder("test_resnet", frozen=frozen), shape, **small | options)
+    with torch.no_grad():  # as if trained: what is near zero proves nothing
+        for name, parameter in made.vlm.named_parameters():
+            if "vision_tower" not in name:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    return made
+
+
+def images(count=3, seed=1):
+    return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def batch(vocabulary, texts=TEXTS, seed=1):
+    rows = [torch.tensor(row) for row in Vocabulary(vocabulary).encode(texts, 8)]
+    keys = [f"k{i}" for i in range(len(texts))]
+    return Batch(keys, images(len(texts), seed), nn.utils.rnn.pad_sequence(rows, True), list(texts))
+
+
+def trainer(folder, **options):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_steps": 2}
+    return Trainer(accelerator="cpu", devices=1, default_root_dir=folder, enable_model_summary=False, **quiet | options)
+
+
+def loader(*batches):
+    return DataLoader(list(batches), batch_size=None)
+
+
+class MapTower(nn.Module):
+    """A vision tower of the kind that transformers' LLaVA knows, made without this project's code."""
+
+    def __init__(self, trunk):
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, pixel_values, **_):
+        return BaseModelOutput(hidden_states=(None, self.trunk.forward_features(pixel_values).flatten(2).mT))
+
+
+@pytest.fixture
+def pair(vocabulary, shape):
+    """BabyLLaVA and transformers' own LLaVA with its weights copied; its attention is the plain one."""
+    ours = model(vocabulary, shape, train_language=True).eval()
+    width = ours.vlm.config.vision_config.hidden_size
+    tower = CLIPVisionConfig(hidden_size=width, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    text = copy.deepcopy(ours.vlm.config.text_config)
+    text.tie_word_embeddings = False  # transformers' LLaVA cannot tie GPT-2's
+    config = LlavaConfig(
+        vision_config=tower,
+        text_config=text,
+        image_token_index=IMAGE,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        attn_implementation="eager",
+    )
+    theirs = LlavaForConditionalGeneration(config).eval()
+    theirs.model.vision_tower = MapTower(ours.vlm.model.vision_tower.timm_model)
+    for part in ("multi_modal_projector", "language_model"):
+        getattr(theirs.model, part).load_state_dict(getattr(ours.vlm.model, part).state_dict())
+    theirs.lm_head.load_state_dict(ours.vlm.lm_head.state_dict())
+    theirs.generation_config = ours.vlm.generation_config
+    assert theirs.model.language_model.config._attn_implementation == "eager"
+    return ours, theirs
+
+
+def with_places(tokens_BL):
+    places = torch.full((len(tokens_BL), PLACES), IMAGE)
+    return torch.cat([places, tokens_BL], 1)
+
+
+def reference_loss(theirs, data):
+    ids = with_places(data.tokens_BL)
+    labels = ids.masked_fill((ids == PAD) | (ids == SOS) | (ids == IMAGE), -100)
+    attention = (ids != PAD).long()
+    return theirs(input_ids=ids, attention_mask=attention, pixel_values=data.images_BCHW, labels=labels)
+
+
+def test_logits_loss_and_gradients_are_those_of_transformers(vocabulary, pair):
+    ours, theirs = pair
+    data = batch(vocabulary)
+    expected = reference_loss(theirs, data)
+    said = data.tokens_BL != PAD
+    logits = ours(data)
+    torch.testing.assert_close(logits[said], expected.logits[:, PLACES:][said], atol=1e-5, rtol=1e-5)
+    loss = ours.training_step(data, 0)
+    torch.testing.assert_close(loss, expected.loss, atol=1e-6, rtol=1e-6)
+    loss.backward()
+    expected.loss.backward()
+    for part in ("multi_modal_projector", "language_model"):
+        mine, other = (dict(getattr(vlm.model, part).named_parameters()) for vlm in (ours.vlm, theirs))
+        for name, parameter in mine.items():
+            if name != "wte.weight":  # also the output layer here; two of them there
+                torch.testing.assert_close(parameter.grad, other[name].grad, atol=1e-6, rtol=1e-4, msg=name)
+    assert ours.vlm.model.multi_modal_projector.linear_1.weight.grad.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("how", [{}, {"use_cache": False}, {"num_beams": 3}, {"do_sample": True, "top_k": 5}], ids=str)
+def test_generates_what_transformers_does(vocabulary, pair, how):
+    ours, theirs = pair
+    prompt = with_places(torch.full((3, 1), SOS))
+    inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt), "pixel_values": images()}
+    outs = []
+    for vlm, cached in ((ours.vlm, {}), (theirs, {"use_cache": True})):
+        torch.manual_seed(3)
+        outs.append(vlm.generate(**inputs, **cached | how, max_new_tokens=9))
+    assert torch.equal(*outs)
+    said = outs[0][:, prompt.shape[1] :]
+    assert not torch.isin(said[:, :3], torch.tensor([UNK, SOS, IMAGE])).any()
+    if not how:
+        assert ours.caption(inputs["pixel_values"], 9) == [ours.vocabulary.decode(row) for row in said.tolist()]
+        assert len(set(map(tuple, said.tolist()))) > 1  # the image has a say
+
+
+def one_by_one(theirs, vocabulary, image, text):
+    """(log p, number of tokens) by transformers' loss of a single pair."""
+    tokens = torch.tensor(Vocabulary(vocabulary).encode([text], 8))
+    loss = reference_loss(theirs, Batch(["k"], image[None], tokens, [text])).loss
+    count = tokens.shape[1] - 1
+    return -loss.item() * count, count
+
+
+@pytest.mark.parametrize("rows", [1, 4, 64])
+def test_scores_are_the_likelihoods_of_one_pair_at_a_time(vocabulary, pair, rows, monkeypatch):
+    ours, theirs = pair
+    monkeypatch.setattr("babyvlm.models.scoring.ROWS", rows)
+    pictures = images()
+    with torch.no_grad():
+        single = [[one_by_one(theirs, vocabulary, image, text) for text in TEXTS] for image in pictures]
+    total, count = torch.tensor(single).unbind(-1)
+    ours.likelihood = "total"
+    torch.testing.assert_close(ours.score(pictures, TEXTS), total, atol=1e-5, rtol=1e-5)
+    ours.likelihood = "mean"
+    torch.testing.assert_close(ours.score(pictures, TEXTS), total / count, atol=1e-5, rtol=1e-5)
+    assert (total[0] - total[1]).abs().max() > 1e-2
+
+
+def test_evidence_is_what_the_image_adds(vocabulary, pair):
+    ours, theirs = pair
+    lm = AutoModelForCausalLM.from_config(theirs.config.text_config).eval()
+    lm.base_model.load_state_dict(theirs.model.language_model.state_dict())
+    lm.lm_head.load_state_dict(theirs.lm_head.state_dict())
+    alone = []
+    for tokens in Vocabulary(vocabulary).encode(TEXTS, 8):
+        ids = torch.tensor([tokens])
+        with torch.no_grad():
+            alone.append(-lm(input_ids=ids, labels=ids).loss.item() * (len(tokens) - 1))
+    pictures = images()
+    ours.likelihood = "total"
+    torch.testing.assert_close(ours.score_texts(TEXTS), torch.tensor(alone), atol=1e-5, rtol=1e-5)
+    given = ours.score(pictures, TEXTS)
+    ours.likelihood = "evidence"
+    torch.testing.assert_close(ours.score(pictures, TEXTS), given - torch.tensor(alone), atol=2e-5, rtol=1e-5)
+    assert ours.score_texts(TEXTS).abs().max() == 0
+    ours.likelihood = "mean"
+    counts = torch.tensor([len(tokens) - 1 for tokens in Vocabulary(vocabulary).encode(TEXTS, 8)])
+    torch.testing.assert_close(ours.score_texts(TEXTS), torch.tensor(alone) / counts, atol=1e-5, rtol=1e-5)
+
+
+def test_only_wanted_pairs_are_scored(vocabulary, shape):
+    ours = model(vocabulary, shape).eval()
+    pictures = images()
+    wanted = torch.zeros(3, len(TEXTS), dtype=torch.bool)
+    wanted[0, 2] = wanted[1, 0] = wanted[1, 5] = True
+    scores = ours.score(pictures, TEXTS, wanted)
+    assert torch.equal(scores.isnan(), ~wanted)
+    torch.testing.assert_close(scores[wanted], ours.score(pictures, TEXTS)[wanted], atol=1e-6, rtol=1e-6)
+
+
+def test_speaks_the_protocols(vocabulary):
+    ours = model(vocabulary)
+    for protocol in (ImageTextScorer, TextScorer, Captioner, FrozenVision):
+        assert isinstance(ours, protocol)
+    assert ours.preprocess(Image.new("RGB", (90, 80), "red")).shape == (3, SIZE, SIZE)
+
+
+def state_of(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("train_language", [False, True])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_what_is_frozen_is_frozen(tmp_path, vocabulary, shape, train_language, frozen):
+    ours = model(vocabulary, shape, frozen=frozen, train_language=train_language)
+    before = state_of(ours.vlm)
+    trainer(tmp_path).fit(ours, loader(batch(vocabulary), batch(vocabulary, seed=2)))
+    moved = {name for name, tensor in ours.vlm.state_dict().items() if not torch.equal(tensor, before[name])}
+    parts = {"vision_tower": not frozen, "language_model": train_language, "multi_modal_projector": True}
+    for part, learns in parts.items():
+        assert any(part in name for name in moved) is learns, part
+        module = getattr(ours.vlm.model, part)
+        assert all(child.training is learns for child in module.modules())
+        assert all(parameter.requires_grad is learns for parameter in module.parameters())
+        assert learns or all(parameter.grad is None for parameter in module.parameters())
+    if not frozen:
+        assert any("running_mean" in name for name in moved)
+    assert ("lm_head.weight" in moved) is train_language
+    vision = ours.frozen_vision()
+    assert (vision is None) is not frozen
+
+
+def test_a_cache_of_features_changes_nothing(vocabulary):
+    ours = model(vocabulary)
+    vision = ours.frozen_vision()
+    assert isinstance(vision, ImageTokens)
+    assert not vision.training
+    data = batch(vocabulary)
+    with torch.no_grad():
+        features = vision(data.images_BCHW)
+    assert features.shape == (len(TEXTS), PLACES, ours.vlm.config.vision_config.hidden_size)
+    cached = Batch(data.keys, torch.empty(0), data.tokens_BL, data.utterances, features)
+    torch.testing.assert_close(ours.training_step(cached, 0), ours.training_step(data, 0), atol=0, rtol=0)
+
+
+def test_images_are_seen_and_padding_is_not(vocabulary, shape):
+    ours = model(vocabulary, shape).eval()
+    data = batch(vocabulary)
+    longer = Batch(data.keys, data.images_BCHW, nn.functional.pad(data.tokens_BL, (0, 5)), data.utterances)
+    torch.testing.assert_close(ours.training_step(longer, 0), ours.training_step(data, 0), atol=1e-6, rtol=0)
+    other = Batch(data.keys, images(len(TEXTS), seed=9), data.tokens_BL, data.utterances)
+    assert (ours.training_step(other, 0) - ours.training_step(data, 0)).abs() > 1e-3
+
+
+def test_a_batch_without_a_supervised_token_is_an_error(vocabulary):
+    empty = Batch(["k"], images(1), torch.tensor([[SOS]]), [""])
+    with pytest.raises(UserError, match="no supervised token"):
+        model(vocabulary).training_step(empty, 0)
+    tokens = torch.tensor([[SOS, EOS]])
+    assert model(vocabulary).training_step(Batch(["k"], images(1), tokens, [""]), 0) > 0
+
+
+@pytest.mark.parametrize(("name", "size"), [("test_resnet", 64), ("test_vit", 160), ("test_convnext", 64)])
+def test_image_tokens_are_the_last_map(name, size):
+    encoder = VisionEncoder(name)
+    with torch.no_grad():
+        picture = torch.randn(1, 3, size, size)
+        tokens = image_tokens(encoder.trunk.eval(), picture)
+        whole = encoder.trunk.forward_features(picture)
+    expected = whole.flatten(2).mT if whole.ndim == 4 else whole[:, encoder.trunk.num_prefix_tokens :]
+    torch.testing.assert_close(tokens, expected)
+    assert tokens.shape == (1, count_tokens(encoder, size), encoder.width)
+
+
+def test_counting_tokens_leaves_no_trace():
+    encoder = VisionEncoder("test_resnet")
+    before = state_of(encoder)
+    assert count_tokens(encoder, SIZE) == PLACES
+    assert encoder.trunk.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
+def test_phases_begin_where_the_one_before_ended(tmp_path, vocabulary, shape):
+    torch.manual_seed(5)
+    language = LanguageModel(vocabulary, shape, max_tokens=8)
+    zero, one = tmp_path / "zero.ckpt", tmp_path / "one.ckpt"
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(language, loader(batch(vocabulary)))
+    run.save_checkpoint(zero)
+    first = BabyLLaVA(
+        vocabulary, VisionEncoder("test_resnet", frozen=True), shape, init_language=zero, max_tokens=8, image_size=SIZE
+    )
+    data = batch(vocabulary)
+    with torch.no_grad():
+        mine = first.vlm.lm_head(first.vlm.model.language_model(data.tokens_BL).last_hidden_state)
+        torch.testing.assert_close(mine, language.eval()(data), atol=1e-6, rtol=0)
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(first, loader(batch(vocabulary)))
+    run.save_checkpoint(one)
+    second = model(vocabulary, shape, train_language=True, init_from=None, seed=8)
+    before = state_of(second)
+    second = BabyLLaVA(
+        vocabulary,
+        VisionEncoder("test_resnet", frozen=True),
+        shape,
+        train_language=True,
+        init_from=one,
+        max_tokens=8,
+        image_size=SIZE,
+    )
+    state = second.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in first.state_dict().items())
+    assert not torch.equal(before["vlm.lm_head.weight"], state["vlm.lm_head.weight"])
+
+
+def test_weights_of_other_heads_are_refused_though_they_fit(tmp_path, vocabulary, shape):
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(LanguageModel(vocabulary, shape, max_tokens=8), loader(batch(vocabulary)))
+    run.save_checkpoint(tmp_path / "zero.ckpt")
+    fewer = replace(shape, heads=shape.heads // 2, kv_heads=shape.kv_heads and shape.kv_heads // 2)
+    for begin in ({"init_language": tmp_path / "zero.ckpt"}, {"init_from": tmp_path / "zero.ckpt"}):
+        with pytest.raises(UserError, match=r"zero.ckpt: its language model has .* heads .* mean nothing"):
+            BabyLLaVA(vocabulary, VisionEncoder("test_resnet"), fewer, max_tokens=8, image_size=SIZE, **begin)
+    with pytest.raises(UserError, match="mean nothing"):
+        LanguageModel(vocabulary, fewer, max_tokens=8, init_from=tmp_path / "zero.ckpt")
+
+
+def test_mistakes_are_told(tmp_path, vocabulary):
+    with pytest.raises(UserError, match=r"4 image tokens and data.max_tokens 37 are more than .* 40 positions"):
+        model(vocabulary, max_tokens=37)
+    patches = VisionEncoder("vit_tiny_patch16_224", {"depth": 1})
+    with pytest.raises(UserError, match="vit_tiny_patch16_224 takes no images of 64 pixels"):
+        BabyLLaVA(vocabulary, patches, GPT2, image_size=64)
+
+
+def millions(module):
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+@pytest.mark.parametrize(
+    ("backbone", "shape", "words", "tokens", "expected"),
+    [
+        ("resnext50_32x4d", PAPER_GPT2, 2_350, 49, (22.98, 7.18)),
+        ("vit_large_patch16_224", TINY_LLAMA, 32_000, 196, (303.30, 1100.05)),
+    ],
+)
+def test_the_papers_models_can_be_built(backbone, shape, words, tokens, expected):
+    with torch.device("meta"):
+        vlm = build(VisionEncoder(backbone), language_config(shape, words), 224)
+    head = [] if vlm.config.tie_word_embeddings else [vlm.lm_head]
+    counts = (millions(vlm.model.vision_tower), sum(map(millions, [vlm.model.language_model, *head])))
+    assert counts == pytest.approx(expected, abs=0.005)
+    width, channels = vlm.config.text_config.hidden_size, vlm.config.vision_config.hidden_size
+    linear_1, _, linear_2 = vlm.model.multi_modal_projector.children()
+    assert [tuple(linear.weight.shape) for linear in (linear_1, linear_2)] == [(width, channels), (width, width)]
+    assert vlm.config.image_seq_length == tokens
+    assert vlm.config._attn_implementation == vlm.config.text_config._attn_implementation == "sdpa"
+
+
+def test_a_step_at_paper_size(tmp_path, vocabulary):
+    torch.manual_seed(0)
+    at_once = partial(CosineWithWarmup, warmup=0)  # else the first step has a rate of zero
+    trunk = VisionEncoder("resnext50_32x4d", frozen=True)
+    ours = BabyLLaVA(vocabulary, trunk, train_language=True, scheduler=at_once)
+    picture = torch.randn(2, 3, 224, 224)
+    data = Batch(["a", "b"], picture, batch(vocabulary).tokens_BL[:2], TEXTS[:2])
+    before = state_of(ours.vlm)
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(ours, loader(data))
+    assert run.callback_metrics["train_loss"] == pytest.approx(math.log(len(ours.vocabulary)), abs=0.6)  # knows nothing
+    moved = {name for name, tensor in ours.vlm.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert any("linear_1" in name for name in moved)
+    assert any("h.7.mlp" in name for name in moved)
+    assert not any("vision_tower" in name for name in moved)
+
+
+def test_half_precision_trains_alike(tmp_path, vocabulary, shape):
+    losses = []
+    for precision in ("32", "bf16-mixed"):
+        run = trainer(tmp_path, max_steps=3, precision=precision)
+        run.fit(model(vocabulary, shape, train_language=True), loader(*[batch(vocabulary)] * 3))
+        losses.append(run.callback_metrics["train_loss"].item())
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)

@@ -1,0 +1,259 @@
+import colorsys
+import importlib
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
+from scipy.special import log_softmax, softmax
+
+from babyvlm.data.frame_mix import Crops, FrameMix, MultiCrop, Views
+from babyvlm.data.pair_mix import Source
+from babyvlm.data.transforms import MEAN, STD, seeded
+from babyvlm.errors import UserError
+from babyvlm.io import artifacts
+from babyvlm.models.dino import DINO
+from babyvlm.models.networks.vision import PLAYROOM_DINO, VisionEncoder
+from babyvlm.training.non_finite_guard import StopOnNonFinite
+
+SIZE, SMALL, LOCALS, PROTOTYPES = 32, 16, 3, 12
+CROPS = Crops(local_count=LOCALS, local_size=SMALL)
+
+
+@pytest.fixture(scope="module")
+def stores(tiny_store, tmp_path_factory):
+    root = tmp_path_factory.mktemp("stores")
+    splits = ["train" if number % 4 else "val" for number in range(28)]
+    tiny_store(["look"] * 28, splits=splits, path=root / "a", size=40)
+    tiny_store(["look"] * 6, path=root / "b", size=48)
+    return root
+
+
+def frames(stores, **options):
+    small = {"batch_size": 4, "image_size": SIZE, "crops": CROPS, "seed": 5}
+    return FrameMix("frames", stores, [Source("a"), Source("b")], **small | options)
+
+
+def model(**options):
+    torch.manual_seed(0)
+    small = {"prototypes": PROTOTYPES, "head": {"hidden_dim": 16, "bottleneck_dim": 8, "freeze_last_layer": -1}}
+    return DINO(VisionEncoder("test_resnet"), lambda p: torch.optim.AdamW(p, lr=1e-3), **small | options)
+
+
+class Steps(Callback):
+    def __init__(self):
+        self.keys, self.losses = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.keys.append(batch.keys)
+        self.losses.append(outputs["loss"].item())
+
+
+def fit(folder, dino, data, *callbacks, steps=9, ckpt_path=None):
+    seen = Steps()
+    saved = ModelCheckpoint(folder, "{step}", every_n_train_steps=4, save_top_k=-1)
+    run = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=steps,
+        logger=False,
+        callbacks=[seen, saved, *callbacks],
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    run.fit(dino, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    return seen
+
+
+def test_a_loss_that_is_no_number_is_told_with_the_frames_it_is_of(stores, tmp_path):
+    dino = model()
+    dino.student_head.layers[0].weight.data[0, 0] = torch.nan
+    with pytest.raises(UserError, match="step 0: loss nan"):
+        fit(tmp_path, dino, frames(stores), StopOnNonFinite())
+    told = json.loads((tmp_path / "non-finite-rank0.json").read_text())["keys"]
+    assert told == fit(tmp_path, model(), frames(stores), steps=1).keys[0]
+
+
+def test_views_are_a_function_of_seed_epoch_and_key(stores):
+    def batches(epoch, **options):
+        data = frames(stores, **options)
+        data.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+        loader = data.train_dataloader()
+        loader.load_state_dict({"samples_used": epoch * loader.batch_sampler.samples_per_epoch})
+        return list(loader)
+
+    first = batches(0)
+    assert len(first) == frames(stores).batches_per_epoch == (21 + 6) // 4
+    assert first[0].large_VBCHW.shape == (2, 4, 3, SIZE, SIZE)
+    assert first[0].small_VBCHW.shape == (LOCALS, 4, 3, SMALL, SMALL)
+    for again in (batches(0), batches(0, num_workers=2)):
+        for one, other in zip(first, again, strict=True):
+            assert one.keys == other.keys
+            assert torch.equal(one.large_VBCHW, other.large_VBCHW)
+            assert torch.equal(one.small_VBCHW, other.small_VBCHW)
+    views = {}
+    for batch in [*first, *batches(1), *batches(0, seed=6)]:
+        for b, key in enumerate(batch.keys):
+            views.setdefault(key, []).append(batch.large_VBCHW[0, b])
+    assert all(not torch.equal(x, y) for seen in views.values() for i, x in enumerate(seen) for y in seen[:i])
+
+
+def test_only_training_frames_are_seen_each_once_an_epoch(stores, tmp_path):
+    seen = fit(tmp_path, model(), frames(stores, batch_size=27), steps=2)
+    expected = sorted([f"k{n:05d}" for n in range(28) if n % 4] + [f"k{n:05d}" for n in range(6)])
+    assert [sorted(keys) for keys in seen.keys] == [expected, expected]
+    assert seen.keys[0] != seen.keys[1]
+
+
+def hue(view_CHW):
+    rgb = view_CHW * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    return [colorsys.rgb_to_hsv(*pixel)[0] for pixel in rgb.flatten(1).T.clamp(0, 1).tolist()]
+
+
+@pytest.mark.parametrize("coloured", [True, False])
+def test_colours_stay_if_asked(coloured):
+    """Words for colours can be learned only from what still has them."""
+    colours = {"jitter": (0.4, 0.4, 0.2, 0.0), "grayscale": 0.0, "solarize": 0.0} if coloured else {}
+    crop = MultiCrop(SIZE, Crops(LOCALS, SMALL, **colours))
+    orange = Image.new("RGB", (40, 40), (220, 120, 20))
+    views = [view for seed in range(8) for group in seeded(crop, orange, seed) for view in group]
+    off = max(abs(found - 0.083) for view in views for found in hue(view))
+    assert (off < 0.03) is coloured
+
+
+def by_hand(teacher_NK, student_NK, center, views, teacher_temperature=0.04, student_temperature=0.1):
+    """DINO's loss by numpy: all pairs of a large view of the teacher and another view of the student."""
+    teacher = softmax((teacher_NK - center) / teacher_temperature, -1).reshape(2, -1, PROTOTYPES)
+    student = log_softmax(student_NK / student_temperature, -1).reshape(views, -1, PROTOTYPES)
+    terms = [-(teacher[t] * student[s]).sum(-1).mean() for t in range(2) for s in range(views) if s != t]
+    return np.mean(terms)
+
+
+def test_loss_is_dinos_and_the_center_follows_the_teacher(tmp_path, stores):
+    dino = model(loss={"center_momentum": 0.75})
+    dino.log = lambda *_, **__: None
+    batch = Views(["a", "b"], torch.randn(2, 2, 3, SIZE, SIZE), torch.randn(LOCALS, 2, 3, SMALL, SMALL))
+    large, small = batch.large_VBCHW.flatten(0, 1), batch.small_VBCHW.flatten(0, 1)
+    with torch.no_grad():
+        teacher = dino.teacher_head(dino.teacher(large)).double().numpy()
+        student = torch.cat([dino.student_head(dino.student(x)) for x in (large, small)]).double().numpy()
+    center = np.zeros(PROTOTYPES)
+    for _ in range(2):
+        assert dino.training_step(batch, 0).item() == pytest.approx(by_hand(teacher, student, center, 5), rel=1e-4)
+        center = 0.75 * center + 0.25 * teacher.mean(0)
+        np.testing.assert_allclose(dino.loss.center[0, 0].numpy(), center, atol=1e-6)
+    assert abs(center).max() > 1e-3
+
+
+def test_the_teacher_is_a_slow_average_of_the_student(tmp_path, stores):
+    dino = model(momentum=0.9)
+    start = {name: tensor.clone() for name, tensor in dino.state_dict().items()}
+    logged = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, pl_module, *_):
+            self.before = [p.clone() for p in [*dino.teacher.parameters(), *dino.teacher_head.parameters()]]
+
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            momentum = float(trainer.callback_metrics["momentum"])
+            logged.append(momentum)
+            student = [*dino.student.parameters(), *dino.student_head.parameters()]
+            teacher = [*dino.teacher.parameters(), *dino.teacher_head.parameters()]
+            for before, mine, now in zip(self.before, student, teacher, strict=True):
+                torch.testing.assert_close(now, momentum * before + (1 - momentum) * mine)
+                assert now.grad is None
+
+    Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=6,
+        logger=False,
+        callbacks=[Watch()],
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    ).fit(dino, datamodule=frames(stores))
+    assert logged[0] < 0.92
+    assert logged == sorted(logged)
+    assert logged[-1] == 1
+    moved = {name for name, tensor in dino.state_dict().items() if not torch.equal(tensor, start[name])}
+    for part in ("student.", "student_head.", "teacher.", "teacher_head.", "loss.center"):
+        assert any(name.startswith(part) for name in moved)
+    assert "student_head.last_layer.weight_v" in moved
+    assert "student_head.last_layer.weight_g" not in moved
+
+
+def test_prototypes_are_held_at_first(tmp_path, stores):
+    dino = model(head={"hidden_dim": 16, "bottleneck_dim": 8})
+    before = dino.student_head.last_layer.weight_v.clone()
+    fit(tmp_path, dino, frames(stores), steps=6)  # an epoch
+    assert torch.equal(dino.student_head.last_layer.weight_v, before)
+    fit(tmp_path, dino, frames(stores), steps=7)
+    assert not torch.equal(dino.student_head.last_layer.weight_v, before)
+
+
+def test_a_run_resumed_in_mid_epoch_ends_with_the_same_weights(tmp_path, stores):
+    whole = model()
+    seen = fit(tmp_path / "whole", whole, frames(stores))
+    resumed = model()
+    rest = fit(tmp_path / "rest", resumed, frames(stores), ckpt_path=tmp_path / "whole" / "step=4.ckpt")
+    assert rest.losses == seen.losses[4:]
+    assert rest.keys == seen.keys[4:]
+    expected = whole.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.state_dict().items())
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_the_backbone_that_is_written_is_the_teachers(tmp_path, stores, half):
+    dino = model(half_precision=half)
+    fit(tmp_path, dino, frames(stores))
+    written = VisionEncoder("test_resnet", weights=str(tmp_path / "backbone.safetensors")).eval()
+    images = torch.randn(3, 3, SIZE, SIZE)
+    with torch.no_grad():
+        found, teacher, student = (encoder.eval()(images) for encoder in (written, dino.teacher, dino.student))
+    scale = teacher.abs().max()
+    assert (found - teacher).abs().max() < (1e-2 if half else 1e-6) * scale
+    assert (found - student).abs().max() > 2e-2 * scale
+    said = json.loads((tmp_path / "backbone.json").read_text())
+    assert said["backbone"] == "test_resnet"
+    assert (said["steps"], said["seed"], said["width"]) == (9, 5, dino.teacher.width)
+    assert said["sha256"] == artifacts.sha256(tmp_path / "backbone.safetensors")
+
+
+@pytest.mark.skipif(not PLAYROOM_DINO.exists(), reason="not yet trained")
+def test_the_shipped_backbone_is_what_its_papers_say():
+    said = json.loads(PLAYROOM_DINO.with_suffix(".json").read_text())
+    assert said["sha256"] == artifacts.sha256(PLAYROOM_DINO)
+    assert PLAYROOM_DINO.stat().st_size < 10e6
+    assert not any(word.startswith(("/", "~", "..")) for word in said["command"].split())  # nothing of the machine
+    encoder = VisionEncoder(said["backbone"], said["options"], weights="playroom", frozen=True)
+    assert encoder.width == said["width"]
+    with pytest.raises(UserError, match=r"playroom: .* backbone needs|playroom: no weights for this backbone"):
+        VisionEncoder("test_resnet", weights="playroom")
+
+
+def test_mistakes_are_told_in_one_line(stores):
+    for make, message in [
+        (lambda: DINO(VisionEncoder("test_resnet", frozen=True), torch.optim.AdamW), r"model\.vision\.frozen"),
+        (lambda: model(head={"depth": 3}), r"lightly does not take them .*depth"),
+        (lambda: model(loss={"temperature": 3}), r"lightly does not take them .*temperature"),
+        (lambda: frames(stores, crops=CROPS).__class__("x", stores, [Source("c")]), "c: no such folder"),
+    ]:
+        with pytest.raises(UserError, match=message) as refusal:
+            make()
+        assert "\n" not in str(refusal.value)
+
+
+def test_lightly_is_asked_for_by_its_extra(monkeypatch):
+    monkeypatch.delitem(sys.modules, "babyvlm.models.dino")
+    monkeypatch.setitem(sys.modules, "lightly.loss", None)
+    with pytest.raises(UserError, match=r"pip install 'babyvlm\[dino\]'"):
+        importlib.import_module("babyvlm.models.dino")

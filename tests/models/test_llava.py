@@ -1,0 +1,157 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, trainers
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BertConfig,
+    CLIPImageProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from babyvlm.errors import UserError
+from babyvlm.models.llava import CAPTION_PROMPT, PROMPT, HFVisionLanguage
+from babyvlm.types import Captioner, ImageTextScorer, TextScorer
+from support.tiny_llava import SIZE, SPECIALS, save_tiny_llava
+
+TEXTS = ["a red ball", "wash", "kick the blue dog at the cup", "a zebra"]
+
+
+@pytest.fixture(scope="module", params=["clip", "siglip"])
+def folder(request, tmp_path_factory):
+    return save_tiny_llava(tmp_path_factory.mktemp("llava"), vision=request.param)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    torch.manual_seed(3)
+    sizes = [(20, 30), (SIZE, SIZE), (90, 61), (64, 64), (33, 70)]
+    return [Image.fromarray(torch.randint(0, 256, (*size, 3), dtype=torch.uint8).numpy()) for size in sizes]
+
+
+@pytest.fixture(scope="module")
+def library(folder):
+    return AutoProcessor.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder).eval()
+
+
+def one_by_one(library, pictures, prompt, total=False):
+    """Log-likelihood of each answer's tokens and </s> by the library alone, a whole sequence a pair, no cache."""
+    processor, model = library
+    rows = []
+    for picture in pictures:
+        row = []
+        for text in TEXTS:
+            given = processor(images=picture, text=prompt, return_tensors="pt")["input_ids"].shape[1]
+            inputs = processor(images=picture, text=f"{prompt} {text}</s>", return_tensors="pt")
+            with torch.no_grad():
+                log_p_LV = model(**inputs).logits[0].log_softmax(-1)
+            ids_L = inputs["input_ids"][0]
+            assert ids_L[-1] == processor.tokenizer.eos_token_id
+            each = log_p_LV[given - 1 : -1].gather(1, ids_L[given:, None])
+            row.append((each.sum() if total else each.mean()).item())
+        rows.append(row)
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8])
+def test_scores_are_those_of_the_library_one_by_one(folder, library, pictures, rows):
+    scorer = HFVisionLanguage(str(folder), "float32", rows=rows)
+    assert all(isinstance(scorer, protocol) for protocol in (ImageTextScorer, TextScorer, Captioner))
+    images = torch.stack([scorer.preprocess(picture) for picture in pictures])
+    expected = one_by_one(library, pictures, PROMPT)
+    torch.testing.assert_close(scorer.score(images, TEXTS), expected, atol=1e-5, rtol=1e-5)
+    assert expected.std(0).min() > 1e-3  # what is in the picture matters
+    wanted = torch.rand(expected.shape, generator=torch.Generator().manual_seed(rows)) < 0.5
+    some = scorer.score(images, TEXTS, wanted)
+    torch.testing.assert_close(some[wanted], expected[wanted], atol=1e-5, rtol=1e-5)
+    assert some[~wanted].isnan().all()
+
+
+def test_total_and_evidence(folder, library, pictures):
+    scorer = HFVisionLanguage(str(folder), "float32", likelihood="total", prompt="Look: <image> ASSISTANT:")
+    images = torch.stack([scorer.preprocess(picture) for picture in pictures])
+    total = one_by_one(library, pictures, "Look: <image> ASSISTANT:", total=True)
+    prior = one_by_one(library, [None], "Look: ASSISTANT:", total=True)[0]
+    torch.testing.assert_close(scorer.score(images, TEXTS), total, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(scorer.score_texts(TEXTS), prior, atol=1e-4, rtol=1e-5)
+    scorer.likelihood = "evidence"
+    torch.testing.assert_close(scorer.score(images, TEXTS), total - prior, atol=2e-4, rtol=1e-5)
+    assert scorer.score_texts(TEXTS).tolist() == [0] * len(TEXTS)
+    scorer.likelihood = "mean"
+    expected = one_by_one(library, [None], "Look: ASSISTANT:")[0]
+    torch.testing.assert_close(scorer.score_texts(TEXTS), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [2, 8])
+def test_captions_are_those_of_the_library_one_by_one(folder, library, pictures, rows):
+    processor, model = library
+    scorer = HFVisionLanguage(str(folder), "float32", rows=rows)
+    images = torch.stack([scorer.preprocess(picture) for picture in pictures])
+    expected = []
+    for picture in pictures:
+        inputs = processor(images=picture, text=CAPTION_PROMPT, return_tensors="pt")
+        out = model.generate(**inputs, max_new_tokens=9, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        expected.append(processor.decode(out, skip_special_tokens=True).strip())
+    assert scorer.caption(images, 9) == expected
+    assert len(set(expected)) > 1
+
+
+def test_bfloat16_is_near(folder, library, pictures):
+    scorer = HFVisionLanguage(str(folder), "bfloat16")
+    assert {weight.dtype for weight in scorer.parameters()} == {torch.bfloat16}
+    images = torch.stack([scorer.preprocess(picture) for picture in pictures[:2]])
+    scores = scorer.score(images, TEXTS)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, one_by_one(library, pictures[:2], PROMPT), atol=0.3, rtol=0.1)
+
+
+def test_models_that_cannot_be_had(folder, tmp_path):
+    (tmp_path / "bert").mkdir()
+    BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path / "bert")
+    for name, message in [
+        ("llava-hf/no-such-model", "transformers cannot load it"),
+        (str(tmp_path), "transformers cannot load it"),
+        (str(tmp_path / "bert"), "transformers cannot load it"),
+    ]:
+        with pytest.raises(UserError, match=message) as refusal:
+            HFVisionLanguage(name, "float32")
+        assert str(refusal.value).startswith(f"{name}: ")
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_broken_weights_file_is_told_in_one_line(folder, tmp_path):
+    broken = Path(shutil.copytree(folder, tmp_path / "broken"))
+    with (broken / "model.safetensors").open("r+b") as file:
+        file.write(b"\xff" * 64)
+    with pytest.raises(UserError, match="transformers cannot load it") as refusal:
+        HFVisionLanguage(str(broken), "float32")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_processor_that_keeps_the_pictures_form_is_refused(folder, tmp_path):
+    loose = Path(shutil.copytree(folder, tmp_path / "loose"))
+    pixels = CLIPImageProcessor(size={"shortest_edge": SIZE}, do_center_crop=False)
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.image_processor = pixels
+    processor.save_pretrained(loose)
+    with pytest.raises(UserError, match="sizes of their own"):
+        HFVisionLanguage(str(loose), "float32")
+
+
+def test_prompts_that_cannot_be(folder):
+    for prompt in ("What is it?", "<image> <image> What?"):
+        with pytest.raises(UserError, match="exactly once"):
+            HFVisionLanguage(str(folder), prompt=prompt)
+
+
+def test_a_tokenizer_that_joins_prompt_and_answer_is_refused(folder):
+    scorer = HFVisionLanguage(str(folder), "float32")
+    joins = Tokenizer(models.BPE())  # no words: a token may hold the end of the prompt and the answer's beginning
+    joins.train_from_iterator([f"{PROMPT} red"] * 5, trainers.BpeTrainer(special_tokens=SPECIALS, show_progress=False))
+    scorer.processor.tokenizer = PreTrainedTokenizerFast(tokenizer_object=joins, eos_token="</s>")
+    with pytest.raises(UserError, match=r"its last token runs into 'red'"):
+        scorer.score(torch.zeros(1, 3, SIZE, SIZE), ["red"])

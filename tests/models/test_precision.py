@@ -1,0 +1,139 @@
+"""Half precision and accumulated gradients, on tiny shapes: what stays the same."""
+
+from functools import partial
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from babyvlm.data.vocabulary import Vocabulary
+from babyvlm.errors import UserError
+from babyvlm.models import causal, contrastive
+from babyvlm.models.babyllava import BabyLLaVA
+from babyvlm.models.cvcl import CVCL
+from babyvlm.models.language import LanguageModel, LanguageShape
+from babyvlm.models.losses import language_loss, symmetric_info_nce
+from babyvlm.models.networks.vision import VisionEncoder
+from babyvlm.types import Batch
+
+SIZE = 64
+GPT2 = LanguageShape("gpt2", width=16, layers=2, heads=2, inner=32, positions=40, dropout=0.0)
+LLAMA = LanguageShape("llama", width=16, layers=2, heads=4, kv_heads=2, inner=32, positions=40, dropout=0.0)
+TEXTS = [
+    "look at the ball",
+    "a cup",
+    "the red dog runs at the ball",
+    "wash",
+    "a cup is red",
+    "the dog is at the cup",
+    "look",
+    "the ball is red",
+    "wash the red cup",
+    "a dog",
+]
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def at_once(optimizer, steps):
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+
+
+def llava(vocabulary, shape):
+    trunk = VisionEncoder("test_resnet", frozen=True)  # no batch norm that sees a batch
+    options = {"train_language": True, "image_size": SIZE, "max_tokens": 10, "scheduler": at_once}
+    return BabyLLaVA(vocabulary, trunk, shape, optimizer=sgd, **options)
+
+
+MODELS = {
+    "CVCL": lambda words: CVCL(words, VisionEncoder("test_resnet"), width=8, image_size=SIZE, optimizer=sgd),
+    "BabyLLaVA-GPT2": lambda words: llava(words, GPT2),
+    "BabyLLaVA-Llama": lambda words: llava(words, LLAMA),
+    "Language": lambda words: LanguageModel(words, GPT2, max_tokens=10, optimizer=sgd, scheduler=at_once),
+}
+
+
+def model(vocabulary, name):
+    torch.manual_seed(0)
+    return MODELS[name](vocabulary)
+
+
+def batch(vocabulary, first, last):
+    """Some of the texts, each with an image."""
+    rows = [torch.tensor(row) for row in Vocabulary(vocabulary).encode(TEXTS[first:last], 10)]
+    images = torch.randn(len(TEXTS), 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))[first:last]
+    return Batch(TEXTS[first:last], images, nn.utils.rnn.pad_sequence(rows, True), TEXTS[first:last])
+
+
+def fit(folder, fitted, batches, **options):
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        max_epochs=-1,
+        max_steps=2,
+        **options,
+    )
+    trainer.fit(fitted, DataLoader(batches, batch_size=None))
+    return trainer
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_in_half_precision_the_loss_is_taken_in_single(tmp_path, vocabulary, monkeypatch, name):
+    """Whatever autocast does to the model, the loss is that of its outputs in double precision."""
+    taken = []
+
+    def watched(function, *args):
+        exact = function(*(a.double() if torch.is_tensor(a) and a.is_floating_point() else a for a in args))
+        taken.append((args[0].dtype, function(*args), exact))
+        return taken[-1][1]
+
+    monkeypatch.setattr(contrastive, "symmetric_info_nce", partial(watched, symmetric_info_nce))
+    monkeypatch.setattr(causal, "language_loss", partial(watched, language_loss))
+    fitted = model(vocabulary, name)
+    trainer = fit(tmp_path, fitted, [batch(vocabulary, 0, 5)] * 2, precision="bf16-mixed")
+    assert trainer.global_step == len(taken) == 2
+    for given, loss, exact in taken:
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(exact.item(), abs=2e-6)
+        assert given == torch.bfloat16 or name == "CVCL"  # CVCL's embeddings leave their norm in single precision
+    assert {parameter.dtype for parameter in fitted.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "CVCL"])
+def test_accumulated_batches_are_a_large_one(tmp_path, vocabulary, name):
+    """Though some hold more tokens than others, and the last step's are fewer."""
+    parts = [(0, 2), (2, 3), (3, 6), (6, 8), (8, 10)]  # in steps of three: ten texts in two steps
+    fitted, large = model(vocabulary, name), model(vocabulary, name)
+    options = {"precision": "64-true"}
+    trainer = fit(tmp_path, fitted, [batch(vocabulary, *part) for part in parts], accumulate_grad_batches=3, **options)
+    fit(tmp_path, large, [batch(vocabulary, 0, 6), batch(vocabulary, 6, 10)], **options)
+    assert trainer.global_step == 2
+    start = model(vocabulary, name).double().state_dict()
+    assert any((tensor - start[key]).abs().max() > 1e-3 for key, tensor in large.state_dict().items())
+    torch.testing.assert_close(fitted.state_dict(), large.state_dict(), atol=1e-7, rtol=1e-6)
+
+
+def test_a_contrastive_loss_is_not_accumulated(tmp_path, vocabulary):
+    with pytest.raises(UserError, match=r"trainer\.accumulate_grad_batches 2: .* raise data\.batch_size"):
+        fit(tmp_path, model(vocabulary, "CVCL"), [batch(vocabulary, 0, 4)] * 2, accumulate_grad_batches=2)
+
+
+@pytest.mark.parametrize("name", ["BabyLLaVA-Llama", "Language"])
+def test_recomputed_activations_change_nothing(tmp_path, vocabulary, monkeypatch, name):
+    plain, sparing = model(vocabulary, name), model(vocabulary, name)
+    body = sparing.lm if name == "Language" else sparing.vlm.model.language_model
+    body.gradient_checkpointing_enable()
+    layers = [part for part in body.modules() if getattr(part, "gradient_checkpointing", False)]
+    assert layers
+    for fitted in (plain, sparing):
+        fit(tmp_path, fitted, [batch(vocabulary, 0, 5)] * 2)
+    torch.testing.assert_close(sparing.state_dict(), plain.state_dict())

@@ -1,0 +1,249 @@
+"""The report as files: whole or absent, one page that needs nothing else, safe against what it quotes."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from babyvlm.__main__ import main
+from babyvlm.errors import UserError
+from babyvlm.report.command import report
+from babyvlm.report.curves import curve, samples_seen
+from babyvlm.report.provenance import budget_lines
+from babyvlm.report.runs import Run, find_rows
+from babyvlm.report.table_formats import Section
+from support.made_runs import make_run
+
+EVIL = "<script>alert(1)</script>|$x_1$ & \"q\" 'z' %d {y} \\\n~^"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+METRICS = "step,train_loss,val_loss,vtwt_dev\n9,3.5,,\n19,2.5,2.75,\n19,,,0.75\n29,1.5,"
+
+
+@pytest.fixture
+def logs(tmp_path):
+    """Two rows, one of two seeds, with curves of which the last line is torn."""
+    folder = tmp_path / "logs"
+    config = "data: {class_path: x, init_args: {batch_size: 4, stores: gone, sources: [{store: filtered}]}}\n"
+    words = ["noun", "verb", "adjective", "both"]
+    for row, seed, credit in (("CVCL-filtered", 0, 1), ("CVCL-filtered", 1, 0), ("CVCL-filtered-aug", 0, 1)):
+        run = make_run(
+            folder,
+            row,
+            seed,
+            seed=seed,
+            config=config,
+            vtwt=[1, 0, 1, credit],
+            labeled_s=[1, 0, credit, 0],
+            baby_winoground=[0, 1, credit, 0],
+            categories=words,
+            controls={"": 1, "blank": 0.5},
+            world="playroom",
+            measures={"overall": 1, "positive_strict": 0.5, "negative_strict": 0.25},
+        )
+        (run / "checkpoints").mkdir()
+        (run / "metrics.csv").write_text(METRICS)
+    return folder
+
+
+class Resources(HTMLParser):
+    """All that a page would load, and its tags and attributes."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.loaded, self.handlers = set(), [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "srcset", "data", "action", "poster", "xlink:href"):
+                self.loaded.append(value)
+            if name.startswith("on"):
+                self.handlers.append(name)
+        if tag == "img":
+            assert dict(attributes)["alt"]
+
+
+def test_the_page_needs_nothing_and_runs_nothing(logs, tmp_path):
+    report(logs, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    found = Resources(page)
+    assert found.loaded
+    assert all(value.startswith("data:image/") for value in found.loaded)
+    assert not found.tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    assert not found.handlers
+    assert not re.search(r"@import|url\(", page)
+    assert "default-src 'none'" in page
+    for heading in (
+        "Results",
+        "Findings of the paper",
+        "By what differs",
+        "Controls",
+        "Learning curves",
+        "Captions",
+        "Data",
+        "Where the numbers come from",
+    ):
+        assert f"<h2>{heading}</h2>" in page
+    for words in (
+        "CVCL-filtered (2 seeds)",
+        "stands in for SAYCam",
+        "gone/filtered",
+        "no run of BabyLLaVA-GPT2-filtered",
+    ):
+        assert words in page
+
+
+def test_all_forms_are_there_and_the_same_again(logs, tmp_path):
+    main(["report", str(logs), "--out", str(tmp_path / "out")])
+    made = {path.relative_to(tmp_path / "out"): path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    names = {str(name) for name in made}
+    assert {
+        "report.html",
+        "report.md",
+        "report-of-runs.json",
+        "figures/scores.svg",
+        "figures/curves.svg",
+        "tables/main-table.tex",
+        "tables/main-table.csv",
+        "tables/findings.csv",
+    } <= names
+    before = {name: path.read_bytes() for name, path in made.items()}
+    text = before[Path("report.md")].decode()
+    for figure in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert (tmp_path / "out" / figure).is_file()
+    (tmp_path / "out" / "stale.txt").write_text("of an older report")
+    report(logs, tmp_path / "out")
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in made} == before
+    assert not (tmp_path / "out" / "stale.txt").exists()
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def test_a_folder_of_something_else_is_left_alone(logs, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    with pytest.raises(UserError, match="thesis: holds something else than a report"):
+        report(logs, tmp_path / "thesis")
+    with pytest.raises(UserError, match="holds something else"):
+        report(logs, tmp_path / "thesis" / "chapter.tex")
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years of work"
+    (tmp_path / "empty").mkdir()
+    report(logs, tmp_path / "empty")
+    assert (tmp_path / "empty" / "report.html").is_file()
+
+
+def test_what_it_quotes_is_escaped(tmp_path, capsys):
+    name = EVIL.replace("/", "").replace("\n", "")
+    run = make_run(tmp_path / "logs", name, 0, labeled_s=[1, 0, 1, 0], categories=[EVIL] * 4, vtwt=[1, 0, 1, 0])
+    (run / "checkpoints").mkdir()
+    (run / "metrics.csv").write_text(METRICS)
+    report(tmp_path / "logs", tmp_path / "out", details=True)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "script" not in Resources(page).tags
+    assert "&lt;script&gt;alert(1)" in page
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "<script" not in text
+    for svg in (tmp_path / "out" / "figures").glob("*.svg"):
+        assert b"<script" not in svg.read_bytes()
+    capsys.readouterr()
+    section = Section("t", [["a", "b"], [EVIL, "[red]x[/red]"]], EVIL)
+    section.print()
+    assert "[red]x[/red]" in capsys.readouterr().out
+    (line,) = [line for line in section.markdown().splitlines() if "alert" in line and line.startswith("|")]
+    assert len(re.findall(r"(?<!\\)\|", line)) == 3
+    for letters in ("\\$x\\_1\\$", "\\&", "\\%d", "\\{y\\}", "\\textbackslash{}", "\\textasciitilde{}"):
+        assert letters in section.latex()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.yaml", "{", "cannot be read as a config"),
+        ("provenance.json", "{", "cannot be read"),
+        ("results/vtwt-test.parquet", "PAR1", "cannot be read as results"),
+    ],
+)
+def test_torn_files_are_named_in_one_line(logs, tmp_path, capsys, file, content, message):
+    broken = logs / "CVCL-filtered" / "version_0" / file
+    broken.write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(logs), "--out", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert str(broken) in error
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_both_worlds_stand_apart(logs, tmp_path):
+    make_run(logs, "CLIP-large", 0, labeled_s=[1, 1, 0, 1], vtwt=[1, 1])
+    report(logs, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.index("<h1>Real data</h1>") < page.index("<h1>Playroom</h1>")
+    assert page.count("stands in for SAYCam") == 1
+    assert (tmp_path / "out" / "playroom" / "figures" / "scores.svg").is_file()
+    assert (tmp_path / "out" / "real-data" / "tables" / "main-table.csv").is_file()
+
+
+def test_curves_and_budgets(logs):
+    run = Run(logs / "CVCL-filtered" / "version_0")
+    assert curve(run, "train_loss") == [(40, 3.5), (80, 2.5)]  # the last row is torn
+    assert curve(run, "val_loss") == [(80, 2.75)]
+    assert curve(run, "caption_dev") == []
+    assert samples_seen(run) == 80
+    assert budget_lines(find_rows(logs)) == ["CVCL: 80 samples"]
+    (logs / "CVCL-filtered-aug" / "version_0" / "provenance.json").write_text(json.dumps({"samples": 90}))
+    assert budget_lines(find_rows(logs)) == ["CVCL: CVCL-filtered 80; CVCL-filtered-aug 90 samples. THE ROWS DIFFER."]
+
+
+def test_a_phase_before_is_told(logs):
+    before = make_run(logs.parent / "phases", "language", 0, config="data: {init_args: {batch_size: 2}}")
+    (before / "metrics.csv").write_text("step,train_loss\n4,1.0\n")
+    config = logs / "CVCL-filtered-aug" / "version_0" / "config.yaml"
+    config.write_text(config.read_text() + f"model: {{init_args: {{init_from: {before}}}}}\n")
+    assert budget_lines(find_rows(logs))[0].endswith("CVCL-filtered-aug 10 + 80 samples. THE ROWS DIFFER.")
+
+
+def test_no_torch(logs, tmp_path):
+    code = (
+        "import sys; from babyvlm.__main__ import main\n"
+        f"main(['report', {str(logs)!r}, '--out', {str(tmp_path / 'out')!r}])\n"
+        f"main(['compare', *{[str(logs / row) for row in ('CVCL-filtered', 'CVCL-filtered-aug')]!r}])\n"
+        "print([name for name in ('torch', 'lightning', 'transformers', 'datasets') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)")
+def test_on_a_phone_nothing_runs_over_the_edge_and_nothing_is_fetched(logs, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    report(logs, tmp_path / "out")
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        asked, said = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        page.goto((tmp_path / "out" / "report.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        shown = "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
+        assert page.evaluate(shown)
+        # Drawn for it: a letter of a chart is about as large as one of the text, nothing is to be scrolled sideways.
+        charts = "[...document.querySelectorAll('picture img')].map(image => image.clientWidth / image.naturalWidth)"
+        scales = page.evaluate(charts)
+        assert len(scales) >= 4
+        assert min(scales) > 0.7
+        page.set_viewport_size({"width": 1200, "height": 800})
+        page.wait_for_function("matchMedia('(min-width: 46rem)').matches")
+        assert page.evaluate("[...document.querySelectorAll('picture img')].some(image => image.clientWidth > 600)")
+        browser.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert said == []

@@ -1,0 +1,121 @@
+"""``python -m babyvlm ARGS`` in 0.1 s: a process with everything imported forks one for each that asks by a socket.
+
+What asks is a small process that stands for the command: ``forking.py SOCKET python -m babyvlm ARGS``. It passes
+signals on and ends as the command does. Each command's number is added to ``pids.txt`` in its folder.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this file also runs as a script
+
+from support.warm import end_as
+
+MODULES = [
+    "cli.lightning",
+    "benchmarks",
+    "data.pair_mix",
+    "data.text_mix",
+    "models.babyllava",
+    "models.cvcl",
+    "models.language",
+]
+MODULES += ["models.zero_shot", "ablations.runner"]
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@contextmanager
+def server(folder):
+    """A server; what begins a command by it, before ``python -m babyvlm``."""
+    address = str(folder / "socket")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE, env=environment)
+    assert process.stdout.readline() == b"ready\n"
+    yield [sys.executable, __file__, address]
+    process.terminate()
+    process.wait(10)
+
+
+def started(folder, *commands):
+    """Numbers of the processes that ran one of these commands in a folder."""
+    lines = [line.split() for line in (folder / "pids.txt").read_text().splitlines()]
+    return [int(number) for number, command in lines if command in commands]
+
+
+def _serve(address):
+    from babyvlm.__main__ import main
+
+    for module in MODULES:
+        import_module(f"babyvlm.{module}")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell leaves it ignored to what it starts behind it
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen(16)
+    print("ready", flush=True)
+    while True:
+        connection, _ = listener.accept()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
+        if os.fork() == 0:
+            listener.close()
+            _keep(connection, main)
+        connection.close()
+
+
+def _keep(connection, main):
+    """Run one command in a process below this one, and say how it ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    message, output, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+    if not message:  # who asked was killed
+        os._exit(0)
+    job = json.loads(message)
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        _run(job, output, main)
+    with Path(job["folder"], "pids.txt").open("a") as file:
+        file.write(f"{child} {job['args'][0]}\n")
+    with suppress(BrokenPipeError):
+        connection.send(str(child).encode())
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        connection.send(str(code).encode())
+    os._exit(0)
+
+
+def _run(job, output, main):
+    os.dup2(output[0], 1)
+    os.dup2(output[1], 2)
+    os.chdir(job["folder"])
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    end_as(main, job["args"])
+
+
+def _ask(address, args):
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        job = {"args": args, "folder": str(Path.cwd()), "environment": dict(os.environ)}
+        socket.send_fds(connection, [json.dumps(job).encode()], [1, 2])
+        child = int(connection.recv(64))
+        for number in PASSED_ON:
+            signal.signal(number, lambda number, _: os.kill(child, number))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+        code = int(connection.recv(64))
+    if code < 0:
+        if -code in PASSED_ON:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        _serve(sys.argv[1])
+    _ask(sys.argv[1], sys.argv[sys.argv.index("babyvlm") + 1 :])

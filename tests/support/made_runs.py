@@ -1,0 +1,68 @@
+"""Tested runs on disk."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from babyvlm.benchmarks.results import RESULT_SCHEMA
+
+FIRST = {"labeled_s": "accuracy", "vtwt": "accuracy", "baby_winoground": "overall", "caption": "meteor_15"}
+
+
+def make_vtwt(folder, phrases):
+    """A list of VTWT with a row for each (positive, negative) phrase; its items, and what a run's config says of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trials = folder / "vtwt.csv"
+    lines = [f"{number}.jpg,{one},{other}" for number, (one, other) in enumerate(phrases)]
+    trials.write_text("\n".join(["image,positive_phrase,negative_phrase", *lines]) + "\n")
+    test = f"{{class_path: babyvlm.benchmarks.VisualTwoWord, init_args: {{trials: {trials}}}}}"
+    return [f"{number + 2}:{number}.jpg" for number in range(len(phrases))], f"trainer: {{callbacks: [{test}]}}\n"
+
+
+def make_run(
+    logs,
+    row,
+    version,
+    *,
+    config="",
+    world="real",
+    missing=0,
+    measures=None,
+    controls=None,
+    categories=None,
+    facts=None,
+    seed=7,
+    items=None,
+    said=None,
+    **credits,
+):
+    """A run's folder with credits of named tests; no test leaves the run untested.
+
+    A control, or a measure of Winoground's or the captions, has each credit times its number.
+    """
+    folder = logs / row / f"version_{version}"
+    (folder / "results").mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"seed_everything: {seed}\n{config}")
+    for benchmark, credit in credits.items():
+        by_measure = measures if measures and set(measures) & {FIRST[benchmark]} else {FIRST[benchmark]: 1}
+        names = (items or {}).get(benchmark) or [str(n) for n in range(len(credit))]
+        words = said if said and benchmark == "caption" else [""] * len(credit)
+        rows = [
+            {
+                "item": names[n],
+                "half": "test",
+                "category": (categories or [""] * len(credit))[n],
+                "control": control,
+                "measure": measure,
+                "scores": [0.0, 1.0],
+                "choice": 0,
+                "credit": float(value) * less * part,
+                "said": words[n],
+            }
+            for measure, part in by_measure.items()
+            for control, less in (controls or {"": 1}).items()
+            for n, value in enumerate(credit)
+        ]
+        metadata = {"world": world, "missing_items": str(missing), **(facts or {})}
+        schema = RESULT_SCHEMA.with_metadata(metadata)
+        pq.write_table(pa.Table.from_pylist(rows, schema), folder / "results" / f"{benchmark}-test.parquet")
+    return folder

@@ -1,0 +1,88 @@
+"""A parent that has imported everything once and forks a child for each command: 0.05 s instead of 12 s."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stdout, suppress
+from importlib import import_module
+from io import StringIO
+from pathlib import Path
+
+
+class WarmParent:
+    """Starts ``python -m babyvlm ARGS`` many times, each in a process of its own that can be killed."""
+
+    def __init__(self, *modules):
+        """``modules`` are imported once, besides the command line itself."""
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        assert self._process.stdout.readline() == "ready\n"
+
+    def start(self, args, folder, **environment):
+        """Begin a command in a folder; its process id. What it prints goes to ``output.txt`` there."""
+        job = {"args": [str(arg) for arg in args], "folder": str(folder), "environment": environment}
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def wait(self):
+        """Exit code of the command that was started last; minus the signal's number if one ended it."""
+        return int(self._process.stdout.readline())
+
+    def close(self):
+        """End the parent."""
+        self._process.stdin.close()
+        self._process.wait(60)
+
+
+def _serve():
+    from babyvlm.__main__ import main
+
+    for module in sys.argv[1:]:
+        import_module(module)
+    with suppress(SystemExit), redirect_stdout(StringIO()):
+        main(["--help"])  # imports what the commands need
+    print("ready", flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _run(main, job)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def _run(main, job):
+    output = os.open(Path(job["folder"]) / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(job["folder"])
+    os.environ.update(job["environment"])
+    end_as(main, job["args"])
+
+
+def end_as(main, args):
+    """Run a command in this process, and end the process as the command would end its own."""
+    code = 1
+    try:
+        main(args)
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,111 @@
+"""What a run says of its making, and what a list says of its licence."""
+
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+import babyvlm
+from babyvlm.__main__ import main
+from babyvlm.benchmarks.results import licensed
+from babyvlm.data.frame_mix import FrameMix
+from babyvlm.data.pair_mix import Source
+from babyvlm.data.vocabulary import Vocabulary
+from babyvlm.training.provenance import made_from
+
+VTWT = "image,positive_phrase,negative_phrase\n"
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_a_run_says_what_it_was_made_from(tiny_store, vocabulary, tmp_path, free):
+    store = tiny_store(groups=["a", "a", "b", "c", "d", "e"], path=tmp_path / "stores" / "home", licensed=not free)
+    config = {
+        "model": {
+            "class_path": "babyvlm.models.cvcl.CVCL",
+            "init_args": {
+                "vision": {
+                    "class_path": "babyvlm.models.networks.vision.VisionEncoder",
+                    "init_args": {"backbone": "resnet10t"},
+                },
+                "text": {"class_path": "babyvlm.models.networks.text.MeanEmbedding"},
+                "width": 8,
+                "optimizer": {"class_path": "torch.optim.AdamW"},
+            },
+        },
+        "data": {
+            "class_path": "babyvlm.data.pair_mix.PairMix",
+            "init_args": {
+                "name": "home",
+                "stores": str(store.path.parent),
+                "sources": [{"store": "home"}],
+                "validation": "home",
+                "vocabulary": str(vocabulary),
+                "batch_size": 2,
+                "image_size": 32,
+            },
+        },
+        "trainer": {
+            "accelerator": "cpu",
+            "max_steps": 5,
+            "limit_val_batches": 0,
+            "enable_progress_bar": False,
+            "use_distributed_sampler": False,
+        },
+        "test_after_fit": False,
+        "name": "tiny",
+        "logs": str(tmp_path / "logs"),
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    main(["fit", "--config", str(tmp_path / "config.yaml")])
+    run = tmp_path / "logs" / "tiny-home" / "version_0"
+    told = json.loads((run / "provenance.json").read_text())
+    assert told["stores"] == {"home": {"fingerprint": store.fingerprint, "licensed": not free, "rows": 6}}
+    assert told["vocabulary"] == Vocabulary(vocabulary).hash
+    assert (told["steps"], told["samples"]) == (5, 10)
+    assert told["packages"]["torch"] == metadata.version("torch")
+    assert told["code_version"] == babyvlm.__version__
+    assert len(told["code_sha256"]) == 64
+    weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    learned = {name for name in weights if not re.search("running_|num_batches|temperature", name)}
+    counted = sum(weights[name].numel() for name in learned)
+    assert told["parameters"] == {"total": counted, "trained": counted}
+    # Nothing that was said or seen is logged: the events, metrics and settings may go to a server.
+    content = b"".join(file.read_bytes() for file in run.iterdir() if file.is_file())
+    for row in store.rows():
+        assert row["utterance"].encode() not in content
+        assert row["image"] not in content
+
+
+def test_frames_alone_have_neither_validation_nor_vocabulary(tiny_store, tmp_path):
+    store = tiny_store(path=tmp_path / "frames")
+    mix = FrameMix("frames", tmp_path, [Source("frames")])
+    assert made_from(SimpleNamespace(datamodule=mix)) == {
+        "stores": {"frames": {"fingerprint": store.fingerprint, "licensed": False, "rows": 6}}
+    }
+
+
+def made(folder: Path, kind: str, **manifest):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{kind}.json").write_text(json.dumps(manifest))
+
+
+def test_a_list_is_licensed_unless_it_says_no(tmp_path):
+    trials = tmp_path / "some" / "trials" / "vtwt.csv"
+    trials.parent.mkdir(parents=True)
+    trials.write_text(VTWT)
+    assert licensed(trials, trials.parent)  # nothing says anything
+    made(tmp_path / "some", "playroom")
+    assert not licensed(trials, trials.parent)
+    assert licensed(trials, tmp_path / "frames")  # the images are others
+    (trials.parent / "linked").symlink_to(tmp_path)
+    assert licensed(trials, trials.parent / "linked")
+    for told, expected in ((True, True), (None, True), ("false", True), (False, False)):
+        made(trials.parent, "benchmark", world="playroom", licensed=told)
+        assert licensed(trials, trials.parent) is expected
+    made(trials.parent, "benchmark", world="playroom")
+    assert licensed(trials, trials.parent)
