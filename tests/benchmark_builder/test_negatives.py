@@ -48,7 +48,7 @@ def make_items(folder, licensed=False):
         "proposed": 9,
         "funnel": {"in": 11, "kept": len(PAIRS), "dropped": {}, "stage": "x", "unit": "pairs"},
     }
-    with artifacts.making(folder, "items", manifest) as partial:
+    with artifacts.create(folder, "items", manifest) as partial:
         (partial / "images").mkdir()
         items = []
         for n, (positive, negative, word_class) in enumerate(PAIRS):
@@ -352,7 +352,7 @@ def test_the_folder_has_lists_that_the_benchmarks_read_and_says_how_it_was_made(
     assert "OpenMoji, CC BY-SA 4.0" in card
     with (out / "images.csv").open() as file:
         hashes = {row["image"]: row["sha256"] for row in csv.DictReader(file)}
-    assert {name: artifacts.sha256(out / name) for name in hashes} == hashes
+    assert {name: artifacts.sha256_file(out / name) for name in hashes} == hashes
     assert len(hashes) == sum(1 for path in out.rglob("*.*") if path.suffix in (".jpg", ".png"))
     assert artifacts.lineage(out, "benchmark")
     capsys.readouterr()

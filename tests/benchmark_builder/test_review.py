@@ -36,7 +36,7 @@ FLEISS = [
 @pytest.fixture
 def items(tmp_path, draw_jpeg):
     """Six items with pictures of their own."""
-    with artifacts.making(tmp_path / "items", "items", {"arguments": {}, "licensed": False}) as partial:
+    with artifacts.create(tmp_path / "items", "items", {"arguments": {}, "licensed": False}) as partial:
         (partial / "images").mkdir()
         made = []
         for n in range(6):

@@ -110,7 +110,7 @@ def test_runs_that_start_together_check_one_after_another(setting, tmp_path, cap
     (made,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
     shutil.rmtree(made)
     with ThreadPoolExecutor() as pool:
-        with artifacts.alone(made):
+        with artifacts.exclusive(made):
             run = pool.submit(setting)
             told = ""
             while "another run is making it" not in told:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from babyvlm.benchmarks import BabyWinoground, VisualTwoWord
 from babyvlm.benchmarks.scoring import score_pairs
 from babyvlm.errors import UserError
-from babyvlm.io.distributed import from_first, share
+from babyvlm.io.distributed import map_over_ranks, on_rank_zero
 from support.ranks import on_ranks
 
 CPU = torch.device("cpu")
@@ -86,19 +86,19 @@ def test_a_failure_on_one_rank_ends_all(root, tmp_path, red, error):
 
 
 def test_tasks_are_shared_out(tmp_path):
-    assert share([1, 2, 3], sum) == [6]
-    assert on_ranks(2, lambda rank: share(range(5), list), tmp_path) == [[[0, 2, 4], [1, 3]]] * 2
-    assert on_ranks(4, lambda rank: share([7], list), tmp_path) == [[[7], [], [], []]] * 4
+    assert map_over_ranks([1, 2, 3], sum) == [6]
+    assert on_ranks(2, lambda rank: map_over_ranks(range(5), list), tmp_path) == [[[0, 2, 4], [1, 3]]] * 2
+    assert on_ranks(4, lambda rank: map_over_ranks([7], list), tmp_path) == [[[7], [], [], []]] * 4
 
 
 def test_the_first_rank_speaks_or_fails_for_all(tmp_path):
     def refuse():
         raise UserError("no room")
 
-    assert from_first(lambda: 7) == 7
-    assert on_ranks(2, lambda rank: from_first(lambda: f"of rank {rank}"), tmp_path) == ["of rank 0"] * 2
+    assert on_rank_zero(lambda: 7) == 7
+    assert on_ranks(2, lambda rank: on_rank_zero(lambda: f"of rank {rank}"), tmp_path) == ["of rank 0"] * 2
     (tmp_path / "again").mkdir()
-    first, second = on_ranks(2, lambda rank: from_first(refuse), tmp_path / "again")
+    first, second = on_ranks(2, lambda rank: on_rank_zero(refuse), tmp_path / "again")
     assert "UserError: no room" in first
     assert "UserError: rank 0: no room" in second
 
@@ -109,7 +109,7 @@ def test_the_others_wait_for_the_first_longer_than_their_group_would(tmp_path):
         distributed.init_process_group(
             "gloo", init_method=f"file://{tmp_path}/hasty", rank=rank, world_size=2, timeout=timedelta(seconds=1)
         )
-        return from_first(lambda: time.sleep(2.5) or 7)
+        return on_rank_zero(lambda: time.sleep(2.5) or 7)
 
     assert on_ranks(2, work, tmp_path) == [7, 7]
 

@@ -36,7 +36,7 @@ def make_store(path, count=COUNT, **options):
 
 def make_embeddings(path, store, image, text, keys=None):
     manifest = {"arguments": {"store": store.fingerprint, "clip": "ViT-Test/none"}}
-    with artifacts.making(path, "embeddings", manifest) as partial:
+    with artifacts.create(path, "embeddings", manifest) as partial:
         np.save(partial / "image.npy", image.astype(np.float16))
         np.save(partial / "text.npy", text.astype(np.float16))
         (partial / "keys.json").write_text(json.dumps(keys or store.columns("key")["key"].to_pylist()))

@@ -321,7 +321,7 @@ def test_thin_keeps_the_first_of_each_and_counts_the_others(tmp_path, capsys):
     store = write_pictures(tmp_path / "store", [scene(n) for n in range(6)], groups=groups)
     x, y = [1, 0], [0.6, 0.8]
     manifest = {"arguments": {"store": store.fingerprint, "clip": "c"}}
-    with artifacts.making(tmp_path / "e", "embeddings", manifest) as partial:
+    with artifacts.create(tmp_path / "e", "embeddings", manifest) as partial:
         np.save(partial / "image.npy", np.array([x, x, y, x, y, x], np.float16))
         (partial / "keys.json").write_text(json.dumps([f"k{n:02}" for n in range(6)]))
     for within, kept in (("utterance", ["k00", "k02", "k03", "k04", "k05"]), ("video", ["k00", "k02", "k05"])):

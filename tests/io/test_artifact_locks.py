@@ -11,7 +11,7 @@ import pytest
 
 from babyvlm.curation.store.pair_store import Store
 from babyvlm.errors import UserError
-from babyvlm.io.artifacts import alone
+from babyvlm.io.artifacts import exclusive
 from support.filming import corpus
 from support.killing import tree
 
@@ -76,14 +76,14 @@ def test_a_run_that_is_killed_lets_the_next_one_in(tmp_path, command):
 
 def test_a_lock_that_a_killed_run_left_is_no_hindrance_and_goes(tmp_path, capsys):
     (tmp_path / "store.lock").touch()
-    with alone(tmp_path / "store"):
+    with exclusive(tmp_path / "store"):
         assert (tmp_path / "store.lock").exists()
     assert tree(tmp_path) == {}
     assert not capsys.readouterr().err
 
 
 def test_an_error_ends_the_lock(tmp_path):
-    with pytest.raises(ValueError, match="mine"), alone(tmp_path / "store"):
+    with pytest.raises(ValueError, match="mine"), exclusive(tmp_path / "store"):
         raise ValueError("mine")
     assert tree(tmp_path) == {}
 
@@ -102,6 +102,6 @@ def test_an_error_ends_the_lock(tmp_path):
 def test_where_nothing_can_be_made_is_told_in_one_line(tmp_path, monkeypatch, out, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=message), alone(Path(out)):
+    with pytest.raises(UserError, match=message), exclusive(Path(out)):
         pass
     assert list(tree(tmp_path)) == ["file"]

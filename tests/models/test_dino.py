@@ -225,13 +225,13 @@ def test_the_backbone_that_is_written_is_the_teachers(tmp_path, stores, half):
     said = json.loads((tmp_path / "backbone.json").read_text())
     assert said["backbone"] == "test_resnet"
     assert (said["steps"], said["seed"], said["width"]) == (9, 5, dino.teacher.width)
-    assert said["sha256"] == artifacts.sha256(tmp_path / "backbone.safetensors")
+    assert said["sha256"] == artifacts.sha256_file(tmp_path / "backbone.safetensors")
 
 
 @pytest.mark.skipif(not PLAYROOM_DINO.exists(), reason="not yet trained")
 def test_the_shipped_backbone_is_what_its_papers_say():
     said = json.loads(PLAYROOM_DINO.with_suffix(".json").read_text())
-    assert said["sha256"] == artifacts.sha256(PLAYROOM_DINO)
+    assert said["sha256"] == artifacts.sha256_file(PLAYROOM_DINO)
     assert PLAYROOM_DINO.stat().st_size < 10e6
     assert not any(word.startswith(("/", "~", "..")) for word in said["command"].split())  # nothing of the machine
     encoder = VisionEncoder(said["backbone"], said["options"], weights="playroom", frozen=True)

@@ -92,7 +92,7 @@ class Plan:
 
     def __init__(self, file: Path, quick: bool = False, logs: Path | None = None) -> None:
         self.file, self.matrix = file, read_matrix(file)
-        self._read, self._sha256 = cache(_read), cache(artifacts.sha256)  # rows name the same files
+        self._read, self._sha256 = cache(_read), cache(artifacts.sha256_file)  # rows name the same files
         self.logs = logs or Path("lightning_logs/quick" if quick else "lightning_logs")
         if quick and self.matrix.quick is None:
             raise UserError(f"{file}: has no quick form; add `quick:`")

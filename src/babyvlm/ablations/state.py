@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from babyvlm.ablations.plan import Run, differences, settings_hash
-from babyvlm.io.files import whole_file
+from babyvlm.io.files import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -160,6 +160,6 @@ def _record(run: Run) -> dict[str, Any] | None:
 
 
 def _write(run: Run, record: dict[str, Any]) -> None:
-    with whole_file(run.folder / RECORD) as file:
+    with atomic_write(run.folder / RECORD) as file:
         json.dump(record, file, indent=2, sort_keys=True, default=str)
         file.write("\n")

@@ -93,7 +93,7 @@ def assemble(
         "facts": card.digest(parts.facts),
         "made_of": list(parts.ancestors),
     }
-    if artifacts.made_already(out, "benchmark", arguments):
+    if artifacts.is_complete(out, "benchmark", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     manifest: artifacts.Manifest = {
@@ -103,11 +103,13 @@ def assemble(
         "world": "playroom" if parts.playroom else "real",
         "ancestors": parts.ancestors,
     }
-    with artifacts.making(out, "benchmark", manifest) as folder:
+    with artifacts.create(out, "benchmark", manifest) as folder:
         hashes = _write_images(parts, folder, copy=images == "copy")
         for name, rows in parts.lists.items():
             write_csv(folder / f"{name}.csv", rows)
-        manifest["sha256"] = hashes | {f"{name}.csv": artifacts.sha256(folder / f"{name}.csv") for name in parts.lists}
+        manifest["sha256"] = hashes | {
+            f"{name}.csv": artifacts.sha256_file(folder / f"{name}.csv") for name in parts.lists
+        }
         (folder / "eval.yaml").write_text(_overlay(parts.lists, out))
         (folder / "card.md").write_text(card.card(manifest))
     print(card.card(manifest))
@@ -196,7 +198,7 @@ def _balanced(items: Iterable[Item]) -> list[Item]:
 
 
 def _write_images(parts: _Parts, folder: Path, *, copy: bool) -> dict[str, str]:
-    hashes = {name: artifacts.sha256(path) for name, path in parts.images.items()}
+    hashes = {name: artifacts.sha256_file(path) for name, path in parts.images.items()}
     if copy:
         for name, path in parts.images.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from babyvlm.benchmarks.trials import read_rows
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
-from babyvlm.io.files import inside, write_csv
+from babyvlm.io.files import resolve_inside, write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -77,7 +77,7 @@ class Items:
             notes = {name: cell for name, cell in row.cells.items() if name not in COLUMNS}
             name, path, positive, negative, word_class = (row[column] for column in COLUMNS)
             item = Item(name, path, positive, negative, word_class, notes)
-            image = inside(self.path, item.image)
+            image = resolve_inside(self.path, item.image)
             if image is None or not image.is_file():
                 raise UserError(f"{self.path / LIST}: row {row.line}: image {item.image!r} is not in {self.path}")
             if item.name in found:
@@ -99,4 +99,4 @@ def write_items(folder: Path, items: Iterable[Item]) -> dict[str, str]:
         for item in items
     ]
     write_csv(folder / LIST, [(*COLUMNS, *notes), *rows])
-    return {name: artifacts.sha256(folder / name) for name in [LIST, *dict.fromkeys(item.image for item in items)]}
+    return {name: artifacts.sha256_file(folder / name) for name in [LIST, *dict.fromkeys(item.image for item in items)]}

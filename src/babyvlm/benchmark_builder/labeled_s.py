@@ -63,7 +63,7 @@ def labeled_s(
         "seed": seed,
         "licensed": licensed,
     }
-    if artifacts.made_already(out, "labeled-s", arguments):
+    if artifacts.is_complete(out, "labeled-s", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     funnel = Funnel("labeled-s", unit="images")
@@ -77,7 +77,7 @@ def labeled_s(
         "trials": len(rows) // OPTIONS,
         "world": world_of(images / "any"),
     }
-    with artifacts.making(out, "labeled-s", manifest) as partial:
+    with artifacts.create(out, "labeled-s", manifest) as partial:
         for image in sorted({row[-1] for row in rows}):
             (partial / "labeled_s" / image).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(images / image, partial / "labeled_s" / image)
@@ -126,7 +126,7 @@ def _digests(root: Path, exclude: Sequence[str]) -> dict[str, dict[str, str]]:
     folders = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and folder.name not in exclude]
     found = {
         folder.name: {
-            path.relative_to(root).as_posix(): artifacts.sha256(path)
+            path.relative_to(root).as_posix(): artifacts.sha256_file(path)
             for path in sorted(folder.iterdir())
             if path.suffix.lower() in SUFFIXES
         }

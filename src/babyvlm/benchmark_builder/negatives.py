@@ -92,7 +92,7 @@ def negatives(  # noqa: PLR0913, PLR0917 - each is an option of the command, wit
     }
     if method == "diffusers":
         arguments |= {"steps": steps, "strength": strength}
-    if artifacts.made_already(out, "items", arguments):
+    if artifacts.is_complete(out, "items", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     if "{phrase}" not in prompt or (method != "playroom" and not model):
@@ -108,7 +108,7 @@ def negatives(  # noqa: PLR0913, PLR0917 - each is an option of the command, wit
         "ancestors": artifacts.lineage(pairs, "items"),
         "licensed": source.licensed and strength is not None,
     }
-    with artifacts.making(out, "items", manifest, keep_partial=True) as folder:
+    with artifacts.create(out, "items", manifest, keep_partial=True) as folder:
         painted = _paint(wanted, painter, folder, source.path, prompt, seed)
         if len(painted) < len(wanted):
             funnel.drop(f"{painter.model} cannot make it", len(wanted) - len(painted))

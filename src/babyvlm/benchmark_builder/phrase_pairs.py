@@ -104,7 +104,7 @@ def phrase_pairs(  # noqa: PLR0913, PLR0917 - each is an option of the command, 
             options=options,
             licensed=source.path if source.licensed else None,
         )
-    if artifacts.made_already(out, "items", arguments):
+    if artifacts.is_complete(out, "items", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     frames = _frames(source, split, limit, seed)
@@ -121,7 +121,7 @@ def phrase_pairs(  # noqa: PLR0913, PLR0917 - each is an option of the command, 
         "proposed": sum(map(len, proposed.values())),
         "ancestors": source.lineage,
     }
-    with artifacts.making(out, "items", manifest) as folder:
+    with artifacts.create(out, "items", manifest) as folder:
         manifest["sha256"] = _write(folder, kept, frames)
     classes = Counter(contrast.word_class for _, contrast in kept)
     told = ", ".join(f"{count} {name}" for name, count in classes.most_common())

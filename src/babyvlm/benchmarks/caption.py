@@ -16,7 +16,7 @@ from babyvlm.benchmarks.meteor_jar import find_program, meteor_15, start_jar
 from babyvlm.benchmarks.trial_images import load_images
 from babyvlm.benchmarks.trials import Trial, half_of, read_rows
 from babyvlm.errors import UserError
-from babyvlm.io.distributed import is_first, progress, share
+from babyvlm.io.distributed import is_rank_zero, map_over_ranks, progress
 from babyvlm.types import Captioner, TrialResult
 
 COLUMNS = ("image", "text")
@@ -55,7 +55,7 @@ class Caption(Benchmark):
             load_wordnet()
             self.measures["meteor_nltk"] = meteor_nltk
         except UserError as error:
-            if is_first():
+            if is_rank_zero():
                 print(f"{self.name}: METEOR by NLTK is left out: {error}")
         return True
 
@@ -80,10 +80,10 @@ class Caption(Benchmark):
                 said.update(zip(batch, captions, strict=True))
             return said
 
-        if is_first():
+        if is_rank_zero():
             start_jar(os.getpid())  # it takes a while, and the captions too
         batches = [images[first : first + self.batch_size] for first in range(0, len(images), self.batch_size)]
-        return {image: caption for part in share(batches, work) for image, caption in part.items()}
+        return {image: caption for part in map_over_ranks(batches, work) for image, caption in part.items()}
 
     def _meteor(self, pairs: Pairs) -> Mapping[str, Mapping[tuple[str, str], float]]:
         """Score of each distinct pair by each measure: the first rank's, which all the others are told."""
@@ -95,4 +95,4 @@ class Caption(Benchmark):
             ]
 
         measures = self.measures.items()
-        return share([list(dict.fromkeys(pairs))], work)[0][0]
+        return map_over_ranks([list(dict.fromkeys(pairs))], work)[0][0]

@@ -19,7 +19,7 @@ from babyvlm.data.frame_mix import FrameMix
 from babyvlm.data.pair_mix import PairMix
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
-from babyvlm.io.distributed import from_first
+from babyvlm.io.distributed import on_rank_zero
 from babyvlm.io.files import fingerprint_files
 
 
@@ -64,7 +64,7 @@ class Contamination(Callback):
             UserError: a training image is nearly the same as a benchmark's, or the check cannot be made.
         """
         if stage == "fit":
-            from_first(lambda: self._check(trainer))
+            on_rank_zero(lambda: self._check(trainer))
 
     def _check(self, trainer: Trainer) -> None:
         mix = getattr(trainer, "datamodule", None)
@@ -80,7 +80,7 @@ class Contamination(Callback):
         if vectors:
             checked += [[one.fingerprint for one in vectors], self.cosine]
         folder = self.cache / hashlib.sha256(json.dumps(checked).encode()).hexdigest()[:16]
-        with artifacts.alone(folder):
+        with artifacts.exclusive(folder):
             refuse_near_duplicates(
                 stores, files, folder, vectors, cosine=self.cosine, distance=self.distance, workers=self.workers
             )

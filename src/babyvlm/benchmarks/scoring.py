@@ -15,7 +15,7 @@ from babyvlm.benchmarks.trial_images import load_images
 from babyvlm.benchmarks.trials import ImageText
 from babyvlm.data.vocabulary import UNK, Vocabulary
 from babyvlm.errors import UserError
-from babyvlm.io.distributed import is_first, progress, share
+from babyvlm.io.distributed import is_rank_zero, map_over_ranks, progress
 from babyvlm.types import ImageTextScorer, TextScorer
 
 Scores = dict[ImageText, float]
@@ -65,7 +65,7 @@ def score_pairs(
             for pair, score in _score_batch(scorer, batch, root, device)
         }
 
-    scores = {pair: score for part in share(batches, work) for pair, score in part.items()}
+    scores = {pair: score for part in map_over_ranks(batches, work) for pair, score in part.items()}
     return {(image, text): scores[image, same[text]] for image, text in pairs}
 
 
@@ -105,7 +105,7 @@ def tell_cut_texts(model: object, texts: Iterable[str], path: Path) -> None:
 
 @cache
 def _say_once(text: str) -> None:
-    if is_first():
+    if is_rank_zero():
         print(text)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from babyvlm.errors import UserError, first_line
-from babyvlm.io.artifacts import Manifest, made_already, making, one_at_a_time, sha256
+from babyvlm.io.artifacts import Manifest, create, is_complete, one_at_a_time, sha256_file
 
 
 @one_at_a_time
@@ -39,8 +39,8 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
             f"{run}: was trained on licensed pairs, or on some that are not known to be free; if your licence allows "
             "what you want with its weights, say --licensed_export true"
         )
-    arguments = {"checkpoint": sha256(best_checkpoint(run))}
-    if made_already(out, EXPORT, arguments):
+    arguments = {"checkpoint": sha256_file(best_checkpoint(run))}
+    if is_complete(out, EXPORT, arguments):
         print(f"{out}: whole already, nothing to do")
     else:
         model, recipe = load_run(run)
@@ -54,7 +54,7 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
             name=hub or str(out),
             captions=hasattr(model, "save_pretrained"),
         )
-        with making(out, EXPORT, manifest) as partial:
+        with create(out, EXPORT, manifest) as partial:
             write(model, partial)
             (partial / "README.md").write_text(card)
             recipe["init_args"].pop("vocabulary", None)  # a path of this machine; the folder has it

@@ -6,7 +6,7 @@ import csv
 from typing import TYPE_CHECKING, TypeVar
 
 from babyvlm.errors import UserError
-from babyvlm.io.files import below, file_size, files_below
+from babyvlm.io.files import file_size, files_below, join_inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -52,7 +52,7 @@ def absent_images(
         UserError: an image leaves ``root``; some are missing and must not: the message names them all; or all are.
     """
     images = sorted(set(names))
-    outside = [image for image in images if below(root, image) is None]
+    outside = [image for image in images if join_inside(root, image) is None]
     if outside:
         raise UserError(f"{path}: image {outside[0]} leaves {root}")
     absent = [image for image in images if file_size(root / image) <= 0]

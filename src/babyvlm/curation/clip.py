@@ -27,7 +27,7 @@ from babyvlm.curation.embeddings import PART_ROWS, part_path
 from babyvlm.curation.store.pair_store import Store
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.images import open_rgb
-from babyvlm.io.processes import ended_from_outside
+from babyvlm.io.processes import killed_from_outside
 
 PLAYROOM_CLIP = Path(babyvlm.playroom.__file__).parent / "clip"
 
@@ -162,7 +162,7 @@ def predict_parts(
         if missing:
             trainer.predict(embedder, return_predictions=False)
     except RuntimeError as error:
-        raise ended_from_outside() if "DataLoader worker" in str(error) else error from None
+        raise killed_from_outside() if "DataLoader worker" in str(error) else error from None
     trainer.strategy.barrier()
 
 

@@ -85,7 +85,7 @@ def filter_pairs(
         "review": review,
         "seed": seed,
     }
-    if artifacts.made_already(out, "store", arguments):
+    if artifacts.is_complete(out, "store", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     if FIELD in source.extra_fields:

@@ -19,7 +19,7 @@ from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import fingerprint_files, write_csv
 from babyvlm.io.images import BrokenImageError, open_rgb
-from babyvlm.io.processes import each_in_a_process
+from babyvlm.io.processes import run_in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -131,9 +131,9 @@ def find_near_duplicates(
         "cosine": cosine,
         "distance": distance,
     }
-    if not artifacts.made_already(out, "contamination", arguments):
+    if not artifacts.is_complete(out, "contamination", arguments):
         manifest: artifacts.Manifest = {"arguments": arguments, "images": len(files)}
-        with artifacts.making(out, "contamination", manifest, keep_partial=True) as folder:
+        with artifacts.create(out, "contamination", manifest, keep_partial=True) as folder:
             scratch = folder / artifacts.SCRATCH
             rows: list[list[str]] = []
             theirs = _looks_of_files(list(files), vectors[0] if vectors else None)
@@ -195,7 +195,7 @@ def _hashes(store: Store, scratch: Path, workers: int) -> NDArray[np.uint64]:
     """(N, W) perceptual hashes, committed shard by shard."""
     paths = [scratch / f"{store.fingerprint}-{number:05d}.npy" for number in range(len(store.files))]
     missing = [(store, number, path) for number, path in enumerate(paths) if not path.exists()]
-    hashed = each_in_a_process(missing, _hash_shard, workers, [__name__])
+    hashed = run_in_processes(missing, _hash_shard, workers, [__name__])
     for (_, number, _), crash in track(hashed, "hashing", len(missing), console=Console(stderr=True)):
         if crash:
             raise UserError(

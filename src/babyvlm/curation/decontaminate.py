@@ -65,7 +65,7 @@ def decontaminate(
     }
     if vectors:
         arguments |= {"embeddings": vectors.fingerprint, "cosine": cosine}
-    if artifacts.made_already(out, "store", arguments):
+    if artifacts.is_complete(out, "store", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     check = out.with_name(f"{out.name}.contamination")

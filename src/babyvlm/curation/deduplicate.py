@@ -48,7 +48,7 @@ def thin(
         "within": within,
         "cosine": cosine,
     }
-    if artifacts.made_already(out, "store", arguments):
+    if artifacts.is_complete(out, "store", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     _, vectors_ND = embedded_rows(source, vectors)

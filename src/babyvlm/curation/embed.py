@@ -60,13 +60,13 @@ def embed(
             "Playroom's drawings: its similarities will mean nothing; embed with --clip ViT-L-14-quickgelu/openai",
             file=sys.stderr,
         )
-    with artifacts.alone(out) if trainer.is_global_zero else nullcontext():  # ranks make it together
+    with artifacts.exclusive(out) if trainer.is_global_zero else nullcontext():  # ranks make it together
         arguments = {"command": "embed", "store": source.fingerprint, "clip": clip, "clip_sha256": model.sha256}
-        if artifacts.made_already(out, "embeddings", arguments):
+        if artifacts.is_complete(out, "embeddings", arguments):
             print(f"{out}: whole already, nothing to do")
             return
         manifest: artifacts.Manifest = {"arguments": arguments, "rows": len(source), "ancestors": source.lineage}
-        with artifacts.making(out, "embeddings", manifest, keep_partial=True) as partial:
+        with artifacts.create(out, "embeddings", manifest, keep_partial=True) as partial:
             predict_parts(
                 trainer, source, partial / artifacts.SCRATCH, model, batch_size=batch_size, num_workers=num_workers
             )
@@ -87,4 +87,7 @@ def _merge(store: Store, partial: Path) -> artifacts.Manifest:
             out[number * PART_ROWS : number * PART_ROWS + len(part)] = part[:, side]
         out.flush()
     (partial / "keys.json").write_text(json.dumps(store.columns("key")["key"].to_pylist()))
-    return {"width": width, "sha256": {name: artifacts.sha256(partial / f"{name}.npy") for name in ("image", "text")}}
+    return {
+        "width": width,
+        "sha256": {name: artifacts.sha256_file(partial / f"{name}.npy") for name in ("image", "text")},
+    }

@@ -29,11 +29,11 @@ def funnel(stores: list[Path], out: Path) -> None:
     if not stores:
         raise UserError("--stores: name at least one store")
     arguments = {"command": "funnel", "stores": [Store(path).fingerprint for path in stores]}
-    if artifacts.made_already(out, "report", arguments):
+    if artifacts.is_complete(out, "report", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     stages = chain(stores)
-    with artifacts.making(out, "report", {"arguments": arguments}) as partial:
+    with artifacts.create(out, "report", {"arguments": arguments}) as partial:
         (partial / "funnel.json").write_text(json.dumps({"stages": stages}, indent=2) + "\n")
         draw_funnels(partial / "funnel.png", stages)
     for stage in stages:
@@ -54,7 +54,7 @@ def chain(stores: list[Path]) -> list[dict[str, Any]]:
         {
             "name": made["funnel"]["stage"],
             "fingerprint": fingerprint,
-            "made_from": artifacts.made_from(made, found),
+            "made_from": artifacts.parents(made, found),
             "rows": made["rows"],
             **made["funnel"],
         }

@@ -19,7 +19,7 @@ from babyvlm.data.feature_files import PART_ROWS, FeatureFiles, FrozenFeatures, 
 from babyvlm.data.pair_dataset import open_picture
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
-from babyvlm.io.distributed import from_first, share
+from babyvlm.io.distributed import map_over_ranks, on_rank_zero
 from babyvlm.types import FrozenVision
 
 Transform = Callable[[Image.Image], Tensor]
@@ -87,10 +87,10 @@ def frozen_features(
         for number, images in bar(loader, f"features of {store.path.name}", shown=first):
             files.commit(number, _encode(encoder, images))
 
-    with artifacts.alone(files.path) if first else nullcontext():
-        if not from_first(files.is_whole):
+    with artifacts.exclusive(files.path) if first else nullcontext():
+        if not on_rank_zero(files.is_whole):
             with files.making() if first else nullcontext():
-                share(from_first(files.missing), compute)
+                map_over_ranks(on_rank_zero(files.missing), compute)
         trainer.strategy.barrier("the cache is whole")
     return FrozenFeatures(files.path)
 

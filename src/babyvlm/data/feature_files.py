@@ -106,7 +106,7 @@ class FeatureFiles:
     def making(self) -> Iterator[None]:
         """Make the cache whole, if the block fills ``partial``."""
         manifest: artifacts.Manifest = {"arguments": self.arguments, "rows": self.rows}
-        with artifacts.making(self.path, "features", manifest, keep_partial=True):
+        with artifacts.create(self.path, "features", manifest, keep_partial=True):
             yield
             records = [_record(self.partial, number) for number in self.numbers]
             manifest["sha256"] = [record["sha256"] for record in records]
@@ -159,7 +159,7 @@ class FeatureFiles:
         with beside.open("wb") as file:
             np.save(file, kept.reshape(features.shape))
         record = {
-            "sha256": artifacts.sha256(beside),
+            "sha256": artifacts.sha256_file(beside),
             "max_error": float(np.abs(error).max()),
             "max_relative_error": float((np.linalg.norm(error, axis=1) / length.clip(min=1e-30)).max()),
         }
@@ -189,4 +189,4 @@ def _record(partial: Path, number: int) -> dict[str, Any]:
 
 
 def _sha256(part: Path) -> str | None:
-    return artifacts.sha256(part) if part.is_file() else None
+    return artifacts.sha256_file(part) if part.is_file() else None

@@ -43,7 +43,7 @@ class Vocabulary:
         self.path = Path(path)
         self.manifest = artifacts.read_manifest(self.path, "vocabulary")
         file = self.path / "tokenizer.json"
-        if not file.is_file() or artifacts.sha256(file) != self.hash:
+        if not file.is_file() or artifacts.sha256_file(file) != self.hash:
             raise UserError(f"{file}: missing or changed since it was made; make the vocabulary again")
         self._tokenizer = Tokenizer.from_file(str(file))
         # A caption that spells "<image>" or "<eos>" is text like any other.
@@ -100,7 +100,7 @@ def vocabulary(
     arguments: artifacts.Manifest = {"stores": [Store(path).fingerprint for path in stores], "min_count": min_count}
     if kind == "bpe":
         arguments |= {"kind": kind, "size": size}
-    if artifacts.made_already(out, "vocabulary", arguments):
+    if artifacts.is_complete(out, "vocabulary", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     tokenizer = _train_words(stores, min_count) if kind == "word" else _train_pieces(stores, min_count, size)
@@ -108,7 +108,7 @@ def vocabulary(
         single="<sos> $A <eos>", special_tokens=[("<sos>", SOS), ("<eos>", EOS)]
     )
     manifest: artifacts.Manifest = {"arguments": arguments, "size": tokenizer.get_vocab_size()}
-    with artifacts.making(out, "vocabulary", manifest) as partial:
+    with artifacts.create(out, "vocabulary", manifest) as partial:
         tokenizer.save(str(partial / "tokenizer.json"))
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -118,7 +118,7 @@ def vocabulary(
             "eos_token": "<eos>",
         }
         (partial / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-        manifest["sha256"] = artifacts.sha256(partial / "tokenizer.json")
+        manifest["sha256"] = artifacts.sha256_file(partial / "tokenizer.json")
     what = "word" if kind == "word" else "pair of pieces"
     print(
         f"{out}: {tokenizer.get_vocab_size():,} tokens, specials included, each {what} seen at least {min_count} times"

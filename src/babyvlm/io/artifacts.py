@@ -27,7 +27,7 @@ Manifest = dict[str, Any]
 SCRATCH = "scratch"  # subfolder of a folder in the making
 
 
-def sha256(path: Path) -> str:
+def sha256_file(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -56,7 +56,7 @@ def read_manifest(folder: Path, kind: str) -> Manifest:
 def fingerprint(folder: Path, kind: str) -> str:
     """Hash of an artefact: of its manifest, which holds the checksums of its files."""
     read_manifest(folder, kind)
-    return sha256(folder / f"{kind}.json")
+    return sha256_file(folder / f"{kind}.json")
 
 
 def lineage(folder: Path, kind: str) -> dict[str, Manifest]:
@@ -71,7 +71,7 @@ def lineage(folder: Path, kind: str) -> dict[str, Manifest]:
 
     def visit(name: str) -> None:
         if name not in order:
-            for parent in made_from(found[name], found):
+            for parent in parents(found[name], found):
                 visit(parent)
             order[name] = found[name]
 
@@ -80,7 +80,7 @@ def lineage(folder: Path, kind: str) -> dict[str, Manifest]:
     return order
 
 
-def made_from(manifest: Manifest, lineage: Mapping[str, Manifest]) -> list[str]:
+def parents(manifest: Manifest, lineage: Mapping[str, Manifest]) -> list[str]:
     """Fingerprints of what an artefact was made from: those of ``lineage`` that its arguments name."""
     named: list[Any] = []
     for value in manifest["arguments"].values():
@@ -88,7 +88,7 @@ def made_from(manifest: Manifest, lineage: Mapping[str, Manifest]) -> list[str]:
     return list(dict.fromkeys(value for value in named if isinstance(value, str) and value in lineage))
 
 
-def made_already(folder: Path, kind: str, arguments: Mapping[str, Any]) -> bool:
+def is_complete(folder: Path, kind: str, arguments: Mapping[str, Any]) -> bool:
     """Tell whether ``folder`` is there, whole, and made by the same call.
 
     Raises:
@@ -109,7 +109,7 @@ def made_already(folder: Path, kind: str, arguments: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def making(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = False) -> Iterator[Path]:
+def create(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = False) -> Iterator[Path]:
     """Make ``folder`` whole or not at all.
 
     Yields ``<folder>.partial`` to fill. When the block ends without an error, ``manifest`` (which the block may go on
@@ -141,7 +141,7 @@ def making(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = 
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Keep other runs from making ``folder`` meanwhile.
 
     The lock is the system's: it ends with the run that holds it, however that ends. Its file, beside the folder, is
@@ -179,7 +179,7 @@ def one_at_a_time(command: Callable[P, T]) -> Callable[P, T]:
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         out: Path = parameters.bind(*args, **kwargs).arguments["out"]
         # What is whole in a place that may only be read is still found so.
-        with nullcontext() if out.exists() and not os.access(out.parent, os.W_OK) else alone(out):
+        with nullcontext() if out.exists() and not os.access(out.parent, os.W_OK) else exclusive(out):
             return command(*args, **kwargs)
 
     return run

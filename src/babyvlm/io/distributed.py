@@ -17,7 +17,7 @@ U = TypeVar("U")
 PATIENCE = timedelta(days=7)  # our choice: longer than any job may run
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process may speak for all."""
     return not _distributed() or distributed.get_rank() == 0
 
@@ -25,10 +25,10 @@ def is_first() -> bool:
 def progress(tasks: Sequence[T], label: str) -> Iterable[T]:
     """The tasks, with a bar on standard error while the first rank goes through them."""
     console = Console(stderr=True)
-    return track(tasks, label, console=console, transient=True, disable=not (is_first() and console.is_terminal))
+    return track(tasks, label, console=console, transient=True, disable=not (is_rank_zero() and console.is_terminal))
 
 
-def share(
+def map_over_ranks(
     tasks: Sequence[T], work: Callable[[Sequence[T]], U], group: distributed.ProcessGroup | None = None
 ) -> list[U]:
     """Do tasks on all ranks, each its part, and give every rank what all made of theirs, by rank.
@@ -60,18 +60,18 @@ def share(
     return [part for part, _ in all_done]
 
 
-def from_first(work: Callable[[], T]) -> T:
+def on_rank_zero(work: Callable[[], T]) -> T:
     """What the first rank makes of it, on every rank, however long that takes.
 
     Raises:
-        UserError, RuntimeError: as ``share``.
+        UserError, RuntimeError: as ``map_over_ranks``.
     """
     if not _distributed():
         return work()
     # In the run's own group the others would be ended while they wait: NCCL's patience is ten minutes.
     group = cast("distributed.ProcessGroup", distributed.new_group(backend="gloo", timeout=PATIENCE))
     try:
-        return cast("T", share([work], lambda mine: mine[0]() if mine else None, group)[0])
+        return cast("T", map_over_ranks([work], lambda mine: mine[0]() if mine else None, group)[0])
     finally:
         distributed.destroy_process_group(group)
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 EDGE_BYTES = 1 << 20  # hashed at either end of a large file: our choice, a corpus of videos is half a terabyte
 
 
-def listed(paths: list[Path] | Path | None) -> list[Path]:
+def as_list(paths: list[Path] | Path | None) -> list[Path]:
     """One path or several, as a user may give them."""
     if paths is None:
         return []
     return [paths] if isinstance(paths, Path) else paths
 
 
-def inside(root: Path, name: str) -> Path | None:
+def resolve_inside(root: Path, name: str) -> Path | None:
     """The path ``root/name``, or None if it would leave ``root`` (``..``, an absolute path, a link that leads out)."""
     try:
         path = (root / name).resolve()
@@ -34,7 +34,7 @@ def inside(root: Path, name: str) -> Path | None:
         return None
 
 
-def keep_apart(out: Path, *sources: Path) -> None:
+def require_outside(out: Path, *sources: Path) -> None:
     """Make sure that what is made does not lie among what it is made of, where the next call would find it.
 
     Raises:
@@ -45,10 +45,11 @@ def keep_apart(out: Path, *sources: Path) -> None:
             raise UserError(f"--out {out}: lies in {source}, whose files are only read; choose another place")
 
 
-def below(root: Path, name: str) -> Path | None:
+def join_inside(root: Path, name: str) -> Path | None:
     """The path ``root/name``, or None if the name itself would leave ``root``.
 
-    Links are followed, wherever they lead: for a folder of the user's own, who laid them. See ``inside`` for others'.
+    Symbolic links are followed, so use this only for folders that the user made. For untrusted data, use
+    ``resolve_inside``.
     """
     parts = PurePosixPath(name)
     return None if not name or "\0" in name or parts.is_absolute() or ".." in parts.parts else root / name
@@ -114,13 +115,13 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def digest(hashes: Iterable[str]) -> str:
+def combine_hashes(hashes: Iterable[str]) -> str:
     """Hash of hashes, in the order given."""
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
+def atomic_write(path: Path) -> Iterator[TextIO]:
     """Write a text file whole or not at all.
 
     Raises:
@@ -141,5 +142,5 @@ def whole_file(path: Path) -> Iterator[TextIO]:
 
 def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
     """Write rows, the heading first, whole or not at all."""
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         csv.writer(file).writerows(rows)

@@ -32,7 +32,7 @@ Task = TypeVar("Task")
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 
 
-def each_in_a_process(
+def run_in_processes(
     tasks: Iterable[Task], work: Callable[[Task], None], workers: int, imports: Iterable[str]
 ) -> Iterator[tuple[Task, str]]:
     """Do ``work`` on each task, ``workers`` at a time.
@@ -75,7 +75,7 @@ def each_in_a_process(
 
 
 @contextmanager
-def mapping(workers: int, imports: Iterable[str]) -> Iterator[Callable[..., Iterable[Any]]]:
+def process_pool(workers: int, imports: Iterable[str]) -> Iterator[Callable[..., Iterable[Any]]]:
     """``map``, by several processes: what they make of each task, in the tasks' order.
 
     Raises:
@@ -90,12 +90,12 @@ def mapping(workers: int, imports: Iterable[str]) -> Iterator[Callable[..., Iter
         try:
             yield pool.map
         except (BrokenProcessPool, BrokenPipeError):  # the latter while a process is being told what to do
-            raise ended_from_outside() from None
+            raise killed_from_outside() from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # after an error nobody waits for the rest
 
 
-def ended_from_outside() -> UserError:
+def killed_from_outside() -> UserError:
     """What to tell when a worker process is gone, and no input is to blame."""
     return UserError(
         "a worker process was ended from outside, as systems do when memory runs out; the same command goes on or "
@@ -139,7 +139,7 @@ class _Worker(Generic[Task]):
         try:
             process.start()
         except BrokenPipeError:
-            raise ended_from_outside() from None
+            raise killed_from_outside() from None
         sender.close()
         return cls(task, process, errors)
 
@@ -152,7 +152,7 @@ class _Worker(Generic[Task]):
         if -code in CRASHES:
             return signal.Signals(-code).name
         if code:
-            raise ended_from_outside()
+            raise killed_from_outside()
         return ""
 
 

@@ -124,7 +124,7 @@ class DINO(LightningModule):
             "seed": getattr(getattr(self.trainer, "datamodule", None), "seed", None),
             "command": " ".join(["python -m babyvlm", *sys.argv[1:]]),
             "code_version": __version__,
-            "sha256": artifacts.sha256(file),
+            "sha256": artifacts.sha256_file(file),
         }
         file.with_suffix(".json").write_text(json.dumps(made_by, indent=2) + "\n")
 

@@ -15,7 +15,7 @@ from rich.progress import track
 
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
-from babyvlm.io.processes import mapping
+from babyvlm.io.processes import process_pool
 from babyvlm.playroom import home, trials, web
 from babyvlm.playroom.world import CREDIT, WORLD_VERSION, labeled_things
 
@@ -99,11 +99,11 @@ def playroom(
     if workers < 1:
         raise UserError(f"workers: {workers} is too few; give 1 or more")
     arguments = {"size": size, "seed": seed, "in_view": in_view, "world_version": WORLD_VERSION}
-    if artifacts.made_already(out, "playroom", arguments):
+    if artifacts.is_complete(out, "playroom", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     manifest: artifacts.Manifest = {"arguments": arguments, "sizes": asdict(SIZES[size]), "credit": CREDIT}
-    with artifacts.making(out, "playroom", manifest) as partial_out:
+    with artifacts.create(out, "playroom", manifest) as partial_out:
         _make_folders(partial_out)
         jobs = _jobs(partial_out, SIZES[size], seed, in_view)
         rows: dict[str, list[Any]] = {}
@@ -114,7 +114,7 @@ def playroom(
         _write_lists(partial_out, rows)
         manifest["counts"] = _counts(rows, SIZES[size])
         manifest["checksums"] = {tree: tree_checksum(partial_out / tree) for tree in ("home", "web", "clean", "trials")}
-        manifest["checksums"]["truth.csv"] = artifacts.sha256(partial_out / "truth.csv")
+        manifest["checksums"]["truth.csv"] = artifacts.sha256_file(partial_out / "truth.csv")
     print(f"{out}: Playroom {WORLD_VERSION}, pictures by {CREDIT}")
     for name, count in manifest["counts"].items():
         print(f"  {count:>7,}  {name}")
@@ -124,7 +124,7 @@ def tree_checksum(folder: Path) -> str:
     """Hash over the names and contents of all files below a folder."""
     total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        total.update(f"{path.relative_to(folder).as_posix()} {artifacts.sha256(path)}\n".encode())
+        total.update(f"{path.relative_to(folder).as_posix()} {artifacts.sha256_file(path)}\n".encode())
     return total.hexdigest()
 
 
@@ -183,7 +183,7 @@ def _do(job: _Job) -> Any:  # noqa: ANN401 - what a job returns is the job's bus
 def _run(jobs: list[_Job], workers: int) -> Iterator[Any]:
     """Do the jobs; results come in the jobs' order."""
     bar = partial(track, description="drawing", total=len(jobs), console=Console(stderr=True))
-    with mapping(workers, [__name__]) as run:
+    with process_pool(workers, [__name__]) as run:
         yield from bar(run(_do, jobs))
 
 

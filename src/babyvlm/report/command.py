@@ -53,7 +53,7 @@ def write_report(rows: Sequence[Row], out: Path) -> None:
         raise UserError(f"{out}: holds something else than a report; choose another --out")
     runs = {str(run.path): _digests(run) for row in rows for run in row.runs}
     parts = [part(world) for world in _worlds(rows)]
-    with artifacts.making(out, KIND, {"arguments": {"command": "report", "results": runs}}) as folder:
+    with artifacts.create(out, KIND, {"arguments": {"command": "report", "results": runs}}) as folder:
         write_files(folder, parts)
         if out.exists():
             shutil.rmtree(out)
@@ -67,7 +67,7 @@ def _worlds(rows: Sequence[Row]) -> list[list[Row]]:
 
 def _digests(run: Run) -> dict[str, str]:
     files = sorted((run.path / "results").glob("*-test.parquet"))
-    return {file.name: artifacts.sha256(file) for file in files}
+    return {file.name: artifacts.sha256_file(file) for file in files}
 
 
 def _unknown(run: Run) -> str:

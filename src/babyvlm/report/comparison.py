@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from babyvlm.errors import UserError
-from babyvlm.io.files import whole_file
+from babyvlm.io.files import atomic_write
 from babyvlm.report.estimates import Comparison, holm, p_text, paired_test
 from babyvlm.report.hypotheses import LackingError, difference
 from babyvlm.report.runs import MAIN, Column, Row, Run, is_tested, newest_runs
@@ -58,7 +58,7 @@ def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
         from babyvlm.report.item_changes import flips
         from babyvlm.report.page import compare_page
 
-        with whole_file(out) as file:
+        with atomic_write(out) as file:
             file.write(compare_page(section, one.name, other.name, flips(one.runs[0], other.runs[0])))
         print(out)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from babyvlm.benchmarks.trials import read_rows
 from babyvlm.curation.contact_sheet import thumbnail
 from babyvlm.errors import UserError
-from babyvlm.io.files import inside
+from babyvlm.io.files import resolve_inside
 from babyvlm.io.images import BrokenImageError
 from babyvlm.report.licence import free_list, trained_on_free
 from babyvlm.report.runs import MAIN, Row, Run
@@ -105,7 +105,7 @@ def _read(trials: Path) -> list[tuple[int, str, str]]:
 
 def show(images: Path, name: str) -> bytes | None:
     """A picture of a free list, small; None if it is gone, broken, or a link to elsewhere."""
-    path = inside(images, name)
+    path = resolve_inside(images, name)
     try:
         return None if path is None else thumbnail(path)
     except BrokenImageError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from babyvlm.curation.funnel_report import chain
 from babyvlm.errors import UserError
-from babyvlm.io.artifacts import sha256
+from babyvlm.io.artifacts import sha256_file
 from babyvlm.report.curves import provenance, samples_seen
 from babyvlm.report.paper import model_of
 from babyvlm.report.phases import phases
@@ -44,7 +44,7 @@ def _run(run: Run) -> list[str]:
     return [
         "not noted" if parameters is None else f"{parameters:,}",
         budget(run),
-        sha256(config)[:SHORT] if config.is_file() else "-",
+        sha256_file(config)[:SHORT] if config.is_file() else "-",
         ", ".join(told) or ("-" if run.config.get("data") is None else "not noted"),
         noted.get("vocabulary", "-")[:SHORT],
         code or "not noted",

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 import babyvlm
 from babyvlm.curation.store.pair_store import Store
 from babyvlm.errors import UserError
-from babyvlm.io.files import whole_file
+from babyvlm.io.files import atomic_write
 
 FILE = "provenance.json"
 
@@ -116,7 +116,7 @@ def _write(trainer: Trainer, facts: dict[str, Any]) -> None:
     folder = trainer.log_dir
     if folder is None or not trainer.is_global_zero or not trainer.loggers:  # nothing is to be kept
         return
-    with whole_file(Path(folder, FILE)) as beside:
+    with atomic_write(Path(folder, FILE)) as beside:
         beside.write(json.dumps(_known(Path(folder)) | facts, indent=2) + "\n")
 
 

@@ -42,7 +42,7 @@ def a_store(path, keys, licensed=False):
 
 def embedded(path, keys, rows, clip="playroom"):
     manifest = {"arguments": {"store": "x", "clip": clip}}
-    with artifacts.making(path, "embeddings", manifest) as partial:
+    with artifacts.create(path, "embeddings", manifest) as partial:
         (partial / "keys.json").write_text(json.dumps(keys))
         np.save(partial / "image.npy", rows)
         np.save(partial / "text.npy", rows)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store.chunked_writer import SpoiledError, part_name, store_from_parts
+from babyvlm.curation.store.chunked_writer import UnusableInputError, part_name, store_from_parts
 from babyvlm.errors import UserError
 
 
@@ -35,7 +35,7 @@ class Act:
             key = f"{self.number}_{index}"
             yield {"key": key, "image": b"x", "utterance": "a", "source": "s", "group": key, "split": "train"}
 
-    def spoil(self, reason, log):
+    def record_failure(self, reason, log):
         log.funnel.drop(reason, 3)
         log.lines.append([str(self.number), reason])
         log.warnings.append(f"{self.number}: {reason}")
@@ -50,7 +50,7 @@ class Act:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _spoil(self):
-        raise SpoiledError("no good")
+        raise UnusableInputError("no good")
 
     def _complain(self):
         raise UserError("row 3: mend it")

@@ -92,11 +92,11 @@ def test_killed_it_is_absent_and_made_anew(tmp_path, after):
 
 
 def test_made_already_compares_the_arguments(tmp_path):
-    assert not artifacts.made_already(tmp_path / "store", "store", {"n": 1})
+    assert not artifacts.is_complete(tmp_path / "store", "store", {"n": 1})
     write(tmp_path / "store", rows(2))
-    assert artifacts.made_already(tmp_path / "store", "store", {"n": 1})
+    assert artifacts.is_complete(tmp_path / "store", "store", {"n": 1})
     with pytest.raises(UserError, match="made with other n; remove it"):
-        artifacts.made_already(tmp_path / "store", "store", {"n": 2})
+        artifacts.is_complete(tmp_path / "store", "store", {"n": 2})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from PIL import Image
 from babyvlm.__main__ import main
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store.pair_store import FIELDS, write_store
-from babyvlm.io.artifacts import sha256
+from babyvlm.io.artifacts import sha256_file
 
 
 def store_command(name, **arguments):
@@ -34,7 +34,7 @@ def rewrite_shard(folder, change, file="part-00000.parquet"):
     pq.write_table(table, folder / file)
     manifest = json.loads((folder / "store.json").read_text())
     shard = next(shard for shard in manifest["shards"] if shard["file"] == file)
-    shard["sha256"] = sha256(folder / file)
+    shard["sha256"] = sha256_file(folder / file)
     (folder / "store.json").write_text(json.dumps(manifest))
 
 
@@ -87,7 +87,7 @@ DAMAGE = {
 
 def rewrite_manifest(folder, **changes):
     manifest = json.loads((folder / "store.json").read_text()) | changes
-    manifest["shards"][0]["sha256"] = sha256(folder / "part-00000.parquet")
+    manifest["shards"][0]["sha256"] = sha256_file(folder / "part-00000.parquet")
     (folder / "store.json").write_text(json.dumps(manifest))
 
 

@@ -18,7 +18,7 @@ from babyvlm.curation.check_data.costs import EMBED_RATE, KEPT, web_needs
 from babyvlm.curation.check_data.lists import check_trials, check_web
 from babyvlm.curation.ingest.profiles import find_profile
 from babyvlm.errors import UserError
-from babyvlm.io.files import listed
+from babyvlm.io.files import as_list
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,9 +80,9 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is something that a user may ha
     if saycam:
         checked.append(check_raw(saycam, transcripts or saycam, rules, max_frames, min_fraction, embed_rate))
     if frames:
-        checked.append(check_released(frames, listed(captions), transcripts, embed_rate))
+        checked.append(check_released(frames, as_list(captions), transcripts, embed_rate))
     targets = round(KEPT * sum(one.pairs for one in checked))
-    sources = [check_web(source) for source in listed(web)]
+    sources = [check_web(source) for source in as_list(web)]
     checked += [*sources, *([check_trials(trials, images)] if trials else [])]
     needs = [need for found in checked for need in found.needs]
     needs += web_needs(sum(one.pairs for one in sources), sum(one.bytes for one in sources), embed_rate, targets)

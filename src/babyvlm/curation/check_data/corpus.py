@@ -20,7 +20,7 @@ from babyvlm.curation.ingest.released import SUFFIXES, ImageChunk
 from babyvlm.curation.ingest.sentences import frame_times
 from babyvlm.curation.ingest.transcripts import Transcript, read_transcript
 from babyvlm.curation.ingest.video import VideoError, VideoFacts, probe
-from babyvlm.curation.store.chunked_writer import Log, SpoiledError
+from babyvlm.curation.store.chunked_writer import Log, UnusableInputError
 from babyvlm.errors import UserError
 from babyvlm.io.files import file_size, files_below
 
@@ -176,7 +176,7 @@ def _add_needs(
                 images, total = images + 1, total + len(row["image"])
                 if time.perf_counter() - began > SAMPLE_SECONDS:
                     break
-        except SpoiledError as error:
+        except UnusableInputError as error:
             found.missing.append(f"{path}: {error}")
         spent += time.perf_counter() - began
     if not images:

@@ -25,11 +25,11 @@ from babyvlm.curation.ingest.transcripts import (
 )
 from babyvlm.curation.ingest.video import VideoError, frames_at
 from babyvlm.curation.options import at_least
-from babyvlm.curation.store.chunked_writer import Log, SpoiledError, store_from_parts
+from babyvlm.curation.store.chunked_writer import Log, UnusableInputError, store_from_parts
 from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError
 from babyvlm.io.artifacts import one_at_a_time
-from babyvlm.io.files import digest, files_below, fingerprint_files, keep_apart
+from babyvlm.io.files import combine_hashes, files_below, fingerprint_files, require_outside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -82,7 +82,7 @@ def frames(
     at_least(1, frame_size=frame_size, max_frames=max_frames, workers=workers)
     if frame_size > LARGEST:
         raise UserError(f"--frame_size {frame_size}: must be at most {LARGEST}")
-    keep_apart(out, videos, transcripts)
+    require_outside(out, videos, transcripts)
     read = read_transcripts(find_transcripts(transcripts), rules, skip_bad=skip_bad_transcripts)
     index = find_videos(videos, rules)
     check_some_serve(read, transcripts, index, videos, rules)
@@ -97,8 +97,8 @@ def frames(
         "frame_size": frame_size,
         "max_frames": max_frames,
         "licensed": licensed,
-        "transcripts": digest(part.transcript_hash for part in parts),
-        "videos": digest(part.video_hash for part in parts),
+        "transcripts": combine_hashes(part.transcript_hash for part in parts),
+        "videos": combine_hashes(part.video_hash for part in parts),
     }
     funnel = Funnel("frames", unit="utterances")
     raw = {rules.source: {"files": [one.path.name for one in read], "key": KEY}}
@@ -146,7 +146,7 @@ class VideoFrames:
         """A row a frame.
 
         Raises:
-            SpoiledError: there is no such video, or it cannot be decoded.
+            UnusableInputError: there is no such video, or it cannot be decoded.
         """
         notes: set[str] = set()
         cut = 0
@@ -168,7 +168,7 @@ class VideoFrames:
                 }
         self._close(log, cut, "", notes)
 
-    def spoil(self, reason: str, log: Log) -> None:
+    def record_failure(self, reason: str, log: Log) -> None:
         """Log that the video gave nothing."""
         if self.transcript.utterances:
             log.funnel.drop(reason, len(self.transcript.utterances))
@@ -186,7 +186,7 @@ class VideoFrames:
     def _cut(self, notes: set[str]) -> Iterator[tuple[int, str, list[bytes]]]:
         """Number, text and frames of each utterance; no more is held than utterances that overlap need."""
         if len(self.paths) != 1:
-            raise SpoiledError("several videos of this name" if self.paths else "video missing")
+            raise UnusableInputError("several videos of this name" if self.paths else "video missing")
         said = self.transcript.utterances
         wanted = [frame_times(utterance, self.profile.step_ms, self.max_frames) for utterance in said]
         times = sorted(set(chain.from_iterable(wanted)))
@@ -203,7 +203,7 @@ class VideoFrames:
                 found_here = dict(pending)
                 yield number, utterance.text, [found_here[time] for time in moments if time in found_here]
         except VideoError as error:
-            raise SpoiledError(str(error)) from None
+            raise UnusableInputError(str(error)) from None
 
     def _prepare(self, image: Image) -> bytes:
         return as_jpeg(crop_frame(image, self.profile, self.frame_size))

@@ -16,7 +16,7 @@ from babyvlm.curation.store.chunked_writer import Log, store_from_parts
 from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError
 from babyvlm.io.artifacts import one_at_a_time
-from babyvlm.io.files import below, digest, file_size, files_below, keep_apart, listed
+from babyvlm.io.files import as_list, combine_hashes, file_size, files_below, join_inside, require_outside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -64,7 +64,7 @@ def released(
         raise UserError("give either --captions or --transcripts, so that each image has its utterance")
     if image_size < 0 or workers < 1:
         raise UserError(f"--image_size {image_size} must be 0 or more, --workers {workers} at least 1")
-    keep_apart(out, images)
+    require_outside(out, images)
     sizes = {path.relative_to(images).as_posix(): file_size(path) for path in files_below(images, SUFFIXES)}
     if not sizes:
         raise UserError(f"{images}: holds no {', '.join(SUFFIXES)} image")
@@ -72,7 +72,7 @@ def released(
     if transcripts:
         said = read_transcripts_of_frames(find_transcripts(transcripts), sizes, funnel)
     else:
-        said = read_lists(listed(captions), funnel)
+        said = read_lists(as_list(captions), funnel)
         funnel.drop("in no list", len(sizes.keys() - {name for one in said for name in one.images}))
     parts = [ImageChunk.of(images, chunk, sizes, source, image_size) for chunk in _chunks(said)]
     arguments = {
@@ -80,9 +80,9 @@ def released(
         "source": source,
         "image_size": image_size,
         "licensed": licensed,
-        "images": digest(part.content for part in parts),
+        "images": combine_hashes(part.content for part in parts),
     }
-    raw = {source: {"files": [path.name for path in listed(captions or transcripts)], "key": KEY}}
+    raw = {source: {"files": [path.name for path in as_list(captions or transcripts)], "key": KEY}}
     store = store_from_parts(
         out, parts, funnel, ("image", "problem"), arguments=arguments, raw=raw, licensed=licensed, workers=workers
     )
@@ -135,14 +135,14 @@ class ImageChunk:
                     "split": said.split or split_of(said.group),
                 }
 
-    def spoil(self, reason: str, log: Log) -> None:
+    def record_failure(self, reason: str, log: Log) -> None:
         """Log that no image could be had."""
         for said in self.said:
             for name in said.images:
                 _set_aside(name, reason, log)
 
     def _read(self, name: str) -> bytes:
-        path = below(self.folder, name)
+        path = join_inside(self.folder, name)
         if path is None:
             raise UnsoundError("path leaves the image folder")
         try:

@@ -13,7 +13,7 @@ from babyvlm.curation.store.chunked_writer import Log, store_from_parts
 from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError
 from babyvlm.io.artifacts import one_at_a_time
-from babyvlm.io.files import fingerprint_files, keep_apart
+from babyvlm.io.files import fingerprint_files, require_outside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,7 @@ def web(
             f"--image_size {image_size} and --listed {listed} must be 0 or more, --min_fraction {min_fraction} within"
             f" 0 and 1, --workers {workers} at least 1"
         )
-    keep_apart(out, *sources)
+    require_outside(out, *sources)
     found = _find_sources(sources)
     prints = {source.name: fingerprint_files([*source.files, *source.sidecars]) for source in found}
     arguments = {
@@ -170,7 +170,7 @@ class WebPart:
                 "split": split,
             }
 
-    def spoil(self, reason: str, log: Log) -> None:
+    def record_failure(self, reason: str, log: Log) -> None:
         """Log that the chunk gave nothing."""
         self._leave_out(self._key(self.chunk.name), reason, log, self.chunk.count or 1)
 

@@ -77,7 +77,7 @@ def match_stores(
         "seed": seed,
     }
     state = out.with_name(out.name + ".matching")  # goes on from here after an interruption
-    if artifacts.made_already(out, "store", arguments):
+    if artifacts.is_complete(out, "store", arguments):
         shutil.rmtree(state, ignore_errors=True)
         print(f"{out}: whole already, nothing to do")
         return
@@ -131,23 +131,23 @@ def match_arrays(
     rows, offers = opened(targets), opened(candidates)
     arguments = {
         "command": "match-arrays",
-        "targets": artifacts.sha256(targets),
-        "candidates": artifacts.sha256(candidates),
+        "targets": artifacts.sha256_file(targets),
+        "candidates": artifacts.sha256_file(candidates),
         "method": method,
         "k": k,
         "batch_rows": batch_rows,
         "seed": seed,
     }
-    if artifacts.made_already(out, "matching", arguments):
+    if artifacts.is_complete(out, "matching", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     manifest: artifacts.Manifest = {"arguments": arguments}
-    with artifacts.making(out, "matching", manifest, keep_partial=True) as partial:
+    with artifacts.create(out, "matching", manifest, keep_partial=True) as partial:
         state = partial / artifacts.SCRATCH / "checkpoint"
         found = find(rows, offers, method, k=k, batch_rows=batch_rows, seed=seed, checkpoint=state)
         for name in ("index", "similarity", "prices"):
             np.save(partial / f"{name}.npy", getattr(found, name))
-            manifest[f"{name}_sha256"] = artifacts.sha256(partial / f"{name}.npy")
+            manifest[f"{name}_sha256"] = artifacts.sha256_file(partial / f"{name}.npy")
         manifest |= {"primal": found.primal, "dual": found.dual, "gap": found.gap}
     report(found, rows, offers, seed)
 
@@ -168,7 +168,7 @@ def random_subset(candidates: Path, like: Path, out: Path, seed: int = 0) -> Non
     at_least(0, seed=seed)
     offered, wanted = Store(candidates), len(Store(like))
     arguments = {"command": "random-subset", "candidates": offered.fingerprint, "rows": wanted, "seed": seed}
-    if artifacts.made_already(out, "store", arguments):
+    if artifacts.is_complete(out, "store", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     if wanted > len(offered):

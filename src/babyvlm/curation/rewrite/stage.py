@@ -98,7 +98,7 @@ def _rewrite_by_rules(store: Path, out: Path) -> None:
     source = Store(store)
     words = hashlib.sha256(source_text().encode()).hexdigest()
     arguments = {"command": "rewrite", "store": source.fingerprint, "rewriter": f"rules {RULES}", "words": words}
-    if artifacts.made_already(out, "store", arguments):
+    if artifacts.is_complete(out, "store", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     if FIELD in source.extra_fields:

@@ -15,7 +15,7 @@ from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, Store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.images import BrokenImageError, open_rgb
-from babyvlm.io.processes import mapping
+from babyvlm.io.processes import process_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,7 +55,7 @@ def check(store: Path, images: bool = True, workers: int = 2) -> None:
     splits: dict[str, str] = {}
     check_one = partial(_check_shard, source.path, source.manifest["columns"], images)
     # A bar in a block of its own ends before an error is told; that of `track` lives as long as its generator.
-    with Progress(console=Console(stderr=True)) as bar, mapping(workers, [__name__]) as run:
+    with Progress(console=Console(stderr=True)) as bar, process_pool(workers, [__name__]) as run:
         checked = bar.track(run(check_one, shards), total=len(shards), description="checking")
         for shard, found in zip(shards, checked, strict=True):
             problem = found.problem or _clash(found, keys, splits)
@@ -83,7 +83,7 @@ def _check_shard(folder: Path, columns: list[str], images: bool, shard: Mapping[
     path = folder / shard["file"]
     if not path.is_file():
         return _Shard([], {}, "is missing")
-    if artifacts.sha256(path) != shard["sha256"]:
+    if artifacts.sha256_file(path) != shard["sha256"]:
         return _Shard([], {}, "has another checksum than store.json says: it was changed or damaged")
     try:
         return _check_table(pq.ParquetFile(path), columns, images, shard["rows"])

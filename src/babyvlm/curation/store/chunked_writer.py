@@ -26,7 +26,7 @@ from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, Store, write_store
 from babyvlm.io import artifacts
 from babyvlm.io.files import write_csv
-from babyvlm.io.processes import each_in_a_process
+from babyvlm.io.processes import run_in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ class Log:
     warnings: list[str] = field(default_factory=list)
 
 
-class SpoiledError(Exception):
+class UnusableInputError(Exception):
     """An input that cannot serve as a whole; the message is the reason the funnel shows."""
 
 
@@ -60,11 +60,11 @@ class Part(Protocol):
         """The store's rows, counted in ``log``.
 
         Raises:
-            SpoiledError: the input cannot serve; what was yielded and logged before does not count.
+            UnusableInputError: the input cannot serve; what was yielded and logged before does not count.
         """
         ...
 
-    def spoil(self, reason: str, log: Log) -> None:
+    def record_failure(self, reason: str, log: Log) -> None:
         """Log that there is no row, and why."""
         ...
 
@@ -109,7 +109,7 @@ def store_from_parts(
         UserError: no row was left, or ``out`` was made from other arguments.
     """
     folder = out.with_name(f"{out.name}.parts")
-    if artifacts.made_already(out, "store", arguments):
+    if artifacts.is_complete(out, "store", arguments):
         shutil.rmtree(folder, ignore_errors=True)
         print(f"{out}: whole already, nothing to do")
         return None
@@ -121,7 +121,7 @@ def store_from_parts(
     done = len(parts) - len(missing)
     if done:
         print(f"{out}: goes on, {done:,} of {len(parts):,} parts are made already")
-    committed = each_in_a_process(missing, _commit, workers, {type(part).__module__ for part in parts})
+    committed = run_in_processes(missing, _commit, workers, {type(part).__module__ for part in parts})
     for (part, path), crash in track(committed, funnel.stage, len(parts), done, console=Console(stderr=True)):
         if crash:
             _commit_spoiled(part, path, f"decoder crashed ({crash})")
@@ -173,13 +173,13 @@ def _commit(task: tuple[Part, Path]) -> None:
     log = Log()
     try:
         _write(path, part.rows(log), log)
-    except SpoiledError as error:
+    except UnusableInputError as error:
         _commit_spoiled(part, path, str(error))
 
 
 def _commit_spoiled(part: Part, path: Path, reason: str) -> None:
     log = Log()
-    part.spoil(reason, log)
+    part.record_failure(reason, log)
     _write(path, iter(()), log)
 
 

@@ -50,11 +50,11 @@ def export(
             "if your licence allows what you want with them, say --licensed_export true"
         )
     arguments = {"command": "export", "store": source.fingerprint, "format": format}
-    if artifacts.made_already(out, "export", arguments):
+    if artifacts.is_complete(out, "export", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     manifest = {"arguments": arguments, "licensed": source.licensed, "rows": len(source), "ancestors": source.lineage}
-    with artifacts.making(out, "export", manifest, keep_partial=True) as partial:
+    with artifacts.create(out, "export", manifest, keep_partial=True) as partial:
         write = _write_tar if format == "webdataset" else _write_images
         for number in track(range(len(source.files)), "exporting", console=Console(stderr=True)):
             write(partial, number, source)

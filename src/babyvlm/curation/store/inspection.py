@@ -14,7 +14,7 @@ from babyvlm.curation.contact_sheet import Card, sheet
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.options import at_least
 from babyvlm.curation.store.pair_store import Store
-from babyvlm.io.files import whole_file
+from babyvlm.io.files import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -119,7 +119,7 @@ def _show(source: Store, rows: npt.NDArray[np.int64], out: Path | None) -> None:
         for _, row in source.picked(rows)
     ]
     title = f"{len(cards)} of {len(source):,} pairs of {source.path.name}"
-    with whole_file(out) as file:
+    with atomic_write(out) as file:
         file.write(sheet(title, f"Store {source.fingerprint}.", {"": cards}, licensed=source.licensed))
     print(f"{out}: {title}")
 

@@ -83,13 +83,13 @@ def write_store(
         "raw": dict(raw or {}),
     }
     keys: set[str] = set()
-    with artifacts.making(out, "store", manifest) as partial:
+    with artifacts.create(out, "store", manifest) as partial:
         shards: list[dict[str, Any]] = []
         groups = _groups(rows)
         while first := next(groups, None):
             path = partial / f"part-{len(shards):05d}.parquet"
             written = _write_shard(path, schema, chain([first], islice(groups, SHARD_ROWS // GROUP_ROWS - 1)))
-            shards.append({"file": path.name, "rows": len(written), "sha256": artifacts.sha256(path)})
+            shards.append({"file": path.name, "rows": len(written), "sha256": artifacts.sha256_file(path)})
             keys.update(written)
         count = sum(shard["rows"] for shard in shards)
         if not count:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from babyvlm.curation.ingest.image_validation import MAX_BYTES
 from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, column
 from babyvlm.errors import UserError
-from babyvlm.io.files import digest, inside
+from babyvlm.io.files import combine_hashes, resolve_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,7 +48,7 @@ class ListChunk:
     @property
     def hash(self) -> str:
         """Of the entries; the images are not opened for it."""
-        return digest(repr(entry) for entry in self.entries)
+        return combine_hashes(repr(entry) for entry in self.entries)
 
     def samples(self) -> Iterator[Sample]:
         """A sample an entry."""
@@ -135,7 +135,7 @@ def _read_image(folders: Iterable[Path], name: str | None) -> tuple[bytes | None
     """The bytes of a file that a list names, or the reason why it cannot be had."""
     if not name:
         return None, "image missing"
-    paths = [inside(folder, name) for folder in folders]
+    paths = [resolve_inside(folder, name) for folder in folders]
     if None in paths:
         return None, "unsafe path"
     try:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, column
-from babyvlm.io.files import digest, fingerprint_files
+from babyvlm.io.files import combine_hashes, fingerprint_files
 from babyvlm.io.processes import bounded_memory
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class ParquetChunk:
     @property
     def hash(self) -> str:
         """Of the file and the place in it."""
-        return digest([fingerprint_files([self.path]), self.name, str(self.groups)])
+        return combine_hashes([fingerprint_files([self.path]), self.name, str(self.groups)])
 
     def samples(self) -> Iterator[Sample]:
         """A sample a row."""

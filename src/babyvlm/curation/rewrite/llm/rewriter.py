@@ -77,7 +77,7 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: Options) 
         "prompt": prompt_id(),
         "checks": checks.RULES,
     }
-    if artifacts.made_already(out, "store", arguments):
+    if artifacts.is_complete(out, "store", arguments):
         failed = sum(
             n for reason, n in Store(out).manifest["funnel"]["dropped"].items() if reason.startswith("failed: ")
         )
