@@ -1,4 +1,4 @@
-"""docs/extending.md, followed to the letter on small stores: its files by their titles, its commands in their order."""
+"""Follow docs/how-to/extending.md literally on small stores: write its titled files and run its commands in order."""
 
 import re
 import runpy
@@ -13,7 +13,7 @@ from babyvlm.__main__ import main
 from support.docs_pages import ROOT, blocks, shell_lines
 from support.tiny_world import BASE, TEST, lay_out
 
-PAGE = blocks(ROOT / "docs/extending.md")
+PAGE = blocks(ROOT / "docs/how-to/extending.md")
 
 
 MODULES = ("sigmoid_pairs", "which_picture")

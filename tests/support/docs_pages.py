@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 OURS = ["python", "-m", "babyvlm"]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/models").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "playroom-report"),
+]
 BLOCK = re.compile(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 VARIABLE = re.compile(r"[A-Z]+=\S+$|[A-Z]+=(['\"]).*\1$")
 INLINE = re.compile(r"`((?:python -m babyvlm|make) [^`]+)`")

@@ -60,7 +60,7 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is something that a user may ha
         web: web source or sources, `[a,b]`, as for `curate web`.
         trials: folder of the benchmark lists (labeled_s.csv, vtwt.csv, baby_winoground.csv, SAYCam_caption.csv).
         images: folder that their image paths start from; that of the lists by default.
-        profile: the corpus' conventions: `saycam`, `babyview`, or a YAML or JSON file of your own (docs/data.md).
+        profile: conventions of the corpus: `saycam`, `babyview`, or your own YAML or JSON file (docs/how-to/data.md).
         max_frames: most frames an utterance, as you will give it to `curate frames`.
         min_fraction: least share of the transcripts that must have a sound video; less than 1 if you know that some
             are lost.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 # Frames are 224-pixel JPEGs of 15 KB.
 EMBED_RATE = 0.7  # images and texts a second, CLIP ViT-L/14: two cores at 0.37
 FILTER_RATE = 15_000  # pairs a second
-REWRITE_RATE = 5_000  # captions a second, by the rules; a language model's time and price: docs/rewriting.md
+REWRITE_RATE = 5_000  # captions a second, by the rules; a language model's time and price: docs/how-to/rewriting.md
 MATCH_RATE = 67_000 * 558_000 / 260.5  # comparisons a second (README)
 EMBEDDING_BYTES = 2 * 768 * 2  # of a pair: image and text, ViT-L/14's width, float16
 KEPT = 67_000 / 600_285  # share of SAYCam's frames that CLIP's filter keeps (paper, section 3)

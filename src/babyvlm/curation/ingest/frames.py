@@ -70,7 +70,7 @@ def frames(
         videos: folder of videos, named as the transcripts name them; subfolders are searched too.
         transcripts: folder of CSVs, one a video; subfolders are searched too.
         out: store to make.
-        profile: the corpus' conventions: `saycam`, `babyview`, or a YAML or JSON file of your own (docs/data.md).
+        profile: conventions of the corpus: `saycam`, `babyview`, or your own YAML or JSON file (docs/how-to/data.md).
         frame_size: side of the frames in pixels.
         max_frames: most frames an utterance (16 in BabyVLM, 32 in CVCL).
         workers: processes, each at one video.

@@ -134,7 +134,7 @@ def find_profile(name: str) -> Profile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
-        raise UserError(f"{path}: holds no fields of a profile; see docs/data.md for an example")
+        raise UserError(f"{path}: holds no fields of a profile; see docs/how-to/data.md for an example")
     return _from_fields(path, given)
 
 

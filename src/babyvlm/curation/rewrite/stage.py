@@ -60,7 +60,7 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         concurrency: calls under way at a time, without batches.
         timeout: seconds to wait for a reply; one that comes later may have been paid and is not asked for again.
         poll_seconds: between two looks at a batch.
-        prices: price list (TOML) for `estimate` and `max_cost`; docs/rewriting.md shows one.
+        prices: price list (TOML) for `estimate` and `max_cost`; docs/how-to/rewriting.md shows one.
         max_cost: stop before all runs on the ledger together cost more than this.
         estimate: only say what tokens, money and time it would take; sends nothing.
         retry_failed: ask again also for captions that failed although the call was paid, or may have been.
