@@ -41,7 +41,7 @@ data: setup ## the embedded world and its stores: raw video to matched pairs (wh
 	$(RUN) curate embed --store $(STORES)/rewritten --out $(EMBED)/rewritten
 	$(RUN) curate match --targets $(STORES)/filtered --target_embeddings $(EMBED)/frames \
 	    --candidates $(STORES)/rewritten --candidate_embeddings $(EMBED)/rewritten --out $(STORES)/aug
-	$(RUN) curate random --candidates $(STORES)/web --like $(STORES)/aug --out $(STORES)/random
+	$(RUN) curate sample-random --candidates $(STORES)/web --like $(STORES)/aug --out $(STORES)/random
 	$(RUN) curate vocabulary --stores '[$(STORES)/filtered,$(STORES)/aug,$(STORES)/random]' --out $(DATA)/vocabulary
 
 curate-large: setup ## the same five times as large, checked, with the funnel of the whole chain

@@ -63,7 +63,7 @@ def _run_stage(args: list[str]) -> None:
     from babyvlm.curation.ingest.frames import frames
     from babyvlm.curation.ingest.released import released
     from babyvlm.curation.ingest.web import web
-    from babyvlm.curation.matching.commands import match_arrays, match_stores, random_subset
+    from babyvlm.curation.matching.commands import match_arrays, match_stores, sample_random
     from babyvlm.curation.rewrite.stage import rewrite
     from babyvlm.curation.store.check import check
     from babyvlm.curation.store.export import export
@@ -81,7 +81,7 @@ def _run_stage(args: list[str]) -> None:
         "rewrite": rewrite,
         "match": match_stores,
         "match-arrays": match_arrays,
-        "random": random_subset,
+        "sample-random": sample_random,
         "thin": thin,
         "contamination": contamination,
         "decontaminate": decontaminate,

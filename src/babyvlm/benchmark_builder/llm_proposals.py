@@ -76,7 +76,7 @@ class Options:
     base_url: str
     key_file: Path | None
     show: Literal["utterance", "frame", "both"]
-    concurrency: int
+    concurrent_requests: int
     timeout: float
     prices: Path | None
     max_cost: float | None
@@ -85,8 +85,8 @@ class Options:
         """Refuse what cannot work."""
         if not self.model:
             raise UserError("--model: name the model, as the server at --base_url calls it")
-        if self.concurrency < 1 or self.timeout <= 0:
-            raise UserError("--concurrency must be 1 or more, --timeout above 0")
+        if self.concurrent_requests < 1 or self.timeout <= 0:
+            raise UserError("--concurrent_requests must be 1 or more, --timeout above 0")
         if self.max_cost is not None and (self.prices is None or not self.max_cost >= 0):
             raise UserError("--max_cost needs --prices, a price list, and must be 0 or more")
 
@@ -112,7 +112,7 @@ def propose_by_llm(
         UserError: the server may not be asked, refuses every call, or the limit on the cost is reached.
     """
     options.check()
-    server = open_server(options.base_url, options.key_file, options.timeout, options.concurrency, licensed)
+    server = open_server(options.base_url, options.key_file, options.timeout, options.concurrent_requests, licensed)
     item_of = {key: _item(frame, options.show) for key, frame in frames.items()}
     shown = {item_of[key]: frame for key, frame in frames.items()}
     prompt = _prompt(shown, options.show)
@@ -125,7 +125,7 @@ def propose_by_llm(
         with Progress(console=Console(stderr=True)) as progress:
             task = progress.add_task("asking", total=len(left))
             done = partial(progress.advance, task)
-            whole = Calls(server, ledger, purse, options.concurrency, done, prompt).ask(left)
+            whole = Calls(server, ledger, purse, options.concurrent_requests, done, prompt).ask(left)
         if not whole:
             raise UserError(
                 f"--max_cost {options.max_cost} reached: {purse} spent; answers are kept in {ledger_path}; "

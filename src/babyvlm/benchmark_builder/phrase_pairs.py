@@ -43,7 +43,7 @@ def phrase_pairs(  # noqa: PLR0913, PLR0917 - each is an option of the command, 
     base_url: str = "https://api.openai.com/v1",
     key_file: Path | None = None,
     show: Literal["utterance", "frame", "both"] = "utterance",
-    concurrency: int = 8,
+    concurrent_requests: int = 8,
     timeout: float = 120.0,
     prices: Path | None = None,
     max_cost: float | None = None,
@@ -72,7 +72,7 @@ def phrase_pairs(  # noqa: PLR0913, PLR0917 - each is an option of the command, 
         base_url: of the server, up to and with `/v1`. The key is read from $OPENAI_API_KEY; a local server needs none.
         key_file: file with the key instead, readable by its owner only.
         show: what the model gets: what was said, the frame itself, or both.
-        concurrency: calls under way at a time.
+        concurrent_requests: calls under way at a time.
         timeout: seconds to wait for a reply.
         prices: price list (TOML) for `max_cost`.
         max_cost: stop before all runs on the ledger together cost more than this.
@@ -95,7 +95,7 @@ def phrase_pairs(  # noqa: PLR0913, PLR0917 - each is an option of the command, 
         arguments |= {"proposer": f"rules {RULES}", "per_frame": per_frame}
     else:
         llm_proposals = _llm_proposals()
-        options = llm_proposals.Options(model, base_url, key_file, show, concurrency, timeout, prices, max_cost)
+        options = llm_proposals.Options(model, base_url, key_file, show, concurrent_requests, timeout, prices, max_cost)
         arguments |= {"proposer": f"llm {model}", "prompt": llm_proposals.prompt_id(show)}
         answers = ledger or out.with_name("phrase_pairs.sqlite")
         propose = partial(

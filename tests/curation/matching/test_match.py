@@ -77,7 +77,7 @@ def solver(request, monkeypatch):
 @pytest.mark.parametrize(("n", "m", "k"), SHAPES)
 def test_the_sum_is_scipys_and_the_prices_prove_it(solver, kind, n, m, k):
     targets, candidates = problem(kind, n, m, seed=n + m)
-    found = match(targets, candidates, k=k, batch_rows=17, progress=False)
+    found = match(targets, candidates, top_k=k, batch_size=17, progress=False)
     scores = scores_of(targets, candidates)
     best = scipys_best(scores)
     assert len(set(found.index.tolist())) == n
@@ -90,7 +90,7 @@ def test_the_sum_is_scipys_and_the_prices_prove_it(solver, kind, n, m, k):
 
 def test_ties_beyond_the_list_cost_a_few_passes_only(monkeypatch):
     monkeypatch.setattr(match_module, "DENSE_PAIRS", 0)
-    found = match(*problem("zero", 300, 2200, 0), k=1, progress=False)
+    found = match(*problem("zero", 300, 2200, 0), top_k=1, progress=False)
     assert found.passes < 20  # lists double, 1 to 512 in ten steps; were they not to grow, it would take minutes
 
 
@@ -101,7 +101,7 @@ def test_forbidden_pairs_are_avoided_at_the_least_loss(solver, kind, n, m, k):
     scores = scores_of(targets, candidates)
     order = np.argsort(-scores, axis=1)
     forbidden = [(row, order[row, rank]) for row in range(n) for rank in range(row % 5)]
-    found = match(targets, candidates, k=k, batch_rows=16, forbidden=np.array(forbidden), progress=False)
+    found = match(targets, candidates, top_k=k, batch_size=16, forbidden=np.array(forbidden), progress=False)
     assert not set(forbidden) & set(enumerate(found.index.tolist()))
     best = scipys_best(scores_of(targets, candidates, forbidden))
     assert found.primal == pytest.approx(best, abs=1e-6 * n)
@@ -114,7 +114,7 @@ def test_forbidding_too_much_is_told(solver):
     two_for_one = np.array([(row, column) for row in (0, 1) for column in range(7)])
     for forbidden in (whole_row, two_for_one):
         with pytest.raises(UserError, match="no one-to-one matching avoids"):
-            match(targets, candidates, k=2, forbidden=forbidden, progress=False)
+            match(targets, candidates, top_k=2, forbidden=forbidden, progress=False)
 
 
 def test_the_seed_changes_no_result_and_half_precision_files_will_do(solver, tmp_path):
@@ -122,7 +122,7 @@ def test_the_seed_changes_no_result_and_half_precision_files_will_do(solver, tmp
     for name, rows in (("t", targets), ("c", candidates)):
         np.save(tmp_path / f"{name}.npy", rows.astype(np.float16))
     mapped = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "tc"]
-    found = [match(*mapped, k=6, batch_rows=20, seed=seed, progress=False) for seed in (0, 0, 1)]
+    found = [match(*mapped, top_k=6, batch_size=20, seed=seed, progress=False) for seed in (0, 0, 1)]
     assert found[0].index.tolist() == found[1].index.tolist() == found[2].index.tolist()
     assert found[0].prices.tolist() == found[1].prices.tolist()
     assert found[0].primal == pytest.approx(scipys_best(scores_of(*mapped)), abs=1e-4)
@@ -183,7 +183,7 @@ def test_forbidden_pairs_must_be_rows(forbidden):
         match(targets, candidates, forbidden=np.array(forbidden))
 
 
-@pytest.mark.parametrize("sizes", [{"k": 0}, {"batch_rows": 0}])
+@pytest.mark.parametrize("sizes", [{"top_k": 0}, {"batch_size": 0}])
 def test_sizes_must_be_positive(sizes):
     with pytest.raises(UserError, match="at least 1"):
         match(*problem("random", 4, 6, 0), **sizes)
@@ -221,7 +221,7 @@ def save(self, state, batch):
     whole(self, state, batch)
 checkpoint.Checkpoint.save = save
 targets, candidates = np.load(sys.argv[1]), np.load(sys.argv[2])
-match.match(targets, candidates, k=3, batch_rows=20, checkpoint=Path(sys.argv[3]), progress=False)
+match.match(targets, candidates, top_k=3, batch_size=20, checkpoint=Path(sys.argv[3]), progress=False)
 """
 
 
@@ -233,12 +233,12 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(tmp_path, monkeypa
     state = tmp_path / "state"
     call = [sys.executable, "-c", KILLED, tmp_path / "t.npy", tmp_path / "c.npy", state]
     assert subprocess.run(call, check=False).returncode == -9
-    unbroken = match(targets, candidates, k=3, batch_rows=20, progress=False)
-    resumed = match(targets, candidates, k=3, batch_rows=20, checkpoint=state, progress=False)
+    unbroken = match(targets, candidates, top_k=3, batch_size=20, progress=False)
+    resumed = match(targets, candidates, top_k=3, batch_size=20, checkpoint=state, progress=False)
     assert resumed.index.tolist() == unbroken.index.tolist()
     assert resumed.prices.tolist() == unbroken.prices.tolist()
     assert resumed.passes == unbroken.passes > 1
-    again = match(targets, candidates, k=3, batch_rows=20, checkpoint=state, progress=False)
+    again = match(targets, candidates, top_k=3, batch_size=20, checkpoint=state, progress=False)
     assert again.index.tolist() == unbroken.index.tolist()
     with pytest.raises(UserError, match="other inputs or options"):
-        match(targets, candidates[::-1], k=3, batch_rows=20, checkpoint=state, progress=False)
+        match(targets, candidates[::-1], top_k=3, batch_size=20, checkpoint=state, progress=False)

@@ -6,7 +6,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.matching.commands import match_arrays, match_stores, random_subset
+from babyvlm.curation.matching.commands import match_arrays, match_stores, sample_random
 from babyvlm.curation.store.pair_store import Store, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
@@ -117,17 +117,17 @@ def test_what_cannot_be_matched_is_refused_in_one_line(world, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_a_random_subset_has_the_other_stores_size_and_no_row_twice(world, tmp_path):
+def test_a_sample_random_has_the_other_stores_size_and_no_row_twice(world, tmp_path):
     paths, _, _ = world
     chosen = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        random_subset(paths["candidates"], paths["targets"], tmp_path / name, seed)
+        sample_random(paths["candidates"], paths["targets"], tmp_path / name, seed)
         chosen[name] = [(row["key"], row["image"], row["caption"]) for row in Store(tmp_path / name).rows()]
     assert chosen["a"] == chosen["b"] != chosen["c"]
     assert len(set(chosen["a"])) == 6
     assert all(image == f"image of {key}".encode() for key, image, _ in chosen["a"])
     with pytest.raises(UserError, match="asks for 700; add candidates"):
-        random_subset(paths["targets"], paths["candidates"], tmp_path / "x")
+        sample_random(paths["targets"], paths["candidates"], tmp_path / "x")
 
 
 def test_arrays_are_matched_into_an_artefact(world, tmp_path, capsys):

@@ -25,7 +25,7 @@ def mind():
 
 
 def in_batches(folder, mind, **options):
-    return run(folder, mind, batch=True, **{"batch_requests": 8} | options)
+    return run(folder, mind, batch=True, **{"requests_per_batch": 8} | options)
 
 
 def requests(mind, name):
@@ -69,7 +69,7 @@ def test_double_cut_missing_and_failing_lines(tmp_path, mind):
     make_store(tmp_path / "in", captions(16))
     mind.batch_plan = [{"twice": 5, "cut": 1, "missing": 2, "failing": 2}]
     mind.answer = lambda c: sensible(c) if c != "a blue cup" else '{"relevant": tr'
-    found = in_batches(tmp_path, mind, batch_requests=16)
+    found = in_batches(tmp_path, mind, requests_per_batch=16)
     reasons = sorted(outcome[1] for outcome in found.values() if not isinstance(outcome, str))
     # The cut line is a failing one. The double lines come late, with another answer that does not count.
     assert reasons[-1] == "server error 500"
@@ -116,7 +116,7 @@ def test_a_full_queue_waits_for_the_others(tmp_path, mind):
     assert set(mind.paid.values()) == {1}
     make_store(tmp_path / "b" / "in", captions(8))
     mind.batch_plan = [{"status": "failed", "error": "token_limit_exceeded"}]
-    with pytest.raises(UserError, match=r"was refused \(no room\).*--batch_requests"):
+    with pytest.raises(UserError, match=r"was refused \(no room\).*--requests_per_batch"):
         in_batches(tmp_path / "b", mind)
     assert all(isinstance(outcome, str) for outcome in in_batches(tmp_path / "b", mind).values())
 
@@ -132,7 +132,7 @@ def test_a_batch_whose_creation_was_not_confirmed_is_found(tmp_path, mind):
 def test_the_cost_of_batches_is_limited(tmp_path, mind):
     make_store(tmp_path / "in", captions(60))
     (tmp_path / "prices.toml").write_text(PRICES)
-    options = {"batch_requests": 50, "prices": tmp_path / "prices.toml"}
+    options = {"requests_per_batch": 50, "prices": tmp_path / "prices.toml"}
     price = (600 * 1.25 + 30 * 5) / 1e6
     with pytest.raises(UserError, match=r"--max_cost .* reached"):
         in_batches(tmp_path, mind, max_cost=40 * price, **options)

@@ -10,7 +10,7 @@ import pytest
 from support.fake_llm import serving
 from support.rewriting import captions, ledger_rows, make_store, outcomes, rewrite_quickly
 
-CONCURRENCY = 4
+CONCURRENT_REQUESTS = 4
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,10 @@ def start(processes, folder, mind, batch, **more):
         "method": "llm",
         "model": "m",
         "base_url": mind.base_url,
-        "concurrency": CONCURRENCY,
+        "concurrent_requests": CONCURRENT_REQUESTS,
         "poll_seconds": 0.02,
         "batch": batch,
-        "batch_requests": 12,
+        "requests_per_batch": 12,
     }
     process = processes.Process(target=rewrite_quickly, args=(options | more,))
     process.start()
@@ -72,7 +72,7 @@ def kill_and_finish(folder, processes, moments, batch, honours_keys):
             return
         in_flight = {texts[int(key[2:])] for key, outcome in found.items() if not isinstance(outcome, str)}
         assert {o for o in found.values() if not isinstance(o, str)} <= {("failed", "in flight at a crash")}
-        assert len(in_flight) <= landed * CONCURRENCY
+        assert len(in_flight) <= landed * CONCURRENT_REQUESTS
         assert max(mind.paid.values()) == 1
         assert set(texts) - in_flight <= mind.paid.keys()
         (folder / "out").rename(folder / "first")

@@ -42,7 +42,7 @@ def test_each_caption_is_asked_once_whatever_is_run(tmp_path, mind, capsys):
     texts = [*captions(12), "a red ball", "  a  red ball\n", "quarterly results", "!!", ""]
     make_store(tmp_path / "in", texts)
     mind.seconds = 0.02
-    first = run(tmp_path, mind, concurrency=3)
+    first = run(tmp_path, mind, concurrent_requests=3)
     assert mind.most_under_way == 3
     assert first["w/14"] == ("dropped", "nothing a baby meets")
     assert first["w/15"] == first["w/16"] == ("dropped", "no words")
@@ -112,7 +112,7 @@ def test_every_fault_ends_in_an_answer_or_a_reason_and_is_paid_once(tmp_path, mi
     make_store(tmp_path / "in", texts)
     for text, (faults, _, _) in zip(texts, FAULTS.values(), strict=False):
         mind.faults[text] = list(faults)
-    found = run(tmp_path, mind, timeout=0.7, concurrency=len(texts))
+    found = run(tmp_path, mind, timeout=0.7, concurrent_requests=len(texts))
     for number, (name, (_, outcome, paid)) in enumerate(FAULTS.items()):
         assert found[f"w/{number}"] == (outcome or json.loads(sensible(texts[number]))["utterance"]), name
         assert mind.paid[texts[number]] == paid, name
@@ -174,12 +174,12 @@ def test_a_server_that_refuses_every_call_stops_the_run(tmp_path, mind):
     for text in captions(30)[5:]:
         mind.faults[text] = [(401,)]
     with pytest.raises(UserError, match=r"server error 401 \(.*run again"):
-        run(tmp_path, mind, concurrency=2)
+        run(tmp_path, mind, concurrent_requests=2)
     assert sum(mind.statuses.values()) < 10
     mind.faults[captions(30)[5]], mind.faults[captions(30)[6]] = [(429, {"Retry-After": "60"})], [(401,)]
     start = time.monotonic()
     with pytest.raises(UserError, match="server error 401"):
-        run(tmp_path, mind, concurrency=2)
+        run(tmp_path, mind, concurrent_requests=2)
     assert time.monotonic() - start < 20  # nobody waits for the minute
     mind.faults.clear()
     found = run(tmp_path, mind)
@@ -214,7 +214,7 @@ def test_max_cost_is_not_passed_and_the_next_run_goes_on(tmp_path, mind, capsys)
     make_store(tmp_path / "in", captions(40))
     (tmp_path / "prices.toml").write_text(PRICES)
     price = (600 * 2.5 + 30 * 10) / 1e6  # of a call, by what the server says it used
-    options = {"prices": tmp_path / "prices.toml", "concurrency": 4}
+    options = {"prices": tmp_path / "prices.toml", "concurrent_requests": 4}
     limit = 15.5 * price
     with pytest.raises(UserError, match=r"--max_cost .* reached: .* of 40 captions not asked for"):
         run(tmp_path, mind, max_cost=limit, **options)
@@ -395,7 +395,7 @@ def test_an_interruption_keeps_what_is_under_way(tmp_path, mind, number, error):
     timer = threading.Timer(0.4, os.kill, (os.getpid(), number))
     timer.start()
     with pytest.raises(error):
-        run(tmp_path, mind, concurrency=4)
+        run(tmp_path, mind, concurrent_requests=4)
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
     assert 0 < sum(mind.paid.values()) < 40
     mind.seconds = 0
@@ -407,8 +407,8 @@ def test_an_interruption_keeps_what_is_under_way(tmp_path, mind, number, error):
     ("options", "wrong"),
     [
         ({"model": ""}, "--model"),
-        ({"concurrency": 0}, "--concurrency"),
-        ({"batch_requests": 50_001}, "--batch_requests"),
+        ({"concurrent_requests": 0}, "--concurrent_requests"),
+        ({"requests_per_batch": 50_001}, "--requests_per_batch"),
         ({"timeout": 0}, "--timeout"),
         ({"max_cost": 1.0}, "needs --prices"),
     ],

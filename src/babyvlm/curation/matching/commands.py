@@ -34,8 +34,8 @@ def match_stores(
     candidate_embeddings: Path,
     out: Path,
     method: Method = "exact",
-    k: int = 512,
-    batch_rows: int = 2048,
+    top_k: int = 512,
+    batch_size: int = 2048,
     seed: int = 0,
 ) -> None:
     r"""Choose for each target pair the candidate pair whose image is most like it, one to one (the paper's matching).
@@ -56,12 +56,12 @@ def match_stores(
         out: pair store to make: the chosen candidates in the order of the targets, with `match_key` and
             `match_similarity`.
         method: `exact` (best sum), `greedy` (targets in random order take the best that is left) or `random`.
-        k: candidates first listed for a target; more cost memory, fewer cost time.
-        batch_rows: targets that enter at a time.
+        top_k: candidates first listed for a target; more cost memory, fewer cost time.
+        batch_size: targets that enter at a time.
         seed: of the order in which targets enter, and of `random`.
     """
     at_least(0, seed=seed)
-    at_least(1, k=k, batch_rows=batch_rows)
+    at_least(1, top_k=top_k, batch_size=batch_size)
     wanted, offered = Store(targets), Store(candidates)
     of_targets, of_candidates = Embeddings(target_embeddings), Embeddings(candidate_embeddings)
     check_same_clip(of_targets, of_candidates)
@@ -72,8 +72,8 @@ def match_stores(
         "target_embeddings": of_targets.fingerprint,
         "candidate_embeddings": of_candidates.fingerprint,
         "method": method,
-        "k": k,
-        "batch_rows": batch_rows,
+        "top_k": top_k,
+        "batch_size": batch_size,
         "seed": seed,
     }
     state = out.with_name(out.name + ".matching")  # goes on from here after an interruption
@@ -83,7 +83,7 @@ def match_stores(
         return
     target_keys, images = embedded_rows(wanted, of_targets)
     _, offers = embedded_rows(offered, of_candidates)
-    found = find(images, offers, method, k=k, batch_rows=batch_rows, seed=seed, checkpoint=state)
+    found = find(images, offers, method, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=state)
     funnel = Funnel("match", "candidates")
     write_store(
         out,
@@ -105,8 +105,8 @@ def match_arrays(
     candidates: Path,
     out: Path,
     method: Method = "exact",
-    k: int = 512,
-    batch_rows: int = 2048,
+    top_k: int = 512,
+    batch_size: int = 2048,
     seed: int = 0,
 ) -> None:
     """Match the rows of two embedding files one to one; for embeddings that were made elsewhere.
@@ -122,20 +122,20 @@ def match_arrays(
         candidates: `.npy` of shape (M, D), M at least N.
         out: folder to make: `index.npy` (the candidate of each target), `similarity.npy`, and `prices.npy`, the proof.
         method: `exact` (best sum), `greedy` (targets in random order take the best that is left) or `random`.
-        k: candidates first listed for a target; more cost memory, fewer cost time.
-        batch_rows: targets that enter at a time.
+        top_k: candidates first listed for a target; more cost memory, fewer cost time.
+        batch_size: targets that enter at a time.
         seed: of the order in which targets enter, and of `random`.
     """
     at_least(0, seed=seed)
-    at_least(1, k=k, batch_rows=batch_rows)
+    at_least(1, top_k=top_k, batch_size=batch_size)
     rows, offers = opened(targets), opened(candidates)
     arguments = {
         "command": "match-arrays",
         "targets": artifacts.sha256_file(targets),
         "candidates": artifacts.sha256_file(candidates),
         "method": method,
-        "k": k,
-        "batch_rows": batch_rows,
+        "top_k": top_k,
+        "batch_size": batch_size,
         "seed": seed,
     }
     if artifacts.is_complete(out, "matching", arguments):
@@ -144,7 +144,7 @@ def match_arrays(
     manifest: artifacts.Manifest = {"arguments": arguments}
     with artifacts.create(out, "matching", manifest, keep_partial=True) as partial:
         state = partial / artifacts.SCRATCH / "checkpoint"
-        found = find(rows, offers, method, k=k, batch_rows=batch_rows, seed=seed, checkpoint=state)
+        found = find(rows, offers, method, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=state)
         for name in ("index", "similarity", "prices"):
             np.save(partial / f"{name}.npy", getattr(found, name))
             manifest[f"{name}_sha256"] = artifacts.sha256_file(partial / f"{name}.npy")
@@ -153,11 +153,11 @@ def match_arrays(
 
 
 @artifacts.one_at_a_time
-def random_subset(candidates: Path, like: Path, out: Path, seed: int = 0) -> None:
+def sample_random(candidates: Path, like: Path, out: Path, seed: int = 0) -> None:
     """Choose as many random pairs as another store holds, without replacement (the paper's `filtered-random`).
 
     For example:
-        python -m babyvlm curate random --candidates stores/rewritten --like stores/filtered --out stores/random
+        python -m babyvlm curate sample-random --candidates stores/rewritten --like stores/filtered --out stores/random
 
     Args:
         candidates: pair store to choose from.
@@ -167,14 +167,14 @@ def random_subset(candidates: Path, like: Path, out: Path, seed: int = 0) -> Non
     """
     at_least(0, seed=seed)
     offered, wanted = Store(candidates), len(Store(like))
-    arguments = {"command": "random-subset", "candidates": offered.fingerprint, "rows": wanted, "seed": seed}
+    arguments = {"command": "sample-random", "candidates": offered.fingerprint, "rows": wanted, "seed": seed}
     if artifacts.is_complete(out, "store", arguments):
         print(f"{out}: whole already, nothing to do")
         return
     if wanted > len(offered):
         raise UserError(f"{candidates}: has {len(offered):,} pairs, {like} asks for {wanted:,}; add candidates")
     rows = np.sort(np.random.default_rng(seed).choice(len(offered), wanted, replace=False))
-    funnel = Funnel("random-subset", "candidates")
+    funnel = Funnel("sample-random", "candidates")
     funnel.drop("not drawn", len(offered) - wanted)
     funnel.keep(wanted)
     write_rows(out, offered, rows, arguments=arguments, funnel=funnel)
@@ -182,14 +182,14 @@ def random_subset(candidates: Path, like: Path, out: Path, seed: int = 0) -> Non
 
 
 def find(
-    targets: Array, candidates: Array, method: Method, *, k: int, batch_rows: int, seed: int, checkpoint: Path
+    targets: Array, candidates: Array, method: Method, *, top_k: int, batch_size: int, seed: int, checkpoint: Path
 ) -> Matching:
     """Match by the method of that name."""
     if method == "greedy":
         return match_greedily(targets, candidates, seed=seed)
     if method == "random":
         return match_randomly(targets, candidates, seed=seed)
-    return match(targets, candidates, k=k, batch_rows=batch_rows, seed=seed, checkpoint=checkpoint)
+    return match(targets, candidates, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=checkpoint)
 
 
 def report(found: Matching, targets: Array, candidates: Array, seed: int) -> None:

@@ -32,15 +32,15 @@ def assign_lazily(
     candidates: NDArray[Any],
     forbidden: NDArray[np.int64],
     *,
-    k: int,
-    batch_rows: int,
+    top_k: int,
+    batch_size: int,
     seed: int,
     checkpoint: Path | None,
     progress: bool,
 ) -> tuple[LazyAssignment, float]:
     """Solve; arguments as in ``match``. Returns the finished assignment and its dual value."""
-    state = LazyAssignment(len(targets), len(candidates), k=k, seed=seed)
-    arguments = {"k": k, "batch_rows": batch_rows, "seed": seed}
+    state = LazyAssignment(len(targets), len(candidates), top_k=top_k, seed=seed)
+    arguments = {"top_k": top_k, "batch_size": batch_size, "seed": seed}
     saved = Checkpoint.open(checkpoint, targets, candidates, forbidden, arguments) if checkpoint else None
     if saved:
         saved.restore(state)
@@ -49,7 +49,7 @@ def assign_lazily(
         task = bar.add_task("matching", total=len(targets), completed=len(targets) - len(state.waiting))
         while len(state.waiting):
             started = time.perf_counter()
-            rows = state.next_rows(batch_rows)
+            rows = state.next_rows(batch_size)
             batch = lister.list_best(rows, state.wanted[rows], state.now.price)
             state.add_lists(batch)
             state.assign_batch(rows)

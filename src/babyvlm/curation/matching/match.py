@@ -78,8 +78,8 @@ def match(
     targets: Array,
     candidates: Array,
     *,
-    k: int = 512,
-    batch_rows: int = 2048,
+    top_k: int = 512,
+    batch_size: int = 2048,
     seed: int = 0,
     forbidden: Array | None = None,
     checkpoint: Path | None = None,
@@ -90,8 +90,8 @@ def match(
     Args:
         targets: (N, D) L2-normalised, float16 to float64, in memory or mapped.
         candidates: (M, D) likewise, M >= N.
-        k: candidates first listed for a target; more cost memory (12 bytes each), fewer cost passes.
-        batch_rows: targets that enter at a time.
+        top_k: candidates first listed for a target; more cost memory (12 bytes each), fewer cost passes.
+        batch_size: targets that enter at a time.
         seed: of the order in which targets enter. It changes the time, and the result only among exact ties.
         forbidden: (F, 2) integer pairs (target row, candidate row) that must not be matched.
         checkpoint: folder in which a long run keeps its state after every batch, and from which it goes on.
@@ -101,8 +101,8 @@ def match(
         UserError: wrong shapes, NaN or Inf, rows not normalised, N > M, or no matching avoids the forbidden pairs.
     """
     started = time.perf_counter()
-    if k < 1 or batch_rows < 1:
-        raise UserError(f"k and batch_rows must be at least 1, not {k} and {batch_rows}")
+    if top_k < 1 or batch_size < 1:
+        raise UserError(f"top_k and batch_size must be at least 1, not {top_k} and {batch_size}")
     forbidden = check_inputs(targets, candidates, forbidden)
     pairs = len(targets) * len(candidates)
     is_square = len(targets) == len(candidates) and not len(forbidden)
@@ -112,7 +112,14 @@ def match(
     from babyvlm.curation.matching.lazy import assign_lazily  # numba takes half a second to import
 
     state, dual = assign_lazily(
-        targets, candidates, forbidden, k=k, batch_rows=batch_rows, seed=seed, checkpoint=checkpoint, progress=progress
+        targets,
+        candidates,
+        forbidden,
+        top_k=top_k,
+        batch_size=batch_size,
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=progress,
     )
     earlier = state.seconds_before
     return describe(

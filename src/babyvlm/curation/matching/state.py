@@ -28,7 +28,7 @@ class LazyAssignment:
         seconds_before: in the calls before this one.
     """
 
-    def __init__(self, targets: int, candidates: int, *, k: int, seed: int) -> None:
+    def __init__(self, targets: int, candidates: int, *, top_k: int, seed: int) -> None:
         self.lists = Lists(
             np.empty(0, np.int32),
             np.empty(0, np.float32),
@@ -41,16 +41,16 @@ class LazyAssignment:
         self.now = Assignment(
             np.full(targets, NOBODY), np.full(candidates, NOBODY), np.zeros(targets), np.zeros(candidates)
         )
-        self.wanted = np.full(targets, min(k, candidates))
+        self.wanted = np.full(targets, min(top_k, candidates))
         self.waiting = np.random.default_rng(seed).permutation(targets)
         self.batches = self.pairs = 0
         self.seconds = self.seconds_before = 0.0
         integers = (np.empty(candidates, np.int64) for _ in range(5))
         self.search = Search(np.full(candidates, np.inf), *integers)
 
-    def next_rows(self, batch_rows: int) -> NDArray[np.int64]:
-        """The targets to list next: ``batch_rows``, or as many as the room for their finds allows."""
-        rows = self.waiting[:batch_rows]
+    def next_rows(self, batch_size: int) -> NDArray[np.int64]:
+        """The targets to list next: ``batch_size``, or as many as the room for their finds allows."""
+        rows = self.waiting[:batch_size]
         fitting = int(np.searchsorted(np.cumsum(2 * self.wanted[rows]), ROOM))
         return rows[: max(1, fitting)]
 

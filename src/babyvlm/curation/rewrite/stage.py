@@ -29,8 +29,8 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
     base_url: str = "https://api.openai.com/v1",
     key_file: Path | None = None,
     batch: bool = False,
-    batch_requests: int = 50_000,
-    concurrency: int = 8,
+    requests_per_batch: int = 50_000,
+    concurrent_requests: int = 8,
     timeout: float = 120.0,
     poll_seconds: float = 60.0,
     prices: Path | None = None,
@@ -56,8 +56,8 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         base_url: of the server, up to and with `/v1`. The key is read from $OPENAI_API_KEY; a local server needs none.
         key_file: file with the key instead, readable by its owner only.
         batch: use the Batch API: half the price, replies within a day.
-        batch_requests: most requests of a batch.
-        concurrency: calls under way at a time, without batches.
+        requests_per_batch: most requests of a batch.
+        concurrent_requests: calls under way at a time, without batches.
         timeout: seconds to wait for a reply; one that comes later may have been paid and is not asked for again.
         poll_seconds: between two looks at a batch.
         prices: price list (TOML) for `estimate` and `max_cost`; docs/how-to/rewriting.md shows one.
@@ -78,8 +78,8 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         base_url,
         key_file,
         batch,
-        batch_requests,
-        concurrency,
+        requests_per_batch,
+        concurrent_requests,
         timeout,
         poll_seconds,
         prices,

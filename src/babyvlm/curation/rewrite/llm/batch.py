@@ -236,7 +236,7 @@ class Batches:
             why = self.server.scrub(" ".join((errors[0].message or "").split()))[:200] if errors else "no reason given"
             raise UserError(
                 f"{self.server.base_url}: batch {batch.batch_id} was refused ({why}); mend that, or lower "
-                f"--batch_requests {self.size}, and run again"
+                f"--requests_per_batch {self.size}, and run again"
             )
 
     def _take_back(self, batch: Batch) -> None:

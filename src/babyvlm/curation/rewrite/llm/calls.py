@@ -57,7 +57,7 @@ class Calls:
         server: whom to ask.
         ledger: where it is written down.
         purse: what may be spent.
-        concurrency: how many calls are under way at a time.
+        concurrent_requests: how many calls are under way at a time.
         done: called after each caption.
         prompt: what is asked about a caption (or another item of text).
     """
@@ -65,7 +65,7 @@ class Calls:
     server: Server
     ledger: Ledger
     purse: Purse
-    concurrency: int
+    concurrent_requests: int
     done: Callable[[], None]
     prompt: Prompt = REWRITE
     _running: dict[Future[Reply], str] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Calls:
         Raises:
             UserError: the server refuses every call, or does not answer.
         """
-        with _signals_noted(self.server.stopped), ThreadPoolExecutor(self.concurrency) as pool:
+        with _signals_noted(self.server.stopped), ThreadPoolExecutor(self.concurrent_requests) as pool:
             try:
                 for caption in captions:
                     if not self._afford(caption):
@@ -113,7 +113,7 @@ class Calls:
         while (
             self._running
             and not self.server.stopped.is_set()
-            and (all_of_them or len(self._running) >= self.concurrency)
+            and (all_of_them or len(self._running) >= self.concurrent_requests)
         ):
             for future in wait(self._running, return_when=FIRST_COMPLETED).done:
                 self._write_down(future)

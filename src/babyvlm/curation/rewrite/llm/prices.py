@@ -140,14 +140,14 @@ class Purse:
         return f"{self.spent:,.2f} {self.price.currency}" if self.price else "no price list given"
 
 
-def estimate(captions: Iterable[str], ledger: Ledger | None, price: Price | None, concurrency: int) -> str:
+def estimate(captions: Iterable[str], ledger: Ledger | None, price: Price | None, concurrent_requests: int) -> str:
     """What asking for these captions would cost and take, each way.
 
     Args:
         captions: cleaned captions that would be asked for.
         ledger: its answers, if there are enough, tell the tokens of a call.
         price: of the model.
-        concurrency: calls under way at a time.
+        concurrent_requests: calls under way at a time.
     """
     count, guess, most = 0, 0.0, 0
     for caption in captions:
@@ -166,14 +166,14 @@ def estimate(captions: Iterable[str], ledger: Ledger | None, price: Price | None
     ways = ((False, "one by one"), (True, "in batches"))[: 1 + price.has_batches]
     for batch, name in ways:
         cost, bound = price.of(tokens, batch=batch), price.of((most, count * MAX_OUTPUT_TOKENS), batch=batch)
-        time = _batch_hours(price, tokens) if batch else _hours(price, count, tokens, concurrency)
+        time = _batch_hours(price, tokens) if batch else _hours(price, count, tokens, concurrent_requests)
         lines.append(f"  {name}  {cost:,.2f} {price.currency} (at most {bound:,.2f}), {time}")
     return "\n".join(lines)
 
 
-def _hours(price: Price, count: int, tokens: tuple[float, float], concurrency: int) -> str:
+def _hours(price: Price, count: int, tokens: tuple[float, float], concurrent_requests: int) -> str:
     minutes = {
-        f"{concurrency} at a time": count * price.seconds_per_call / concurrency / 60,
+        f"{concurrent_requests} at a time": count * price.seconds_per_call / concurrent_requests / 60,
         "requests per minute": count / price.requests_per_minute,
         "tokens per minute": sum(tokens) / price.tokens_per_minute,
     }

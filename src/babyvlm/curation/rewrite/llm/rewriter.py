@@ -37,8 +37,8 @@ class Options:
     base_url: str
     key_file: Path | None
     batch: bool
-    batch_requests: int
-    concurrency: int
+    requests_per_batch: int
+    concurrent_requests: int
     timeout: float
     poll_seconds: float
     prices: Path | None
@@ -49,8 +49,10 @@ class Options:
         """Refuse what cannot work."""
         if not self.model:
             raise UserError("--model: name the model, as the server at --base_url calls it")
-        if self.concurrency < 1 or not 1 <= self.batch_requests <= MAX_REQUESTS:
-            raise UserError(f"--concurrency must be 1 or more, --batch_requests within 1 and {MAX_REQUESTS:,}")
+        if self.concurrent_requests < 1 or not 1 <= self.requests_per_batch <= MAX_REQUESTS:
+            raise UserError(
+                f"--concurrent_requests must be at least 1, --requests_per_batch between 1 and {MAX_REQUESTS:,}"
+            )
         if self.timeout <= 0 or self.poll_seconds <= 0:
             raise UserError("--timeout and --poll_seconds must be above 0")
         if self.max_cost is not None and (self.prices is None or not self.max_cost >= 0):
@@ -88,7 +90,7 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: Options) 
     if FIELD in source.extra_fields:
         raise UserError(f"{source.path}: has {FIELD} already; rewrite the store it was made from")
     licensed = source.path if source.licensed else None
-    server = open_server(options.base_url, options.key_file, options.timeout, options.concurrency, licensed)
+    server = open_server(options.base_url, options.key_file, options.timeout, options.concurrent_requests, licensed)
     captions = _captions(source)
     with Ledger(ledger_path, prompt_id(), options.model) as ledger:
         if ledger.crashed:
@@ -117,11 +119,11 @@ def print_estimate(store: Path, ledger_path: Path, options: Options) -> None:
     price = read_price(options.prices, options.model) if options.prices else None
     captions = _captions(Store(store))
     if not ledger_path.exists():
-        print(estimate(captions.values(), None, price, options.concurrency))
+        print(estimate(captions.values(), None, price, options.concurrent_requests))
         return
     with Ledger(ledger_path, prompt_id(), options.model) as ledger:
         names = _to_ask(captions, ledger, retry_failed=options.retry_failed)
-        print(estimate((captions[name] for name in names), ledger, price, options.concurrency))
+        print(estimate((captions[name] for name in names), ledger, price, options.concurrent_requests))
 
 
 def _captions(source: Store) -> dict[str, str]:
@@ -154,10 +156,11 @@ def _ask(captions: dict[str, str], ledger: Ledger, server: Server, options: Opti
         task = progress.add_task("asking", total=len(names) + owed)
         done = partial(progress.advance, task)
         if options.batch:
-            batches = Batches(server, ledger, purse, options.batch_requests, options.poll_seconds, captions, done)
+            batches = Batches(server, ledger, purse, options.requests_per_batch, options.poll_seconds, captions, done)
             whole = batches.ask(names)
         else:
-            whole = Calls(server, ledger, purse, options.concurrency, done).ask(captions[name] for name in names)
+            calls = Calls(server, ledger, purse, options.concurrent_requests, done)
+            whole = calls.ask(captions[name] for name in names)
     if not whole:
         missing = len(_to_ask(captions, ledger, retry_failed=False))
         raise UserError(
