@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_dataset import chosen_groups, utterances
 from babyvlm.data.sampler import GlobalBatchSampler
 from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, SPECIALS
@@ -44,7 +44,7 @@ def simulated(count: int, random: np.random.Generator) -> NDArray[np.int64]:
 
 def of_store(path: Path) -> NDArray[np.int64]:
     """Words an utterance of a store's training split."""
-    store = Store(path)
+    store = PairStore(path)
     texts = utterances(store, chosen_groups(store, "train", 0, None))
     return np.array([len(text.split()) for text in texts])
 

@@ -16,7 +16,7 @@ from babyvlm.benchmarks import Caption, Contamination, VisualTwoWord
 from babyvlm.curation.clip import load_clip
 from babyvlm.curation.embed import embed
 from babyvlm.curation.embeddings import Embeddings
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.frame_mix import Crops, FrameMix
 from babyvlm.data.pair_mix import PairMix, Source
 from babyvlm.errors import UserError
@@ -200,7 +200,7 @@ def test_frames_alone_are_checked_against_lists_that_the_check_names(setting, tm
 def test_embeddings_find_what_the_hash_does_not(setting, tmp_path):
     """The picture itself, mirrored: below the hash's notice, and by far the most alike for the shipped CLIP."""
     setting()
-    store = Store(tmp_path / "stores/s")
+    store = PairStore(tmp_path / "stores/s")
     picture = open_rgb(next(row["image"] for row in store.rows())).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     picture.save(tmp_path / "bench" / "mirrored.png")
     (tmp_path / "mirrored.csv").write_text("image\nmirrored.png\n")

@@ -14,7 +14,7 @@ import yaml
 
 import babyvlm
 from babyvlm.__main__ import main
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.vocabulary import Vocabulary
 from support.docs_pages import of_make
 from support.tiny_llava import save_tiny_llava
@@ -99,7 +99,7 @@ def test_the_filter_earns_its_living(world):
         }
     similarity = np.load(DATA / "embeddings/frames/image.npy").astype(np.float32)
     similarity = (similarity * np.load(DATA / "embeddings/frames/text.npy")).sum(1)
-    table = Store(DATA / "stores/frames").columns("utterance")["utterance"]
+    table = PairStore(DATA / "stores/frames").columns("utterance")["utterance"]
     known = [
         (score, in_view[text]) for score, text in zip(similarity, table.to_pylist(), strict=True) if text in in_view
     ]
@@ -111,7 +111,7 @@ def test_the_filter_earns_its_living(world):
 
 
 def test_the_mixes_are_equal_in_size(world):
-    sizes = {name: len(Store(DATA / "stores" / name)) for name in ("filtered", "aug", "random")}
+    sizes = {name: len(PairStore(DATA / "stores" / name)) for name in ("filtered", "aug", "random")}
     assert len(set(sizes.values())) == 1
 
 
@@ -198,7 +198,7 @@ def test_predict_writes_the_embeddings_of_what_was_held_out(world):
     checkpoint = newest("CVCL-filtered") / "checkpoints" / "last.ckpt"
     main(["predict", *overlays("model/cvcl", "mix/filtered"), "--ckpt_path", str(checkpoint)])
     table = pq.read_table(newest("CVCL-filtered") / "embeddings-rank0.parquet").to_pydict()
-    rows = Store(DATA / "stores/filtered").columns("group", "split").to_pylist()
+    rows = PairStore(DATA / "stores/filtered").columns("group", "split").to_pylist()
     assert len(set(table["key"])) == len(table["key"]) == len({r["group"] for r in rows if r["split"] == "test"})
     assert np.allclose(np.linalg.norm(table["image"], axis=1), 1, atol=1e-5)
     assert np.shape(table["text"]) == np.shape(table["image"])
@@ -216,7 +216,7 @@ def test_a_run_ends_with_test_results_and_a_table(world, capsys):
     text = Path("report/report.md").read_text()
     assert "| chance | 0.250 | 0.250 | 0.500 | 0.500 | 0.167 | 0.167 |" in text
     assert "| CVCL-filtered |" in text  # its trunk begins from DINO
-    assert "filtered " + Store(DATA / "stores" / "filtered").fingerprint[:12] in text
+    assert "filtered " + PairStore(DATA / "stores" / "filtered").fingerprint[:12] in text
 
 
 def test_a_phase_begins_where_another_ended_if_it_has_its_vocabulary(world, capsys):

@@ -7,7 +7,7 @@ import pytest
 from babyvlm.__main__ import main
 from babyvlm.curation.ingest.web import web
 from babyvlm.curation.store.export import export
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 
 UTTERANCES = ['say "hi", now', "two\tcells", "naïve café <unk>", "=1+1", "last"]
@@ -26,7 +26,7 @@ def test_webdataset_holds_every_column_and_is_read_again(tiny_store, tmp_path):
         assert json.loads(files.pop(f"{name}.json")) == {c: row[c] for c in ("key", "source", "group", "split")}
     assert not files
     web([tmp_path / "tars"], tmp_path / "again")
-    again = list(Store(tmp_path / "again").rows())
+    again = list(PairStore(tmp_path / "again").rows())
     assert [row["image"] for row in again] == [row["image"] for row in rows]
     assert [row["utterance"] for row in again] == [" ".join(text.split()) for text in UTTERANCES]
 
@@ -43,7 +43,7 @@ def test_a_folder_with_its_list_is_read_again(tiny_store, tmp_path):
             c: original[c] for c in ("key", "source", "group", "split")
         }
     web([tmp_path / "folder"], tmp_path / "again")
-    assert [row["image"] for row in Store(tmp_path / "again").rows()] == [row["image"] for row in store.rows()]
+    assert [row["image"] for row in PairStore(tmp_path / "again").rows()] == [row["image"] for row in store.rows()]
     assert not list(tmp_path.rglob("scratch"))
 
 

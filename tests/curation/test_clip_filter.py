@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from babyvlm.curation import clip_filter
 from babyvlm.curation.clip_filter import at_share, cosines, filter_pairs
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store.pair_store import Store, write_store
+from babyvlm.curation.store.pair_store import PairStore, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 
@@ -58,7 +58,7 @@ def test_keeps_what_is_above_and_says_how_similar(tmp_path, monkeypatch, capsys)
     wanted = np.linspace(-1, 1, COUNT)
     make_embeddings(tmp_path / "e", store, *at_angles(wanted))
     filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out")
-    out = Store(tmp_path / "out")
+    out = PairStore(tmp_path / "out")
     rows = list(out.rows())
     assert [row["n"] for row in rows] == [i for i in range(COUNT) if wanted[i] > 0.2]
     assert [row["clip_similarity"] for row in rows] == pytest.approx([c for c in wanted if c > 0.2], abs=1e-3)
@@ -79,8 +79,8 @@ def test_equal_to_the_threshold_is_not_above(tmp_path):
     store = make_store(tmp_path / "in", 3, licensed=False)
     make_embeddings(tmp_path / "e", store, np.eye(3)[[0, 0, 0]], np.eye(3)[[0, 1, 0]])
     filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out", threshold=0)
-    assert [row["n"] for row in Store(tmp_path / "out").rows()] == [0, 2]
-    assert not Store(tmp_path / "out").licensed
+    assert [row["n"] for row in PairStore(tmp_path / "out").rows()] == [0, 2]
+    assert not PairStore(tmp_path / "out").licensed
     with pytest.raises(UserError, match="nothing was left"):
         filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "none", threshold=1)
 
@@ -124,8 +124,8 @@ def test_quantile_instead_of_a_threshold(tmp_path, tiny_store):
     wanted = np.linspace(0.3, -0.1, 40)
     make_embeddings(tmp_path / "e", store, *at_angles(wanted))
     filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out", quantile=0.25, review=0)
-    assert [row["n"] for row in Store(tmp_path / "out").rows()] == list(range(10))
-    (reason,) = Store(tmp_path / "out").manifest["funnel"]["dropped"]
+    assert [row["n"] for row in PairStore(tmp_path / "out").rows()] == list(range(10))
+    (reason,) = PairStore(tmp_path / "out").manifest["funnel"]["dropped"]
     assert reason == f"similarity not in the top 0.25, below {wanted[9]:.4f}"
     numbers = json.loads((tmp_path / "out" / "similarity.json").read_text())
     assert numbers["threshold"] == pytest.approx(wanted[9], abs=1e-3)
@@ -153,7 +153,7 @@ def test_histogram_and_review_page_show_what_was_cut(tmp_path, draw_jpeg):
     make_embeddings(tmp_path / "e", store, *at_angles(cosine))
     for name, seed in (("out", 0), ("same", 0), ("other", 1)):
         filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / name, review=6, seed=seed)
-    out = Store(tmp_path / "out")
+    out = PairStore(tmp_path / "out")
     numbers = json.loads((tmp_path / "out" / "similarity.json").read_text())
     histogram = numbers["histogram"]
     measured = cosines(*(np.load(tmp_path / "e" / f"{side}.npy") for side in ("image", "text")))

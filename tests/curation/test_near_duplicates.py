@@ -22,7 +22,7 @@ from babyvlm.curation.embed import embed
 from babyvlm.curation.embeddings import Embeddings
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.near_duplicates import SAME_BITS, WORDS, Looks, distinct, near_duplicates, perceptual_hashes
-from babyvlm.curation.store.pair_store import Store, write_store
+from babyvlm.curation.store.pair_store import PairStore, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 
@@ -192,7 +192,7 @@ def test_copies_of_benchmark_images_are_left_out(planted, tmp_path, capsys):
         "1",
     ]
     main(args)
-    clean = Store(tmp_path / "clean")
+    clean = PairStore(tmp_path / "clean")
     assert clean.columns("key")["key"].to_pylist() == [f"k{n:02}" for n in range(12) if n != 3]  # k07 is a test row
     assert clean.manifest["funnel"]["dropped"] == {"nearly the same as a benchmark image": 1}
     assert clean.licensed
@@ -252,11 +252,11 @@ def test_what_the_check_finds_by_embedding_is_left_out_as_it_advises(planted, tm
     drop = ["curate", "decontaminate", "--store", str(store.path), *check]
     vectors = ["--embeddings", str(tmp_path / "e"), "--cosine", cosine]
     main([*drop, "--out", str(tmp_path / "by-hash")])
-    assert len(Store(tmp_path / "by-hash")) == 12
+    assert len(PairStore(tmp_path / "by-hash")) == 12
     main([*drop, *vectors, "--out", str(tmp_path / "clean")])
-    kept = Store(tmp_path / "clean").columns("key")["key"].to_pylist()
+    kept = PairStore(tmp_path / "clean").columns("key")["key"].to_pylist()
     assert "k05" not in kept
-    assert Embeddings(tmp_path / "e").fingerprint in Store(tmp_path / "clean").lineage
+    assert Embeddings(tmp_path / "e").fingerprint in PairStore(tmp_path / "clean").lineage
     for name, code in (("by-hash", 2), ("clean", 0)):
         args = [
             "curate",
@@ -326,7 +326,7 @@ def test_thin_keeps_the_first_of_each_and_counts_the_others(tmp_path, capsys):
         (partial / "keys.json").write_text(json.dumps([f"k{n:02}" for n in range(6)]))
     for within, kept in (("utterance", ["k00", "k02", "k03", "k04", "k05"]), ("video", ["k00", "k02", "k05"])):
         thin(store.path, tmp_path / "e", tmp_path / within, within, cosine=0.9)
-        out = Store(tmp_path / within)
+        out = PairStore(tmp_path / within)
         assert out.columns("key")["key"].to_pylist() == kept
         assert out.manifest["funnel"]["dropped"] == {
             f"cosine > 0.9 with an earlier frame of the {within}": 6 - len(kept)

@@ -331,7 +331,7 @@ def test_training_on_cached_features_is_training_on_images(tmp_path, stores, voc
         raise AssertionError("a picture was asked for")
 
     monkeypatch.setattr(babyvlm.data.pair_dataset, "open_rows", untouched)
-    monkeypatch.setattr("babyvlm.curation.store.pair_store.Store.part", untouched)
+    monkeypatch.setattr("babyvlm.curation.store.pair_store.PairStore.part", untouched)
     for workers in (0, 2):
         data = mix(stores, vocabulary, features=cache, num_workers=workers)
         then = fit(tmp_path / f"{workers}", make_model(vocabulary), data)

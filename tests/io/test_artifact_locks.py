@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from babyvlm.io.artifacts import exclusive
 from support.filming import corpus
@@ -70,7 +70,7 @@ def test_a_run_that_is_killed_lets_the_next_one_in(tmp_path, command):
     with one_stopped_and_one_waiting(command, tmp_path) as (first, second):
         first.kill()
         assert second.wait(60) == 0
-    assert Store(tmp_path / "new/store").manifest["funnel"]["kept"] == 9
+    assert PairStore(tmp_path / "new/store").manifest["funnel"]["kept"] == 9
     assert sorted(path.name for path in tmp_path.glob("new/*")) == ["store", "store.frames.csv"]
 
 

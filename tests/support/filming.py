@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from babyvlm.curation.ingest.frames import frames
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 
 HEADER = ["Time", "Speaker", "Video Name", "Utterance"]
 WORDS_HEADER = [
@@ -93,4 +93,4 @@ def corpus(folder, rows, name="S_20140420_1803_01", **video):
 
 def run(folder, out="store", **options):
     frames(folder / "videos", folder / "transcripts", folder / out, **{"workers": 1, **options})
-    return Store(folder / out)
+    return PairStore(folder / out)

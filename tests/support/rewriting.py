@@ -8,7 +8,7 @@ import babyvlm.curation.rewrite.llm.batch
 import babyvlm.curation.rewrite.llm.client
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.rewrite.stage import rewrite
-from babyvlm.curation.store.pair_store import Store, write_store
+from babyvlm.curation.store.pair_store import PairStore, write_store
 
 PRICES = """
 currency = "USD"
@@ -55,12 +55,12 @@ def run(folder, mind, out="out", **options):
 
 def outcomes(folder, out="out"):
     """``{key: utterance or (outcome, reason)}``; each row of the source is in it once."""
-    said = {row["key"]: row["utterance"] for row in Store(folder / out).rows()}
+    said = {row["key"]: row["utterance"] for row in PairStore(folder / out).rows()}
     with (folder / f"{out}.left_out.csv").open(newline="") as file:
         left = {row["key"]: (row["outcome"], row["reason"]) for row in csv.DictReader(file)}
     assert not said.keys() & left.keys()
-    assert said.keys() | left.keys() == {row["key"] for row in Store(folder / "in").rows()}
-    funnel = Store(folder / out).manifest["funnel"]
+    assert said.keys() | left.keys() == {row["key"] for row in PairStore(folder / "in").rows()}
+    funnel = PairStore(folder / out).manifest["funnel"]
     assert (funnel["in"], funnel["kept"]) == (len(said) + len(left), len(said))
     return said | left
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,7 +50,7 @@ def _utterances(options: dict[str, Any]) -> int:
     """Training utterances of a mix."""
     total = 0
     for source in options["sources"]:
-        table = Store(Path(options["stores"], source["store"])).columns("group", "split").to_pydict()
+        table = PairStore(Path(options["stores"], source["store"])).columns("group", "split").to_pydict()
         groups = {group for group, split in zip(table["group"], table["split"], strict=True) if split == "train"}
         total += min(len(groups), source.get("utterances") or len(groups))
     return total

@@ -14,7 +14,7 @@ import yaml
 
 import babyvlm.playroom
 from babyvlm.ablations.matrix import Options, Quick, Step, read_matrix
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 
@@ -209,7 +209,9 @@ def _inputs(config: Config, sha256: Callable[[Path], str]) -> dict[str, str]:
     """Path -> hash of the contents, for the stores, vocabularies, files and shipped models that a config names."""
     data = config.get("data", {}).get("init_args", {})
     stores = {source["store"] for source in data.get("sources", [])} | {data.get("validation")} - {None}
-    found = {path: Store(Path(path)).fingerprint for path in (f"{data['stores']}/{name}" for name in sorted(stores))}
+    found = {
+        path: PairStore(Path(path)).fingerprint for path in (f"{data['stores']}/{name}" for name in sorted(stores))
+    }
     for _, value in _leaves(config):
         if value == "playroom":
             found |= {str(file.relative_to(SHIPPED)): sha256(file) for file in sorted(SHIPPED.glob("*/*.safetensors"))}

@@ -13,7 +13,7 @@ from babyvlm.benchmark_builder.items import Item, write_items
 from babyvlm.benchmark_builder.rule_proposals import RULES, mirror, propose_by_rules
 from babyvlm.benchmarks.phrases import balanced, flaw
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
@@ -81,7 +81,7 @@ def phrase_pairs(  # noqa: PLR0913, PLR0917 - each is an option of the command, 
     Raises:
         UserError: an input cannot be read, or no pair is left.
     """
-    source, words = Store(store), Vocabulary(vocabulary)
+    source, words = PairStore(store), Vocabulary(vocabulary)
     arguments: artifacts.Manifest = {
         "command": "phrase-pairs",
         "store": source.fingerprint,
@@ -136,7 +136,7 @@ def _llm_proposals() -> ModuleType:
     return llm_proposals
 
 
-def _frames(source: Store, split: str, limit: int | None, seed: int) -> dict[str, Row]:
+def _frames(source: PairStore, split: str, limit: int | None, seed: int) -> dict[str, Row]:
     """One frame that can be opened of each utterance, by its key: the one that fits it best, where that is known."""
     best: dict[str, Row] = {}
     for row in source.rows():

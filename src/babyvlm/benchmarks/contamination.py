@@ -14,7 +14,7 @@ from babyvlm.curation.benchmark_images import benchmark_images, of_all
 from babyvlm.curation.contamination import refuse_near_duplicates
 from babyvlm.curation.embeddings import Embeddings
 from babyvlm.curation.near_duplicates import SAME_BITS
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.frame_mix import FrameMix
 from babyvlm.data.pair_mix import PairMix
 from babyvlm.errors import UserError
@@ -75,7 +75,7 @@ class Contamination(Callback):
                 "own trials; leave it out"
             )
         names = sorted({source.store for source in mix.sources})
-        stores, vectors = [Store(mix.stores / name) for name in names], self._vectors(names)
+        stores, vectors = [PairStore(mix.stores / name) for name in names], self._vectors(names)
         checked = [[store.fingerprint for store in stores], fingerprint_files(files), self.distance]
         if vectors:
             checked += [[one.fingerprint for one in vectors], self.cosine]

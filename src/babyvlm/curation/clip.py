@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import babyvlm.playroom
 from babyvlm.curation.embeddings import PART_ROWS, part_path
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.images import open_rgb
 from babyvlm.io.processes import killed_from_outside
@@ -147,7 +147,7 @@ def trainer_for(accelerator: str, devices: int, num_nodes: int) -> Trainer:
 
 
 def predict_parts(
-    trainer: Trainer, store: Store, folder: Path, clip: Clip, *, batch_size: int, num_workers: int
+    trainer: Trainer, store: PairStore, folder: Path, clip: Clip, *, batch_size: int, num_workers: int
 ) -> None:
     """Commit the parts that ``folder`` still lacks, on all ranks; done when all of them are.
 
@@ -169,7 +169,7 @@ def predict_parts(
 class _Parts(Dataset[tuple[int, Tensor, list[str]]]):
     """Part number -> that number, its images preprocessed, its utterances."""
 
-    def __init__(self, store: Store, numbers: list[int], preprocess: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(self, store: PairStore, numbers: list[int], preprocess: Callable[[Image.Image], Tensor]) -> None:
         self.store, self.numbers, self.preprocess = store, numbers, preprocess
 
     def __len__(self) -> int:
@@ -183,7 +183,7 @@ class _Parts(Dataset[tuple[int, Tensor, list[str]]]):
 
 class _Embedder(LightningModule):
     def __init__(
-        self, clip: Clip, store: Store, folder: Path, missing: list[int], batch_size: int, num_workers: int
+        self, clip: Clip, store: PairStore, folder: Path, missing: list[int], batch_size: int, num_workers: int
     ) -> None:
         super().__init__()
         self.clip, self.store, self.folder = clip, store, folder

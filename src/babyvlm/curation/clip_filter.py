@@ -13,7 +13,7 @@ from babyvlm.curation.embeddings import Embeddings
 from babyvlm.curation.filter_report import SimilarityReport
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.options import at_least
-from babyvlm.curation.store.pair_store import Store, write_store
+from babyvlm.curation.store.pair_store import PairStore, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 
@@ -74,7 +74,7 @@ def filter_pairs(
     at_least(0, review=review, seed=seed)
     if threshold is None and quantile is None:
         threshold = THRESHOLD
-    source, vectors = Store(store), Embeddings(embeddings)
+    source, vectors = PairStore(store), Embeddings(embeddings)
     arguments = {
         "command": "filter",
         "store": source.fingerprint,
@@ -151,7 +151,7 @@ def cosines(image_ND: npt.NDArray[np.float16], text_ND: npt.NDArray[np.float16])
     return similarity_N
 
 
-def _check_belongs(store: Store, vectors: Embeddings) -> None:
+def _check_belongs(store: PairStore, vectors: Embeddings) -> None:
     if vectors.store != store.fingerprint:
         raise UserError(f"{vectors.path}: was computed from another store than {store.path}; embed this one")
     if vectors.keys != store.columns("key")["key"].to_pylist() or not (

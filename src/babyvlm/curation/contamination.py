@@ -14,7 +14,7 @@ from babyvlm.curation.benchmark_images import benchmark_images
 from babyvlm.curation.embeddings import Embeddings, check_same_clip, embedded_rows
 from babyvlm.curation.near_duplicates import HASH_BITS, SAME_BITS, Looks, near_duplicates, perceptual_hashes
 from babyvlm.curation.options import at_least
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import fingerprint_files, write_csv
@@ -66,7 +66,7 @@ def contamination(
         allow_missing: leave out what the lists name and is not there.
         workers: processes that hash images.
     """
-    sources, vectors = [Store(path) for path in stores], [Embeddings(path) for path in embeddings or ()]
+    sources, vectors = [PairStore(path) for path in stores], [Embeddings(path) for path in embeddings or ()]
     files = benchmark_images(trials or (), images or (), root, allow_missing=allow_missing)
     refuse_near_duplicates(sources, files, out, vectors, cosine=cosine, distance=distance, workers=workers)
     pairs = sum(len(store) for store in sources)
@@ -74,7 +74,7 @@ def contamination(
 
 
 def refuse_near_duplicates(
-    sources: Sequence[Store],
+    sources: Sequence[PairStore],
     files: Mapping[Path, str],
     out: Path,
     vectors: Sequence[Embeddings],
@@ -102,7 +102,7 @@ def refuse_near_duplicates(
 
 
 def find_near_duplicates(
-    sources: Sequence[Store],
+    sources: Sequence[PairStore],
     files: Mapping[Path, str],
     out: Path,
     vectors: Sequence[Embeddings] = (),
@@ -146,7 +146,7 @@ def find_near_duplicates(
     return artifacts.read_manifest(out, "contamination")
 
 
-def _check_options(sources: Sequence[Store], vectors: Sequence[Embeddings]) -> None:
+def _check_options(sources: Sequence[PairStore], vectors: Sequence[Embeddings]) -> None:
     if not sources:
         raise UserError("--stores: name at least one store")
     if vectors and len(vectors) != len(sources):
@@ -191,7 +191,7 @@ def _embedder(like: Embeddings) -> Callable[[Sequence[Image.Image]], NDArray[np.
     return embed
 
 
-def _hashes(store: Store, scratch: Path, workers: int) -> NDArray[np.uint64]:
+def _hashes(store: PairStore, scratch: Path, workers: int) -> NDArray[np.uint64]:
     """(N, W) perceptual hashes, committed shard by shard."""
     paths = [scratch / f"{store.fingerprint}-{number:05d}.npy" for number in range(len(store.files))]
     missing = [(store, number, path) for number, path in enumerate(paths) if not path.exists()]
@@ -204,7 +204,7 @@ def _hashes(store: Store, scratch: Path, workers: int) -> NDArray[np.uint64]:
     return np.concatenate([np.load(path) for path in paths])
 
 
-def _hash_shard(task: tuple[Store, int, Path]) -> None:
+def _hash_shard(task: tuple[PairStore, int, Path]) -> None:
     store, number, out = task
     rows = store.shard_rows(number, ["image"])
     hashes_NW = perceptual_hashes(open_rgb(row["image"]) for row in rows)
@@ -215,7 +215,7 @@ def _hash_shard(task: tuple[Store, int, Path]) -> None:
 
 
 def _found(
-    store: Store, names: Sequence[str], ours: Looks, theirs: Looks, cosine: float, distance: int
+    store: PairStore, names: Sequence[str], ours: Looks, theirs: Looks, cosine: float, distance: int
 ) -> Iterator[list[str]]:
     table = store.columns("key", "split")
     keys, splits = table["key"].to_pylist(), table["split"].to_pylist()

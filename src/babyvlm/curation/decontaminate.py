@@ -12,7 +12,7 @@ from babyvlm.curation.contamination import LIST, find_near_duplicates
 from babyvlm.curation.embeddings import Embeddings
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.near_duplicates import SAME_BITS
-from babyvlm.curation.store.pair_store import Store, write_rows
+from babyvlm.curation.store.pair_store import PairStore, write_rows
 from babyvlm.io import artifacts
 from babyvlm.io.files import fingerprint_files
 
@@ -54,7 +54,7 @@ def decontaminate(
         allow_missing: leave out what the lists name and is not there.
         workers: processes that hash images.
     """
-    source = Store(store)
+    source = PairStore(store)
     files = benchmark_images(trials or (), images or (), root, allow_missing=allow_missing)
     vectors = Embeddings(embeddings) if embeddings else None
     arguments: dict[str, Any] = {

@@ -9,7 +9,7 @@ import numpy as np
 from babyvlm.curation.embeddings import Embeddings, embedded_rows
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.near_duplicates import distinct
-from babyvlm.curation.store.pair_store import Store, write_rows
+from babyvlm.curation.store.pair_store import PairStore, write_rows
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 
@@ -39,7 +39,7 @@ def thin(
     """
     if not -1 <= cosine < 1:
         raise UserError(f"--cosine {cosine}: must lie within -1 and 1, and below 1")
-    source, vectors = Store(store), Embeddings(embeddings)
+    source, vectors = PairStore(store), Embeddings(embeddings)
     arguments = {
         "command": "thin",
         "store": source.fingerprint,

@@ -11,7 +11,7 @@ import numpy as np
 
 from babyvlm.curation.embeddings import PART_ROWS, part_path
 from babyvlm.curation.options import at_least
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.io import artifacts
 
 
@@ -52,7 +52,7 @@ def embed(
     at_least(0, num_workers=num_workers)
     from babyvlm.curation.clip import load_clip, predict_parts, trainer_for
 
-    source, model = Store(store), load_clip(clip)
+    source, model = PairStore(store), load_clip(clip)
     trainer = trainer_for(accelerator, devices, num_nodes)
     if source.licensed and clip == "playroom" and trainer.is_global_zero:
         print(
@@ -76,7 +76,7 @@ def embed(
     print(f"{out}: {len(source):,} pairs embedded by {clip}")
 
 
-def _merge(store: Store, partial: Path) -> artifacts.Manifest:
+def _merge(store: PairStore, partial: Path) -> artifacts.Manifest:
     """Turn the parts, each (rows, 2, D), into the final files."""
     paths = [part_path(partial / artifacts.SCRATCH, number) for number in range(-(-len(store) // PART_ROWS))]
     width = np.load(paths[0], mmap_mode="r").shape[2]

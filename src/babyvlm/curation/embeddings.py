@@ -16,7 +16,7 @@ from babyvlm.io import artifacts
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from babyvlm.curation.store.pair_store import Store
+    from babyvlm.curation.store.pair_store import PairStore
 
 PART_ROWS = 512  # rows committed at a time: seconds of work to lose, and a few hundred files a million rows
 
@@ -95,7 +95,7 @@ def check_same_clip(first: Embeddings, *others: Embeddings) -> None:
             )
 
 
-def embedded_rows(store: Store, embeddings: Embeddings) -> tuple[list[str], npt.NDArray[np.float16]]:
+def embedded_rows(store: PairStore, embeddings: Embeddings) -> tuple[list[str], npt.NDArray[np.float16]]:
     """The store's keys and their image embeddings (N, D), looked up by key.
 
     Raises:

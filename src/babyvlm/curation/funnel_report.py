@@ -8,7 +8,7 @@ from typing import Any
 
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.plots import draw_funnels
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 
@@ -28,7 +28,7 @@ def funnel(stores: list[Path], out: Path) -> None:
     """
     if not stores:
         raise UserError("--stores: name at least one store")
-    arguments = {"command": "funnel", "stores": [Store(path).fingerprint for path in stores]}
+    arguments = {"command": "funnel", "stores": [PairStore(path).fingerprint for path in stores]}
     if artifacts.is_complete(out, "report", arguments):
         print(f"{out}: whole already, nothing to do")
         return
@@ -49,7 +49,7 @@ def chain(stores: list[Path]) -> list[dict[str, Any]]:
     """
     found: dict[str, artifacts.Manifest] = {}
     for path in stores:
-        found |= Store(path).lineage
+        found |= PairStore(path).lineage
     stages = [
         {
             "name": made["funnel"]["stage"],

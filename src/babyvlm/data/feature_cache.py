@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.feature_files import PART_ROWS, FeatureFiles, FrozenFeatures, Precision, bar
 from babyvlm.data.pair_dataset import open_picture
 from babyvlm.errors import UserError
@@ -26,7 +26,7 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 def features_for(
-    trainer: Trainer, folder: Path, store: Store, transform: Transform, precision: Precision, num_workers: int
+    trainer: Trainer, folder: Path, store: PairStore, transform: Transform, precision: Precision, num_workers: int
 ) -> FrozenFeatures:
     """The features that the trainer's model, with the weights that it has now, makes of a store's images.
 
@@ -45,7 +45,7 @@ def features_for(
 
 def frozen_features(
     folder: Path,
-    store: Store,
+    store: PairStore,
     encoder: nn.Module,
     transform: Transform,
     precision: Precision,
@@ -107,7 +107,7 @@ def module_hash(module: nn.Module) -> str:
 class _Parts(Dataset[tuple[int, Tensor]]):
     """Number of a part -> that number, its images."""
 
-    def __init__(self, store: Store, numbers: Sequence[int], transform: Transform) -> None:
+    def __init__(self, store: PairStore, numbers: Sequence[int], transform: Transform) -> None:
         self.store, self.numbers, self.transform = store, numbers, transform
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_dataset import chosen_groups, open_picture, open_rows, stable_hash
 from babyvlm.data.pair_mix import Source, identify
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader
@@ -111,7 +111,7 @@ class Frames(Dataset[Views]):
 
     def __init__(self, stores: Path, sources: Sequence[Source], crops: MultiCrop, seed: int) -> None:
         self.crops, self.seed = crops, seed
-        self._stores = [Store(stores / source.store) for source in sources]
+        self._stores = [PairStore(stores / source.store) for source in sources]
         self._rows = [open_rows(store) for store in self._stores]
         self._chosen = [
             np.sort(chosen_groups(store, "train", seed, source.utterances).rows)
@@ -172,7 +172,7 @@ class FrameMix(LightningDataModule):
     def prepare_data(self) -> None:
         """Write the memory-mapped copies once, on one rank."""
         for source in self.sources:
-            open_rows(Store(self.stores / source.store))
+            open_rows(PairStore(self.stores / source.store))
 
     @cached_property
     def _frames(self) -> Frames:

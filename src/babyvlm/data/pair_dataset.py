@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.feature_files import FrozenFeatures
 from babyvlm.data.transforms import View, normalised
 from babyvlm.data.vocabulary import PAD, Vocabulary
@@ -39,7 +39,7 @@ class Item:
     features: Tensor | None = None
 
 
-def open_rows(store: Store) -> datasets.Dataset:
+def open_rows(store: PairStore) -> datasets.Dataset:
     """The rows of a store by number, memory-mapped.
 
     The first call writes an Arrow copy beside the shards (as large as they are), later ones map it.
@@ -50,7 +50,7 @@ def open_rows(store: Store) -> datasets.Dataset:
     return datasets.Dataset.from_parquet(files, cache_dir=cache, columns=columns)
 
 
-def open_picture(store: Store, key: str, image: bytes) -> Image:
+def open_picture(store: PairStore, key: str, image: bytes) -> Image:
     """Decode a row's picture.
 
     Raises:
@@ -61,7 +61,7 @@ def open_picture(store: Store, key: str, image: bytes) -> Image:
 
 
 @contextmanager
-def naming(store: Store, key: str) -> Iterator[None]:
+def naming(store: PairStore, key: str) -> Iterator[None]:
     """What reads the picture of a row.
 
     Raises:
@@ -94,7 +94,7 @@ class UtteranceFrames(Dataset[Item]):
 
     def __init__(
         self,
-        store: Store,
+        store: PairStore,
         split: str,
         view: View,
         vocabulary: Vocabulary,
@@ -169,7 +169,7 @@ class Groups:
         return self.rows[self.starts[:-1]]
 
 
-def chosen_groups(store: Store, split: str, seed: int, limit: int | None) -> Groups:
+def chosen_groups(store: PairStore, split: str, seed: int, limit: int | None) -> Groups:
     """Rows of each utterance of a split, or of ``limit`` of them, drawn by ``seed``.
 
     Raises:
@@ -185,13 +185,13 @@ def chosen_groups(store: Store, split: str, seed: int, limit: int | None) -> Gro
     return groups.take(np.sort(np.random.default_rng([seed, limit]).permutation(len(groups))[:limit]))
 
 
-def utterances(store: Store, groups: Groups) -> list[str]:
+def utterances(store: PairStore, groups: Groups) -> list[str]:
     """What is said in each group of rows, once however many frames share it."""
     said: list[str] = store.columns("utterance")["utterance"].take(groups.first).to_pylist()
     return said
 
 
-def _rows_by_group(store: Store, split: str) -> Groups:
+def _rows_by_group(store: PairStore, split: str) -> Groups:
     """The groups of the split, in order of first appearance."""
     table = store.columns("group", "split")
     codes = table["group"].combine_chunks().dictionary_encode().indices.to_numpy()

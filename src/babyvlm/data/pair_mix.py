@@ -11,7 +11,7 @@ from pathlib import Path
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.feature_cache import features_for
 from babyvlm.data.feature_files import Precision
 from babyvlm.data.pair_dataset import Item, Mixed, UtteranceFrames, collate, open_rows
@@ -36,7 +36,7 @@ class Source:
 
 def identify(stores: Path, sources: Sequence[Source]) -> int:
     """A number that changes with what is in a mix."""
-    parts = [f"{Store(stores / source.store).fingerprint}:{source.utterances}" for source in sources]
+    parts = [f"{PairStore(stores / source.store).fingerprint}:{source.utterances}" for source in sources]
     return int.from_bytes(hashlib.sha256("\n".join(parts).encode()).digest()[:8], "big")
 
 
@@ -101,7 +101,7 @@ class PairMix(LightningDataModule):
         if self.features is not None:
             return
         for store in {self.validation, *(source.store for source in self.sources)}:
-            open_rows(Store(self.stores / store))
+            open_rows(PairStore(self.stores / store))
 
     @cached_property
     def _training(self) -> Mixed:
@@ -109,7 +109,7 @@ class PairMix(LightningDataModule):
         return Mixed(
             [
                 UtteranceFrames(
-                    Store(self.stores / source.store),
+                    PairStore(self.stores / source.store),
                     "train",
                     view,
                     self.vocabulary,
@@ -173,7 +173,7 @@ class PairMix(LightningDataModule):
     def _held_out(self, split: str) -> UtteranceFrames:
         return self._with_features(
             UtteranceFrames(
-                Store(self.stores / self.validation),
+                PairStore(self.stores / self.validation),
                 split,
                 Plain(self.image_size),
                 self.vocabulary,

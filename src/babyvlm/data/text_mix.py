@@ -12,7 +12,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_dataset import Item, chosen_groups, collate, utterances
 from babyvlm.data.pair_mix import Source, identify
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader
@@ -127,5 +127,5 @@ class TextMix(LightningDataModule):
         return DataLoader(packed, batch_size=self.batch_size, sampler=every, collate_fn=collate)
 
     def _texts(self, name: str, split: str, limit: int | None = None) -> list[str]:
-        store = Store(self.stores / name)
+        store = PairStore(self.stores / name)
         return utterances(store, chosen_groups(store, split, self.seed, limit))

@@ -14,7 +14,7 @@ from typing import Literal
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from babyvlm.curation.options import at_least
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 
@@ -97,7 +97,7 @@ def vocabulary(
     at_least(1, min_count=min_count)
     if not stores:
         raise UserError("--stores: name at least one store")
-    arguments: artifacts.Manifest = {"stores": [Store(path).fingerprint for path in stores], "min_count": min_count}
+    arguments: artifacts.Manifest = {"stores": [PairStore(path).fingerprint for path in stores], "min_count": min_count}
     if kind == "bpe":
         arguments |= {"kind": kind, "size": size}
     if artifacts.is_complete(out, "vocabulary", arguments):
@@ -162,7 +162,7 @@ def _train_pieces(stores: Sequence[Path], min_count: int, size: int) -> Tokenize
 
 def _training_utterances(stores: Sequence[Path]) -> Iterator[str]:
     for path in stores:
-        table = Store(path).columns("group", "split", "utterance").to_pydict()
+        table = PairStore(path).columns("group", "split", "utterance").to_pydict()
         seen: set[str] = set()
         for group, split, utterance in zip(table["group"], table["split"], table["utterance"], strict=True):
             if split == "train" and group not in seen:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from babyvlm.benchmarks.results import licensed
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from babyvlm.io.artifacts import read_manifest
 from babyvlm.report.curves import provenance
@@ -58,6 +58,6 @@ def _learnt_freely(run: Run) -> bool:
 
 def _free(store: Path) -> bool:
     try:
-        return not Store(store).licensed
+        return not PairStore(store).licensed
     except UserError:
         return False

@@ -14,7 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 import babyvlm
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from babyvlm.io.files import atomic_write
 
@@ -81,7 +81,7 @@ def made_from(trainer: Trainer) -> dict[str, Any]:
         return {}
     validation, vocabulary = getattr(data, "validation", None), getattr(data, "vocabulary", None)  # DINO's has neither
     names = [*(source.store for source in data.sources), *([validation] if validation else [])]
-    stores = {name: Store(data.stores / name) for name in names}
+    stores = {name: PairStore(data.stores / name) for name in names}
     facts = {
         name: {"fingerprint": store.fingerprint, "licensed": store.licensed, "rows": len(store)}
         for name, store in stores.items()

@@ -15,7 +15,7 @@ from babyvlm.curation.check_data.lists import TRIALS, check_trials
 from babyvlm.curation.ingest.frame_numbering import numbered_utterances
 from babyvlm.curation.ingest.frames import frames
 from babyvlm.curation.ingest.profiles import SAYCAM
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from support.filming import corpus, write_transcript, write_video
 
 ROWS = [("0:00", "M", "a ball. A dog"), ("0:06", "C", "ba"), ("0:09", "Mom", "yes"), ("0:11", "M", "no")]
@@ -60,7 +60,7 @@ def test_all_is_there(world, capsys, tmp_path):
     assert "missing" not in out
     assert out.splitlines()[-1] == "all that the stages need is there"
     frames(world / "home/videos", world / "home/transcripts", tmp_path / "store", workers=1)
-    counts = Store(tmp_path / "store")
+    counts = PairStore(tmp_path / "store")
     assert f"{len(counts):,} frames (at most 16 an utterance)" in out
     assert f"{counts.manifest['funnel']['kept']:,}" in next(line for line in out.splitlines() if "within their" in line)
     for stage in ("frames", "embed", "filter", "web", "rewrite", "match"):

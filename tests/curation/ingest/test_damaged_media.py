@@ -14,7 +14,7 @@ from PIL import Image
 
 from babyvlm.curation.ingest.frames import frames
 from babyvlm.curation.ingest.video import probe
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from support.filming import corpus, run, write_transcript, write_video
 
@@ -233,5 +233,5 @@ def test_memory_stays_under_a_gigabyte(tmp_path, whole):
         "print(re.search(r'VmHWM:\\s*(\\d+) kB', Path('/proc/self/status').read_text())[1])"
     )
     out = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
-    assert {"large_001", "large_002"} <= set(Store(tmp_path / "store").columns("group")["group"].to_pylist())
+    assert {"large_001", "large_002"} <= set(PairStore(tmp_path / "store").columns("group")["group"].to_pylist())
     assert int(out.splitlines()[-1]) < 1_000_000  # KiB

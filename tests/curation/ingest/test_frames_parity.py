@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from babyvlm.curation.ingest.frames import frames
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from support.filming import WORDS_HEADER, read_number, write_transcript, write_video
 
 SECONDS = 75  # longer than any talk
@@ -134,7 +134,7 @@ def check_saycam(folder, films, name, said, most):
     if not expected:
         return
     frames(videos, folder / "transcripts", folder / "store", max_frames=most, workers=1)
-    assert stored(Store(folder / "store")) == expected
+    assert stored(PairStore(folder / "store")) == expected
 
 
 CASE = st.tuples(
@@ -208,4 +208,4 @@ def test_babyview(films, tmp_path_factory, name, said, most):
     if not expected:
         return
     frames(videos, folder / "transcripts", folder / "store", profile="babyview", max_frames=most, workers=1)
-    assert stored(Store(folder / "store"), turned=False, up=0) == expected
+    assert stored(PairStore(folder / "store"), turned=False, up=0) == expected

@@ -8,7 +8,7 @@ from babyvlm.curation.benchmark_images import benchmark_images
 from babyvlm.curation.check_data.command import check_data
 from babyvlm.curation.ingest.frames import frames
 from babyvlm.curation.ingest.released import released
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from babyvlm.io.files import files_below
 from support.filming import corpus
@@ -69,7 +69,7 @@ def test_frames_are_cut_from_linked_videos_by_linked_transcripts(tmp_path, capsy
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "home").symlink_to(tmp_path / "scratch" / kind)
     frames(tmp_path / "videos", tmp_path / "transcripts", tmp_path / "store", workers=1)
-    assert Store(tmp_path / "store").manifest["funnel"]["kept"] == 3
+    assert PairStore(tmp_path / "store").manifest["funnel"]["kept"] == 3
     check_data(saycam=tmp_path / "videos", transcripts=tmp_path / "transcripts")
     assert "all that the stages need is there" in capsys.readouterr().out
 
@@ -82,7 +82,7 @@ def test_released_frames_may_be_spread_over_disks(tmp_path, draw_jpeg):
     said = {"data": [{"utterance": "a ball", "frame_filenames": ["S/a.jpg"]}]}
     (tmp_path / "list.json").write_text(json.dumps(said))
     released(tmp_path / "images", tmp_path / "store", captions=[tmp_path / "list.json"], workers=1)
-    assert Store(tmp_path / "store").columns("key")["key"].to_pylist() == ["S/a"]
+    assert PairStore(tmp_path / "store").columns("key")["key"].to_pylist() == ["S/a"]
 
 
 def test_benchmark_images_may_be_linked(tmp_path, draw_jpeg):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from babyvlm.curation.ingest.frame_numbering import numbered_utterances
 from babyvlm.curation.ingest.released import released
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from support.filming import HEADER, write_transcript
 
@@ -59,7 +59,7 @@ def write_csv(path, *rows):
 
 def run(images, out, **options):
     released(images, out, **{"workers": 1, **options})
-    return Store(out)
+    return PairStore(out)
 
 
 def quarantine(store):

@@ -16,7 +16,7 @@ from babyvlm.curation.check_data.lists import check_web
 from babyvlm.curation.ingest import web as module
 from babyvlm.curation.ingest.web import sound_image, web
 from babyvlm.curation.ingest.web_corpora.readers import find_source
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 
 
@@ -54,7 +54,7 @@ def run(tmp_path, *sources, **options):
     with (tmp_path / "store.quarantine.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["key", "reason"]
-    store = Store(out)
+    store = PairStore(out)
     funnel = store.manifest["funnel"]
     assert (funnel["kept"], funnel["in"]) == (len(store), len(store) + len(rows) - 1)
     return list(store.rows()), dict(rows[1:])
@@ -216,9 +216,9 @@ def test_same_call_same_bytes_other_call_refused(tmp_path, capsys):
     prints = []
     for name in ("one", "two"):
         web([tmp_path / "a.tar"], tmp_path / name, image_size=32)
-        prints.append(Store(tmp_path / name).fingerprint)
+        prints.append(PairStore(tmp_path / name).fingerprint)
     assert prints[0] == prints[1]
-    row = next(Store(tmp_path / "one").rows())
+    row = next(PairStore(tmp_path / "one").rows())
     assert Image.open(io.BytesIO(row["image"])).size == (48, 32)
     web([tmp_path / "a.tar"], tmp_path / "one", image_size=32)
     assert "nothing to do" in capsys.readouterr().out
@@ -314,7 +314,7 @@ def test_a_key_leads_back_to_the_raw_file(tmp_path):
     rows, _ = run(tmp_path, *sources)
     assert len(rows) == 12
     assert all(raw(row["key"]) == row["image"] for row in rows)
-    told = Store(tmp_path / "store").manifest["raw"]
+    told = PairStore(tmp_path / "store").manifest["raw"]
     assert {name: one["files"] for name, one in told.items()} == {
         "tars": ["00.tar"],
         "table": ["x.parquet"],
@@ -336,7 +336,7 @@ def test_chunks_are_read_by_themselves_and_in_order(tmp_path, monkeypatch):
     monkeypatch.undo()
     for workers in (1, 2):
         web(sources, tmp_path / f"by{workers}", workers=workers)
-    made = [Store(tmp_path / name).fingerprint for name in ("small", "by1", "by2")]
+    made = [PairStore(tmp_path / name).fingerprint for name in ("small", "by1", "by2")]
     assert len(set(made)) == 1
 
 
@@ -359,7 +359,7 @@ def test_what_is_read_is_not_read_again(tmp_path, monkeypatch):
     done.remove("table")
     web(sources, tmp_path / "store", workers=1)
     assert done == ["tars", "listed", "llava"]
-    assert Store(tmp_path / "store").fingerprint == Store(tmp_path / "whole").fingerprint
+    assert PairStore(tmp_path / "store").fingerprint == PairStore(tmp_path / "whole").fingerprint
     assert not (tmp_path / "store.parts").exists()
 
 
@@ -369,7 +369,7 @@ def test_a_lower_bound_does_not_read_again(tmp_path, monkeypatch):
         web([tmp_path / "a.tar"], tmp_path / "store", min_fraction=0.9)
     monkeypatch.setattr(module.WebPart, "rows", lambda *_: pytest.fail("read again"))
     web([tmp_path / "a.tar"], tmp_path / "store", min_fraction=0.5, workers=1)
-    assert len(Store(tmp_path / "store")) == 1
+    assert len(PairStore(tmp_path / "store")) == 1
 
 
 def test_large_images_are_made_smaller_and_what_stays_large_is_left_out():
@@ -452,7 +452,9 @@ def test_lost_links_are_counted_by_the_length_of_the_list(tmp_path):
     with pytest.raises(UserError, match=r"only 1 of 3 samples are sound \(2 link lost: listed"):
         web([tmp_path / "a.tar"], tmp_path / "store", listed=3)
     web([tmp_path / "a.tar"], tmp_path / "store", listed=2)
-    assert Store(tmp_path / "store").manifest["funnel"]["dropped"] == {"link lost: listed, but not in the sources": 1}
+    assert PairStore(tmp_path / "store").manifest["funnel"]["dropped"] == {
+        "link lost: listed, but not in the sources": 1
+    }
     with pytest.raises(UserError, match="made with other listed"):
         web([tmp_path / "a.tar"], tmp_path / "store")
     write_tar(tmp_path / "b.tar", [(f"{i}.{k}", b"x") for i in range(3) for k in ("jpg", "txt")])

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from babyvlm.curation.ingest.web import web
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from support.hostile_web import (
     ARCHIVES,
     CAPTIONS,
@@ -99,7 +99,7 @@ def run(tmp_path, processes):
             return {}, {}, error
         with (tmp_path / "made" / f"{name}.quarantine.csv").open(newline="") as file:
             left_out = dict(list(csv.reader(file))[1:])
-        rows = {row["key"].partition("/")[2]: row for row in Store(out).rows()}
+        rows = {row["key"].partition("/")[2]: row for row in PairStore(out).rows()}
         assert all(row["image"] != SECRET for row in rows.values())
         return rows, {key.partition("/")[2]: reason for key, reason in left_out.items()}, ""
 

@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.matching.commands import match_arrays, match_stores, sample_random
-from babyvlm.curation.store.pair_store import Store, write_store
+from babyvlm.curation.store.pair_store import PairStore, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 
@@ -73,13 +73,13 @@ def test_the_store_holds_the_best_candidates_in_target_order(world, tmp_path, ca
     match_stores(**paths, out=tmp_path / "aug")
     scores = targets.astype(float) @ candidates.astype(float).T
     best = linear_sum_assignment(scores, maximize=True)[1]
-    rows = list(Store(tmp_path / "aug").rows())
+    rows = list(PairStore(tmp_path / "aug").rows())
     assert [row["match_key"] for row in rows] == ["t7", "t1", "t2", "t8", "t4", "t0"]
     assert [row["key"] for row in rows] == [f"c{j}" for j in best]
     assert [row["image"] for row in rows] == [f"image of c{j}".encode() for j in best]
     assert rows[3]["caption"] == f"adult c{best[3]}"
     assert [row["match_similarity"] for row in rows] == pytest.approx(scores[range(6), best], abs=1e-6)
-    assert not Store(tmp_path / "aug").licensed
+    assert not PairStore(tmp_path / "aug").licensed
     printed = capsys.readouterr().out
     for words in ("700 candidates in, 6 kept", "the best", "greedy would have", "random would have"):
         assert words in printed
@@ -122,7 +122,7 @@ def test_a_sample_random_has_the_other_stores_size_and_no_row_twice(world, tmp_p
     chosen = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         sample_random(paths["candidates"], paths["targets"], tmp_path / name, seed)
-        chosen[name] = [(row["key"], row["image"], row["caption"]) for row in Store(tmp_path / name).rows()]
+        chosen[name] = [(row["key"], row["image"], row["caption"]) for row in PairStore(tmp_path / name).rows()]
     assert chosen["a"] == chosen["b"] != chosen["c"]
     assert len(set(chosen["a"])) == 6
     assert all(image == f"image of {key}".encode() for key, image, _ in chosen["a"])

@@ -8,7 +8,7 @@ from babyvlm.curation.rewrite.rules import lexicon as lexicon_module
 from babyvlm.curation.rewrite.rules.lexicon import lexicon
 from babyvlm.curation.rewrite.rules.rewriter import MAX_WORDS, WAYS, rewrite_caption
 from babyvlm.curation.rewrite.stage import rewrite
-from babyvlm.curation.store.pair_store import Store, write_store
+from babyvlm.curation.store.pair_store import PairStore, write_store
 from babyvlm.errors import UserError
 
 GLUE = {word for ways in WAYS.values() for way in ways for word in way.split()} - {"{a}", "{the}", "{act}"}
@@ -155,7 +155,7 @@ def test_store(tmp_path, capsys):
     ]
     write_store(tmp_path / "in", rows, arguments={}, funnel=Funnel("x"), licensed=False, extra_fields={"n": pa.int8()})
     rewrite(tmp_path / "in", tmp_path / "out")
-    out = Store(tmp_path / "out")
+    out = PairStore(tmp_path / "out")
     assert [(row["original_caption"], row["n"]) for row in out.rows()] == [(captions[0], 0), (captions[3], 3)]
     assert [row["utterance"] for row in out.rows()] == [rewrite_caption(captions[i]).utterance for i in (0, 3)]
     assert not out.licensed

@@ -17,7 +17,7 @@ from babyvlm.curation.rewrite.llm.client import is_loopback, read_key
 from babyvlm.curation.rewrite.llm.ledger import Ledger
 from babyvlm.curation.rewrite.llm.prompt import Reply, clean, digest, most_input_tokens, prompt_id, read_reply
 from babyvlm.curation.rewrite.stage import rewrite
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from support.fake_llm import chat, sensible, serving
 from support.hostile_captions import HOSTILE
@@ -59,7 +59,7 @@ def test_each_caption_is_asked_once_whatever_is_run(tmp_path, mind, capsys):
     assert set(mind.paid.values()) == {1}
     run(tmp_path, mind, out="other", model="m2")  # another model's answers are its own
     assert set(mind.paid.values()) == {2}
-    row = next(Store(tmp_path / "out").rows())
+    row = next(PairStore(tmp_path / "out").rows())
     assert (row["original_caption"], row["utterance"]) == ("a red ball", first["w/0"])
 
 
@@ -307,7 +307,7 @@ def test_a_licensed_store_is_shown_to_this_machine_only(tmp_path, mind, monkeypa
             monkeypatch.setenv(name, proxy.base_url.removesuffix("/v1"))
         run(tmp_path, mind)
         assert not proxy.statuses
-    assert Store(tmp_path / "out").licensed
+    assert PairStore(tmp_path / "out").licensed
 
 
 @pytest.mark.parametrize(

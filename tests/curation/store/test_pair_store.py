@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store.pair_store import GROUP_ROWS, SHARD_ROWS, Store, split_of, write_store
+from babyvlm.curation.store.pair_store import GROUP_ROWS, SHARD_ROWS, PairStore, split_of, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 
@@ -87,7 +87,7 @@ def test_killed_it_is_absent_and_made_anew(tmp_path, after):
     process.join()
     assert not (tmp_path / "store").exists()
     write(tmp_path / "store", rows(5))
-    assert len(Store(tmp_path / "store")) == 5
+    assert len(PairStore(tmp_path / "store")) == 5
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
@@ -124,7 +124,7 @@ def test_a_damaged_store_is_told_whoever_reads_it(tmp_path, damage, say, use):
     write(tmp_path / "store", rows(2))
     damage(tmp_path / "store")
     with pytest.raises(UserError, match=say):
-        use(Store(tmp_path / "store"))
+        use(PairStore(tmp_path / "store"))
 
 
 @pytest.mark.parametrize(("name", "value"), [("rows", 3), ("rows", None), ("shards", None), ("licensed", None)])
@@ -135,7 +135,7 @@ def test_a_manifest_that_was_changed_by_hand_is_told(tmp_path, name, value):
     path.write_text(json.dumps({name: value for name, value in manifest.items() if value is not None}))
     say = "its shards do not add up to its rows" if value else f"lacks {name}"
     with pytest.raises(UserError, match=rf"store\.json: {say}; make the store again"):
-        len(Store(tmp_path / "store"))
+        len(PairStore(tmp_path / "store"))
 
 
 def test_split_is_ninety_five_five():

@@ -14,7 +14,7 @@ from babyvlm.curation.embeddings import Embeddings, check_same_clip, embedded_ro
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.matching.match import Array, Matching, Method, match, match_greedily, match_randomly
 from babyvlm.curation.options import at_least
-from babyvlm.curation.store.pair_store import Store, write_rows, write_store
+from babyvlm.curation.store.pair_store import PairStore, write_rows, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 
@@ -62,7 +62,7 @@ def match_stores(
     """
     at_least(0, seed=seed)
     at_least(1, top_k=top_k, batch_size=batch_size)
-    wanted, offered = Store(targets), Store(candidates)
+    wanted, offered = PairStore(targets), PairStore(candidates)
     of_targets, of_candidates = Embeddings(target_embeddings), Embeddings(candidate_embeddings)
     check_same_clip(of_targets, of_candidates)
     arguments = {
@@ -166,7 +166,7 @@ def sample_random(candidates: Path, like: Path, out: Path, seed: int = 0) -> Non
         seed: of the choice.
     """
     at_least(0, seed=seed)
-    offered, wanted = Store(candidates), len(Store(like))
+    offered, wanted = PairStore(candidates), len(PairStore(like))
     arguments = {"command": "sample-random", "candidates": offered.fingerprint, "rows": wanted, "seed": seed}
     if artifacts.is_complete(out, "store", arguments):
         print(f"{out}: whole already, nothing to do")
@@ -219,7 +219,9 @@ def opened(path: Path) -> Array:
     return array
 
 
-def matched_rows(offered: Store, target_keys: list[str], found: Matching, funnel: Funnel) -> Iterator[dict[str, Any]]:
+def matched_rows(
+    offered: PairStore, target_keys: list[str], found: Matching, funnel: Funnel
+) -> Iterator[dict[str, Any]]:
     """The chosen candidates' rows in target order.
 
     Shards are read once, in their own order; the chosen images wait in a temporary file, as they may not fit in memory.

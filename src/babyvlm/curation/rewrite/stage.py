@@ -13,7 +13,7 @@ from rich.progress import Progress
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.rewrite.rules.lexicon import source_text
 from babyvlm.curation.rewrite.rules.rewriter import FIELD, RULES, rewrite_caption
-from babyvlm.curation.store.pair_store import Store, write_store
+from babyvlm.curation.store.pair_store import PairStore, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 
@@ -95,7 +95,7 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
 
 @artifacts.one_at_a_time
 def _rewrite_by_rules(store: Path, out: Path) -> None:
-    source = Store(store)
+    source = PairStore(store)
     words = hashlib.sha256(source_text().encode()).hexdigest()
     arguments = {"command": "rewrite", "store": source.fingerprint, "rewriter": f"rules {RULES}", "words": words}
     if artifacts.is_complete(out, "store", arguments):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import Progress
 
-from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, Store
+from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, PairStore
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.images import BrokenImageError, open_rgb
@@ -48,7 +48,7 @@ def check(store: Path, images: bool = True, workers: int = 2) -> None:
     """
     if workers < 1:
         raise UserError(f"--workers {workers}: must be at least 1")
-    source = Store(store)
+    source = PairStore(store)
     shards = source.manifest["shards"]
     _check_files(source)
     keys: set[str] = set()
@@ -69,7 +69,7 @@ def check(store: Path, images: bool = True, workers: int = 2) -> None:
     )
 
 
-def _check_files(source: Store) -> None:
+def _check_files(source: PairStore) -> None:
     manifest = source.manifest
     if not set(FIELDS) <= set(manifest["columns"]):
         missing = ", ".join(sorted(set(FIELDS) - set(manifest["columns"])))

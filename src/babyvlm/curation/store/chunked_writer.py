@@ -23,7 +23,7 @@ from rich.progress import track
 
 from babyvlm import __version__
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, Store, write_store
+from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, PairStore, write_store
 from babyvlm.io import artifacts
 from babyvlm.io.files import write_csv
 from babyvlm.io.processes import run_in_processes
@@ -87,7 +87,7 @@ def store_from_parts(
     workers: int,
     listed: Path | None = None,
     check: Callable[[], None] | None = None,
-) -> Store | None:
+) -> PairStore | None:
     """Make a store from parts: those that are missing first, in several processes; then all of them, in their order.
 
     Args:

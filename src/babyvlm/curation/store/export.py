@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.progress import track
 
-from babyvlm.curation.store.pair_store import SHARD_ROWS, Store
+from babyvlm.curation.store.pair_store import SHARD_ROWS, PairStore
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import write_csv
@@ -43,7 +43,7 @@ def export(
         format: what to make.
         licensed_export: export also a licensed store. You answer for where its frames and utterances go.
     """
-    source = Store(store)
+    source = PairStore(store)
     if source.licensed and not licensed_export:
         raise UserError(
             f"{store}: is licensed, its frames and utterances may not leave this machine; "
@@ -63,7 +63,7 @@ def export(
     print(f"{out}: {len(source):,} pairs")
 
 
-def _write_tar(folder: Path, number: int, source: Store) -> None:
+def _write_tar(folder: Path, number: int, source: PairStore) -> None:
     """Commit the archive of one shard, unless it is there."""
     path = folder / f"{number:05d}.tar"
     if path.exists():
@@ -84,7 +84,7 @@ def _write_tar(folder: Path, number: int, source: Store) -> None:
     beside.rename(path)
 
 
-def _write_images(folder: Path, number: int, source: Store) -> None:
+def _write_images(folder: Path, number: int, source: PairStore) -> None:
     """Commit the images of one shard and the rows that name them, unless they are there."""
     images = folder / "images" / f"{number:05d}"
     if images.exists():
@@ -103,7 +103,7 @@ def _write_images(folder: Path, number: int, source: Store) -> None:
     beside.rename(images)
 
 
-def _join_lists(folder: Path, source: Store) -> None:
+def _join_lists(folder: Path, source: PairStore) -> None:
     columns = ["caption" if name == "utterance" else name for name in source.manifest["columns"] if name != "image"]
     lists = (json.loads(_list_of(folder, number).read_text()) for number in range(len(source.files)))
     write_csv(folder / "pairs.csv", chain([["image", *columns]], chain.from_iterable(lists)))
@@ -113,7 +113,7 @@ def _list_of(folder: Path, number: int) -> Path:
     return folder / artifacts.SCRATCH / f"{number:05d}.json"
 
 
-def _named(number: int, source: Store) -> Iterator[tuple[str, dict[str, Any]]]:
+def _named(number: int, source: PairStore) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a shard, each with a name that is safe in every file system; the key stands beside it."""
     for offset, row in enumerate(source.shard_rows(number)):
         yield f"{number * SHARD_ROWS + offset:09d}", row

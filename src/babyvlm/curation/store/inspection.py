@@ -13,7 +13,7 @@ from rich.table import Table
 from babyvlm.curation.contact_sheet import Card, sheet
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.options import at_least
-from babyvlm.curation.store.pair_store import Store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.io.files import atomic_write
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def info(store: Path) -> None:
     Args:
         store: pair store.
     """
-    source = Store(store)
+    source = PairStore(store)
     manifest = source.manifest
     size = sum(file.stat().st_size for file in source.files if file.is_file())
     licence = "licensed: may not leave this machine" if source.licensed else "free to share"
@@ -51,7 +51,7 @@ def info(store: Path) -> None:
         _print_step(fingerprint, lineage[fingerprint])
 
 
-def _counts(source: Store) -> Table:
+def _counts(source: PairStore) -> Table:
     table = source.columns("source", "split", "group")
     counts = table.group_by(["source", "split"]).aggregate([([], "count_all"), ("group", "count_distinct")])
     shown = Table("source", "split", "pairs", "groups")
@@ -85,7 +85,7 @@ def head(store: Path, rows: int = 10) -> None:
         store: pair store.
         rows: how many.
     """
-    source = Store(store)
+    source = PairStore(store)
     at_least(1, rows=rows)
     _show(source, np.arange(min(rows, len(source))), None)
 
@@ -102,14 +102,14 @@ def sample(store: Path, rows: int = 10, seed: int = 0, out: Path | None = None) 
         seed: of the choice.
         out: HTML file to write instead of the table.
     """
-    source = Store(store)
+    source = PairStore(store)
     at_least(1, rows=rows)
     at_least(0, seed=seed)
     chosen = np.random.default_rng(seed).choice(len(source), min(rows, len(source)), replace=False)
     _show(source, np.sort(chosen), out)
 
 
-def _show(source: Store, rows: npt.NDArray[np.int64], out: Path | None) -> None:
+def _show(source: PairStore, rows: npt.NDArray[np.int64], out: Path | None) -> None:
     names = [name for name in source.manifest["columns"] if name != "image"]
     if out is None:
         Console().print(_table(names, source.columns(*names).take(rows).to_pylist()))

@@ -57,7 +57,7 @@ def write_store(
     ancestors: Mapping[str, artifacts.Manifest] | None = None,
     raw: Mapping[str, Any] | None = None,
     attach: Callable[[Path], None] | None = None,
-) -> Store:
+) -> PairStore:
     """Write a pair store ``out``, whole or not at all.
 
     Args:
@@ -99,18 +99,18 @@ def write_store(
         if attach:
             attach(partial)
         manifest |= {"rows": count, "columns": schema.names, "shards": shards, "funnel": funnel.as_dict()}
-    return Store(out)
+    return PairStore(out)
 
 
 def write_rows(
     out: Path,
-    source: Store,
+    source: PairStore,
     rows_M: NDArray[np.int64],
     *,
     arguments: Mapping[str, Any],
     funnel: Funnel,
     ancestors: Mapping[str, artifacts.Manifest] | None = None,
-) -> Store:
+) -> PairStore:
     """Write some rows of a store, as they are, as another store; as ``write_store``.
 
     Args:
@@ -152,7 +152,7 @@ def _write_shard(path: Path, schema: pa.Schema, groups: Iterable[list[Mapping[st
 
 
 @dataclass(frozen=True)
-class Store:
+class PairStore:
     """A pair store on disk, read by column or row without loading images that nobody asked for.
 
     Raises:

@@ -20,7 +20,7 @@ from babyvlm.curation.rewrite.llm.ledger import Call, Ledger
 from babyvlm.curation.rewrite.llm.prices import Purse, estimate, read_price
 from babyvlm.curation.rewrite.llm.prompt import Answer, clean, digest, prompt_id
 from babyvlm.curation.rewrite.rules.rewriter import FIELD
-from babyvlm.curation.store.pair_store import Store, write_store
+from babyvlm.curation.store.pair_store import PairStore, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import write_csv
@@ -71,7 +71,7 @@ class Outcome:
 def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: Options) -> None:
     """Ask for every caption of a store that was not asked for before; then write the store."""
     options.check()
-    source = Store(store)
+    source = PairStore(store)
     arguments = {
         "command": "rewrite",
         "store": source.fingerprint,
@@ -81,7 +81,7 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: Options) 
     }
     if artifacts.is_complete(out, "store", arguments):
         failed = sum(
-            n for reason, n in Store(out).manifest["funnel"]["dropped"].items() if reason.startswith("failed: ")
+            n for reason, n in PairStore(out).manifest["funnel"]["dropped"].items() if reason.startswith("failed: ")
         )
         if options.retry_failed and failed:
             raise UserError(f"{out}: is whole, with {failed} failed captions left out; remove it to try them again")
@@ -117,7 +117,7 @@ def print_estimate(store: Path, ledger_path: Path, options: Options) -> None:
     """Say what the captions that are not asked for yet would cost and take. Nothing is sent."""
     options.check()
     price = read_price(options.prices, options.model) if options.prices else None
-    captions = _captions(Store(store))
+    captions = _captions(PairStore(store))
     if not ledger_path.exists():
         print(estimate(captions.values(), None, price, options.concurrent_requests))
         return
@@ -126,7 +126,7 @@ def print_estimate(store: Path, ledger_path: Path, options: Options) -> None:
         print(estimate((captions[name] for name in names), ledger, price, options.concurrent_requests))
 
 
-def _captions(source: Store) -> dict[str, str]:
+def _captions(source: PairStore) -> dict[str, str]:
     """Cleaned captions by digest, each once; those without a word are not asked for."""
     cleaned = (clean(text) for text in source.columns("utterance")["utterance"].to_pylist())
     return {digest(caption): caption for caption in cleaned if _has_words(caption)}
@@ -192,7 +192,7 @@ def _outcome(caption: str, call: Call | None) -> Outcome:
     return Outcome("failed", flaw) if flaw else Outcome("ok", checks.plain(str(answer.utterance)))
 
 
-def _rows(source: Store, ledger: Ledger, funnel: Funnel, listed: Path) -> Iterator[dict[str, Any]]:
+def _rows(source: PairStore, ledger: Ledger, funnel: Funnel, listed: Path) -> Iterator[dict[str, Any]]:
     """Rows with an utterance; each row is counted as kept, dropped or failed, and the latter are listed at the end."""
     left_out: list[tuple[str, Outcome]] = []
     for row in source.rows():
