@@ -83,7 +83,7 @@ def runs(tmp_path_factory, tiny_store, make_vocabulary):
     for name, model in (MODELS | {"CLIP": CLIP}).items():
         config = {
             "name": name,
-            "logs": str(made / "logs"),
+            "log_dir": str(made / "logs"),
             "test_after_fit": False,
             "trainer": trainer,
             "model": model,

@@ -97,9 +97,9 @@ def test_sharded_and_recomputed_it_is_the_same_training(place, monkeypatch, mode
         },
         "devices": 2,
     }
-    main(["fit", *command(model, overlays, devices=1), "--logs", f"{model}-1"])
+    main(["fit", *command(model, overlays, devices=1), "--log_dir", f"{model}-1"])
     args = command(model, [*overlays, "saycam/sharded"], **sharded)
-    on_ranks(2, ["fit", *args, "--logs", f"{model}-2"])
+    on_ranks(2, ["fit", *args, "--log_dir", f"{model}-2"])
     (one,), (two,) = (list(Path(f"{model}-{ranks}").glob("*/version_0")) for ranks in (1, 2))
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert len(losses(two)) == 6

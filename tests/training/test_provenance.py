@@ -58,7 +58,7 @@ def test_a_run_says_what_it_was_made_from(tiny_store, vocabulary, tmp_path, free
         },
         "test_after_fit": False,
         "name": "tiny",
-        "logs": str(tmp_path / "logs"),
+        "log_dir": str(tmp_path / "logs"),
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     main(["fit", "--config", str(tmp_path / "config.yaml")])

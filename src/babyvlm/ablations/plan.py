@@ -83,17 +83,17 @@ class Plan:
     Args:
         file: the matrix.
         quick: its short form.
-        logs: where runs are written: a row's last run to ``<row>/seed_<n>``, what comes before it to
+        log_dir: where runs are written: a row's last run to ``<row>/seed_<n>``, what comes before it to
             ``phases/<step>-<hash>``; by default ``lightning_logs``, of the short form ``lightning_logs/quick``.
 
     Raises:
         UserError: the matrix says nothing that can be run, or an overlay cannot be read.
     """
 
-    def __init__(self, file: Path, quick: bool = False, logs: Path | None = None) -> None:
+    def __init__(self, file: Path, quick: bool = False, log_dir: Path | None = None) -> None:
         self.file, self.matrix = file, read_matrix(file)
         self._read, self._sha256 = cache(_read), cache(artifacts.sha256_file)  # rows name the same files
-        self.logs = logs or Path("lightning_logs/quick" if quick else "lightning_logs")
+        self.log_dir = log_dir or Path("lightning_logs/quick" if quick else "lightning_logs")
         if quick and self.matrix.quick is None:
             raise UserError(f"{file}: has no quick form; add `quick:`")
         self.short: Quick = self.matrix.quick if quick and self.matrix.quick else Quick(self.matrix.seeds)
@@ -140,11 +140,11 @@ class Plan:
         for option, value in given.items():
             flags += [f"--{option}", value if isinstance(value, str) else json.dumps(value)]
         before = tuple(run for run, _ in begins.values())
-        return Run(name, self.logs / folder, self._command("fit", files, folder, flags), settings, before)
+        return Run(name, self.log_dir / folder, self._command("fit", files, folder, flags), settings, before)
 
     def _test(self, config: str, folder: Path) -> Run:
         settings = self._settings([config], {}, 0)
-        return Run("test", self.logs / folder, self._command("test", [config], folder, []), settings)
+        return Run("test", self.log_dir / folder, self._command("test", [config], folder, []), settings)
 
     def _overlays(self, step: Step, mix: str) -> list[str]:
         return [*self.matrix.base, *(config.replace("{mix}", mix) for config in step.configs)]
@@ -166,7 +166,7 @@ class Plan:
 
     def _command(self, command: str, files: list[str], folder: Path, flags: list[str]) -> tuple[str, ...]:
         overlays = [part for file in files for part in ("--config", file)]
-        place = ["--logs", str(self.logs), "--folder", str(folder)]
+        place = ["--log_dir", str(self.log_dir), "--run_folder", str(folder)]
         return (command, *overlays, *place, "--recovery.requeue", "false", *flags)  # the runner asks
 
 

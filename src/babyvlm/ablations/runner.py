@@ -167,7 +167,7 @@ def run(
     quick: bool = False,
     task: int | None = None,
     jobs: int = 1,
-    logs: Path | None = None,
+    log_dir: Path | None = None,
     launcher: str = "",
     replace: bool = False,
 ) -> None:
@@ -185,13 +185,13 @@ def run(
         quick: the matrix's short form.
         task: only the one of this number, for an array of jobs; `ablations status` numbers them.
         jobs: rows at once; the machine's cores are divided among them, unless OMP_NUM_THREADS is set.
-        logs: where runs are written: `lightning_logs` by default, `lightning_logs/quick` of the short form.
+        log_dir: where runs are written: `lightning_logs` by default, `lightning_logs/quick` of the short form.
         launcher: what each training is started by, such as `srun`.
         replace: rename a run that was made with other settings, and make it anew; by default it is left and reported.
     """
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: at least 1")
-    plan = Plan(matrix, quick, logs)
+    plan = Plan(matrix, quick, log_dir)
     tasks = chosen(plan, rows, seeds, task)
     threads = max(1, _cores() // jobs)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 JOB = "ablations"  # name of the array in slurm/ablations.sbatch
 
 
-def status(matrix: Path = Path("configs/ablations.yaml"), quick: bool = False, logs: Path | None = None) -> None:
+def status(matrix: Path = Path("configs/ablations.yaml"), quick: bool = False, log_dir: Path | None = None) -> None:
     """Print how far every row of a matrix is, and how many samples each step sees; reads only what is on disk.
 
     For example:
@@ -30,11 +30,11 @@ def status(matrix: Path = Path("configs/ablations.yaml"), quick: bool = False, l
     Args:
         matrix: which rows there are.
         quick: the matrix's short form.
-        logs: where runs are written: `lightning_logs` by default, `lightning_logs/quick` of the short form.
+        log_dir: where runs are written: `lightning_logs` by default, `lightning_logs/quick` of the short form.
     """
-    plan, queue = Plan(matrix, quick, logs), queued()
+    plan, queue = Plan(matrix, quick, log_dir), queued()
     width = max(len(task.row) for task in plan.tasks)
-    print(f"task  {'row':{width}}  seed  in {plan.logs}")
+    print(f"task  {'row':{width}}  seed  in {plan.log_dir}")
     counts: Counter[str] = Counter()
     runs: list[tuple[Task, Run]] = []
     for number, task in enumerate(plan.tasks):

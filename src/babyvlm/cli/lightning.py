@@ -67,9 +67,9 @@ class BabyVLMCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's name and links."""
         parser.add_argument("--name", type=str, default="model", help="Of the model, for the run's folder and tables.")
-        parser.add_argument("--logs", type=Path, default=Path("lightning_logs"), help="Where runs are written.")
+        parser.add_argument("--log_dir", type=Path, default=Path("lightning_logs"), help="Where runs are written.")
         parser.add_argument(
-            "--folder",
+            "--run_folder",
             type=Path | None,
             default=None,
             help="Of the run below logs, ROW/RUN; by default NAME-MIX/version_N.",
@@ -126,7 +126,7 @@ class BabyVLMCLI(LightningCLI):
         return trainer
 
     def _csv_log(self) -> CSVLog:
-        logs, folder = self._get(self.config_init, "logs"), self._get(self.config_init, "folder")
+        logs, folder = self._get(self.config_init, "log_dir"), self._get(self.config_init, "run_folder")
         if self.run is not None:
             return CSVLog(logs, self.run.parent.name, self.run.name)
         if folder is not None:
@@ -174,9 +174,9 @@ def _row_and_run(logs: Path, folder: Path) -> tuple[str, str]:
         UserError: it has more or fewer, or a run is there.
     """
     if folder.is_absolute() or len(folder.parts) != 2 or ".." in folder.parts:
-        raise UserError(f"--folder {folder}: give two names, ROW/RUN; it is made in {logs}")
+        raise UserError(f"--run_folder {folder}: give two names, ROW/RUN; it is made in {logs}")
     if (logs / folder / "config.yaml").is_file():
-        raise UserError(f"{logs / folder}: holds a run; go on with it by resume, or choose another --folder")
+        raise UserError(f"{logs / folder}: holds a run; go on with it by resume, or choose another --run_folder")
     return folder.parts[0], folder.parts[1]
 
 
@@ -197,9 +197,9 @@ def resume(run: Path, *options: str) -> None:
     if not config.is_file():
         raise UserError(f"{run}: no run to go on with ({config.name} is missing)")
     said = check_yaml(config)
-    if "logs" not in said:
-        raise UserError(f"{config}: `logs` is missing; put back what fit wrote")
-    made_in = Path(said["logs"])
+    if "log_dir" not in said:
+        raise UserError(f"{config}: `log_dir` is missing; put back what fit wrote")
+    made_in = Path(said["log_dir"])
     if not run.resolve().is_relative_to(made_in.resolve()):
         raise UserError(f"{run}: was made in {made_in}; call resume where fit was called, with the folder in its place")
     if _is_first():
