@@ -31,7 +31,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 data: setup ## the embedded world and its stores: raw video to matched pairs (whole stages are left as they are)
 	$(RUN) playroom --out $(WORLD) --size $(SIZE)
 	$(RUN) curate frames --videos $(WORLD)/home/videos --transcripts $(WORLD)/home/transcripts --out $(STORES)/raw/frames \
-	    --frame_size 96 --max_frames 2 --licensed false
+	    --image_size 96 --max_frames 2 --licensed false
 	$(RUN) curate decontaminate --store $(STORES)/raw/frames --trials $(TRIALS) --out $(STORES)/frames
 	$(RUN) curate embed --store $(STORES)/frames --out $(EMBED)/frames
 	$(RUN) curate filter --store $(STORES)/frames --embeddings $(EMBED)/frames --out $(STORES)/filtered
@@ -82,7 +82,7 @@ demo-babyllava: data ## both baselines, CVCL and BabyLLaVA, on the filtered pair
 benchmark-demo: data ## the tests' own making on held-out recordings: proposed, reviewed (by a script), drawn, tried on CLIP
 	$(RUN) playroom --out $(HELD)/world --size $(SIZE) --seed 1
 	$(RUN) curate frames --videos $(HELD)/world/home/videos --transcripts $(HELD)/world/home/transcripts \
-	    --out $(HELD)/frames --frame_size 112 --max_frames 2 --licensed false
+	    --out $(HELD)/frames --image_size 112 --max_frames 2 --licensed false
 	$(RUN) curate embed --store $(HELD)/frames --out $(HELD)/embeddings
 	$(RUN) curate filter --store $(HELD)/frames --embeddings $(HELD)/embeddings --out $(HELD)/filtered
 	$(BUILD) labeled-s --images $(HELD)/world/trials/labeled_s --out $(HELD)/labeled-s --exclude '[]' --licensed false

@@ -22,17 +22,17 @@ def test_from_nothing_to_a_reviewed_benchmark_on_which_a_model_is_tested(tmp_pat
     def build(step, **arguments):
         run("benchmark", "build", step, **arguments)
 
-    run("playroom", out="world", size="tiny", seed=1, workers=1)
+    run("playroom", out="world", size="tiny", seed=1, num_workers=1)
     run(
         "curate",
         "frames",
         videos="world/home/videos",
         transcripts="world/home/transcripts",
         out="frames",
-        frame_size=112,
+        image_size=112,
         max_frames=2,
         licensed="false",
-        workers=1,
+        num_workers=1,
     )
     run("curate", "embed", store="frames", out="embeddings", accelerator="cpu")
     run("curate", "filter", store="frames", embeddings="embeddings", out="filtered")

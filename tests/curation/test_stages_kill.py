@@ -32,7 +32,7 @@ def inputs(tmp_path_factory, parent, tiny_store):
     def run(*args):
         finish(parent, args, folder)
 
-    run("playroom", "--out", "world", "--size", "tiny", "--workers", "1")
+    run("playroom", "--out", "world", "--size", "tiny", "--num_workers", "1")
     commands = stages(folder)
     commands["few"] = [*commands["frames"], "--max_frames", "1"]
     commands["home-vectors"] = ["curate", "embed", "--store", folder / "frames", "--accelerator", "cpu", "--out", "out"]
@@ -62,7 +62,7 @@ def stages(folder):
             world / "home/videos",
             "--transcripts",
             world / "home/transcripts",
-            "--frame_size",
+            "--image_size",
             "96",
             "--licensed",
             "false",

@@ -27,7 +27,7 @@ FILLED_IN = {
 ARGUMENTS = {
     "ablations run": "--rows [Playroom-CLIP]",
     "benchmark build": f"labeled-s --images {DATA}/world/trials/labeled_s --out chosen --licensed false --exclude []",
-    "check-data": f"--saycam {DATA}/world/home/videos --transcripts {DATA}/world/home/transcripts",
+    "check-data": f"--videos {DATA}/world/home/videos --transcripts {DATA}/world/home/transcripts",
     "curate match-arrays": f"--targets {DATA}/embeddings/rewritten/image.npy --out matched"
     f" --candidates {DATA}/embeddings/frames/image.npy",
     "curate thin": f"--store {DATA}/stores/frames --embeddings {DATA}/embeddings/frames --out thinned",

@@ -22,7 +22,7 @@ def command(tmp_path):
     for index in range(3):
         corpus(tmp_path, [("0:00", "M", "one. two"), ("0:06", "Mom", "three")], f"V_{index}", count=90)
     words = ["curate", "frames", "--videos", "videos", "--transcripts", "transcripts", "--out", "new/store"]
-    return [sys.executable, "-m", "babyvlm", *words, "--workers", "1"]
+    return [sys.executable, "-m", "babyvlm", *words, "--num_workers", "1"]
 
 
 @contextmanager

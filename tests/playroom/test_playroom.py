@@ -28,7 +28,7 @@ TINY = SIZES["tiny"]
 @pytest.fixture(scope="module")
 def room(tmp_path_factory):
     out = tmp_path_factory.mktemp("playroom") / "tiny"
-    playroom(out, "tiny", workers=1)
+    playroom(out, "tiny", num_workers=1)
     return out
 
 
@@ -43,12 +43,12 @@ def tar_members(path):
 
 
 def test_same_bytes_whatever_the_number_of_workers(room, tmp_path):
-    playroom(tmp_path / "again", "tiny", workers=2)
+    playroom(tmp_path / "again", "tiny", num_workers=2)
     assert tree_checksum(tmp_path / "again") == tree_checksum(room)
 
 
 def test_another_seed_is_another_world_in_every_part(room, tmp_path):
-    playroom(tmp_path / "other", "tiny", seed=1, workers=1)
+    playroom(tmp_path / "other", "tiny", seed=1, num_workers=1)
     ours = artifacts.read_manifest(room, "playroom")["checksums"]
     theirs = artifacts.read_manifest(tmp_path / "other", "playroom")["checksums"]
     assert ours.keys() == theirs.keys() == {"home", "web", "clean", "trials", "truth.csv"}
@@ -65,14 +65,14 @@ def test_manifest_says_what_was_made_and_credits_the_pictures(room):
 
 def test_made_already_is_left_alone_and_other_arguments_are_refused(room, capsys):
     before = (room / "truth.csv").stat().st_mtime_ns
-    playroom(room, "tiny", workers=1)
+    playroom(room, "tiny", num_workers=1)
     assert "nothing to do" in capsys.readouterr().out
     assert (room / "truth.csv").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="other seed"):
-        playroom(room, "tiny", seed=5, workers=1)
+        playroom(room, "tiny", seed=5, num_workers=1)
 
 
-@pytest.mark.parametrize(("given", "message"), [({"in_view": 0.9}, "in_view"), ({"workers": 0}, "workers")])
+@pytest.mark.parametrize(("given", "message"), [({"in_view": 0.9}, "in_view"), ({"num_workers": 0}, "num_workers")])
 def test_bad_values_are_refused_before_anything_is_made(tmp_path, given, message):
     with pytest.raises(UserError, match=message):
         playroom(tmp_path / "out", "tiny", **given)

@@ -92,5 +92,5 @@ def corpus(folder, rows, name="S_20140420_1803_01", **video):
 
 
 def run(folder, out="store", **options):
-    frames(folder / "videos", folder / "transcripts", folder / out, **{"workers": 1, **options})
+    frames(folder / "videos", folder / "transcripts", folder / out, **{"num_workers": 1, **options})
     return PairStore(folder / out)

@@ -71,7 +71,7 @@ def playroom(
     out: Path,
     size: Literal["tiny", "default", "large"] = "default",
     seed: int = 0,
-    workers: int = 2,
+    num_workers: int = 2,
     in_view: float = 0.4,
 ) -> None:
     """Make Playroom: home videos with transcripts, a web corpus, clean scenes, and the four tests.
@@ -88,7 +88,7 @@ def playroom(
         out: the folder to make.
         size: tiny (seconds), default (under a minute on two cores) or large (five times the training data).
         seed: all chance comes from it.
-        workers: processes that draw.
+        num_workers: processes that draw.
         in_view: share of the parent's sentences that name something which can be seen, at most 0.68.
 
     Raises:
@@ -96,8 +96,8 @@ def playroom(
     """
     if not 0 <= in_view <= home.MOST_IN_VIEW:
         raise UserError(f"in_view: {in_view} is out of range; give a share from 0 to {home.MOST_IN_VIEW:.2f}")
-    if workers < 1:
-        raise UserError(f"workers: {workers} is too few; give 1 or more")
+    if num_workers < 1:
+        raise UserError(f"--num_workers {num_workers} is too few; give 1 or more")
     arguments = {"size": size, "seed": seed, "in_view": in_view, "world_version": WORLD_VERSION}
     if artifacts.is_complete(out, "playroom", arguments):
         print(f"{out}: whole already, nothing to do")
@@ -107,7 +107,7 @@ def playroom(
         _make_folders(partial_out)
         jobs = _jobs(partial_out, SIZES[size], seed, in_view)
         rows: dict[str, list[Any]] = {}
-        for job, made in zip(jobs, _run(jobs, workers), strict=True):
+        for job, made in zip(jobs, _run(jobs, num_workers), strict=True):
             if job.tree:
                 rows.setdefault(job.tree, []).extend(made)
         rows["labeled_s"] = trials.labeled_trials(seed, SIZES[size].labeled_images, SIZES[size].labeled_trials)

@@ -26,7 +26,7 @@ SPARE = ("--embed_rate", "1e9")
 def world(tmp_path_factory):
     """The tiny embedded world."""
     out = tmp_path_factory.mktemp("world") / "world"
-    main(["playroom", "--out", str(out), "--size", "tiny", "--workers", "1"])
+    main(["playroom", "--out", str(out), "--size", "tiny", "--num_workers", "1"])
     return out
 
 
@@ -47,9 +47,9 @@ def test_all_is_there(world, capsys, tmp_path):
     sources = f"[{web}/tars,{web}/llava/list.json,{web}/parquet]"
     code, out, _ = check(
         capsys,
-        "--saycam",
+        "--videos",
         world / "home",
-        "--web",
+        "--sources",
         sources,
         "--trials",
         world / "trials",
@@ -59,7 +59,7 @@ def test_all_is_there(world, capsys, tmp_path):
     assert code == 0
     assert "missing" not in out
     assert out.splitlines()[-1] == "all that the stages need is there"
-    frames(world / "home/videos", world / "home/transcripts", tmp_path / "store", workers=1)
+    frames(world / "home/videos", world / "home/transcripts", tmp_path / "store", num_workers=1)
     counts = PairStore(tmp_path / "store")
     assert f"{len(counts):,} frames (at most 16 an utterance)" in out
     assert f"{counts.manifest['funnel']['kept']:,}" in next(line for line in out.splitlines() if "within their" in line)
@@ -81,7 +81,7 @@ def test_everything_that_is_missing_is_told_before_the_end(tmp_path, capsys):
     write_transcript(transcripts / "bad.csv", [["0:01", "M", "bad", "a"], ["0:00", "M", "bad", "b"]])
     write_transcript(transcripts / "twice.csv", [["0:01", "M", "good", "a"]])
     write_transcript(transcripts / "few.csv", [["0:01", "M"]], ["Time", "Speaker"])
-    code, out, err = check(capsys, "--saycam", tmp_path, "--trials", tmp_path / "trials", "--web", tmp_path / "web")
+    code, out, err = check(capsys, "--videos", tmp_path, "--trials", tmp_path / "trials", "--sources", tmp_path / "web")
     assert code == 2
     for line in (
         f"missing {transcripts}/bad.csv: row 3: its time (0 s)",
@@ -101,8 +101,8 @@ def test_everything_that_is_missing_is_told_before_the_end(tmp_path, capsys):
     )
     for name in ("bad", "twice", "few"):
         (transcripts / f"{name}.csv").unlink()
-    assert check(capsys, "--saycam", tmp_path)[0] == 2
-    code, out, _ = check(capsys, "--saycam", tmp_path, "--min_fraction", "0.5")
+    assert check(capsys, "--videos", tmp_path)[0] == 2
+    code, out, _ = check(capsys, "--videos", tmp_path, "--min_fraction", "0.5")
     assert code == 0
     assert "note    " + str(transcripts / "gone.csv") in out
 
@@ -112,11 +112,11 @@ def test_nothing_there(tmp_path, capsys, folder):
     (tmp_path / "empty").mkdir()
     code, out, _ = check(
         capsys,
-        "--saycam",
+        "--videos",
         tmp_path / folder,
         "--frames",
         tmp_path / folder,
-        "--web",
+        "--sources",
         f"[{tmp_path / folder}]",
         "--trials",
         tmp_path / folder,
@@ -127,9 +127,9 @@ def test_nothing_there(tmp_path, capsys, folder):
 
 def test_wrong_options(capsys):
     for arguments, message in (
-        ((), "name what to check"),
-        (("--web", "x", "--workers", "0"), "--workers"),
-        (("--saycam", "x", "--profile", "ego4d"), "no such profile"),
+        ((), "nothing to check"),
+        (("--sources", "x", "--num_workers", "0"), "--num_workers"),
+        (("--videos", "x", "--profile", "ego4d"), "no such profile"),
     ):
         code, _, err = check(capsys, *arguments)
         assert code == 2
@@ -140,7 +140,7 @@ def test_wrong_options(capsys):
 def test_a_disk_that_is_too_small(world, capsys, monkeypatch):
     usage = shutil.disk_usage(world)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    code, out, _ = check(capsys, "--saycam", world / "home")
+    code, out, _ = check(capsys, "--videos", world / "home")
     assert code == 2
     assert "0.0 MB free" in out
 
@@ -202,8 +202,8 @@ def test_benchmark_images_elsewhere(world, tmp_path, capsys):
         shutil.copy(path, lists)
     code, out, _ = check(capsys, "--trials", lists)
     assert code == 2
-    assert out.count("say where they are (--images FOLDER)") == len(TRIALS)
-    assert check(capsys, "--trials", lists, "--images", world / "trials")[0] == 0
+    assert out.count("say where they are (--image_root FOLDER)") == len(TRIALS)
+    assert check(capsys, "--trials", lists, "--image_root", world / "trials")[0] == 0
 
 
 def test_the_columns_are_the_benchmarks_own():
@@ -223,7 +223,7 @@ def test_no_torch_and_many_files(tmp_path):
         "import sys; from babyvlm.__main__ import main; main(sys.argv[1:])\n"
         "print([name for name in ('torch', 'lightning', 'transformers', 'open_clip') if name in sys.modules])"
     )
-    command = [sys.executable, "-c", code, "check-data", "--saycam", str(tmp_path)]
+    command = [sys.executable, "-c", code, "check-data", "--videos", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "probing videos" in done.stderr

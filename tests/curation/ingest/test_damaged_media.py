@@ -208,7 +208,7 @@ def test_hostile_names_in_a_transcript_stay_inside(tmp_path, whole):
     for number, name in enumerate(names):
         rows = [[time, who, name, f"{said} {number}"] for time, who, said in ROWS]
         write_transcript(tmp_path / "transcripts" / f"t{number}.csv", rows)
-    frames(tmp_path / "videos", tmp_path / "transcripts", tmp_path / "store", workers=1, skip_bad_transcripts=True)
+    frames(tmp_path / "videos", tmp_path / "transcripts", tmp_path / "store", num_workers=1, skip_bad_transcripts=True)
     with (tmp_path / "store.frames.csv").open(newline="") as file:
         told = {row["transcript"]: row["problem"] for row in csv.DictReader(file)}
     assert set(told.values()) == {"", "video missing"}
@@ -229,7 +229,7 @@ def test_memory_stays_under_a_gigabyte(tmp_path, whole):
     code = (
         "import re, sys; from pathlib import Path; from babyvlm.curation.ingest.frames import frames\n"
         "root = Path(sys.argv[1])\n"
-        "frames(root / 'videos', root / 'transcripts', root / 'store', workers=1)\n"
+        "frames(root / 'videos', root / 'transcripts', root / 'store', num_workers=1)\n"
         "print(re.search(r'VmHWM:\\s*(\\d+) kB', Path('/proc/self/status').read_text())[1])"
     )
     out = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout

@@ -195,13 +195,13 @@ def test_order_does_not_depend_on_workers_and_a_second_call_does_nothing(tmp_pat
     for index in range(5):
         corpus(tmp_path, [("0:00", "M", f"video {index}. Yes"), ("0:04", "M", "end")], f"V_{index}", count=50)
     one = run(tmp_path, "one")
-    two = run(tmp_path, "two", workers=2)
+    two = run(tmp_path, "two", num_workers=2)
     assert one.fingerprint == two.fingerprint
     assert one.columns("key")["key"].to_pylist() == sorted(one.columns("key")["key"].to_pylist())
-    run(tmp_path, "one", workers=3)
+    run(tmp_path, "one", num_workers=3)
     assert "nothing to do" in capsys.readouterr().out
-    with pytest.raises(UserError, match="other frame_size"):
-        run(tmp_path, "one", frame_size=96)
+    with pytest.raises(UserError, match="other image_size"):
+        run(tmp_path, "one", image_size=96)
     corpus(tmp_path, [("0:00", "M", "other"), ("0:04", "M", "end")], "V_0", count=50)
     with pytest.raises(UserError, match="other transcripts"):
         run(tmp_path, "one")
@@ -303,8 +303,8 @@ def test_wrong_folders_and_numbers(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         run(tmp_path)
     corpus(tmp_path, [("0:00", "M", "a")], "V", count=20)
-    with pytest.raises(UserError, match="--frame_size 4097: must be at most 4096"):
-        run(tmp_path, frame_size=4097)
+    with pytest.raises(UserError, match="--image_size 4097: must be at most 4096"):
+        run(tmp_path, image_size=4097)
     with pytest.raises(UserError, match="--max_frames 0"):
         run(tmp_path, max_frames=0)
     write_transcript(tmp_path / "transcripts" / "other.csv", [["0:00", "M", "V", "a"]])

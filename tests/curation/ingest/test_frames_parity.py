@@ -133,7 +133,7 @@ def check_saycam(folder, films, name, said, most):
     expected = [(text, [shown(starts[name], time) for time in times]) for text, times in frames_of(counted, most)]
     if not expected:
         return
-    frames(videos, folder / "transcripts", folder / "store", max_frames=most, workers=1)
+    frames(videos, folder / "transcripts", folder / "store", max_frames=most, num_workers=1)
     assert stored(PairStore(folder / "store")) == expected
 
 
@@ -207,5 +207,5 @@ def test_babyview(films, tmp_path_factory, name, said, most):
             expected.append((text, [shown(starts[name], time) for time in times]))
     if not expected:
         return
-    frames(videos, folder / "transcripts", folder / "store", profile="babyview", max_frames=most, workers=1)
+    frames(videos, folder / "transcripts", folder / "store", profile="babyview", max_frames=most, num_workers=1)
     assert stored(PairStore(folder / "store"), turned=False, up=0) == expected

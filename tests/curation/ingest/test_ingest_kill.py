@@ -55,7 +55,7 @@ def work(stage, out, workers):
     import babyvlm.curation.ingest.released as module
 
     module.CHUNK_IMAGES = 12
-    stage(out=out, workers=workers)
+    stage(out=out, num_workers=workers)
 
 
 def contents(out):

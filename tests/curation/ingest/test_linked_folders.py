@@ -68,9 +68,9 @@ def test_frames_are_cut_from_linked_videos_by_linked_transcripts(tmp_path, capsy
     for kind in ("videos", "transcripts"):
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "home").symlink_to(tmp_path / "scratch" / kind)
-    frames(tmp_path / "videos", tmp_path / "transcripts", tmp_path / "store", workers=1)
+    frames(tmp_path / "videos", tmp_path / "transcripts", tmp_path / "store", num_workers=1)
     assert PairStore(tmp_path / "store").manifest["funnel"]["kept"] == 3
-    check_data(saycam=tmp_path / "videos", transcripts=tmp_path / "transcripts")
+    check_data(videos=tmp_path / "videos", transcripts=tmp_path / "transcripts")
     assert "all that the stages need is there" in capsys.readouterr().out
 
 
@@ -81,7 +81,7 @@ def test_released_frames_may_be_spread_over_disks(tmp_path, draw_jpeg):
     (tmp_path / "images" / "S").symlink_to(tmp_path / "scratch")
     said = {"data": [{"utterance": "a ball", "frame_filenames": ["S/a.jpg"]}]}
     (tmp_path / "list.json").write_text(json.dumps(said))
-    released(tmp_path / "images", tmp_path / "store", captions=[tmp_path / "list.json"], workers=1)
+    released(tmp_path / "images", tmp_path / "store", captions=[tmp_path / "list.json"], num_workers=1)
     assert PairStore(tmp_path / "store").columns("key")["key"].to_pylist() == ["S/a"]
 
 

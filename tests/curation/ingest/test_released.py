@@ -58,7 +58,7 @@ def write_csv(path, *rows):
 
 
 def run(images, out, **options):
-    released(images, out, **{"workers": 1, **options})
+    released(images, out, **{"num_workers": 1, **options})
     return PairStore(out)
 
 
@@ -225,7 +225,7 @@ def test_lists_that_cannot_be_trusted(tmp_path, images, lists, message):
 
 def test_wrong_options(tmp_path, images):
     folder = images(["1.jpg"])
-    for options, message in (({}, "either --captions or --transcripts"), ({"workers": 0}, "--workers 0")):
+    for options, message in (({}, "either --captions or --transcripts"), ({"num_workers": 0}, "--num_workers 0")):
         with pytest.raises(UserError, match=message):
             run(folder, tmp_path / "store", **({"captions": [folder]} if options else {}), **options)
     with pytest.raises(UserError, match="No such file"):
@@ -338,7 +338,7 @@ def test_processes_and_chunks_do_not_change_a_byte(tmp_path, images, monkeypatch
     write_csv(tmp_path / "said.csv", ("image", "utterance"), *((name, f"word {name[-10:-7]}") for name in names))
     one = run(folder, tmp_path / "one", captions=[tmp_path / "said.csv"])
     monkeypatch.setattr("babyvlm.curation.ingest.released.CHUNK_IMAGES", 7)
-    two = run(folder, tmp_path / "two", captions=[tmp_path / "said.csv"], workers=3)
+    two = run(folder, tmp_path / "two", captions=[tmp_path / "said.csv"], num_workers=3)
     assert [shard["sha256"] for shard in one.manifest["shards"]] == [
         shard["sha256"] for shard in two.manifest["shards"]
     ]

@@ -332,17 +332,17 @@ def test_chunks_are_read_by_themselves_and_in_order(tmp_path, monkeypatch):
     chunks = [chunk for source in map(find_source, sources) for file in source.files for chunk in source.cut(file)]
     assert [len(list(chunk.samples())) for chunk in chunks] == [3, 2, 1, 2, 1, 2, 1]
     assert len({chunk.hash for chunk in chunks}) == 7
-    web(sources, tmp_path / "small", workers=1)
+    web(sources, tmp_path / "small", num_workers=1)
     monkeypatch.undo()
     for workers in (1, 2):
-        web(sources, tmp_path / f"by{workers}", workers=workers)
+        web(sources, tmp_path / f"by{workers}", num_workers=workers)
     made = [PairStore(tmp_path / name).fingerprint for name in ("small", "by1", "by2")]
     assert len(set(made)) == 1
 
 
 def test_what_is_read_is_not_read_again(tmp_path, monkeypatch):
     sources, _ = four_forms(tmp_path)
-    web(sources, tmp_path / "whole", workers=1)
+    web(sources, tmp_path / "whole", num_workers=1)
     done = []
     real = module.WebPart.rows
 
@@ -354,10 +354,10 @@ def test_what_is_read_is_not_read_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module.WebPart, "rows", rows)
     with pytest.raises(KeyboardInterrupt):
-        web(sources, tmp_path / "store", workers=1)
+        web(sources, tmp_path / "store", num_workers=1)
     assert not (tmp_path / "store").exists()
     done.remove("table")
-    web(sources, tmp_path / "store", workers=1)
+    web(sources, tmp_path / "store", num_workers=1)
     assert done == ["tars", "listed", "llava"]
     assert PairStore(tmp_path / "store").fingerprint == PairStore(tmp_path / "whole").fingerprint
     assert not (tmp_path / "store.parts").exists()
@@ -368,7 +368,7 @@ def test_a_lower_bound_does_not_read_again(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="only 1 of 2"):
         web([tmp_path / "a.tar"], tmp_path / "store", min_fraction=0.9)
     monkeypatch.setattr(module.WebPart, "rows", lambda *_: pytest.fail("read again"))
-    web([tmp_path / "a.tar"], tmp_path / "store", min_fraction=0.5, workers=1)
+    web([tmp_path / "a.tar"], tmp_path / "store", min_fraction=0.5, num_workers=1)
     assert len(PairStore(tmp_path / "store")) == 1
 
 
@@ -450,16 +450,16 @@ def test_a_source_that_lost_most_of_its_links_is_refused(tmp_path):
 def test_lost_links_are_counted_by_the_length_of_the_list(tmp_path):
     write_tar(tmp_path / "a.tar", [("0.jpg", picture()), ("0.txt", b"x")])
     with pytest.raises(UserError, match=r"only 1 of 3 samples are sound \(2 link lost: listed"):
-        web([tmp_path / "a.tar"], tmp_path / "store", listed=3)
-    web([tmp_path / "a.tar"], tmp_path / "store", listed=2)
+        web([tmp_path / "a.tar"], tmp_path / "store", expected_count=3)
+    web([tmp_path / "a.tar"], tmp_path / "store", expected_count=2)
     assert PairStore(tmp_path / "store").manifest["funnel"]["dropped"] == {
         "link lost: listed, but not in the sources": 1
     }
-    with pytest.raises(UserError, match="made with other listed"):
+    with pytest.raises(UserError, match="made with other expected_count"):
         web([tmp_path / "a.tar"], tmp_path / "store")
     write_tar(tmp_path / "b.tar", [(f"{i}.{k}", b"x") for i in range(3) for k in ("jpg", "txt")])
-    with pytest.raises(UserError, match="--listed 2: the sources hold 3"):
-        web([tmp_path / "b.tar"], tmp_path / "other", listed=2)
+    with pytest.raises(UserError, match="--expected_count 2: the sources hold 3"):
+        web([tmp_path / "b.tar"], tmp_path / "other", expected_count=2)
 
 
 @pytest.mark.parametrize(
@@ -471,7 +471,7 @@ def test_a_record_of_lost_links_that_cannot_be_read_is_named(tmp_path, name, con
     (folder / "00000.parquet").unlink()
     (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name}: not readable as img2dataset's record"):
-        web([folder], tmp_path / "store", workers=1)
+        web([folder], tmp_path / "store", num_workers=1)
 
 
 def test_a_store_does_not_come_to_lie_in_its_source(tmp_path):
@@ -480,4 +480,4 @@ def test_a_store_does_not_come_to_lie_in_its_source(tmp_path):
     (tmp_path / "c" / "list.csv").write_text("image,caption\na.png,a ball\n")
     with pytest.raises(UserError, match=r"store: lies in .*c, whose files are only read"):
         web([tmp_path / "c"], tmp_path / "c" / "store")
-    web([tmp_path / "c" / "list.csv"], tmp_path / "c" / "store", workers=1)  # beside the file that is named
+    web([tmp_path / "c" / "list.csv"], tmp_path / "c" / "store", num_workers=1)  # beside the file that is named

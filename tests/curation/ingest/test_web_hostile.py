@@ -58,7 +58,7 @@ def _watched(folder, source, out, options, sender):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     error = ""
     try:
-        web([source], out, min_fraction=0, workers=1, **options)
+        web([source], out, min_fraction=0, num_workers=1, **options)
     except BaseException as raised:
         error = f"{type(raised).__name__}: {raised}"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

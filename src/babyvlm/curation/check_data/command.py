@@ -30,17 +30,17 @@ WIDTH = 120
 
 
 def check_data(  # noqa: PLR0913, PLR0917 - each is something that a user may have, or knows of it
-    saycam: Path | None = None,
+    videos: Path | None = None,
     transcripts: Path | None = None,
     frames: Path | None = None,
     captions: list[Path] | Path | None = None,
-    web: list[Path] | Path | None = None,
+    sources: list[Path] | Path | None = None,
     trials: Path | None = None,
-    images: Path | None = None,
+    image_root: Path | None = None,
     profile: str = "saycam",
     max_frames: int = 16,
     min_fraction: float = 1.0,
-    workers: int = 2,
+    num_workers: int = 2,
     embed_rate: float = EMBED_RATE,
     out: Path = Path("data"),
 ) -> None:
@@ -50,47 +50,47 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is something that a user may ha
     found, then what is missing, line by line; ends with exit code 2 if a stage needs it.
 
     For example:
-        python -m babyvlm check-data --saycam data/saycam/raw --web data/web/blip_laion_cc_sbu_558k.json --out data
+        python -m babyvlm check-data --videos data/saycam/raw --sources data/web/blip_laion_cc_sbu_558k.json --out data
 
     Args:
-        saycam: folder of raw videos, of SAYCam or of another corpus whose --profile is given.
+        videos: folder of raw videos, of SAYCam or of another corpus whose --profile is given.
         transcripts: folder of their transcripts; by default that of the videos.
         frames: folder of released frames.
         captions: list, or lists `[a.json,b.json]`, of what was said with them; else their --transcripts are numbered.
-        web: web source or sources, `[a,b]`, as for `curate web`.
+        sources: web source or sources, `[a,b]`, as for `curate web`.
         trials: folder of the benchmark lists (labeled_s.csv, vtwt.csv, baby_winoground.csv, SAYCam_caption.csv).
-        images: folder that their image paths start from; that of the lists by default.
+        image_root: folder that their image paths start from; that of the lists by default.
         profile: conventions of the corpus: `saycam`, `babyview`, or your own YAML or JSON file (docs/how-to/data.md).
         max_frames: most frames an utterance, as you will give it to `curate frames`.
         min_fraction: least share of the transcripts that must have a sound video; less than 1 if you know that some
             are lost.
-        workers: processes that you will give to `curate frames`.
+        num_workers: processes that you will give to `curate frames`.
         embed_rate: pairs that your device embeds a second, if you know it.
         out: where you will work; its disk is the one that must have room.
 
     Raises:
         UserError: nothing was named to check, or something that a stage needs is missing.
     """
-    if not (saycam or frames or web or trials):
-        raise UserError("name what to check: --saycam, --frames, --web or --trials (whose images --images says)")
-    if not 0 <= min_fraction <= 1 or workers < 1 or max_frames < 1 or not 0 < embed_rate < inf:
-        raise UserError("--min_fraction must be within 0 and 1, --workers, --max_frames and --embed_rate above 0")
+    if not (videos or frames or sources or trials):
+        raise UserError("nothing to check: pass --videos, --frames, --sources or --trials")
+    if not 0 <= min_fraction <= 1 or num_workers < 1 or max_frames < 1 or not 0 < embed_rate < inf:
+        raise UserError("--min_fraction must be within 0 and 1, --num_workers, --max_frames and --embed_rate above 0")
     rules = find_profile(profile)
     checked = []
-    if saycam:
-        checked.append(check_raw(saycam, transcripts or saycam, rules, max_frames, min_fraction, embed_rate))
+    if videos:
+        checked.append(check_raw(videos, transcripts or videos, rules, max_frames, min_fraction, embed_rate))
     if frames:
         checked.append(check_released(frames, as_list(captions), transcripts, embed_rate))
     targets = round(KEPT * sum(one.pairs for one in checked))
-    sources = [check_web(source) for source in as_list(web)]
-    checked += [*sources, *([check_trials(trials, images)] if trials else [])]
+    web = [check_web(source) for source in as_list(sources)]
+    checked += [*web, *([check_trials(trials, image_root)] if trials else [])]
     needs = [need for found in checked for need in found.needs]
-    needs += web_needs(sum(one.pairs for one in sources), sum(one.bytes for one in sources), embed_rate, targets)
+    needs += web_needs(sum(one.pairs for one in web), sum(one.bytes for one in web), embed_rate, targets)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for found in checked:
         _print_findings(console, found)
     missing = sum(len(found.missing) for found in checked) + (
-        _print_needs(console, needs, workers, out) if needs else 0
+        _print_needs(console, needs, num_workers, out) if needs else 0
     )
     if missing:
         raise UserError(f"{missing:,} things that a stage needs are missing or broken, see above")

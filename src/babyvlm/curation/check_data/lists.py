@@ -80,7 +80,9 @@ def _judge(found: Findings, source: Source, count: int, lost: int) -> None:
     if source.sidecars:
         found.facts.append(("lost links", f"{lost:,} of {count + lost:,}"))
     elif source.cut is cut_tar:
-        found.notes.append("nothing beside the tars tells which links were lost; `curate web --listed` counts them")
+        found.notes.append(
+            "nothing beside the tars tells which links were lost; `curate web --expected_count` counts them"
+        )
     if not count or found.pairs < MIN_FRACTION * (count + lost):
         found.missing.append(
             f"{found.title}: about {found.pairs:,} of {count + lost:,} samples are sound, lost links included; that is"
@@ -119,7 +121,7 @@ def check_trials(folder: Path, images: Path | None = None) -> Findings:
         if count != items:
             found.notes.append(f"{path}: {count:,} items; the authors' list has {items:,}")
         try:
-            absent_images(path, [row["image"] for row in rows], images or folder, where="--images")
+            absent_images(path, [row["image"] for row in rows], images or folder, where="--image_root")
         except UserError as error:
             found.missing.append(str(error))
     return found

@@ -47,9 +47,9 @@ def frames(
     transcripts: Path,
     out: Path,
     profile: str = "saycam",
-    frame_size: int = 224,
+    image_size: int = 224,
     max_frames: int = 16,
-    workers: int = 2,
+    num_workers: int = 2,
     skip_bad_transcripts: bool = False,
     licensed: bool = True,
 ) -> None:
@@ -64,37 +64,37 @@ def frames(
     A call that was killed goes on: the videos that are done are not touched again.
 
     For example:
-        python -m babyvlm curate frames --videos raw/videos --transcripts raw/transcripts --out frames --workers 8
+        python -m babyvlm curate frames --videos raw/videos --transcripts raw/transcripts --out frames --num_workers 8
 
     Args:
         videos: folder of videos, named as the transcripts name them; subfolders are searched too.
         transcripts: folder of CSVs, one a video; subfolders are searched too.
         out: store to make.
         profile: conventions of the corpus: `saycam`, `babyview`, or your own YAML or JSON file (docs/how-to/data.md).
-        frame_size: side of the frames in pixels.
+        image_size: side of the frames in pixels.
         max_frames: most frames an utterance (16 in BabyVLM, 32 in CVCL).
-        workers: processes, each at one video.
+        num_workers: processes, each at one video.
         skip_bad_transcripts: pass over transcripts that cannot be trusted (a missing column, times that run
             backwards, two videos) instead of stopping before any work is done.
         licensed: the frames may never leave this machine. Say false only of data that is free to share.
     """
     rules = find_profile(profile)
-    at_least(1, frame_size=frame_size, max_frames=max_frames, workers=workers)
-    if frame_size > LARGEST:
-        raise UserError(f"--frame_size {frame_size}: must be at most {LARGEST}")
+    at_least(1, image_size=image_size, max_frames=max_frames, num_workers=num_workers)
+    if image_size > LARGEST:
+        raise UserError(f"--image_size {image_size}: must be at most {LARGEST}")
     require_outside(out, videos, transcripts)
     read = read_transcripts(find_transcripts(transcripts), rules, skip_bad=skip_bad_transcripts)
     index = find_videos(videos, rules)
     check_some_serve(read, transcripts, index, videos, rules)
     with Progress(console=Console(stderr=True)) as bar:  # ends before an error is told
         parts = [
-            VideoFrames.of(one, index.get(one.video, []), rules, frame_size, max_frames)
+            VideoFrames.of(one, index.get(one.video, []), rules, image_size, max_frames)
             for one in bar.track(read, description="looking at videos")
         ]
     arguments = {
         "command": "frames",
         "profile": asdict(rules),
-        "frame_size": frame_size,
+        "image_size": image_size,
         "max_frames": max_frames,
         "licensed": licensed,
         "transcripts": combine_hashes(part.transcript_hash for part in parts),
@@ -103,7 +103,7 @@ def frames(
     funnel = Funnel("frames", unit="utterances")
     raw = {rules.source: {"files": [one.path.name for one in read], "key": KEY}}
     store = store_from_parts(
-        out, parts, funnel, HEADING, arguments=arguments, raw=raw, licensed=licensed, workers=workers
+        out, parts, funnel, HEADING, arguments=arguments, raw=raw, licensed=licensed, workers=num_workers
     )
     if store:
         print(
@@ -118,25 +118,25 @@ class VideoFrames:
     transcript: Transcript
     paths: tuple[Path, ...]
     profile: Profile
-    frame_size: int
+    image_size: int
     max_frames: int
     transcript_hash: str
     video_hash: str
 
     @classmethod
     def of(
-        cls, transcript: Transcript, paths: Sequence[Path], profile: Profile, frame_size: int, max_frames: int
+        cls, transcript: Transcript, paths: Sequence[Path], profile: Profile, image_size: int, max_frames: int
     ) -> VideoFrames:
         """The part of a transcript whose video is at one of ``paths``; which should be one."""
         hashes = fingerprint_files([transcript.path]), fingerprint_files(paths)
-        return cls(transcript, tuple(paths), profile, frame_size, max_frames, *hashes)
+        return cls(transcript, tuple(paths), profile, image_size, max_frames, *hashes)
 
     @property
     def arguments(self) -> dict[str, Any]:
         """All that the rows are a function of."""
         return {
             "profile": asdict(self.profile),
-            "frame_size": self.frame_size,
+            "image_size": self.image_size,
             "max_frames": self.max_frames,
             "transcript": self.transcript_hash,
             "video": self.video_hash,
@@ -206,7 +206,7 @@ class VideoFrames:
             raise UnusableInputError(str(error)) from None
 
     def _prepare(self, image: Image) -> bytes:
-        return as_jpeg(crop_frame(image, self.profile, self.frame_size))
+        return as_jpeg(crop_frame(image, self.profile, self.image_size))
 
 
 def find_transcripts(folder: Path) -> list[Path]:

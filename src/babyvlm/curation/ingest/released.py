@@ -28,13 +28,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 @one_at_a_time
 def released(
-    images: Path,
+    frames: Path,
     out: Path,
     captions: list[Path] | Path | None = None,
     transcripts: Path | None = None,
     source: str = "saycam",
     image_size: int = 0,
-    workers: int = 2,
+    num_workers: int = 2,
     licensed: bool = True,
 ) -> None:
     """Make a pair store of frames that are cut already, such as the 600,285 of the CVCL authors.
@@ -47,34 +47,34 @@ def released(
     that was killed goes on where it was.
 
     For example:
-        python -m babyvlm curate released --images train_5fps --captions '[train.json,val.json]' --out stores/frames
+        python -m babyvlm curate released --frames train_5fps --captions '[train.json,val.json]' --out stores/frames
 
     Args:
-        images: folder of images; subfolders are searched too.
+        frames: folder of images; subfolders are searched too.
         out: store to make.
         captions: list, lists `[a,b]` or folder of them: the authors' train.json, val.json and test.json (or their
             preprocessed transcripts), or CSVs with columns image, utterance and, if there are any, group and split.
         transcripts: folder of raw SAYCam transcripts, for images named as the authors' (S_20140420_1803_01_082_00.jpg).
         source: the corpus' name in the store.
         image_size: make images smaller until the shorter side has this many pixels; 0 keeps the bytes as they are.
-        workers: processes, each at some images.
+        num_workers: processes, each at some images.
         licensed: the images may never leave this machine. Say false only of data that is free to share.
     """
     if (captions is None) == (transcripts is None):
         raise UserError("give either --captions or --transcripts, so that each image has its utterance")
-    if image_size < 0 or workers < 1:
-        raise UserError(f"--image_size {image_size} must be 0 or more, --workers {workers} at least 1")
-    require_outside(out, images)
-    sizes = {path.relative_to(images).as_posix(): file_size(path) for path in files_below(images, SUFFIXES)}
+    if image_size < 0 or num_workers < 1:
+        raise UserError(f"--image_size {image_size} must be 0 or more, --num_workers {num_workers} at least 1")
+    require_outside(out, frames)
+    sizes = {path.relative_to(frames).as_posix(): file_size(path) for path in files_below(frames, SUFFIXES)}
     if not sizes:
-        raise UserError(f"{images}: holds no {', '.join(SUFFIXES)} image")
+        raise UserError(f"{frames}: holds no {', '.join(SUFFIXES)} image")
     funnel = Funnel("released", unit="images")
     if transcripts:
         said = read_transcripts_of_frames(find_transcripts(transcripts), sizes, funnel)
     else:
         said = read_lists(as_list(captions), funnel)
         funnel.drop("in no list", len(sizes.keys() - {name for one in said for name in one.images}))
-    parts = [ImageChunk.of(images, chunk, sizes, source, image_size) for chunk in _chunks(said)]
+    parts = [ImageChunk.of(frames, chunk, sizes, source, image_size) for chunk in _chunks(said)]
     arguments = {
         "command": "released",
         "source": source,
@@ -84,7 +84,7 @@ def released(
     }
     raw = {source: {"files": [path.name for path in as_list(captions or transcripts)], "key": KEY}}
     store = store_from_parts(
-        out, parts, funnel, ("image", "problem"), arguments=arguments, raw=raw, licensed=licensed, workers=workers
+        out, parts, funnel, ("image", "problem"), arguments=arguments, raw=raw, licensed=licensed, workers=num_workers
     )
     if store:
         print(f"{funnel}\n{out}: {len(store):,} images; what was left out is listed in {out}.released.csv")

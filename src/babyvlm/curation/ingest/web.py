@@ -28,10 +28,10 @@ def web(
     sources: list[Path],
     out: Path,
     min_fraction: float = 0.5,
-    listed: int = 0,
+    expected_count: int = 0,
     image_size: int = 0,
     hold_out: bool = False,
-    workers: int = 2,
+    num_workers: int = 2,
     licensed: bool = False,
 ) -> None:
     """Read captioned images from the web into a pair store.
@@ -51,19 +51,19 @@ def web(
         sources: files or folders; each gives its name to its pairs.
         out: store to make.
         min_fraction: least share of the samples, lost links included, that must be sound.
-        listed: how many samples the lists of all sources named before anything was downloaded, if nothing beside the
-            archives tells it; what is not here counts as a lost link.
+        expected_count: number of links that the download was asked for, over all sources. Use it if the archives have
+            no record of failed downloads beside them; samples that are not there count as lost links.
         image_size: make images smaller until the shorter side has this many pixels; 0 keeps the bytes as they are,
             but for images of over 1 MiB, of which the shorter side is made 512 pixels at most.
         hold_out: put 5 % each into validation and test, where a model is judged on web pairs too; else all of them are
             for training, as in the paper.
-        workers: processes, each at one archive or some thousand samples.
+        num_workers: processes, each at one archive or some thousand samples.
         licensed: the images may never leave this machine.
     """
-    if min(image_size, listed) < 0 or not 0 <= min_fraction <= 1 or workers < 1:
+    if min(image_size, expected_count) < 0 or not 0 <= min_fraction <= 1 or num_workers < 1:
         raise UserError(
-            f"--image_size {image_size} and --listed {listed} must be 0 or more, --min_fraction {min_fraction} within"
-            f" 0 and 1, --workers {workers} at least 1"
+            f"--image_size {image_size} and --expected_count {expected_count} must be 0 or more, --min_fraction"
+            f" {min_fraction} within 0 and 1, --num_workers {num_workers} at least 1"
         )
     require_outside(out, *sources)
     found = _find_sources(sources)
@@ -75,7 +75,7 @@ def web(
         "image_size": image_size,
         "hold_out": hold_out,
         "licensed": licensed,
-        **({"listed": listed} if listed else {}),
+        **({"expected_count": expected_count} if expected_count else {}),
     }
     chunks = ((source.name, chunk) for source in found for chunk in (*source.chunks(), *source.lost()))
     parts = [WebPart(name, chunk, chunk.hash, image_size, hold_out) for name, chunk in chunks]
@@ -83,7 +83,7 @@ def web(
     quarantine = out.with_name(f"{out.name}.quarantine.csv")
 
     def check() -> None:
-        _count_unseen(funnel, listed)
+        _count_unseen(funnel, expected_count)
         if funnel.seen and funnel.kept / funnel.seen < min_fraction:
             reasons = ", ".join(f"{count} {reason}" for reason, count in funnel.dropped.most_common(3))
             raise UserError(
@@ -101,18 +101,20 @@ def web(
         arguments=arguments,
         licensed=licensed,
         raw={one.name: {"files": [file.name for file in one.files], "key": one.key} for one in found},
-        workers=workers,
+        workers=num_workers,
     )
     if store:
         print(f"{funnel}\n{out}: {len(store):,} pairs; what was left out is listed in {quarantine}")
 
 
-def _count_unseen(funnel: Funnel, listed: int) -> None:
+def _count_unseen(funnel: Funnel, expected_count: int) -> None:
     """Count what was listed and has not been seen as lost."""
-    if listed and listed < funnel.seen:
-        raise UserError(f"--listed {listed}: the sources hold {funnel.seen} samples; say how many their lists named")
-    if listed > funnel.seen:
-        funnel.drop("link lost: listed, but not in the sources", listed - funnel.seen)
+    if expected_count and expected_count < funnel.seen:
+        raise UserError(
+            f"--expected_count {expected_count}: the sources hold {funnel.seen} samples; say how many their lists named"
+        )
+    if expected_count > funnel.seen:
+        funnel.drop("link lost: listed, but not in the sources", expected_count - funnel.seen)
 
 
 def _find_sources(paths: list[Path]) -> list[Source]:

@@ -102,5 +102,5 @@ def _counted(path: Path) -> Iterator[tuple[str, str]]:
 def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(
         f"{path}: not readable as img2dataset's record of lost links ({type(error).__name__}); make it again, or remove"
-        " it and say by --listed how many samples were listed"
+        " it and say by --expected_count how many samples were listed"
     )
