@@ -63,9 +63,10 @@ def run_ours(targets: Rows, candidates: Rows) -> Figures:
     """Match; the time spent in matrix products, over the passes they made, is what one pass costs here and now."""
     import numba
 
-    from babyvlm.curation.matching.match import match, top_k
+    from babyvlm.curation.matching import top_k
+    from babyvlm.curation.matching.match import match
 
-    product = top_k.Lister._score
+    product = top_k.TopKSearch._score
     spent = []
 
     def timed(*arguments: object) -> None:
@@ -73,7 +74,7 @@ def run_ours(targets: Rows, candidates: Rows) -> Figures:
         product(*arguments)
         spent.append(time.perf_counter() - started)
 
-    top_k.Lister._score = timed
+    top_k.TopKSearch._score = timed
     found = match(targets, candidates, progress=False)
     return {
         "seconds": found.seconds,

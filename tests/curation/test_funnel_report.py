@@ -35,7 +35,7 @@ def stores(tmp_path):
     web = step(tmp_path / "web", "web", {"image broken": 1, "no caption": 4}, kept=9)
     kept = step(tmp_path / "kept", "filter", {"similarity <= 0.2": 5}, frames)
     other = step(tmp_path / "other", "filter", {"similarity <= 0.3": 6}, frames)
-    aug = step(tmp_path / "aug", "match", {"no target's match": 7}, kept, web)
+    aug = step(tmp_path / "aug", "match", {"not matched to a target": 7}, kept, web)
     return {"frames": frames, "web": web, "kept": kept, "other": other, "aug": aug}
 
 
@@ -47,7 +47,7 @@ def test_the_chain_is_found_from_its_ends_alone(stores, tmp_path):
     place = {stage["fingerprint"]: number for number, stage in enumerate(stages)}
     assert all(place[parent] < place[stage["fingerprint"]] for stage in stages for parent in stage["made_from"])
     match = stages[3]
-    assert (match["in"], match["kept"], match["dropped"]) == (9, 2, {"no target's match": 7})
+    assert (match["in"], match["kept"], match["dropped"]) == (9, 2, {"not matched to a target": 7})
     assert {stages[place[parent]]["name"] for parent in match["made_from"]} == {"filter 1", "web"}
 
 

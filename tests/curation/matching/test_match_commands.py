@@ -16,13 +16,13 @@ def unit(rows):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
 
 
-def a_store(path, keys, licensed=False):
+def make_store(path, keys, licensed=False):
     rows = [
         {
             "key": key,
             "image": f"image of {key}".encode(),
             "utterance": f"see {key}",
-            "source": "made",
+            "source": "test",
             "group": key,
             "split": "train",
             "caption": f"adult {key}",
@@ -33,14 +33,14 @@ def a_store(path, keys, licensed=False):
         path,
         rows,
         arguments={"keys": keys},
-        funnel=Funnel("made"),
+        funnel=Funnel("test"),
         licensed=licensed,
         extra_fields={"caption": pa.string()},
     )
     return path
 
 
-def embedded(path, keys, rows, clip="playroom"):
+def make_embeddings(path, keys, rows, clip="playroom"):
     manifest = {"arguments": {"store": "x", "clip": clip}}
     with artifacts.create(path, "embeddings", manifest) as partial:
         (partial / "keys.json").write_text(json.dumps(keys))
@@ -51,24 +51,24 @@ def embedded(path, keys, rows, clip="playroom"):
 
 @pytest.fixture
 def world(tmp_path):
-    """Nine embedded targets of which a filter left six, and 700 candidates: three row groups of a shard."""
+    """Six filtered targets of nine embedded ones, and 700 candidates: three row groups of a shard."""
     random = np.random.default_rng(5)
     kept = [f"t{i}" for i in (7, 1, 2, 8, 4, 0)]
     all_targets, offered = [f"t{i}" for i in range(9)], [f"c{i}" for i in range(700)]
     targets, candidates = unit(random.normal(size=(9, 16))), unit(random.normal(size=(700, 16)))
     return (
         {
-            "targets": a_store(tmp_path / "home", kept, licensed=True),
-            "target_embeddings": embedded(tmp_path / "home-clip", all_targets, targets),
-            "candidates": a_store(tmp_path / "web", offered),
-            "candidate_embeddings": embedded(tmp_path / "web-clip", offered, candidates),
+            "targets": make_store(tmp_path / "home", kept, licensed=True),
+            "target_embeddings": make_embeddings(tmp_path / "home-clip", all_targets, targets),
+            "candidates": make_store(tmp_path / "web", offered),
+            "candidate_embeddings": make_embeddings(tmp_path / "web-clip", offered, candidates),
         },
         targets[[7, 1, 2, 8, 4, 0]],
         candidates,
     )
 
 
-def test_the_store_holds_the_best_candidates_in_target_order(world, tmp_path, capsys):
+def test_match_stores_writes_optimal_candidates_in_target_order(world, tmp_path, capsys):
     paths, targets, candidates = world
     match_stores(**paths, out=tmp_path / "aug")
     scores = targets.astype(float) @ candidates.astype(float).T
@@ -81,14 +81,14 @@ def test_the_store_holds_the_best_candidates_in_target_order(world, tmp_path, ca
     assert [row["match_similarity"] for row in rows] == pytest.approx(scores[range(6), best], abs=1e-6)
     assert not PairStore(tmp_path / "aug").licensed
     printed = capsys.readouterr().out
-    for words in ("700 candidates in, 6 kept", "the best", "greedy would have", "random would have"):
+    for words in ("700 candidates in, 6 kept", "optimal up to rounding", "greedy matching:", "random matching:"):
         assert words in printed
     match_stores(**paths, out=tmp_path / "aug")
-    assert "nothing to do" in capsys.readouterr().out
+    assert "already complete, skipping" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", ["exact", "greedy", "random"])
-def test_the_same_call_writes_the_same_bytes(world, tmp_path, method):
+def test_match_stores_is_deterministic(world, tmp_path, method):
     paths, _, _ = world
     for name in "ab":
         match_stores(**paths, out=tmp_path / name, method=method)
@@ -98,12 +98,12 @@ def test_the_same_call_writes_the_same_bytes(world, tmp_path, method):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(("a.", "b."))]
 
 
-def test_what_cannot_be_matched_is_refused_in_one_line(world, tmp_path):
+def test_match_stores_rejects_incompatible_inputs(world, tmp_path):
     paths, targets, _ = world
-    other = embedded(tmp_path / "other", ["t0"], targets[:1])
+    other = make_embeddings(tmp_path / "other", ["t0"], targets[:1])
     with pytest.raises(UserError, match="no embedding of 5 of the 6 pairs"):
         match_stores(**paths | {"target_embeddings": other}, out=tmp_path / "x")
-    other = embedded(tmp_path / "vit", ["t0"], targets[:1], clip="ViT-L-14/openai")
+    other = make_embeddings(tmp_path / "vit", ["t0"], targets[:1], clip="ViT-L-14/openai")
     with pytest.raises(UserError, match="embed both with the same model"):
         match_stores(**paths | {"target_embeddings": other}, out=tmp_path / "x")
     swapped = {
@@ -117,7 +117,7 @@ def test_what_cannot_be_matched_is_refused_in_one_line(world, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_a_sample_random_has_the_other_stores_size_and_no_row_twice(world, tmp_path):
+def test_sample_random_has_size_of_other_store_without_duplicates(world, tmp_path):
     paths, _, _ = world
     chosen = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -126,11 +126,11 @@ def test_a_sample_random_has_the_other_stores_size_and_no_row_twice(world, tmp_p
     assert chosen["a"] == chosen["b"] != chosen["c"]
     assert len(set(chosen["a"])) == 6
     assert all(image == f"image of {key}".encode() for key, image, _ in chosen["a"])
-    with pytest.raises(UserError, match="asks for 700; add candidates"):
+    with pytest.raises(UserError, match="has 6 pairs, fewer than the 700 of"):
         sample_random(paths["targets"], paths["candidates"], tmp_path / "x")
 
 
-def test_arrays_are_matched_into_an_artefact(world, tmp_path, capsys):
+def test_match_arrays_writes_index_and_proof(world, tmp_path, capsys):
     _, targets, candidates = world
     np.save(tmp_path / "t.npy", targets)
     np.save(tmp_path / "c.npy", candidates)
@@ -139,9 +139,9 @@ def test_arrays_are_matched_into_an_artefact(world, tmp_path, capsys):
     best = linear_sum_assignment(scores, maximize=True)[1]
     assert np.load(tmp_path / "out" / "index.npy").tolist() == best.tolist()
     prices = np.load(tmp_path / "out" / "prices.npy")
-    bound = (scores - prices).max(axis=1).sum() + prices.sum()
-    assert bound == pytest.approx(scores[range(6), best].sum(), abs=1e-6)
-    assert "is the best" in capsys.readouterr().out
+    dual = (scores - prices).max(axis=1).sum() + prices.sum()
+    assert dual == pytest.approx(scores[range(6), best].sum(), abs=1e-6)
+    assert "optimal up to rounding" in capsys.readouterr().out
     (tmp_path / "bad.npy").write_bytes(b"no array")
     with pytest.raises(UserError, match=r"bad\.npy: not readable"):
         match_arrays(tmp_path / "bad.npy", tmp_path / "c.npy", tmp_path / "x")

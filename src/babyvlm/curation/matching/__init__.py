@@ -1,1 +1,1 @@
-"""One-to-one assignment without the N x M scores in memory; ``matching`` is its face."""
+"""One-to-one matching of target images to candidate images; ``match`` is the entry point."""

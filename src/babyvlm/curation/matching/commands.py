@@ -1,4 +1,4 @@
-"""The commands that choose generic pairs for a target store: by matching, or at random."""
+"""The commands that choose candidate pairs for a target store: by matching, or at random."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-# Scoring the other methods for comparison costs a pass over all pairs: seconds up to here, minutes beyond. Our choice.
-COMPARED_PAIRS = 1 << 30
+# The other methods are scored for comparison up to this many pairs (seconds; beyond, minutes). Our choice.
+MAX_COMPARED_PAIRS = 1 << 30
 
 
 @artifacts.one_at_a_time
@@ -38,65 +38,67 @@ def match_stores(
     batch_size: int = 2048,
     seed: int = 0,
 ) -> None:
-    r"""Choose for each target pair the candidate pair whose image is most like it, one to one (the paper's matching).
+    r"""Match each target pair to the candidate pair with the most similar image, one to one (the paper's matching).
 
-    In go two stores, the child's filtered pairs and the rewritten web pairs, with embeddings of both; out comes a store
-    of as many web pairs as there are targets. The summed CLIP similarity of the images is the largest possible, and the
-    result says by which bound that is known.
+    Input: two stores, usually the filtered pairs of the child and the rewritten web pairs, with embeddings of both.
+    Output: a store with as many candidate pairs as there are targets. The summed CLIP similarity of the images is
+    maximal, and the printed summary states the duality gap that proves it.
 
     For example:
         python -m babyvlm curate match --targets stores/filtered --target_embeddings embeddings/frames \
             --candidates stores/rewritten --candidate_embeddings embeddings/rewritten --out stores/aug
 
     Args:
-        targets: pair store to imitate; may be a filtered part of the store that was embedded.
-        target_embeddings: embeddings of (at least) these pairs.
-        candidates: pair store to choose from; at least as many pairs as `targets`.
-        candidate_embeddings: embeddings of (at least) these pairs, by the same CLIP model.
-        out: pair store to make: the chosen candidates in the order of the targets, with `match_key` and
+        targets: pair store to imitate. It may be a filtered subset of the store that was embedded.
+        target_embeddings: embeddings of these pairs (and possibly others).
+        candidates: pair store to choose from, with at least as many pairs as `targets`.
+        candidate_embeddings: embeddings of these pairs (and possibly others), by the same CLIP model.
+        out: pair store to create: the matched candidates in the order of the targets, with the fields `match_key` and
             `match_similarity`.
-        method: `exact` (best sum), `greedy` (targets in random order take the best that is left) or `random`.
-        top_k: candidates first listed for a target; more cost memory, fewer cost time.
-        batch_size: targets that enter at a time.
-        seed: of the order in which targets enter, and of `random`.
+        method: `exact` (maximal sum), `greedy` (targets in random order take the best candidate left) or `random`.
+        top_k: length of a target's first candidate list. Longer lists need more memory, shorter ones more time.
+        batch_size: targets added to the matching at a time.
+        seed: random seed of the order in which targets are added, and of `random`.
     """
     at_least(0, seed=seed)
     at_least(1, top_k=top_k, batch_size=batch_size)
-    wanted, offered = PairStore(targets), PairStore(candidates)
-    of_targets, of_candidates = Embeddings(target_embeddings), Embeddings(candidate_embeddings)
-    check_same_clip(of_targets, of_candidates)
+    target_store, candidate_store = PairStore(targets), PairStore(candidates)
+    target_vectors, candidate_vectors = Embeddings(target_embeddings), Embeddings(candidate_embeddings)
+    check_same_clip(target_vectors, candidate_vectors)
     arguments = {
         "command": "match",
-        "targets": wanted.fingerprint,
-        "candidates": offered.fingerprint,
-        "target_embeddings": of_targets.fingerprint,
-        "candidate_embeddings": of_candidates.fingerprint,
+        "targets": target_store.fingerprint,
+        "candidates": candidate_store.fingerprint,
+        "target_embeddings": target_vectors.fingerprint,
+        "candidate_embeddings": candidate_vectors.fingerprint,
         "method": method,
         "top_k": top_k,
         "batch_size": batch_size,
         "seed": seed,
     }
-    state = out.with_name(out.name + ".matching")  # goes on from here after an interruption
+    checkpoint = out.with_name(out.name + ".matching")  # an interrupted run resumes from here
     if artifacts.is_complete(out, "store", arguments):
-        shutil.rmtree(state, ignore_errors=True)
-        print(f"{out}: whole already, nothing to do")
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        print(f"{out}: already complete, skipping")
         return
-    target_keys, images = embedded_rows(wanted, of_targets)
-    _, offers = embedded_rows(offered, of_candidates)
-    found = find(images, offers, method, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=state)
+    target_keys, target_images = embedded_rows(target_store, target_vectors)
+    _, candidate_images = embedded_rows(candidate_store, candidate_vectors)
+    matching = _match_by(
+        method, target_images, candidate_images, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=checkpoint
+    )
     funnel = Funnel("match", "candidates")
     write_store(
         out,
-        matched_rows(offered, target_keys, found, funnel),
+        _matched_rows(candidate_store, target_keys, matching, funnel),
         arguments=arguments,
         funnel=funnel,
-        licensed=offered.licensed,
-        extra_fields=offered.extra_fields | {"match_key": pa.string(), "match_similarity": pa.float32()},
-        ancestors=wanted.lineage | offered.lineage | of_targets.lineage | of_candidates.lineage,
+        licensed=candidate_store.licensed,
+        extra_fields=candidate_store.extra_fields | {"match_key": pa.string(), "match_similarity": pa.float32()},
+        ancestors=target_store.lineage | candidate_store.lineage | target_vectors.lineage | candidate_vectors.lineage,
     )
-    shutil.rmtree(state, ignore_errors=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
     print(funnel)
-    report(found, images, offers, seed)
+    _print_quality(matching, target_images, candidate_images, seed)
 
 
 @artifacts.one_at_a_time
@@ -109,26 +111,28 @@ def match_arrays(
     batch_size: int = 2048,
     seed: int = 0,
 ) -> None:
-    """Match the rows of two embedding files one to one; for embeddings that were made elsewhere.
+    """Match the rows of two embedding files one to one, for embeddings that were computed elsewhere.
 
-    In go two `.npy` files, out come the chosen row of the second for each of the first, and the proof. The files are
-    memory-mapped. A run that was interrupted goes on after its last batch.
+    Input: two `.npy` files, which are memory-mapped. Output: the row of the second file chosen for each row of the
+    first, and the proof of optimality. If it is interrupted, run the same command again and it resumes after its last
+    batch.
 
     For example:
         python -m babyvlm curate match-arrays --targets targets.npy --candidates candidates.npy --out matching
 
     Args:
-        targets: `.npy` of shape (N, D), L2-normalised floats.
-        candidates: `.npy` of shape (M, D), M at least N.
-        out: folder to make: `index.npy` (the candidate of each target), `similarity.npy`, and `prices.npy`, the proof.
-        method: `exact` (best sum), `greedy` (targets in random order take the best that is left) or `random`.
-        top_k: candidates first listed for a target; more cost memory, fewer cost time.
-        batch_size: targets that enter at a time.
-        seed: of the order in which targets enter, and of `random`.
+        targets: `.npy` file of shape (N, D), L2-normalized floats.
+        candidates: `.npy` file of shape (M, D), M >= N.
+        out: folder to create: `index.npy` (the candidate of each target), `similarity.npy`, and `prices.npy`, the
+            proof.
+        method: `exact` (maximal sum), `greedy` (targets in random order take the best candidate left) or `random`.
+        top_k: length of a target's first candidate list. Longer lists need more memory, shorter ones more time.
+        batch_size: targets added to the matching at a time.
+        seed: random seed of the order in which targets are added, and of `random`.
     """
     at_least(0, seed=seed)
     at_least(1, top_k=top_k, batch_size=batch_size)
-    rows, offers = opened(targets), opened(candidates)
+    target_rows, candidate_rows = _open_array(targets), _open_array(candidates)
     arguments = {
         "command": "match-arrays",
         "targets": artifacts.sha256_file(targets),
@@ -139,52 +143,53 @@ def match_arrays(
         "seed": seed,
     }
     if artifacts.is_complete(out, "matching", arguments):
-        print(f"{out}: whole already, nothing to do")
+        print(f"{out}: already complete, skipping")
         return
     manifest: artifacts.Manifest = {"arguments": arguments}
     with artifacts.create(out, "matching", manifest, keep_partial=True) as partial:
-        state = partial / artifacts.SCRATCH / "checkpoint"
-        found = find(rows, offers, method, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=state)
+        checkpoint = partial / artifacts.SCRATCH / "checkpoint"
+        matching = _match_by(
+            method, target_rows, candidate_rows, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=checkpoint
+        )
         for name in ("index", "similarity", "prices"):
-            np.save(partial / f"{name}.npy", getattr(found, name))
+            np.save(partial / f"{name}.npy", getattr(matching, name))
             manifest[f"{name}_sha256"] = artifacts.sha256_file(partial / f"{name}.npy")
-        manifest |= {"primal": found.primal, "dual": found.dual, "gap": found.gap}
-    report(found, rows, offers, seed)
+        manifest |= {"primal": matching.primal, "dual": matching.dual, "gap": matching.gap}
+    _print_quality(matching, target_rows, candidate_rows, seed)
 
 
 @artifacts.one_at_a_time
 def sample_random(candidates: Path, like: Path, out: Path, seed: int = 0) -> None:
-    """Choose as many random pairs as another store holds, without replacement (the paper's `filtered-random`).
+    """Sample as many random pairs as another store has, without replacement (the paper's `filtered-random`).
 
     For example:
         python -m babyvlm curate sample-random --candidates stores/rewritten --like stores/filtered --out stores/random
 
     Args:
-        candidates: pair store to choose from.
-        like: pair store whose size is wanted.
-        out: pair store to make, in the order of `candidates`.
-        seed: of the choice.
+        candidates: pair store to sample from.
+        like: pair store with the wanted number of pairs.
+        out: pair store to create, in the order of `candidates`.
+        seed: random seed of the sample.
     """
     at_least(0, seed=seed)
-    offered, wanted = PairStore(candidates), len(PairStore(like))
-    arguments = {"command": "sample-random", "candidates": offered.fingerprint, "rows": wanted, "seed": seed}
+    candidate_store, size = PairStore(candidates), len(PairStore(like))
+    arguments = {"command": "sample-random", "candidates": candidate_store.fingerprint, "rows": size, "seed": seed}
     if artifacts.is_complete(out, "store", arguments):
-        print(f"{out}: whole already, nothing to do")
+        print(f"{out}: already complete, skipping")
         return
-    if wanted > len(offered):
-        raise UserError(f"{candidates}: has {len(offered):,} pairs, {like} asks for {wanted:,}; add candidates")
-    rows = np.sort(np.random.default_rng(seed).choice(len(offered), wanted, replace=False))
+    if size > len(candidate_store):
+        raise UserError(f"{candidates}: has {len(candidate_store):,} pairs, fewer than the {size:,} of {like}")
+    rows = np.sort(np.random.default_rng(seed).choice(len(candidate_store), size, replace=False))
     funnel = Funnel("sample-random", "candidates")
-    funnel.drop("not drawn", len(offered) - wanted)
-    funnel.keep(wanted)
-    write_rows(out, offered, rows, arguments=arguments, funnel=funnel)
+    funnel.drop("not sampled", len(candidate_store) - size)
+    funnel.keep(size)
+    write_rows(out, candidate_store, rows, arguments=arguments, funnel=funnel)
     print(funnel)
 
 
-def find(
-    targets: Array, candidates: Array, method: Method, *, top_k: int, batch_size: int, seed: int, checkpoint: Path
+def _match_by(
+    method: Method, targets: Array, candidates: Array, *, top_k: int, batch_size: int, seed: int, checkpoint: Path
 ) -> Matching:
-    """Match by the method of that name."""
     if method == "greedy":
         return match_greedily(targets, candidates, seed=seed)
     if method == "random":
@@ -192,49 +197,51 @@ def find(
     return match(targets, candidates, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=checkpoint)
 
 
-def report(found: Matching, targets: Array, candidates: Array, seed: int) -> None:
-    """Print the certificate, and what the other two methods would have scored where that is cheap to know."""
-    print(found.certificate())
+def _print_quality(matching: Matching, targets: Array, candidates: Array, seed: int) -> None:
+    """Print the certificate, and the scores of the other methods where they are cheap to compute."""
+    print(matching.certificate())
     others = [match_randomly(targets, candidates, seed=seed)]
-    if len(targets) * len(candidates) <= COMPARED_PAIRS:
+    if len(targets) * len(candidates) <= MAX_COMPARED_PAIRS:
         others.append(match_greedily(targets, candidates, seed=seed, progress=False))
     else:
-        print("greedy: not computed for comparison, it would cost another pass over all pairs; see --method greedy")
+        print("greedy: not compared, it would need another pass over all pairs (see --method greedy)")
     for other in others:
-        if other.method != found.method:
-            change = (other.primal - found.primal) / abs(found.primal)
-            print(f"{other.method} would have scored {other.primal:.4f} ({change:+.2%})")
+        if other.method != matching.method:
+            change = (other.primal - matching.primal) / abs(matching.primal)
+            print(f"for comparison, {other.method} matching: total similarity {other.primal:.4f} ({change:+.2%})")
 
 
-def opened(path: Path) -> Array:
+def _open_array(path: Path) -> Array:
     """Memory-map an array file.
 
     Raises:
-        UserError: it is missing or no ``.npy`` file.
+        UserError: it is missing or not a ``.npy`` file.
     """
     try:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not readable as a .npy array ({error}); write it with numpy.save") from None
+        raise UserError(f"{path}: not readable as a .npy array ({error}). Write it with numpy.save") from None
     return array
 
 
-def matched_rows(
-    offered: PairStore, target_keys: list[str], found: Matching, funnel: Funnel
+def _matched_rows(
+    candidates: PairStore, target_keys: list[str], matching: Matching, funnel: Funnel
 ) -> Iterator[dict[str, Any]]:
-    """The chosen candidates' rows in target order.
+    """Yield the matched candidates' rows in target order.
 
-    Shards are read once, in their own order; the chosen images wait in a temporary file, as they may not fit in memory.
+    Shards are read once, in their own order; the images wait in a temporary file because they may not fit in memory.
     """
-    funnel.drop("no target's match", len(offered) - len(target_keys))
-    with tempfile.TemporaryFile() as spool:
-        waiting = {}
-        for row, fields in offered.picked(np.sort(found.index)):
+    funnel.drop("not matched to a target", len(candidates) - len(target_keys))
+    with tempfile.TemporaryFile() as images:
+        rows = {}
+        for row, fields in candidates.picked(np.sort(matching.index)):
             image = fields.pop("image")
-            waiting[row] = fields, spool.tell(), len(image)
-            spool.write(image)
-        for key, row, similarity in zip(target_keys, found.index.tolist(), found.similarity.tolist(), strict=True):
-            fields, start, length = waiting[row]
-            spool.seek(start)
+            rows[row] = fields, images.tell(), len(image)
+            images.write(image)
+        for key, row, similarity in zip(
+            target_keys, matching.index.tolist(), matching.similarity.tolist(), strict=True
+        ):
+            fields, start, length = rows[row]
+            images.seek(start)
             funnel.keep()
-            yield {**fields, "image": spool.read(length), "match_key": key, "match_similarity": similarity}
+            yield {**fields, "image": images.read(length), "match_key": key, "match_similarity": similarity}

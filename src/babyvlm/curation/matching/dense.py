@@ -1,4 +1,4 @@
-"""Assignment with all similarities in memory, for problems small enough: N targets, M candidates, F forbidden pairs."""
+"""Exact matching with all similarities in memory, for small problems: N targets, M candidates, F forbidden pairs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from numpy.typing import NDArray
 from babyvlm.errors import UserError
 
 
-def assign_dense(
+def solve_dense(
     targets: NDArray[Any], candidates: NDArray[Any], forbidden: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
-    """Solve with all N x M similarities in memory: index (N,), prices (M,) and the dual value.
+    """Match with all N x M similarities in memory.
 
-    lapjv takes squares only, and pads badly; scipy takes rectangles and forbidden pairs.
+    lapjv accepts square matrices only and is slow on padded ones; scipy accepts rectangles and forbidden pairs.
+
+    Returns:
+        The candidate of each target (N,), candidate prices (M,), and the dual value.
+
+    Raises:
+        UserError: no matching avoids the forbidden pairs.
     """
     scores = targets.astype(np.float64) @ candidates.astype(np.float64).T
     scores[forbidden[:, 0], forbidden[:, 1]] = -np.inf
@@ -29,30 +35,31 @@ def assign_dense(
         try:
             index = linear_sum_assignment(scores, maximize=True)[1].astype(np.int64)
         except ValueError:
-            raise no_matching() from None
-    prices = least_prices(scores, index)
+            raise infeasible() from None
+    prices = minimal_prices(scores, index)
     return index, prices, float((scores - prices).max(axis=1).sum() + prices.sum())
 
 
-def least_prices(scores: NDArray[np.float64], index: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The lowest prices (M,) at which no target prefers another's candidate to its own.
+def minimal_prices(scores: NDArray[np.float64], index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the lowest prices (M,) at which no target prefers another target's candidate to its own.
 
-    A least fixed point of ``price[of k] = max_i (s[i, of k] - s[i, of i] + price[of i])``, from 0 (Bellman-Ford). It
-    knows nothing of how ``index`` was found; the bound it gives meets the primal value only if ``index`` is optimal.
+    They are the least fixed point of ``price[index[k]] = max_i (s[i, index[k]] - s[i, index[i]] + price[index[i]])``,
+    starting from 0 (Bellman-Ford). The solver's own dual variables are not used, so the resulting bound is independent
+    of it; it equals the primal value only if ``index`` is optimal.
     """
     own = scores[np.arange(len(index)), index]
-    envy = scores[:, index] - own[:, None]  # (N, N): what i would gain by k's candidate, prices aside
+    gain = scores[:, index] - own[:, None]  # (N, N): what target i would gain with k's candidate, prices aside
     price = np.zeros(len(index))
     for _ in range(len(index)):
-        risen = np.maximum(price, (envy + price[:, None]).max(axis=0))
-        if (risen - price).max() < 1e-13:
+        raised = np.maximum(price, (gain + price[:, None]).max(axis=0))
+        if (raised - price).max() < 1e-13:
             break
-        price = risen
+        price = raised
     prices = np.zeros(scores.shape[1])
     prices[index] = price
     return prices
 
 
-def no_matching() -> UserError:
-    """The error for forbidden pairs that leave no one-to-one matching."""
-    return UserError("no one-to-one matching avoids all forbidden pairs; forbid fewer or add candidates")
+def infeasible() -> UserError:
+    """Return the error for forbidden pairs that leave no one-to-one matching."""
+    return UserError("no one-to-one matching avoids all forbidden pairs. Forbid fewer pairs or add candidates")
