@@ -9,7 +9,8 @@ STORES := $(DATA)/stores
 EMBED  := $(DATA)/embeddings
 TRIALS := '[$(WORLD)/trials/labeled_s.csv,$(WORLD)/trials/vtwt.csv,$(WORLD)/trials/baby_winoground.csv,$(WORLD)/trials/caption.csv]'
 LARGE  := data/playroom-large
-FIT    := $(RUN) fit --config configs/playroom.yaml
+FIT    := $(RUN) fit --config configs/playroom/base.yaml
+SCORE  := --config configs/benchmarks/playroom.yaml
 HELD   := $(DATA)/held-out
 BUILD  := $(RUN) benchmark build
 MIXES  := filtered filtered-aug filtered-random aug-only
@@ -53,13 +54,13 @@ curate-large: setup ## the same five times as large, checked, with the funnel of
 	    --trials $(subst $(WORLD),$(LARGE)/world,$(TRIALS))
 
 demo: data ## raw video to a benchmark table on the embedded world (at most 10 minutes on two cores)
-	$(RUN) test --config configs/eval/playroom-clip.yaml
-	$(FIT) --config configs/model/cvcl.yaml --config configs/mix/filtered.yaml
-	$(FIT) --config configs/model/cvcl.yaml --config configs/mix/filtered-aug.yaml
+	$(RUN) test --config configs/eval/playroom-clip.yaml $(SCORE)
+	$(FIT) --config configs/playroom/cvcl.yaml --config configs/mix/filtered.yaml $(SCORE)
+	$(FIT) --config configs/playroom/cvcl.yaml --config configs/mix/filtered-aug.yaml $(SCORE)
 	$(RUN) report lightning_logs
 
 mixes: data ## CVCL on each of the four mixes, and the table
-	for mix in $(MIXES); do $(FIT) --config configs/model/cvcl.yaml --config configs/mix/$$mix.yaml || exit 1; done
+	for mix in $(MIXES); do $(FIT) --config configs/playroom/cvcl.yaml --config configs/mix/$$mix.yaml $(SCORE) || exit 1; done
 	$(RUN) report lightning_logs
 
 .PHONY: ablations ablations-quick ablations-status demo-babyllava docs
@@ -99,11 +100,11 @@ playroom-clip: setup ## train the CLIP that is shipped in src/babyvlm/playroom/c
 	$(RUN) playroom --out $(WORLD) --size $(SIZE)
 	$(RUN) curate web --sources '[$(WORLD)/clean]' --hold_out true --out $(STORES)/clean
 	$(RUN) curate vocabulary --stores '[$(STORES)/clean]' --out $(DATA)/clip-vocabulary
-	$(FIT) --config configs/model/clip.yaml --config configs/mix/clean.yaml
+	$(FIT) --config configs/playroom/clip.yaml --config configs/mix/clean.yaml
 	cp lightning_logs/CLIP-clean/$$(ls -v lightning_logs/CLIP-clean | tail -1)/open_clip/* src/babyvlm/playroom/clip/
 
 playroom-dino: data ## train the DINO backbone that is shipped in src/babyvlm/playroom/dino
-	$(FIT) --config configs/model/dino.yaml --config configs/mix/frames.yaml
+	$(FIT) --config configs/playroom/dino.yaml --config configs/mix/frames.yaml
 	cp lightning_logs/DINO-frames/$$(ls -v lightning_logs/DINO-frames | tail -1)/backbone.* src/babyvlm/playroom/dino/
 
 probe: data ## what the shipped DINO backbone knows of the labelled frames, beside random trunks

@@ -73,10 +73,10 @@ def drop_a_pair(world, tiny_store):
     tiny_store(["a red cup"] * 12, path=world / "data/playroom/stores/aug", source="other")
 
 
-LANGUAGE = "configs/model/language-gpt2.yaml"
+LANGUAGE = "configs/playroom/language-gpt2.yaml"
 CHANGES = {
     "an overlay": (
-        lambda world, _: rewrite(world / "configs/model/cvcl.yaml", lambda c: c.update(name="Other")),
+        lambda world, _: rewrite(world / "configs/playroom/cvcl.yaml", lambda c: c.update(name="Other")),
         {"CVCL-filtered", "CVCL-aug-only"},
     ),
     "a store": (drop_a_pair, {"CVCL-aug-only", "BabyLLaVA-GPT2-aug-only"}),
@@ -88,7 +88,7 @@ CHANGES = {
         lambda world, _: rewrite(world / LANGUAGE, lambda c: c["model"]["init_args"].update(init_from=None)),
         {"BabyLLaVA-GPT2-filtered", "BabyLLaVA-GPT2-aug-only"},
     ),
-    "a comment": (lambda world, _: rewrite(world / "configs/model/cvcl.yaml", lambda c: None), set()),
+    "a comment": (lambda world, _: rewrite(world / "configs/playroom/cvcl.yaml", lambda c: None), set()),
 }
 
 
@@ -105,7 +105,7 @@ def test_a_run_is_known_by_all_that_it_depends_on(world, tiny_store, what):
 
 def test_what_differs_is_named(world):
     before = runs()["CVCL-filtered", 1][0].settings
-    rewrite(world / "configs/model/cvcl.yaml", lambda config: config["model"]["init_args"].update(width=64))
+    rewrite(world / "configs/playroom/cvcl.yaml", lambda config: config["model"]["init_args"].update(width=64))
     after = runs()["CVCL-filtered", 1][0].settings
     assert differences(after, before) == ["config.model.init_args.width"]
 

@@ -37,12 +37,7 @@ SMALL_TEXT += [f"--model.shape.{size}" for size in ("width=32", "layers=2", "hea
 SMALL_LLAVA = [*SMALL, *(f"--model.language.{size}" for size in ("width=32", "layers=2", "heads=4", "inner=64"))]
 SMALL_VIT = ["--model.vision.backbone", "vit_tiny_patch16_224", "--model.vision.options", "{img_size: 64, depth: 2}"]
 # A BabyLLaVA trains in phases; each overlay of a phase is run with one of the models.
-PHASE_OF = {
-    "model/babyllava-gpt2": "phase/1",
-    "model/babyllava-llama": "phase/2",
-    "saycam/babyllava-gpt2": "saycam/phase-1",
-    "saycam/babyllava-llama": "saycam/phase-2",
-}
+PHASE_OF = {"babyllava-gpt2": "phase-1", "babyllava-llama": "phase-2"}
 QUICK = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--data.batch_size", "4"]
 
 
@@ -68,12 +63,13 @@ def world(tmp_path_factory):
     os.chdir(before)
 
 
-def overlays(*names, base="playroom"):
-    return [part for name in (base, *names) for part in ("--config", f"configs/{name}.yaml")]
+def overlays(*names, world="playroom", benchmarks=True):
+    names = (f"{world}/base", *names, *[f"benchmarks/{world}"] * benchmarks)
+    return [part for name in names for part in ("--config", f"configs/{name}.yaml")]
 
 
-def fit(*names, base="playroom", extra=()):
-    main(["fit", *overlays(*names, base=base), *QUICK, *extra])
+def fit(*names, extra=(), **options):
+    main(["fit", *overlays(*names, **options), *QUICK, *extra])
 
 
 def newest(row):
@@ -115,14 +111,14 @@ def test_the_mixes_are_equal_in_size(world):
     assert len(set(sizes.values())) == 1
 
 
-ELSEWHERE = ("ablations.yaml", "sharded.yaml")  # test_ablations.py and, on two processes, test_sharding.py run them
+ELSEWHERE = ("ablations.yaml", "sharded.yaml")  # run by test_runner.py and, on two processes, by test_sharding.py
 OVERLAYS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml") if path.name not in ELSEWHERE)
 
 
 def evaluated(name):
     """What is tested in place of what cannot be had without its hub: it goes the same way."""
     if name == "trained":
-        fit("model/cvcl", "mix/filtered")
+        fit("playroom/cvcl", "mix/filtered")
         return ["--model.source", str(newest("CVCL-filtered"))]
     if name.startswith("llava"):
         return ["--model.model", str(save_tiny_llava(Path("tiny-llava"))), "--model.weights", "float32"]
@@ -130,48 +126,47 @@ def evaluated(name):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=str)
-def test_every_shipped_config_runs(world, overlay):
+def test_shipped_config_runs(world, overlay):
     folder, name = overlay.parent.name, overlay.stem
-    assert len((CONFIGS / overlay).read_text().splitlines()) <= 30
+    assert len((CONFIGS / overlay).read_text().splitlines()) <= 40
     if folder == "eval":
-        main(["test", "--config", f"configs/{overlay}", "--trainer.accelerator", "cpu", *evaluated(name)])
+        configs = ["--config", f"configs/{overlay}", "--config", "configs/benchmarks/playroom.yaml"]
+        main(["test", *configs, "--trainer.accelerator", "cpu", *evaluated(name)])
         results = newest(yaml.safe_load((CONFIGS / overlay).read_text())["name"]) / "results"
         assert (results / "vtwt-test.parquet").is_file()
-        if name == "trained":  # as the run found for itself
+        if name == "trained":  # the same results as at the end of the run itself
             again = [
                 pq.read_table(path / "vtwt-test.parquet") for path in (results, newest("CVCL-filtered") / "results")
             ]
             assert again[0].equals(again[1], check_metadata=True)
-    elif folder == "model":
-        extra = ["--data.max_tokens", "32"] if name.startswith("language") else []
-        phase = [PHASE_OF[f"model/{name}"]] if name.startswith("babyllava") else []
-        fit(f"model/{name}", *phase, "mix/clean" if name == "clip" else "mix/filtered", extra=extra)
     elif folder == "mix":
-        fit("model/clip" if name == "clean" else "model/cvcl", f"mix/{name}")
-        run = newest(f"{'CLIP' if name == 'clean' else 'CVCL'}-{name}")
-        logged = (run / "metrics.csv").read_text().splitlines()[0].split(",")
-        assert {"labeled_s_dev", "vtwt_dev", "baby_winoground_dev", "val_loss"} <= set(logged)
-    elif f"{folder}/{name}" in PHASE_OF.values():
-        pass  # run with its model
-    elif name.startswith("babyllava"):
-        small = SMALL_LLAVA + SMALL_VIT * name.endswith("llama")
-        phase = PHASE_OF[f"{folder}/{name}"]
-        fit(f"saycam/{name}", phase, "mix/filtered", base="saycam", extra=["--trainer.max_epochs", "1", *small])
-    elif folder == "saycam":
-        small = SMALL_TEXT if name.startswith("language") else SMALL
-        fit(f"saycam/{name}", "mix/filtered", base="saycam", extra=["--trainer.max_epochs", "1", *small])
+        clean = name == "clean"
+        fit("playroom/clip" if clean else "playroom/cvcl", f"mix/{name}", benchmarks=not clean)
+        run = newest(f"{'CLIP' if clean else 'CVCL'}-{name}")
+        logged = set((run / "metrics.csv").read_text().splitlines()[0].split(","))
+        assert "val_loss" in logged
+        assert clean or {"labeled_s_dev", "vtwt_dev", "baby_winoground_dev"} <= logged
+    elif folder == "benchmarks" or name == "base" or name in PHASE_OF.values():
+        pass  # part of the runs of the models
     else:
-        assert name in ("playroom", "saycam")  # the bases of all runs above
+        scored = not name.startswith(("language", "dino", "clip"))
+        names = [f"{folder}/{name}", *([f"{folder}/{PHASE_OF[name]}"] if name in PHASE_OF else [])]
+        extra = ["--data.max_tokens", "32"] * name.startswith("language")
+        if folder == "saycam":
+            small = SMALL_TEXT if name.startswith("language") else SMALL_LLAVA if name in PHASE_OF else SMALL
+            extra = ["--trainer.max_epochs", "1", *small, *SMALL_VIT * (name == "babyllava-llama")]
+        mix = "mix/clean" if name == "clip" else "mix/filtered"
+        fit(*names, mix, world=folder, benchmarks=scored, extra=extra)
 
 
 def test_same_seed_same_weights_whatever_the_workers(world):
     runs = []
     for workers in (0, 1):
-        fit("model/cvcl", "mix/filtered", extra=["--data.num_workers", str(workers)])
+        fit("playroom/cvcl", "mix/filtered", extra=["--data.num_workers", str(workers)])
         runs.append(final_weights(newest("CVCL-filtered")))
     assert runs[0].keys() == runs[1].keys()
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
-    fit("model/cvcl", "mix/filtered", extra=["--seed_everything", "1"])
+    fit("playroom/cvcl", "mix/filtered", extra=["--seed_everything", "1"])
     other = final_weights(newest("CVCL-filtered"))
     assert not torch.equal(runs[0]["projection.weight"], other["projection.weight"])
 
@@ -183,20 +178,20 @@ NEWEST = """{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_
 def test_a_run_resumed_in_mid_epoch_ends_with_the_same_weights(world):
     extra = ["--trainer.val_check_interval", "3", "--data.num_workers", "0", "--trainer.callbacks+", NEWEST]
     newest_file = Path("checkpoints", "newest.ckpt")
-    fit("model/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "7"])
+    fit("playroom/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "7"])
     whole = torch.load(newest("CVCL-filtered") / newest_file, weights_only=True)
-    fit("model/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "2"])
+    fit("playroom/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "2"])
     stopped = newest("CVCL-filtered") / newest_file
-    fit("model/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "7", "--ckpt_path", str(stopped)])
+    fit("playroom/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "7", "--ckpt_path", str(stopped)])
     resumed = torch.load(newest("CVCL-filtered") / newest_file, weights_only=True)
     assert whole["global_step"] == resumed["global_step"] == 7
     assert all(torch.equal(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"])
 
 
 def test_predict_writes_the_embeddings_of_what_was_held_out(world):
-    fit("model/cvcl", "mix/filtered")
+    fit("playroom/cvcl", "mix/filtered")
     checkpoint = newest("CVCL-filtered") / "checkpoints" / "last.ckpt"
-    main(["predict", *overlays("model/cvcl", "mix/filtered"), "--ckpt_path", str(checkpoint)])
+    main(["predict", *overlays("playroom/cvcl", "mix/filtered"), "--ckpt_path", str(checkpoint)])
     table = pq.read_table(newest("CVCL-filtered") / "embeddings-rank0.parquet").to_pydict()
     rows = PairStore(DATA / "stores/filtered").columns("group", "split").to_pylist()
     assert len(set(table["key"])) == len(table["key"]) == len({r["group"] for r in rows if r["split"] == "test"})
@@ -205,7 +200,7 @@ def test_predict_writes_the_embeddings_of_what_was_held_out(world):
 
 
 def test_a_run_ends_with_test_results_and_a_table(world, capsys):
-    fit("model/cvcl", "mix/filtered")
+    fit("playroom/cvcl", "mix/filtered")
     run = newest("CVCL-filtered")
     names = ("labeled_s", "vtwt", "baby_winoground")
     assert {f"{name}-test.parquet" for name in names} <= {path.name for path in (run / "results").iterdir()}
@@ -223,13 +218,18 @@ def test_a_phase_begins_where_another_ended_if_it_has_its_vocabulary(world, caps
     stores = f"[{DATA}/stores/filtered,{DATA}/stores/aug,{DATA}/stores/random]"
     curate("vocabulary", stores=stores, out=DATA / "bpe", kind="bpe", size=400, min_count=2)
     small = ["--data.max_tokens", "32", "--data.vocabulary", str(DATA / "bpe")]
-    fit("model/language-gpt2", "mix/filtered", extra=small)
+    fit("playroom/language-gpt2", "mix/filtered", benchmarks=False, extra=small)
     run = newest("Language-GPT2-filtered")
     assert (run / "vocabulary/tokenizer.json").read_bytes() == (DATA / "bpe/tokenizer.json").read_bytes()
-    fit("model/language-gpt2", "mix/filtered", extra=[*small, "--model.init_from", str(run)])
+    fit("playroom/language-gpt2", "mix/filtered", benchmarks=False, extra=[*small, "--model.init_from", str(run)])
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_info:
-        fit("model/language-gpt2", "mix/filtered", extra=[*small[:2], "--model.init_from", str(run)])
+        fit(
+            "playroom/language-gpt2",
+            "mix/filtered",
+            benchmarks=False,
+            extra=[*small[:2], "--model.init_from", str(run)],
+        )
     assert exit_info.value.code == 2
     assert "one vocabulary serves all phases" in capsys.readouterr().err
     loaded = babyvlm.load(run)  # from what is in the run's folder alone
@@ -241,14 +241,14 @@ def test_a_phase_begins_where_another_ended_if_it_has_its_vocabulary(world, caps
 
 USER_ERRORS = [
     (["fit", "--config", "nope.yaml"], "nope.yaml"),
-    (["fit", *overlays("model/cvcl", "mix/filtered"), "--trainer.max_epoch", "3"], "max_epoch"),
-    (["fit", *overlays("model/cvcl", "mix/filtered"), "--trainer.accelerator", "abacus"], "abacus"),
-    (["fit", *overlays("model/cvcl", "mix/filtered"), "--data.vocabulary", "nowhere"], "nowhere"),
-    (["fit", *overlays("model/cvcl", "mix/filtered"), "--data.batch_size", "5000"], "5000"),
-    (["fit", *overlays("model/cvcl", "mix/filtered"), "--model.vision.backbone", "resnet1"], "resnet1"),
-    (["fit", *overlays("model/cvcl")], "sources"),
-    (["fit", "--config", "configs/playroom.yaml", "--data.batch_size", "many"], "batch_size"),
-    (["fit", "--config", "configs/playroom.yaml", "--model", "evil_module.Model"], "evil_module"),
+    (["fit", *overlays("playroom/cvcl", "mix/filtered"), "--trainer.max_epoch", "3"], "max_epoch"),
+    (["fit", *overlays("playroom/cvcl", "mix/filtered"), "--trainer.accelerator", "abacus"], "abacus"),
+    (["fit", *overlays("playroom/cvcl", "mix/filtered"), "--data.vocabulary", "nowhere"], "nowhere"),
+    (["fit", *overlays("playroom/cvcl", "mix/filtered"), "--data.batch_size", "5000"], "5000"),
+    (["fit", *overlays("playroom/cvcl", "mix/filtered"), "--model.vision.backbone", "resnet1"], "resnet1"),
+    (["fit", *overlays("playroom/cvcl")], "sources"),
+    (["fit", "--config", "configs/playroom/base.yaml", "--data.batch_size", "many"], "batch_size"),
+    (["fit", "--config", "configs/playroom/base.yaml", "--model", "evil_module.Model"], "evil_module"),
     (["fit", "--config", "bad.yaml"], "bad.yaml"),
     (["curate", "filter", "--store", "nowhere", "--embeddings", "nowhere", "--out", "x"], "nowhere"),
     (["curate", "nothing"], "nothing"),
@@ -284,7 +284,7 @@ def test_a_mistake_in_a_fresh_process(world):
             "-m",
             "babyvlm",
             "fit",
-            *overlays("model/cvcl", "mix/filtered"),
+            *overlays("playroom/cvcl", "mix/filtered"),
             "--data.vocabulary",
             "nowhere",
         ],

@@ -129,9 +129,9 @@ def test_help_tells_each_command_whole_and_shows_one_that_can_be_typed(checker):
         "curate nothing",
         "curate web --sources",
         "report lightning_logs --outt report",
-        "fit --config configs/playroom.yaml --config configs/model/cvc.yaml",
-        "fit --config configs/playroom.yaml --config configs/model/cvcl.yaml --model.temprature 0.1",
-        "fit --config configs/playroom.yaml --config configs/model/cvcl.yaml --trainer.max_steps many",
+        "fit --config configs/playroom/base.yaml --config configs/playroom/cvc.yaml",
+        "fit --config configs/playroom/base.yaml --config configs/playroom/cvcl.yaml --model.temprature 0.1",
+        "fit --config configs/playroom/base.yaml --config configs/playroom/cvcl.yaml --trainer.max_steps many",
     ],
 )
 def test_a_misspelt_command_is_noticed(checker, command):

@@ -14,7 +14,7 @@ DATA, RUN = "data/playroom", "lightning_logs/CVCL-filtered/version_0"
 # The way is the readers', only shorter.
 SHORTER = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.batch_size=4", "--data.num_workers=0"]
 # A model that is at home in transformers, for what is said of such.
-OVERLAYS = ["playroom", "model/babyllava-gpt2", "phase/1", "mix/filtered"]
+OVERLAYS = ["playroom/base", "playroom/babyllava-gpt2", "playroom/phase-1", "mix/filtered", "benchmarks/playroom"]
 BABYLLAVA = ["fit", *(f"--config=configs/{overlay}.yaml" for overlay in OVERLAYS), "--name=BabyLLaVA"]
 FILLED_IN = {
     "RUN_A": "lightning_logs/CVCL-filtered",

@@ -19,7 +19,7 @@ TEXTS = ["look at the ball", "the red dog", "wash the cup", "a cup", "the dog ru
 
 @pytest.fixture(scope="module")
 def place(tiny_store, make_vocabulary, tmp_path_factory):
-    """A folder laid out for configs/saycam.yaml."""
+    """A folder laid out for configs/saycam/base.yaml."""
     root = tmp_path_factory.mktemp("sharding")
     stores = root / "data/saycam/stores"
     store = tiny_store(TEXTS, splits=["train"] * 20 + ["val"] * 10, path=stores / "filtered", size=64)
@@ -49,7 +49,7 @@ def command(model, overlays, **trainer):
             "data": {"init_args": {"batch_size": 4, "image_size": 64, "num_workers": 0, "features": None}},
         }
     Path("small.yaml").write_text(yaml.safe_dump(small))
-    names = [f"configs/{name}.yaml" for name in ("saycam", f"saycam/{model}", *overlays, "mix/filtered")]
+    names = [f"configs/{name}.yaml" for name in ("saycam/base", f"saycam/{model}", *overlays, "mix/filtered")]
     return [part for name in [*names, "small.yaml"] for part in ("--config", name)]
 
 

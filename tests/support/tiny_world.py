@@ -10,11 +10,6 @@ ROOT = Path(__file__).parents[2]
 MATRIX = Path("ablations.yaml")
 WORDS = ["look", "red", "ball", "dog", "cup", "runs", "wash"]
 TEST = {"class_path": "babyvlm.benchmarks.VisualTwoWord", "init_args": {"trials": "vtwt.csv", "dev_fraction": 0.5}}
-CLIP = {
-    "name": "Playroom-CLIP",
-    "trainer": {"accelerator": "cpu", "callbacks": [TEST]},
-    "model": {"class_path": "babyvlm.models.zero_shot.OpenClip", "init_args": {"clip": "playroom"}},
-}
 BASE = {
     "seed_everything": 0,
     "trainer": {
@@ -31,7 +26,6 @@ BASE = {
                 "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
                 "init_args": {"monitor": "val_loss", "enable_version_counter": False},
             },
-            TEST,
         ],
     },
     "recovery": {"every_seconds": 0},
@@ -66,9 +60,11 @@ def lay_out(folder, tiny_store, make_vocabulary):
     lines = [f"{number}.png,red ball,wash dog" for number in range(6)]
     (folder / "vtwt.csv").write_text("\n".join(["image,positive_phrase,negative_phrase", *lines]) + "\n")
     (folder / "base.yaml").write_text(yaml.safe_dump(BASE))
-    matrix = yaml.safe_load((ROOT / "configs/ablations.yaml").read_text())
-    (folder / "clip.yaml").write_text(yaml.safe_dump(CLIP))
-    matrix |= {"base": ["base.yaml"], "upper_bounds": {"Playroom-CLIP": "clip.yaml"}}
+    matrix = yaml.safe_load((ROOT / "configs/playroom/ablations.yaml").read_text())
+    for world in ("playroom", "saycam"):
+        overlay = {"trainer": {"callbacks+": [TEST]}}
+        (folder / f"configs/benchmarks/{world}.yaml").write_text(yaml.safe_dump(overlay))
+    matrix["base"] = ["base.yaml"]
     for name, step in matrix["steps"].items():
         step["options"] = dict(TEXT if "language" in name else IMAGES)
     matrix["quick"]["options"] = {}

@@ -68,7 +68,7 @@ class Matrix:
         seeds: runs a row.
         steps: by name.
         models: by name.
-        upper_bounds: row -> overlay that ``test`` is called with; they are trained elsewhere, and need no seed.
+        upper_bounds: row -> overlays that ``test`` is called with; they are trained elsewhere, and need no seed.
         quick: the short form.
     """
 
@@ -76,7 +76,7 @@ class Matrix:
     seeds: list[int]
     steps: dict[str, Step]
     models: dict[str, Model]
-    upper_bounds: dict[str, str] = field(default_factory=dict)
+    upper_bounds: dict[str, list[str]] = field(default_factory=dict)
     quick: Quick | None = None
 
 

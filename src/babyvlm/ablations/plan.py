@@ -118,8 +118,8 @@ class Plan:
         return self._fit(self.matrix.models[task.model].step, task.mix, task.seed, folder)
 
     def _check_overlays(self) -> None:
-        for config in self.matrix.upper_bounds.values():
-            self._merged([config])
+        for configs in self.matrix.upper_bounds.values():
+            self._merged(configs)
         for mix in {mix for model in self.matrix.models.values() for mix in model.mixes}:
             for step in self.matrix.steps.values():
                 self._merged(self._overlays(step, mix))
@@ -142,9 +142,9 @@ class Plan:
         before = tuple(run for run, _ in begins.values())
         return Run(name, self.log_dir / folder, self._command("fit", files, folder, flags), settings, before)
 
-    def _test(self, config: str, folder: Path) -> Run:
-        settings = self._settings([config], {}, 0)
-        return Run("test", self.log_dir / folder, self._command("test", [config], folder, []), settings)
+    def _test(self, configs: list[str], folder: Path) -> Run:
+        settings = self._settings(configs, {}, 0)
+        return Run("test", self.log_dir / folder, self._command("test", configs, folder, []), settings)
 
     def _overlays(self, step: Step, mix: str) -> list[str]:
         return [*self.matrix.base, *(config.replace("{mix}", mix) for config in step.configs)]

@@ -161,7 +161,7 @@ class _Runner:
 
 
 def run(
-    matrix: Path = Path("configs/ablations.yaml"),
+    matrix: Path = Path("configs/playroom/ablations.yaml"),
     rows: list[str] | None = None,
     seeds: list[int] | None = None,
     quick: bool = False,

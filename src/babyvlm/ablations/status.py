@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 JOB = "ablations"  # name of the array in slurm/ablations.sbatch
 
 
-def status(matrix: Path = Path("configs/ablations.yaml"), quick: bool = False, log_dir: Path | None = None) -> None:
+def status(
+    matrix: Path = Path("configs/playroom/ablations.yaml"), quick: bool = False, log_dir: Path | None = None
+) -> None:
     """Print how far every row of a matrix is, and how many samples each step sees; reads only what is on disk.
 
     For example:

@@ -1,0 +1,93 @@
+"""Tests of the shipped configs: each one is parsed by the parser of the command line, in the combinations it is for."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import capture_parser
+
+from babyvlm.ablations.matrix import read_matrix
+from babyvlm.cli.lightning import BabyVLMCLI
+from babyvlm.config import restrict_imports
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+WORLDS = ("playroom", "saycam")
+UNSCORED = ("clip", "dino", "language-gpt2", "language-llama")
+MODELS = [
+    (world, path.stem)
+    for world in WORLDS
+    for path in sorted((CONFIGS / world).glob("*.yaml"))
+    if path.stem not in ("base", "ablations", "phase-1", "phase-2", "sharded")
+]
+
+
+@pytest.fixture(scope="module")
+def parse():
+    """``parse(command, *names)``: the parsed config of a command with the overlays of these names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", ["babyvlm"])
+        restrict_imports()
+        parser = capture_parser(BabyVLMCLI, ())
+
+        def parse(command, *names):
+            arguments = [part for name in names for part in ("--config", f"configs/{name}.yaml")]
+            return parser.parse_args([command, *arguments])[command]
+
+        yield parse
+
+
+def class_names(config):
+    return [callback.class_path.rpartition(".")[2] for callback in config.trainer.callbacks]
+
+
+@pytest.mark.parametrize(("world", "model"), MODELS)
+def test_model_config_parses_with_every_phase_and_mix(parse, world, model):
+    phases = [[f"{world}/phase-1"], [f"{world}/phase-2"]] if model.startswith("babyllava") else [[]]
+    mixes = sorted(path.stem for path in (CONFIGS / "mix").glob("*.yaml"))
+    mixes = [mix for mix in mixes if (mix == "clean") == (model == "clip")]  # the clean scenes are CLIP's
+    scored = model not in UNSCORED
+    for number, mix in enumerate(mixes):
+        phase = phases[number % len(phases)]
+        benchmarks = [f"benchmarks/{world}"] * scored
+        config = parse("fit", f"{world}/base", f"{world}/{model}", *phase, f"mix/{mix}", *benchmarks)
+        assert config.data.init_args.name == mix
+        assert "ModelCheckpoint" in class_names(config)
+        assert ("LabeledS" in class_names(config)) == scored
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "eval").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("world", WORLDS)
+def test_eval_config_parses_with_benchmarks(parse, path, world):
+    config = parse("test", f"eval/{path.stem}", f"benchmarks/{world}")
+    assert "LabeledS" in class_names(config)
+
+
+def test_sharded_config_parses_on_a_llama(parse):
+    config = parse("fit", "saycam/base", "saycam/language-llama", "mix/frames", "saycam/sharded")
+    assert config.model.init_args.recompute
+
+
+def test_worlds_have_the_same_configs():
+    names = [{path.stem for path in (CONFIGS / world).glob("*.yaml")} for world in WORLDS]
+    assert names[1] - names[0] == {"sharded"}
+    assert names[0] - names[1] == {"clip"}  # on SAYCam it is OpenAI's
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_matrix_names_configs_that_exist(world):
+    matrix = read_matrix(CONFIGS / world / "ablations.yaml")
+    mixes = {mix for model in matrix.models.values() for mix in model.mixes}
+    named = [*matrix.base, *(file for files in matrix.upper_bounds.values() for file in files)]
+    for step in matrix.steps.values():
+        named += [config.replace("{mix}", mix) for config in step.configs for mix in mixes]
+    assert not [name for name in named if not (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_config_says_what_it_is(path):
+    text = path.read_text()
+    assert text.startswith("# ")
+    assert isinstance(yaml.safe_load(text), dict)
