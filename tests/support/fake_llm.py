@@ -21,9 +21,9 @@ USAGE = {"prompt_tokens": 600, "completion_tokens": 30}
 
 def sensible(caption):
     """What a good model writes."""
-    said = rewrite_caption(caption)
-    reason = "for a baby" if said.relevant else "nothing a baby meets"
-    return json.dumps({"relevant": said.relevant, "utterance": said.utterance, "reason": reason})
+    utterance = rewrite_caption(caption).utterance
+    reason = "for a baby" if utterance else "nothing a baby meets"
+    return json.dumps({"relevant": utterance is not None, "utterance": utterance, "reason": reason})
 
 
 class FakeLLM:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from babyvlm.curation.rewrite.llm.checks import root
-from babyvlm.curation.rewrite.rules.lexicon import ing_of, lexicon, plural_of, sections, source_text
-from babyvlm.curation.rewrite.rules.phrases import DETERMINERS
+from babyvlm.curation.rewrite.rules.lexicon import ing_of, lexicon, plural_of, read_sections, word_list
+from babyvlm.curation.rewrite.rules.rewriter import DETERMINERS
 from babyvlm.data.vocabulary import UNK
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ WORD_CLASSES = ("noun", "verb", "adjective", "both")
 PHRASE = re.compile(r"[a-z]+ [a-z]+")
 KINDS = {
     "noun": frozenset(("thing", "mass", "people")),
-    "verb": frozenset(("action",)),
-    "adjective": frozenset(("colour", "describing", "number")),
+    "verb": frozenset(("verb",)),
+    "adjective": frozenset(("color", "adjective", "number")),
 }
 # What a parent says and no picture shows: verbs of talk and attention, adjectives of liking. Our choice.
 UNSEEN = frozenset(
@@ -96,7 +96,7 @@ def _is(word: str, word_class: str) -> bool:
 @cache
 def _verbs() -> dict[str, str]:
     """Form of a verb that can be seen -> its bare form."""
-    bare = (item for section, item in sections(source_text()) if section == "actions" and item not in UNSEEN)
+    bare = (item for section, item in read_sections(word_list()) if section == "verbs" and item not in UNSEEN)
     return {form: verb for verb in bare for form in (verb, plural_of(verb), ing_of(verb))}
 
 

@@ -51,7 +51,7 @@ def test_each_caption_is_asked_once_whatever_is_run(tmp_path, mind, capsys):
     assert len(mind.paid) == 13
     assert set(mind.authorizations) == {None}
     run(tmp_path, mind)
-    assert "nothing to do" in capsys.readouterr().out
+    assert "already complete, skipping" in capsys.readouterr().out
     assert run(tmp_path, mind, out="again") == first
     assert (tmp_path / "again" / "part-00000.parquet").read_bytes() == (
         tmp_path / "out" / "part-00000.parquet"

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.rewrite.rules.lexicon import source_text
-from babyvlm.curation.rewrite.rules.rewriter import FIELD, RULES, rewrite_caption
+from babyvlm.curation.rewrite.rules.lexicon import word_list
+from babyvlm.curation.rewrite.rules.rewriter import ORIGINAL, RULES_VERSION, rewrite_caption
 from babyvlm.curation.store.pair_store import PairStore, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
@@ -96,13 +96,18 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
 @artifacts.one_at_a_time
 def _rewrite_by_rules(store: Path, out: Path) -> None:
     source = PairStore(store)
-    words = hashlib.sha256(source_text().encode()).hexdigest()
-    arguments = {"command": "rewrite", "store": source.fingerprint, "rewriter": f"rules {RULES}", "words": words}
+    words = hashlib.sha256(word_list().encode()).hexdigest()
+    arguments = {
+        "command": "rewrite",
+        "store": source.fingerprint,
+        "rewriter": f"rules {RULES_VERSION}",
+        "words": words,
+    }
     if artifacts.is_complete(out, "store", arguments):
-        print(f"{out}: whole already, nothing to do")
+        print(f"{out}: already complete, skipping")
         return
-    if FIELD in source.extra_fields:
-        raise UserError(f"{store}: has {FIELD} already; rewrite the store it was made from")
+    if ORIGINAL in source.extra_fields:
+        raise UserError(f"{store}: already has the field {ORIGINAL}. Rewrite the store it was created from")
     funnel = Funnel("rewrite", unit="captions")
     with Progress(console=Console(stderr=True)) as bar:
         rows = bar.track(source.rows(), total=len(source), description="rewriting")
@@ -112,7 +117,7 @@ def _rewrite_by_rules(store: Path, out: Path) -> None:
             arguments=arguments,
             funnel=funnel,
             licensed=source.licensed,
-            extra_fields={**source.extra_fields, FIELD: pa.string()},
+            extra_fields={**source.extra_fields, ORIGINAL: pa.string()},
             ancestors=source.lineage,
         )
     print(f"{funnel}\n{out}: {len(made):,} pairs")
@@ -121,8 +126,8 @@ def _rewrite_by_rules(store: Path, out: Path) -> None:
 def _rewritten(rows: Iterable[dict[str, Any]], funnel: Funnel) -> Iterator[dict[str, Any]]:
     for row in rows:
         result = rewrite_caption(row["utterance"])
-        if result.relevant:
+        if result.utterance is not None:
             funnel.keep()
-            yield row | {"utterance": result.utterance, FIELD: row["utterance"]}
+            yield row | {"utterance": result.utterance, ORIGINAL: row["utterance"]}
         else:
             funnel.drop(result.reason)

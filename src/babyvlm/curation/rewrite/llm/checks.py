@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 
 from babyvlm.curation.rewrite.llm.instructions import described
-from babyvlm.curation.rewrite.rules.lexicon import lexicon, listed, sections
+from babyvlm.curation.rewrite.rules.lexicon import lexicon, read_sections, words_in
 from babyvlm.curation.rewrite.rules.rewriter import MAX_WORDS
 
 RULES = 1  # raise it with any change of what passes, so that stores made before are told from those made after
@@ -61,7 +61,7 @@ def _unsupported(cleaned: str, words: list[str]) -> str:
     content = [
         word
         for word in words
-        if word not in listed("small") and (word not in _words("talk") or root(word) in supporting)
+        if word not in words_in("function_words") and (word not in _words("talk") or root(word) in supporting)
     ]
     supported = sum(root(word) in supporting for word in content)
     if ordered and (not content or supported < len(content)):
@@ -99,7 +99,7 @@ def _stem(word: str) -> str:
 
 @cache
 def _is_unfit(word: str) -> bool:
-    return word in _words("unkind") or any(entry.kind == "grown_up" for entry in lexicon().get(word, ()))
+    return word in _words("unkind") or any(entry.kind == "adult" for entry in lexicon().get(word, ()))
 
 
 @cache
@@ -127,4 +127,4 @@ def _same() -> dict[str, str]:
 @cache
 def _words(section: str) -> frozenset[str]:
     text = files("babyvlm.curation.rewrite.llm").joinpath("caregiver_words.txt").read_text(encoding="utf-8")
-    return frozenset(item for name, item in sections(text) if name == section)
+    return frozenset(item for name, item in read_sections(text) if name == section)

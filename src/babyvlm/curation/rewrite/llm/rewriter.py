@@ -19,7 +19,7 @@ from babyvlm.curation.rewrite.llm.client import Server, open_server
 from babyvlm.curation.rewrite.llm.ledger import Call, Ledger
 from babyvlm.curation.rewrite.llm.prices import Purse, estimate, read_price
 from babyvlm.curation.rewrite.llm.prompt import Answer, clean, digest, prompt_id
-from babyvlm.curation.rewrite.rules.rewriter import FIELD
+from babyvlm.curation.rewrite.rules.rewriter import ORIGINAL
 from babyvlm.curation.store.pair_store import PairStore, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
@@ -85,10 +85,10 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: Options) 
         )
         if options.retry_failed and failed:
             raise UserError(f"{out}: is whole, with {failed} failed captions left out; remove it to try them again")
-        print(f"{out}: whole already, nothing to do")
+        print(f"{out}: already complete, skipping")
         return
-    if FIELD in source.extra_fields:
-        raise UserError(f"{source.path}: has {FIELD} already; rewrite the store it was made from")
+    if ORIGINAL in source.extra_fields:
+        raise UserError(f"{source.path}: already has the field {ORIGINAL}. Rewrite the store that it was created from")
     licensed = source.path if source.licensed else None
     server = open_server(options.base_url, options.key_file, options.timeout, options.concurrent_requests, licensed)
     captions = _captions(source)
@@ -107,7 +107,7 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: Options) 
             arguments=arguments,
             funnel=funnel,
             licensed=source.licensed,
-            extra_fields={**source.extra_fields, FIELD: pa.string()},
+            extra_fields={**source.extra_fields, ORIGINAL: pa.string()},
             ancestors=source.lineage,
         )
     print(f"{funnel}\n{out}: {len(made):,} pairs; what was left out is listed in {listed}; spent in all: {purse}")
@@ -202,7 +202,7 @@ def _rows(source: PairStore, ledger: Ledger, funnel: Funnel, listed: Path) -> It
             outcome = _outcome(caption, ledger.last(digest(caption)))
         if outcome.kind == "ok":
             funnel.keep()
-            yield row | {"utterance": outcome.text, FIELD: row["utterance"]}
+            yield row | {"utterance": outcome.text, ORIGINAL: row["utterance"]}
         else:
             funnel.drop(f"failed: {outcome.text}" if outcome.kind == "failed" else outcome.text)
             left_out.append((row["key"], outcome))

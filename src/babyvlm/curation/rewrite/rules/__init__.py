@@ -1,1 +1,1 @@
-"""The offline rewriter: captions to child-directed utterances by rules."""
+"""The offline rewriter: captions to child-directed utterances by rules and a word list."""

@@ -1,4 +1,4 @@
-"""A toddler's words: what each is, and how one says one or many of it."""
+"""The words a toddler knows (``toddler_words.txt``), with their word class and their forms."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-Kind = Literal["thing", "mass", "people", "action", "colour", "describing", "number", "grown_up"]
+Kind = Literal["thing", "mass", "people", "verb", "color", "adjective", "number", "adult"]
 SECTIONS: dict[str, Kind] = {
     "things": "thing",
     "mass": "mass",
     "pairs": "thing",
     "people": "people",
     "numbers": "number",
-    "colours": "colour",
-    "describing": "describing",
-    "actions": "action",
-    "grown_up": "grown_up",
+    "colors": "color",
+    "adjectives": "adjective",
+    "verbs": "verb",
+    "adult_topics": "adult",
 }
 
 
 @dataclass(frozen=True)
 class Word:
-    """One entry.
+    """One entry of the lexicon.
 
     Attributes:
-        kind: what sort of word it is.
-        text: how it is said (for an action, its -ing form).
-        plural: whether ``text`` means more than one.
+        kind: word class.
+        text: the form used in utterances (for a verb, its -ing form).
+        plural: whether ``text`` is a plural.
     """
 
     kind: Kind
@@ -37,7 +37,7 @@ class Word:
 
 
 def plural_of(noun: str) -> str:
-    """The regular plural of an English noun."""
+    """Return the regular plural of an English noun."""
     if noun.endswith(("s", "x", "z", "ch", "sh")):
         return noun + "es"
     if noun.endswith("y") and noun[-2] not in "aeiou":
@@ -46,50 +46,21 @@ def plural_of(noun: str) -> str:
 
 
 def ing_of(verb: str) -> str:
-    """The -ing form of a listed verb."""
-    if verb in listed("doubling"):
+    """Return the -ing form of a listed verb."""
+    if verb in words_in("doubled_consonants"):
         return verb + verb[-1] + "ing"
     if verb.endswith("ie"):
         return verb[:-2] + "ying"
     return (verb[:-1] if verb.endswith("e") else verb) + "ing"
 
 
-def source_text() -> str:
-    """The list as shipped."""
+def word_list() -> str:
+    """Return the text of ``toddler_words.txt``."""
     return files("babyvlm.curation.rewrite.rules").joinpath("toddler_words.txt").read_text(encoding="utf-8")
 
 
-@cache
-def listed(section: str) -> frozenset[str]:
-    """The items of a section as they stand."""
-    return frozenset(item for name, item in sections(source_text()) if name == section)
-
-
-@cache
-def lexicon() -> dict[str, tuple[Word, ...]]:
-    """Spelling (words joined by a space) -> what it may be: a name before a describing word before an action."""
-    entries: dict[str, list[Word]] = {}
-    items = sections(source_text())
-    for section, item in items:
-        for spelling, word in _spellings(section, item) if section in SECTIONS else []:
-            entries.setdefault(spelling, []).append(word)
-    plural = {
-        pair[0].text: pair[1] for pair in (_forms(*entry) for entry in items if entry[0] in SECTIONS) if len(pair) == 2
-    }
-    for spelling, said in (item.split("=") for section, item in items if section == "said_as"):
-        for word in entries[said.replace("_", " ")]:
-            entries.setdefault(spelling.replace("_", " "), []).append(word)
-            if word.text in plural:
-                entries.setdefault(plural_of(spelling).replace("_", " "), []).append(plural[word.text])
-    order = list(dict.fromkeys(SECTIONS.values()))
-    return {
-        spelling: tuple(sorted(dict.fromkeys(words), key=lambda word: order.index(word.kind)))
-        for spelling, words in entries.items()
-    }
-
-
-def sections(text: str) -> list[tuple[str, str]]:
-    """(section, item) of a list like ours, in its order: ``[section]`` lines, items between blanks, ``#`` remarks."""
+def read_sections(text: str) -> list[tuple[str, str]]:
+    """Return (section, item) of a word list in order: ``[section]`` lines, items between blanks, ``#`` comments."""
     section, items = "", []
     for line in text.splitlines():
         content = line.partition("#")[0].strip()
@@ -100,23 +71,52 @@ def sections(text: str) -> list[tuple[str, str]]:
     return items
 
 
+@cache
+def words_in(section: str) -> frozenset[str]:
+    """Return the items of a section of ``toddler_words.txt`` as written."""
+    return frozenset(item for name, item in read_sections(word_list()) if name == section)
+
+
+@cache
+def lexicon() -> dict[str, tuple[Word, ...]]:
+    """Map each spelling (words joined by blanks) to its entries, in the order of ``SECTIONS``: nouns come first."""
+    entries: dict[str, list[Word]] = {}
+    items = read_sections(word_list())
+    for section, item in items:
+        for spelling, word in _spellings(section, item) if section in SECTIONS else []:
+            entries.setdefault(spelling, []).append(word)
+    plurals = {
+        forms[0].text: forms[1] for forms in (_forms(*item) for item in items if item[0] in SECTIONS) if len(forms) == 2
+    }
+    for synonym, known in (item.replace("_", " ").split("=") for section, item in items if section == "synonyms"):
+        for word in entries[known]:
+            entries.setdefault(synonym, []).append(word)
+            if word.text in plurals:
+                entries.setdefault(plural_of(synonym), []).append(plurals[word.text])
+    order = list(dict.fromkeys(SECTIONS.values()))
+    return {
+        spelling: tuple(sorted(dict.fromkeys(words), key=lambda word: order.index(word.kind)))
+        for spelling, words in entries.items()
+    }
+
+
 def _forms(section: str, item: str) -> list[Word]:
-    """One and many of an entry; a single word if it has no two forms."""
+    """Return the singular and plural of an entry, or one word if they do not differ."""
     singular, _, irregular = item.replace("_", " ").partition(":")
     kind = SECTIONS[section]
-    many = irregular or plural_of(singular)
-    if section not in ("things", "people") or many == singular:
+    plural = irregular or plural_of(singular)
+    if section not in ("things", "people") or plural == singular:
         return [Word(kind, singular, section == "pairs")]
-    return [Word(kind, singular), Word(kind, many, plural=True)]
+    return [Word(kind, singular), Word(kind, plural, plural=True)]
 
 
 def _spellings(section: str, item: str) -> list[tuple[str, Word]]:
-    """Every way an entry may be written, with what it is."""
+    """Return every spelling of an entry with its word."""
     words = _forms(section, item)
     base = words[0]
-    if base.kind == "action":
-        said = Word("action", ing_of(base.text))
-        return [(form, said) for form in (base.text, plural_of(base.text), said.text)]
-    if base.kind == "grown_up":
+    if base.kind == "verb":
+        participle = Word("verb", ing_of(base.text))
+        return [(form, participle) for form in (base.text, plural_of(base.text), participle.text)]
+    if base.kind == "adult":
         return [(form, base) for form in (base.text, plural_of(base.text))]
     return [(word.text, word) for word in words]
