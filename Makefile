@@ -1,4 +1,4 @@
-# make help lists the targets. Set-up is part of each: a machine needs only Python >= 3.11 and make.
+# "make help" lists the targets. Every target installs what it needs first; only Python >= 3.11 and make are required.
 PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python -m babyvlm
@@ -18,10 +18,10 @@ MIXES  := filtered filtered-aug filtered-random aug-only
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data curate-large mixes benchmark-demo playroom-clip playroom-dino probe report test soak check bench-matching bench-padding bench-features bench-loader bench-open-store
 
-help: ## list the targets
+help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-setup: $(VENV)/.ready ## make .venv with all that is needed (about 2 minutes and 6 GB)
+setup: $(VENV)/.ready ## create .venv with all dependencies (about 2 minutes, 6 GB)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "babyvlm needs Python >= 3.11; set PYTHON="'
@@ -29,7 +29,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet -e '.[dev]' -c constraints.txt
 	touch $@
 
-data: setup ## the embedded world and its stores: raw video to matched pairs (whole stages are left as they are)
+data: setup ## create the Playroom world and curate it, from raw video to matched pairs (complete stages are skipped)
 	$(RUN) playroom --out $(WORLD) --size $(SIZE)
 	$(RUN) curate frames --videos $(WORLD)/home/videos --transcripts $(WORLD)/home/transcripts --out $(STORES)/raw/frames \
 	    --image_size 96 --max_frames 2 --licensed false
@@ -45,7 +45,7 @@ data: setup ## the embedded world and its stores: raw video to matched pairs (wh
 	$(RUN) curate sample-random --candidates $(STORES)/web --like $(STORES)/aug --out $(STORES)/random
 	$(RUN) curate vocabulary --stores '[$(STORES)/filtered,$(STORES)/aug,$(STORES)/random]' --out $(DATA)/vocabulary
 
-curate-large: setup ## the same five times as large, checked, with the funnel of the whole chain
+curate-large: setup ## like data, on a world five times as large, with integrity checks and a summary of all stages
 	$(MAKE) data SIZE=large DATA=$(LARGE)
 	$(RUN) store check --store $(LARGE)/stores/filtered
 	$(RUN) store check --store $(LARGE)/stores/aug
@@ -53,13 +53,13 @@ curate-large: setup ## the same five times as large, checked, with the funnel of
 	$(RUN) curate contamination --stores '[$(LARGE)/stores/filtered,$(LARGE)/stores/aug]' --out $(LARGE)/contamination \
 	    --trials $(subst $(WORLD),$(LARGE)/world,$(TRIALS))
 
-demo: data ## raw video to a benchmark table on the embedded world (at most 10 minutes on two cores)
+demo: data ## complete pipeline on Playroom, from raw video to a benchmark table (about 10 minutes on two cores)
 	$(RUN) test --config configs/eval/playroom-clip.yaml $(SCORE)
 	$(FIT) --config configs/playroom/cvcl.yaml --config configs/mix/filtered.yaml $(SCORE)
 	$(FIT) --config configs/playroom/cvcl.yaml --config configs/mix/filtered-aug.yaml $(SCORE)
 	$(RUN) report lightning_logs
 
-mixes: data ## CVCL on each of the four mixes, and the table
+mixes: data ## train CVCL on each of the four mixes and print the table
 	for mix in $(MIXES); do $(FIT) --config configs/playroom/cvcl.yaml --config configs/mix/$$mix.yaml $(SCORE) || exit 1; done
 	$(RUN) report lightning_logs
 
@@ -67,20 +67,20 @@ mixes: data ## CVCL on each of the four mixes, and the table
 JOBS  ?= 2
 ABLATE := $(RUN) ablations
 
-ablations: data ## every row of the paper's tables, three seeds each; called again it goes on where it was
+ablations: data ## train and test every row of the paper's tables, three seeds each (run again to resume)
 	$(ABLATE) run --jobs $(JOBS)
 
-ablations-quick: data ## the same with one seed and less training, in lightning_logs/quick
+ablations-quick: data ## like ablations, with one seed and shorter training, in lightning_logs/quick
 	$(ABLATE) run --quick true --jobs $(JOBS)
 
-ablations-status: setup ## what of the matrix is done, running, failed or missing
+ablations-status: setup ## show which runs are done, running, failed or missing
 	$(ABLATE) status
 
-demo-babyllava: data ## both baselines, CVCL and BabyLLaVA, on the filtered pairs, and the table
+demo-babyllava: data ## train CVCL and BabyLLaVA on the filtered pairs, score CLIP, and print the table
 	$(ABLATE) run --quick true --jobs $(JOBS) --rows '[CVCL-filtered,BabyLLaVA-GPT2-filtered,Playroom-CLIP]'
 	$(RUN) report lightning_logs/quick
 
-benchmark-demo: data ## the tests' own making on held-out recordings: proposed, reviewed (by a script), drawn, tried on CLIP
+benchmark-demo: data ## build benchmarks from held-out recordings (with scripted reviewers) and score CLIP on them
 	$(RUN) playroom --out $(HELD)/world --size $(SIZE) --seed 1
 	$(RUN) curate frames --videos $(HELD)/world/home/videos --transcripts $(HELD)/world/home/transcripts \
 	    --out $(HELD)/frames --image_size 112 --max_frames 2 --licensed false
@@ -96,49 +96,49 @@ benchmark-demo: data ## the tests' own making on held-out recordings: proposed, 
 	    --out $(HELD)/stores/$$store || exit 1; done
 	$(RUN) test --config configs/eval/playroom-clip.yaml --config $(HELD)/benchmark/eval.yaml
 
-playroom-clip: setup ## train the CLIP that is shipped in src/babyvlm/playroom/clip
+playroom-clip: setup ## train the CLIP model shipped in src/babyvlm/playroom/clip
 	$(RUN) playroom --out $(WORLD) --size $(SIZE)
 	$(RUN) curate web --sources '[$(WORLD)/clean]' --hold_out true --out $(STORES)/clean
 	$(RUN) curate vocabulary --stores '[$(STORES)/clean]' --out $(DATA)/clip-vocabulary
 	$(FIT) --config configs/playroom/clip.yaml --config configs/mix/clean.yaml
 	cp lightning_logs/CLIP-clean/$$(ls -v lightning_logs/CLIP-clean | tail -1)/open_clip/* src/babyvlm/playroom/clip/
 
-playroom-dino: data ## train the DINO backbone that is shipped in src/babyvlm/playroom/dino
+playroom-dino: data ## train the DINO backbone shipped in src/babyvlm/playroom/dino
 	$(FIT) --config configs/playroom/dino.yaml --config configs/mix/frames.yaml
 	cp lightning_logs/DINO-frames/$$(ls -v lightning_logs/DINO-frames | tail -1)/backbone.* src/babyvlm/playroom/dino/
 
-probe: data ## what the shipped DINO backbone knows of the labelled frames, beside random trunks
+probe: data ## linear probe of the shipped DINO backbone, compared with random backbones
 	$(VENV)/bin/python perf/probe.py --trials $(WORLD)/trials/labeled_s.csv
 
-report: setup ## tables, figures, findings and one page of all runs in lightning_logs (another folder: LOGS=)
-	$(RUN) report $(or $(LOGS),lightning_logs) --out $(or $(OUT),report)
+report: setup ## tables, figures and findings of all runs in lightning_logs (LOG_DIR=...), as one page in report/ (OUT=...)
+	$(RUN) report $(or $(LOG_DIR),lightning_logs) --out $(or $(OUT),report)
 
-test: setup ## the tests (at most 10 minutes on two cores)
+test: setup ## run the tests (about 10 minutes on two cores)
 	$(VENV)/bin/pytest -n 2 --dist loadfile
 
-soak: setup ## the long tests
+soak: setup ## run the long tests
 	$(VENV)/bin/pytest -m soak --timeout 3600
 
-check: setup ## what CI checks besides the tests: lint, format, types
+check: setup ## lint, check formatting and check types, as CI does
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench-matching: setup ## exact matching against scipy: time and memory ratios
+bench-matching: setup ## benchmark exact matching against scipy: time and memory
 	$(VENV)/bin/python perf/matching.py --size small
 
-bench-padding: data ## what padding costs the language model, and what batching by length or packing saves
+bench-padding: data ## benchmark padding: batches in random order, batches by length, packed contexts
 	$(VENV)/bin/python perf/padding.py --store $(STORES)/filtered
 	$(VENV)/bin/python perf/padding.py --store $(STORES)/filtered --image-tokens 49
 
-bench-features: setup ## epochs with frozen features kept and without, CVCL and BabyLLaVA at paper size
+bench-features: setup ## benchmark epochs with and without cached features, CVCL and BabyLLaVA at paper size
 	$(VENV)/bin/python perf/features.py
 
-bench-loader: setup ## JPEG bytes to augmented batches: CVCL's way, ours, and decoding alone
+bench-loader: setup ## benchmark image loading: CVCL's transforms, ours, and decoding only
 	$(VENV)/bin/python perf/loader.py
 
-bench-open-store: setup ## opening 625,000 pairs and reading an epoch: seconds and memory of a loader's process
+bench-open-store: setup ## benchmark opening a store of 625,000 pairs and reading an epoch: time and memory
 	$(VENV)/bin/python perf/open_store.py
 
-docs: setup ## this documentation as a site of plain files, in site/
+docs: setup ## build the documentation in site/
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
