@@ -34,8 +34,7 @@ def _run_on_runs(command: str, *args: str) -> None:
 
     from babyvlm.cli.resume import resume
     from babyvlm.config import OneLineParser
-    from babyvlm.report.command import report
-    from babyvlm.report.comparison import compare
+    from babyvlm.report.command import compare, report
 
     functions: dict[str, Any] = {"resume": resume, "report": report, "compare": compare}
     auto_cli(functions[command], args=list(args), parser_class=OneLineParser, prog=f"python -m babyvlm {command}")

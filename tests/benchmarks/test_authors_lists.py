@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from babyvlm.benchmarks import BabyWinoground, Caption, LabeledS, VisualTwoWord
 from babyvlm.report.command import report
 from babyvlm.report.runs import find_rows
-from babyvlm.report.tables import detail_sections
+from babyvlm.report.tables import detail_tables
 
 # As they come: a byte-order mark, DOS line ends, a blank line, quotes.
 LISTS = {
@@ -127,8 +127,8 @@ def test_known_models_get_what_they_must(tmp_path, trials, name, model, labeled,
     text = (tmp_path / "out" / "report.md").read_text()
     assert "stand-in" not in text
     assert f"| {name} | {labeled:.3f} [" in text
-    (words,) = (section for section in detail_sections(find_rows(tmp_path)) if section.name == "vtwt-by-what-differs")
-    assert words.rows[0] == ["model", "noun", "both"]  # the list itself says nothing of it
-    assert words.rows[2][1].startswith(f"{two_word:.3f} [")
+    (words,) = (table for table in detail_tables(find_rows(tmp_path)) if table.title == "VTWT by word class")
+    assert words.heading == ["model", "noun", "both"]  # the list itself has no word classes
+    assert words.rows[1][1].startswith(f"{two_word:.3f} [")
     assert "derived here" in words.note
     assert f"| {name}, blank image | 0.250 [" in text  # one word, four times the same picture

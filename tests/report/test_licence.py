@@ -1,4 +1,4 @@
-"""The guard: of licensed data no picture and no word is in anything that a report or a comparison writes or prints."""
+"""Licence guard: no image and no text of licensed data is in anything that `report` or `compare` writes or prints."""
 
 import json
 import shutil
@@ -8,11 +8,10 @@ import pytest
 import yaml
 
 from babyvlm.__main__ import main
-from babyvlm.report.command import report
-from babyvlm.report.comparison import compare
+from babyvlm.report.command import compare, report
 from support.made_runs import make_run
 
-SECRET = "grandmother hid the marmalade"  # said in every list, by every model and in the store
+SECRET = "grandmother hid the marmalade"  # in every list, every caption and the store
 LISTS = {
     "caption": ("Caption", ["image,text", *(f"{n}.jpg,{SECRET} {n}" for n in range(4))]),
     "vtwt": ("VisualTwoWord", ["image,positive_phrase,negative_phrase", *(f"{n}.jpg,{SECRET},x" for n in range(4))]),
@@ -36,7 +35,7 @@ ITEMS = {"caption": [f"{n + 2}:{n}.jpg" for n in range(4)], "vtwt": [f"{n + 2}:{
 
 @pytest.fixture
 def lay(tmp_path, tiny_store, draw_jpeg, monkeypatch):
-    """``lay()``: lists, a store and two runs in the working folder, all free to show; whoever calls takes that away."""
+    """``lay()`` makes lists, a store and two runs in the working folder, all free to show."""
     monkeypatch.chdir(tmp_path)
 
     def make(*, licensed_store=False, facts=None):
@@ -76,8 +75,8 @@ def lay(tmp_path, tiny_store, draw_jpeg, monkeypatch):
     return make
 
 
-def told(folder, capsys):
-    """All that report and compare print and write."""
+def outputs(folder, capsys):
+    """Return all files and text that `report` and `compare` write and print."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     capsys.readouterr()
     report(folder / "logs", folder / "out", details=False)
@@ -88,19 +87,19 @@ def told(folder, capsys):
 
 
 def shows(files, name):
-    """Whether a page has words of the list, and pictures."""
+    """Return whether a page contains text of the list, and images."""
     page = next(content for path, content in files.items() if path.name == name).decode()
     assert (SECRET in page) == ("data:image/jpeg" in page)
     return SECRET in page
 
 
-def hold(files, printed):
+def contains_secret(files, printed):
     everything = b"".join(files.values()) + printed.encode()
     return SECRET.encode() in everything or b"image/jpeg" in everything or b"\xff\xd8\xff" in everything
 
 
-def test_what_is_free_is_shown(lay, capsys):
-    files, printed = told(lay(), capsys)
+def test_report_shows_free_data(lay, capsys):
+    files, printed = outputs(lay(), capsys)
     assert shows(files, "report.html")
     assert shows(files, "compare.html")
     assert SECRET in " ".join(printed.split())
@@ -111,25 +110,25 @@ def test_what_is_free_is_shown(lay, capsys):
     assert f"A-filtered: {SECRET} indeed (1.00)" in text
 
 
-def take_playroom_away(folder):
+def remove_playroom_manifest(folder):
     (folder / "world" / "playroom.json").unlink()
 
 
-def call_it_licensed(folder):
-    """A benchmark of licensed frames with negative pictures of Playroom's."""
+def mark_benchmark_licensed(folder):
+    """A benchmark of licensed frames with negative images from Playroom."""
     (folder / "world" / "trials" / "benchmark.json").write_text(json.dumps({"world": "playroom", "licensed": True}))
 
 
-def tear_the_manifest(folder):
+def truncate_manifest(folder):
     (folder / "world" / "trials" / "benchmark.json").write_text('{"licensed": fal')
 
 
-def put_the_images_elsewhere(folder):
+def move_images(folder):
     shutil.move(folder / "world" / "trials", folder / "elsewhere")
     (folder / "world" / "trials").mkdir()
     for path in (folder / "elsewhere").glob("*.csv"):
         path.rename(folder / "world" / "trials" / path.name)
-    change(
+    edit_configs(
         folder,
         lambda config: [
             callback["init_args"].update(images="elsewhere") for callback in config["trainer"]["callbacks"]
@@ -137,14 +136,14 @@ def put_the_images_elsewhere(folder):
     )
 
 
-def link_the_images(folder):
+def link_images(folder):
     (folder / "frames").mkdir()
     for path in (folder / "world" / "trials").glob("*.jpg"):
         path.rename(folder / "frames" / path.name)
         path.symlink_to(folder / "frames" / path.name)
 
 
-def change(folder, edit):
+def edit_configs(folder, edit):
     for path in (folder / "logs").glob("*/*/config.yaml"):
         config = yaml.safe_load(path.read_text())
         edit(config)
@@ -152,39 +151,39 @@ def change(folder, edit):
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "break_licence",
     [
-        take_playroom_away,
-        call_it_licensed,
-        tear_the_manifest,
-        put_the_images_elsewhere,
+        remove_playroom_manifest,
+        mark_benchmark_licensed,
+        truncate_manifest,
+        move_images,
         lambda folder: shutil.rmtree(folder / "world"),
-        lambda folder: change(folder, lambda config: config.pop("trainer")),
+        lambda folder: edit_configs(folder, lambda config: config.pop("trainer")),
     ],
 )
-def test_nothing_of_a_list_that_is_not_known_to_be_free(lay, capsys, spoil):
+def test_report_hides_lists_not_known_to_be_free(lay, capsys, break_licence):
     folder = lay()
-    spoil(folder)
-    files, printed = told(folder, capsys)
-    assert not hold(files, printed)
+    break_licence(folder)
+    files, printed = outputs(folder, capsys)
+    assert not contains_secret(files, printed)
     for name in ("report.html", "compare.html"):
         page = next(content for path, content in files.items() if path.name == name).decode()
-        assert "left out: licensed, or not known to be free" in page
+        assert "not shown: licensed, or not known to be free" in page
 
 
-def test_a_link_out_of_the_list_shows_no_picture(lay, capsys):
+def test_report_hides_linked_images(lay, capsys):
     folder = lay()
-    link_the_images(folder)
-    files, printed = told(folder, capsys)
-    assert not hold(files, printed)
+    link_images(folder)
+    files, printed = outputs(folder, capsys)
+    assert not contains_secret(files, printed)
 
 
-def test_results_that_call_themselves_licensed(lay, capsys):
-    files, printed = told(lay(facts={"licensed": "True"}), capsys)
-    assert not hold(files, printed)
+def test_report_hides_results_marked_licensed(lay, capsys):
+    files, printed = outputs(lay(facts={"licensed": "True"}), capsys)
+    assert not contains_secret(files, printed)
 
 
-def test_a_comparison_with_a_run_on_licensed_lists_shows_nothing_of_them(lay, capsys):
+def test_compare_hides_licensed_lists_of_either_run(lay, capsys):
     folder = lay()
     free, other = folder / "logs" / "A-filtered", folder / "logs" / "B-filtered"
     for file in (other / "version_0" / "results").glob("*.parquet"):
@@ -197,44 +196,44 @@ def test_a_comparison_with_a_run_on_licensed_lists_shows_nothing_of_them(lay, ca
         assert "image/jpeg" not in page
 
 
-def forget_the_store(folder):
+def remove_store(folder):
     shutil.rmtree(folder / "stores")
 
 
-def begin_from_a_licensed_phase(folder):
-    """A phase that begins from itself besides, as no config of ours does."""
+def start_from_licensed_phase(folder):
+    """An earlier phase, which also starts from itself."""
     config = "model: {init_args: {}}\ndata: {init_args: {sources: [{store: x}]}}"
     language = make_run(folder / "logs", "Language", 0, config=config)
     provenance = {"stores": {"frames": {"fingerprint": "0" * 64, "licensed": True, "rows": 1}}}
     (language / "provenance.json").write_text(json.dumps(provenance))
-    change(folder, lambda config: config["model"]["init_args"].update(init_language=str(language)))
+    edit_configs(folder, lambda config: config["model"]["init_args"].update(init_language=str(language)))
 
 
-def begin_from_nowhere(folder):
-    change(folder, lambda config: config["model"]["init_args"].update(init_from="gone/checkpoints/last.ckpt"))
+def start_from_missing_run(folder):
+    edit_configs(folder, lambda config: config["model"]["init_args"].update(init_from="gone/checkpoints/last.ckpt"))
 
 
-def note_a_licence(folder):
+def record_licensed_store(folder):
     for path in (folder / "logs").glob("*/*/config.yaml"):
         stores = {"home": {"fingerprint": "0" * 64, "licensed": True, "rows": 6}}
         (path.parent / "provenance.json").write_text(json.dumps({"stores": stores}))
 
 
 @pytest.mark.parametrize(
-    "spoil", [None, forget_the_store, begin_from_a_licensed_phase, begin_from_nowhere, note_a_licence]
+    "break_licence", [None, remove_store, start_from_licensed_phase, start_from_missing_run, record_licensed_store]
 )
-def test_what_learnt_from_licensed_words_may_repeat_them(lay, capsys, spoil):
-    folder = lay(licensed_store=spoil is None)
-    if spoil is not None:
-        spoil(folder)
-    files, _ = told(folder, capsys)
+def test_report_hides_captions_of_models_trained_on_licensed_text(lay, capsys, break_licence):
+    folder = lay(licensed_store=break_licence is None)
+    if break_licence is not None:
+        break_licence(folder)
+    files, _ = outputs(folder, capsys)
     page = next(content for path, content in files.items() if path.name == "report.html").decode()
     assert SECRET not in page
-    assert "Captions and pictures of A-filtered, B-filtered are left out" in page
+    assert "Captions and images of A-filtered, B-filtered are not shown" in page
     assert shows(files, "compare.html")  # the list itself is free
 
 
-def test_the_hub_gets_no_weights_of_licensed_pairs(lay, capsys):
+def test_export_refuses_licensed_weights_for_hub(lay, capsys):
     folder = lay(licensed_store=True)
     run = str(folder / "logs" / "A-filtered" / "version_0")
     (folder / "logs" / "A-filtered" / "version_0" / "checkpoints" / "last.ckpt").write_bytes(b"x")

@@ -1,4 +1,4 @@
-"""The report as files: whole or absent, one page that needs nothing else, safe against what it quotes."""
+"""The report as files: written atomically, a self-contained page, all quoted text escaped."""
 
 import json
 import re
@@ -13,10 +13,9 @@ import pytest
 from babyvlm.__main__ import main
 from babyvlm.errors import UserError
 from babyvlm.report.command import report
-from babyvlm.report.curves import curve, samples_seen
 from babyvlm.report.provenance import budget_lines
 from babyvlm.report.runs import Run, find_rows
-from babyvlm.report.table_formats import Section
+from babyvlm.report.tables import Table
 from support.made_runs import make_run
 
 EVIL = "<script>alert(1)</script>|$x_1$ & \"q\" 'z' %d {y} \\\n~^"
@@ -26,7 +25,7 @@ METRICS = "step,train_loss,val_loss,vtwt_dev\n9,3.5,,\n19,2.5,2.75,\n19,,,0.75\n
 
 @pytest.fixture
 def logs(tmp_path):
-    """Two rows, one of two seeds, with curves of which the last line is torn."""
+    """Two rows, one with two seeds; the last line of the training logs is incomplete."""
     folder = tmp_path / "logs"
     config = "data: {class_path: x, init_args: {batch_size: 4, stores: gone, sources: [{store: filtered}]}}\n"
     words = ["noun", "verb", "adjective", "both"]
@@ -51,7 +50,7 @@ def logs(tmp_path):
 
 
 class Resources(HTMLParser):
-    """All that a page would load, and its tags and attributes."""
+    """Collects what a page would load, its tags and event handlers."""
 
     def __init__(self, page):
         super().__init__()
@@ -69,7 +68,7 @@ class Resources(HTMLParser):
             assert dict(attributes)["alt"]
 
 
-def test_the_page_needs_nothing_and_runs_nothing(logs, tmp_path):
+def test_page_is_self_contained(logs, tmp_path):
     report(logs, tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     found = Resources(page)
@@ -82,12 +81,12 @@ def test_the_page_needs_nothing_and_runs_nothing(logs, tmp_path):
     for heading in (
         "Results",
         "Findings of the paper",
-        "By what differs",
-        "Controls",
+        "Results by category",
+        "Image-blind baselines",
         "Learning curves",
         "Captions",
         "Data",
-        "Where the numbers come from",
+        "Provenance",
     ):
         assert f"<h2>{heading}</h2>" in page
     for words in (
@@ -99,7 +98,7 @@ def test_the_page_needs_nothing_and_runs_nothing(logs, tmp_path):
         assert words in page
 
 
-def test_all_forms_are_there_and_the_same_again(logs, tmp_path):
+def test_report_writes_all_formats_reproducibly(logs, tmp_path):
     main(["report", str(logs), "--out", str(tmp_path / "out")])
     made = {path.relative_to(tmp_path / "out"): path for path in (tmp_path / "out").rglob("*") if path.is_file()}
     names = {str(name) for name in made}
@@ -124,12 +123,12 @@ def test_all_forms_are_there_and_the_same_again(logs, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
-def test_a_folder_of_something_else_is_left_alone(logs, tmp_path):
+def test_report_refuses_to_replace_other_folders(logs, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
-    with pytest.raises(UserError, match="thesis: holds something else than a report"):
+    with pytest.raises(UserError, match="thesis: already exists and is not a report"):
         report(logs, tmp_path / "thesis")
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="is not a report"):
         report(logs, tmp_path / "thesis" / "chapter.tex")
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
@@ -137,7 +136,7 @@ def test_a_folder_of_something_else_is_left_alone(logs, tmp_path):
     assert (tmp_path / "empty" / "report.html").is_file()
 
 
-def test_what_it_quotes_is_escaped(tmp_path, capsys):
+def test_report_escapes_quoted_text(tmp_path, capsys):
     name = EVIL.replace("/", "").replace("\n", "")
     run = make_run(tmp_path / "logs", name, 0, labeled_s=[1, 0, 1, 0], categories=[EVIL] * 4, vtwt=[1, 0, 1, 0])
     (run / "checkpoints").mkdir()
@@ -151,13 +150,13 @@ def test_what_it_quotes_is_escaped(tmp_path, capsys):
     for svg in (tmp_path / "out" / "figures").glob("*.svg"):
         assert b"<script" not in svg.read_bytes()
     capsys.readouterr()
-    section = Section("t", [["a", "b"], [EVIL, "[red]x[/red]"]], EVIL)
-    section.print()
+    table = Table("t", ["a", "b"], [[EVIL, "[red]x[/red]"]], EVIL)
+    table.print()
     assert "[red]x[/red]" in capsys.readouterr().out
-    (line,) = [line for line in section.markdown().splitlines() if "alert" in line and line.startswith("|")]
+    (line,) = [line for line in table.markdown().splitlines() if "alert" in line and line.startswith("|")]
     assert len(re.findall(r"(?<!\\)\|", line)) == 3
     for letters in ("\\$x\\_1\\$", "\\&", "\\%d", "\\{y\\}", "\\textbackslash{}", "\\textasciitilde{}"):
-        assert letters in section.latex()
+        assert letters in table.latex()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +167,7 @@ def test_what_it_quotes_is_escaped(tmp_path, capsys):
         ("results/vtwt-test.parquet", "PAR1", "cannot be read as results"),
     ],
 )
-def test_torn_files_are_named_in_one_line(logs, tmp_path, capsys, file, content, message):
+def test_report_names_unreadable_files(logs, tmp_path, capsys, file, content, message):
     broken = logs / "CVCL-filtered" / "version_0" / file
     broken.write_text(content)
     with pytest.raises(SystemExit) as stopped:
@@ -181,7 +180,7 @@ def test_torn_files_are_named_in_one_line(logs, tmp_path, capsys, file, content,
     assert not (tmp_path / "out").exists()
 
 
-def test_both_worlds_stand_apart(logs, tmp_path):
+def test_report_separates_worlds(logs, tmp_path):
     make_run(logs, "CLIP-large", 0, labeled_s=[1, 1, 0, 1], vtwt=[1, 1])
     report(logs, tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
@@ -191,18 +190,18 @@ def test_both_worlds_stand_apart(logs, tmp_path):
     assert (tmp_path / "out" / "real-data" / "tables" / "main-table.csv").is_file()
 
 
-def test_curves_and_budgets(logs):
+def test_run_reads_curves_and_budget(logs):
     run = Run(logs / "CVCL-filtered" / "version_0")
-    assert curve(run, "train_loss") == [(40, 3.5), (80, 2.5)]  # the last row is torn
-    assert curve(run, "val_loss") == [(80, 2.75)]
-    assert curve(run, "caption_dev") == []
-    assert samples_seen(run) == 80
+    assert run.curve("train_loss") == [(40, 3.5), (80, 2.5)]  # the last row is incomplete
+    assert run.curve("val_loss") == [(80, 2.75)]
+    assert run.curve("caption_dev") == []
+    assert run.samples_seen == 80
     assert budget_lines(find_rows(logs)) == ["CVCL: 80 samples"]
     (logs / "CVCL-filtered-aug" / "version_0" / "provenance.json").write_text(json.dumps({"samples": 90}))
     assert budget_lines(find_rows(logs)) == ["CVCL: CVCL-filtered 80; CVCL-filtered-aug 90 samples. THE ROWS DIFFER."]
 
 
-def test_a_phase_before_is_told(logs):
+def test_budget_includes_earlier_phases(logs):
     before = make_run(logs.parent / "phases", "language", 0, config="data: {init_args: {batch_size: 2}}")
     (before / "metrics.csv").write_text("step,train_loss\n4,1.0\n")
     config = logs / "CVCL-filtered-aug" / "version_0" / "config.yaml"
@@ -210,7 +209,7 @@ def test_a_phase_before_is_told(logs):
     assert budget_lines(find_rows(logs))[0].endswith("CVCL-filtered-aug 10 + 80 samples. THE ROWS DIFFER.")
 
 
-def test_no_torch(logs, tmp_path):
+def test_report_and_compare_import_no_torch(logs, tmp_path):
     code = (
         "import sys; from babyvlm.__main__ import main\n"
         f"main(['report', {str(logs)!r}, '--out', {str(tmp_path / 'out')!r}])\n"
@@ -222,21 +221,21 @@ def test_no_torch(logs, tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)")
-def test_on_a_phone_nothing_runs_over_the_edge_and_nothing_is_fetched(logs, tmp_path):
+def test_page_fits_phone_and_loads_nothing(logs, tmp_path):
     from playwright.sync_api import sync_playwright
 
     report(logs, tmp_path / "out")
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 390, "height": 800})
-        asked, said = [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
+        requests, messages = [], []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
         page.goto((tmp_path / "out" / "report.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         shown = "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
         assert page.evaluate(shown)
-        # Drawn for it: a letter of a chart is about as large as one of the text, nothing is to be scrolled sideways.
+        # Narrow charts are used: their text is about as large as the page's, and nothing scrolls sideways.
         charts = "[...document.querySelectorAll('picture img')].map(image => image.clientWidth / image.naturalWidth)"
         scales = page.evaluate(charts)
         assert len(scales) >= 4
@@ -245,5 +244,5 @@ def test_on_a_phone_nothing_runs_over_the_edge_and_nothing_is_fetched(logs, tmp_
         page.wait_for_function("matchMedia('(min-width: 46rem)').matches")
         assert page.evaluate("[...document.querySelectorAll('picture img')].some(image => image.clientWidth > 600)")
         browser.close()
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert said == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    assert messages == []

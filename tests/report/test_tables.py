@@ -7,16 +7,17 @@ from scipy.stats import ttest_rel
 
 from babyvlm.benchmarks.results import RESULT_SCHEMA
 from babyvlm.errors import UserError
+from babyvlm.report.columns import LABELED_S, VTWT
 from babyvlm.report.command import report
 from babyvlm.report.provenance import budget_lines
-from babyvlm.report.runs import MAIN, find_rows
-from babyvlm.report.tables import ablation_section, control_sections, detail_sections, main_section, paper_section
+from babyvlm.report.runs import find_rows
+from babyvlm.report.tables import ablation_table, control_table, detail_tables, main_table, paper_table
 from support.made_runs import make_run, make_vtwt
 
 CAPTION = {"meteor_15": 0.25, "meteor_nltk": 0.5}
 
 
-def test_the_newest_tested_version_of_each_row(tmp_path):
+def test_find_rows_uses_newest_tested_run(tmp_path):
     make_run(tmp_path, "cvcl-filtered", 2, labeled_s=[1, 1])
     make_run(tmp_path, "cvcl-filtered", 9, labeled_s=[1, 0])
     newest = make_run(tmp_path, "cvcl-filtered", 10, labeled_s=[0, 0.25, 1])
@@ -24,14 +25,14 @@ def test_the_newest_tested_version_of_each_row(tmp_path):
     (tmp_path / "cvcl-filtered" / "version_12").mkdir()
     pq.write_table(pa.table({"credit": [1.0]}), tmp_path / "cvcl-filtered" / "stray-test.parquet")
     make_run(tmp_path, "another", 0, vtwt=[1])
-    cvcl, another = find_rows(tmp_path)  # a mix of the paper's first
+    cvcl, another = find_rows(tmp_path)  # mixes of the paper come first
     assert (another.name, cvcl.name, [run.path for run in cvcl.runs]) == ("another", "cvcl-filtered", [newest])
-    assert cvcl.credits(MAIN[0]).tolist() == [[0, 0.25, 1]]
-    assert not cvcl.credits(MAIN[1]).size
-    assert cvcl.runs[0].table("vtwt") is None
+    assert cvcl.credits(LABELED_S).tolist() == [[0, 0.25, 1]]
+    assert not cvcl.credits(VTWT).size
+    assert "vtwt" not in cvcl.runs[0].results
 
 
-def test_each_seed_counts_once(tmp_path):
+def test_find_rows_uses_newest_run_per_seed(tmp_path):
     for folder, seed, credit in (("version_0", 0, 0), ("version_1", 1, 1), ("seed_0", 0, 0.25), ("seed_2", 2, 0.5)):
         made = make_run(tmp_path, "cvcl-filtered", 99, labeled_s=[credit] * 3, seed=seed)
         made.rename(made.with_name(folder))
@@ -39,26 +40,26 @@ def test_each_seed_counts_once(tmp_path):
     stale.rename(stale.with_name("replaced-seed_3-20261123-120000"))
     (row,) = find_rows(tmp_path)
     assert [(run.path.name, run.seed) for run in row.runs] == [("seed_0", 0), ("version_1", 1), ("seed_2", 2)]
-    assert row.credits(MAIN[0]).tolist() == [[0.25] * 3, [1] * 3, [0.5] * 3]
+    assert row.credits(LABELED_S).tolist() == [[0.25] * 3, [1] * 3, [0.5] * 3]
     older = tmp_path / "cvcl-filtered" / "seed_0" / "results" / "labeled_s-test.parquet"
     os.utime(older, ns=(0, 0))
     assert find_rows(tmp_path)[0].runs[0].path.name == "version_0"
 
 
-def test_seeds_share_the_items_that_all_were_tested_on(tmp_path):
+def test_row_credits_use_items_shared_by_seeds(tmp_path):
     make_run(tmp_path, "cvcl-filtered", 0, labeled_s=[1, 0, 1], vtwt=[1, 1], seed=0)
     make_run(tmp_path, "cvcl-filtered", 1, labeled_s=[0, 1], seed=1)
     (row,) = find_rows(tmp_path)
-    assert row.credits(MAIN[0]).tolist() == [[1, 0], [0, 1]]
-    assert row.credits(MAIN[1]).tolist() == [[1, 1]]
-    assert main_section([row]).rows[2][0] == "cvcl-filtered (2 seeds)"
+    assert row.credits(LABELED_S).tolist() == [[1, 0], [0, 1]]
+    assert row.credits(VTWT).tolist() == [[1, 1]]
+    assert main_table([row]).rows[1][0] == "cvcl-filtered (2 seeds)"
 
 
 @pytest.mark.parametrize("made", [False, True])
-def test_no_run_is_a_mistake(tmp_path, made):
+def test_report_without_runs_is_user_error(tmp_path, made):
     if made:
         make_run(tmp_path / "logs", "cvcl-filtered", 0)
-    with pytest.raises(UserError, match="logs: holds no tested run"):
+    with pytest.raises(UserError, match="logs: no run with test results found"):
         report(tmp_path / "logs")
 
 
@@ -68,10 +69,10 @@ def test_no_run_is_a_mistake(tmp_path, made):
         (None, "cannot be read as results"),
         ({"x": [1]}, "cannot be read as results"),
         ({"credit": [1.0]}, "cannot be read as results"),
-        (RESULT_SCHEMA.empty_table(), "holds no item"),
+        (RESULT_SCHEMA.empty_table(), "contains no item"),
     ],
 )
-def test_results_that_are_none(tmp_path, table, message):
+def test_unreadable_results_are_user_errors(tmp_path, table, message):
     path = make_run(tmp_path, "cvcl-filtered", 0) / "results" / "vtwt-test.parquet"
     if table is None:
         path.write_bytes(b"PAR1")
@@ -83,12 +84,12 @@ def test_results_that_are_none(tmp_path, table, message):
     assert "\n" not in str(refusal.value)
 
 
-def numbers(section):
-    """A table's rows with their intervals left out."""
-    return [[cell.split(" [")[0] for cell in row] for row in section.rows]
+def numbers(table):
+    """Return a table's heading and rows without the intervals."""
+    return [list(table.heading), *([cell.split(" [")[0] for cell in row] for row in table.rows)]
 
 
-def test_table_on_the_terminal(tmp_path, capsys):
+def test_report_prints_table(tmp_path, capsys):
     good = [1] * 190 + [0] * 10
     make_run(tmp_path / "logs", "cvcl-filtered", 0, labeled_s=good, vtwt=[1, 0] * 50)
     make_run(tmp_path / "logs", "guesser-none", 0, labeled_s=[0.25] * 40)
@@ -98,19 +99,19 @@ def test_table_on_the_terminal(tmp_path, capsys):
     for text in ("Labeled-S", "VTWT", "chance", "cvcl-filtered", "0.950 [0.9", "0.250 [0.250, 0.250]*", "version_0"):
         assert text in printed
     assert "…" not in printed
-    table = main_section(find_rows(tmp_path / "logs"))
-    assert table.rows[:2] == [["model", "Labeled-S", "VTWT"], ["chance", "0.250", "0.500"]]
-    name, labeled, two_word = table.rows[2]
+    table = main_table(find_rows(tmp_path / "logs"))
+    assert [table.heading, table.rows[0]] == [["model", "Labeled-S", "VTWT"], ["chance", "0.250", "0.500"]]
+    name, labeled, two_word = table.rows[1]
     assert name == "cvcl-filtered"
     assert labeled.startswith("0.950 [0.9")
     assert labeled.endswith("]")  # far from chance
     assert two_word.startswith("0.500 [0.4")
-    assert two_word.endswith("]*")  # its interval holds chance
-    assert table.rows[3] == ["guesser-none", "0.250 [0.250, 0.250]*", "-"]
-    assert "95 %" in table.note
+    assert two_word.endswith("]*")  # the interval contains chance
+    assert table.rows[2] == ["guesser-none", "0.250 [0.250, 0.250]*", "-"]
+    assert "95%" in table.note
 
 
-def test_the_table_says_what_it_stands_for(tmp_path, capsys):
+def test_main_table_marks_playroom_and_vision_from_scratch(tmp_path, capsys):
     vision = "model: {class_path: x.CVCL, init_args: {vision: {class_path: x.V, init_args: {weights: %s}}}}\n"
     made = {"scratch": (vision % "null", "real"), "dino": (vision % "dino.pth", "real"), "clip": ("", "playroom")}
     for row, (config, world) in made.items():
@@ -118,14 +119,14 @@ def test_the_table_says_what_it_stands_for(tmp_path, capsys):
         if row != "clip":
             (run / "checkpoints").mkdir()
     assert [row.name for row in find_rows(tmp_path)] == ["clip", "dino", "scratch"]  # the upper bound first
-    table = main_section(find_rows(tmp_path))
+    table = main_table(find_rows(tmp_path))
     assert "stand-in for SAYCam" in table.title
-    assert [row[0] for row in table.rows[2:]] == ["clip", "dino", "scratch†"]
+    assert [row[0] for row in table.rows[1:]] == ["clip", "dino", "scratch†"]
     assert "trained from scratch" in table.note
 
 
-def test_what_begins_from_a_run_is_what_that_run_is(tmp_path):
-    """A phase names no weights of the trunk, since they come with all others; a test names the run it tests again."""
+def test_row_properties_follow_parent_runs(tmp_path):
+    """A later phase names no vision weights, since all weights come from its parent; a test names the tested run."""
     vision = "vision: {class_path: x.V, init_args: {weights: %s}}"
     begun = "model: {class_path: x.M, init_args: {%s, %s}}\ndata: {init_args: {batch_size: 2}}\n"
     for name, weights in (("dino", "dino.pth"), ("scratch", "null")):
@@ -142,7 +143,7 @@ def test_what_begins_from_a_run_is_what_that_run_is(tmp_path):
     make_run(tmp_path, "evidence", 0, config=begun % (vision % "null", f"init_from: {file}"), vtwt=[1, 0])
     make_run(tmp_path, "clip", 0, config="model: {class_path: x.OpenClip, init_args: {clip: playroom}}", vtwt=[1, 0])
     rows = find_rows(tmp_path)
-    assert [row[0] for row in main_section(rows).rows[2:]] == [
+    assert [row[0] for row in main_table(rows).rows[1:]] == [
         "clip",
         "dino",
         "dino-again",
@@ -155,41 +156,41 @@ def test_what_begins_from_a_run_is_what_that_run_is(tmp_path):
     assert seen == ["dino: 10 + 30 samples", "dino-again: 10 + 30 samples"]
 
 
-def test_a_partial_list_is_marked(tmp_path):
+def test_main_table_marks_partial_lists(tmp_path):
     make_run(tmp_path, "whole", 0, vtwt=[1] * 8)
-    assert "‡" not in main_section(find_rows(tmp_path)).markdown()
+    assert "‡" not in main_table(find_rows(tmp_path)).markdown()
     make_run(tmp_path, "partial", 0, missing=3, vtwt=[1] * 5)
-    text = main_section(find_rows(tmp_path)).markdown()
+    text = main_table(find_rows(tmp_path)).markdown()
     assert "| partial | 1.000 [1.000, 1.000]‡ |" in text
     assert "| whole | 1.000 [1.000, 1.000] |" in text
-    assert "‡: some of the list's images were missing" in text
+    assert "‡: some images of the list were missing" in text
 
 
-def test_items_that_ask_for_the_same_phrases_are_drawn_together(tmp_path):
+def test_main_table_resamples_vtwt_groups(tmp_path):
     items, config = make_vtwt(tmp_path, [("big cup", "big dog"), ("big dog", "big cup"), ("cut pear", "wash pear")] * 2)
     make_run(tmp_path / "logs", "here", 0, config=config, items={"vtwt": items}, vtwt=[0, 1, 0.5] * 2)
-    table = main_section(find_rows(tmp_path / "logs"))
-    assert table.rows[2] == ["here", "0.500 [0.500, 0.500]*"]  # 2 of 4 and half of 2
-    assert "are drawn together" in table.note
+    table = main_table(find_rows(tmp_path / "logs"))
+    assert table.rows[1] == ["here", "0.500 [0.500, 0.500]*"]  # 2 of 4 and half of 2
+    assert "are resampled together" in table.note
     make_run(tmp_path / "logs", "nowhere", 0, items={"vtwt": items}, vtwt=[0, 1, 0.5] * 2)
-    table = main_section(find_rows(tmp_path / "logs"))
-    assert table.rows[3][1].startswith("0.500 [0.1")
-    assert "taken for independent" in table.note
+    table = main_table(find_rows(tmp_path / "logs"))
+    assert table.rows[2][1].startswith("0.500 [0.1")
+    assert "treated as independent" in table.note
 
 
-def test_a_table_claims_nothing_it_does_not_know(tmp_path):
+def test_main_table_without_config_has_no_marks(tmp_path):
     bare = make_run(tmp_path, "own-script", 0, labeled_s=[1, 0])
     (bare / "config.yaml").unlink()  # a user's own Trainer writes none
     make_run(tmp_path, "clip", 0, config="model: {init_args: {vision: {layers: 1}}}\n", labeled_s=[1])
-    text = main_section(find_rows(tmp_path)).markdown()
+    text = main_table(find_rows(tmp_path)).markdown()
     assert "stand-in" not in text
     assert "†" not in text
 
 
-def test_the_papers_values_stand_beside_ours_and_rows_without_a_run_are_told(tmp_path):
+def test_paper_table_lists_paper_values_and_missing_rows(tmp_path):
     make_run(tmp_path, "BabyLLaVA-GPT2-filtered", 0, labeled_s=[1, 0], measures=CAPTION, caption=[1, 1])
     make_run(tmp_path, "Playroom-CLIP", 0, labeled_s=[1, 1])
-    table = numbers(paper_section(find_rows(tmp_path)))
+    table = numbers(paper_table(find_rows(tmp_path)))
     assert table[0] == ["model", "Labeled-S", "paper", "Caption METEOR 1.5", "Caption METEOR NLTK", "paper"]
     by_name = {row[0]: row[1:] for row in table}
     assert by_name["BabyLLaVA-GPT2-filtered"] == ["0.500", "0.420", "0.250", "0.500", "0.138"]
@@ -198,29 +199,29 @@ def test_the_papers_values_stand_beside_ours_and_rows_without_a_run_are_told(tmp
     assert by_name["Playroom-CLIP"] == ["1.000", "-", "-", "-", "-"]
 
 
-def test_the_papers_meteor_is_shown_where_wordnet_lacked(tmp_path):
+def test_paper_table_shows_paper_meteor_without_wordnet(tmp_path):
     make_run(tmp_path, "BabyLLaVA-GPT2-filtered", 0, caption=[1, 0.5])
-    table = numbers(paper_section(find_rows(tmp_path)))
+    table = numbers(paper_table(find_rows(tmp_path)))
     assert table[0] == ["model", "Caption METEOR 1.5", "Caption METEOR NLTK", "paper"]
     by_name = {row[0]: row[1:] for row in table}
     assert by_name["BabyLLaVA-GPT2-filtered"] == ["0.750", "-", "0.138"]
     assert by_name["LLaVA-v1.5-7B"] == ["no run", "no run", "0.166"]
 
 
-def test_the_ablation_is_the_gain_over_filtered_item_by_item(tmp_path):
+def test_ablation_table_pairs_items_with_filtered(tmp_path):
     base, more = [1, 0, 1, 0, 1, 0, 0, 0], [1, 1, 1, 0, 1, 1, 0, 0]
     make_run(tmp_path, "CVCL-filtered", 0, vtwt=base, labeled_s=[1, 0])
-    assert ablation_section(find_rows(tmp_path)) is None
+    assert ablation_table(find_rows(tmp_path)) is None
     make_run(tmp_path, "CVCL-filtered-aug", 0, vtwt=more)
     make_run(tmp_path, "LSTM-filtered-aug", 0, vtwt=more)  # has no filtered to gain over
-    table = ablation_section(find_rows(tmp_path))
+    table = ablation_table(find_rows(tmp_path))
     interval = ttest_rel(more, base).confidence_interval(0.95)
-    assert table.rows[1:] == [
+    assert table.rows == [
         ["CVCL-filtered-aug", "-", "-0.028", f"+0.250 [{interval.low:+.3f}, {interval.high:+.3f}]", "+0.053"]
     ]
 
 
-def test_controls_and_details_have_their_own_tables(tmp_path):
+def test_controls_and_details_have_own_tables(tmp_path):
     controls = {"": 1, "blank": 0.5, "text_only": 0}
     words = ["noun", "verb", "adjective", "noun"]
     make_run(tmp_path, "looker", 0, vtwt=[1, 0, 1, 1], categories=words)
@@ -246,7 +247,7 @@ def test_controls_and_details_have_their_own_tables(tmp_path):
     )
     make_run(tmp_path, "writer", 0, measures=CAPTION, caption=[1, 1])
     rows = find_rows(tmp_path)
-    main = numbers(main_section(rows))
+    main = numbers(main_table(rows))
     assert main == [
         ["model", "Labeled-S", "VTWT", "Baby Winoground", "Caption METEOR 1.5", "Caption METEOR NLTK"],
         ["chance", "0.250", "0.500", "0.167", "-", "-"],
@@ -254,15 +255,13 @@ def test_controls_and_details_have_their_own_tables(tmp_path):
         ["reader", "0.500", "1.000", "0.250", "-", "-"],
         ["writer", "-", "-", "-", "0.250", "0.500"],
     ]
-    assert [numbers(section) for section in control_sections(rows)] == [
-        [
-            main[0],
-            ["reader, blank image", "0.250", "0.500", "0.125", "-", "-"],
-            ["reader, text only", "0.000", "0.000", "0.000", "-", "-"],
-        ]
+    assert numbers(control_table(rows)) == [
+        main[0],
+        ["reader, blank image", "0.250", "0.500", "0.125", "-", "-"],
+        ["reader, text only", "0.000", "0.000", "0.000", "-", "-"],
     ]
-    tables = {section.title: numbers(section) for section in detail_sections(rows)}
-    assert tables["VTWT by what differs"] == [
+    tables = {table.title: numbers(table) for table in detail_tables(rows)}
+    assert tables["VTWT by word class"] == [
         ["model", "noun", "verb", "adjective"],
         ["chance"] + ["0.500"] * 3,
         ["looker", "1.000", "0.000", "1.000"],
@@ -271,7 +270,7 @@ def test_controls_and_details_have_their_own_tables(tmp_path):
         ["reader, blank image"] + ["0.500"] * 3,
         ["reader, text only"] + ["0.000"] * 3,
     ]
-    winoground = tables["Baby Winoground by what is asked"]
+    winoground = tables["Baby Winoground by measure"]
     assert winoground[0] == ["model", "text", "image", "positive", "positive strict", "negative", "negative strict"]
     assert winoground[1][1:] == ["0.250", "0.250", "0.500", "0.333", "0.500", "0.333"]
     assert winoground[3] == ["reader", "0.500", "0.500", "1.000", "0.750", "0.500", "0.250"]
@@ -280,15 +279,15 @@ def test_controls_and_details_have_their_own_tables(tmp_path):
         ["noun", "-", "1.000", "-"],
         ["verb", "-", "0.000", "-"],
     ]
-    assert "0.250 by construction" in list(detail_sections(rows))[-1].note
+    assert "0.250 by construction" in detail_tables(rows)[-1].note
 
 
-def test_a_run_says_which_words_it_has_not(tmp_path, capsys):
+def test_report_prints_out_of_vocabulary_shares(tmp_path, capsys):
     make_run(tmp_path, "reader", 0, facts={"unknown_words": "0.0312", "items_alike": "2"}, vtwt=[1, 0])
     make_run(tmp_path, "writer", 0, facts={"unknown_words": "0.0000", "items_alike": "0"}, caption=[1, 0])
     make_run(tmp_path, "looker", 0, vtwt=[1, 0])
     report(tmp_path)
     out = " ".join(capsys.readouterr().out.split())
-    assert "version_0 (words that it has not: vtwt 3.1% and 2 items alike)" in out
-    assert "version_0 (words that it has not: caption 0.0%)" in out
-    assert out.count("words that it has not") == 2
+    assert "version_0 (out-of-vocabulary words: vtwt 3.1%, 2 items with identical options)" in out
+    assert "version_0 (out-of-vocabulary words: caption 0.0%)" in out
+    assert out.count("out-of-vocabulary words") == 2

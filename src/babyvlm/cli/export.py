@@ -32,8 +32,9 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
     from babyvlm.models.loading import EXPORT, load_run, write
     from babyvlm.report.licence import trained_on_free
     from babyvlm.report.model_card import model_card
+    from babyvlm.report.runs import Run
 
-    licensed = not trained_on_free(run)
+    licensed = not trained_on_free(Run(run))
     if hub is not None and licensed and not licensed_export:
         raise UserError(
             f"{run}: was trained on licensed pairs, or on some that are not known to be free; if your licence allows "

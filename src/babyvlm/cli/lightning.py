@@ -21,8 +21,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from babyvlm.ablations.state import FINISHED
 from babyvlm.config import LINKED, OneLineParser, check_yaml
 from babyvlm.errors import UserError
-from babyvlm.report.runs import Row, Run, is_tested
-from babyvlm.report.tables import main_section
+from babyvlm.report.runs import Row, Run, has_test_results
+from babyvlm.report.tables import main_table
 from babyvlm.training.batch_seeding import SeedEachBatch
 from babyvlm.training.checkpoint_io import WholeCheckpoints
 from babyvlm.training.csv_logger import CSVLog
@@ -163,8 +163,8 @@ class BabyVLMCLI(LightningCLI):
         if not self.trainer.is_global_zero or logged is None or not (folder := Path(logged)).is_dir():
             return
         (folder / FINISHED).touch()
-        if is_tested(folder):
-            main_section([Row([Run(folder)])]).print()
+        if has_test_results(folder):
+            main_table([Row([Run(folder)])]).print()
 
 
 def _row_and_run(logs: Path, folder: Path) -> tuple[str, str]:

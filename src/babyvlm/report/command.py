@@ -1,4 +1,4 @@
-"""``python -m babyvlm report``: runs on disk to tables, figures and one page."""
+"""``python -m babyvlm report`` and ``compare``: from run folders to tables, figures and pages."""
 
 from __future__ import annotations
 
@@ -8,32 +8,43 @@ from pathlib import Path
 
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
-from babyvlm.report.examples import caption_sections
-from babyvlm.report.runs import MAIN, Row, Run, find_rows
-from babyvlm.report.tables import control_sections, detail_sections, main_section
+from babyvlm.io.files import atomic_write
+from babyvlm.report.comparisons import compare_rows, holm, p_text
+from babyvlm.report.examples import caption_examples, caption_table, changed_items
+from babyvlm.report.runs import Row, Run, find_rows, has_test_results, newest_runs
+from babyvlm.report.tables import Table, control_table, detail_tables, main_table
 
 KIND = "report-of-runs"
+COMPARE_HEADING = ("benchmark", "difference", "items", "p", "p (Holm)", "test")
+COMPARE_NOTE = (
+    "Difference of the means over the test items that both were scored on, with its 95% CI. For two single runs: "
+    "bootstrap interval; p by McNemar's exact test where choices have no ties, by paired permutation where they have "
+    "ties, by paired bootstrap for METEOR. VTWT items with the same two phrases form a group and are resampled and "
+    "exchanged together. For rows with several seeds: interval and p by t over items and seeds. p (Holm): corrected "
+    "for the number of comparisons in this table."
+)
 
 
-def report(logs: Path, out: Path | None = None, details: bool = False) -> None:
-    """Print the table of all tested runs, what looking was worth to them, and captions; make the whole report if asked.
+def report(log_dir: Path, out: Path | None = None, details: bool = False) -> None:
+    """Print the results of all tested runs: scores, image-blind baselines and example captions.
 
-    A row is what is in `LOGS/ROW/`; of each seed the newest tested run counts.
+    The runs in `LOG_DIR/ROW/` are a row of the tables; for each seed the newest tested run counts.
 
     For example:
         python -m babyvlm report lightning_logs --out report
 
     Args:
-        logs: folder of runs.
-        out: folder to make, in place of an older report: `report.html`, which needs nothing else, `report.md`,
-            and the tables as LaTeX and CSV.
-        details: print the benchmarks broken down: by category, word class, Winoground's parts.
+        log_dir: folder of runs.
+        out: also write the complete report to this folder, replacing an older report: `report.html` (a self-contained
+            page), `report.md`, and the tables as LaTeX and CSV.
+        details: also print the scores by category, word class, and Baby Winoground's measures.
     """
-    rows = find_rows(logs)
-    sections = [main_section(rows), *control_sections(rows), *caption_sections(rows)]
-    for section in [*sections, *(detail_sections(rows) if details else ())]:
-        section.print()
-    print("\n".join(f"{row.name}: {run.path}{_unknown(run)}" for row in rows for run in row.runs))
+    rows = find_rows(log_dir)
+    tables = [main_table(rows), control_table(rows), caption_table(caption_examples(rows))]
+    for table in [*tables, *(detail_tables(rows) if details else ())]:
+        if table is not None:
+            table.print()
+    print("\n".join(f"{row.name}: {run.path}{_out_of_vocabulary(run)}" for row in rows for run in row.runs))
     if out is not None:
         write_report(rows, out)
         print(f"{out}: report.html, report.md, tables, figures")
@@ -41,41 +52,87 @@ def report(logs: Path, out: Path | None = None, details: bool = False) -> None:
 
 @artifacts.one_at_a_time
 def write_report(rows: Sequence[Row], out: Path) -> None:
-    """Make the report's folder, whole or not at all.
+    """Write the report's folder atomically.
 
     Raises:
-        UserError: ``out`` is there and is no report.
+        UserError: ``out`` exists and is not a report.
     """
-    from babyvlm.report.page import write_files
-    from babyvlm.report.world_report import part
+    from babyvlm.report.page import world_report, write_files
 
     if out.exists() and not (out / f"{KIND}.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out}: holds something else than a report; choose another --out")
-    runs = {str(run.path): _digests(run) for row in rows for run in row.runs}
-    parts = [part(world) for world in _worlds(rows)]
-    with artifacts.create(out, KIND, {"arguments": {"command": "report", "results": runs}}) as folder:
-        write_files(folder, parts)
+        raise UserError(f"{out}: already exists and is not a report. Pass a different --out")
+    hashes = {
+        str(run.path): {f"{name}-test.parquet": results.sha256 for name, results in run.results.items()}
+        for row in rows
+        for run in row.runs
+    }
+    by_world = ([row for row in rows if row.embedded is embedded] for embedded in (False, True))
+    worlds = [world_report(world_rows) for world_rows in by_world if world_rows]
+    with artifacts.create(out, KIND, {"arguments": {"command": "report", "results": hashes}}) as folder:
+        write_files(folder, worlds)
         if out.exists():
             shutil.rmtree(out)
 
 
-def _worlds(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows on real data and those on Playroom, which do not compare."""
-    worlds = ([row for row in rows if row.embedded is embedded] for embedded in (False, True))
-    return [world for world in worlds if world]
+def _out_of_vocabulary(run: Run) -> str:
+    """Return the share of each list's words that the model's vocabulary lacks, if it has a vocabulary."""
+    shares = []
+    for name, results in sorted(run.results.items(), key=lambda entry: entry[1].columns.order):
+        if "unknown_words" in results.metadata:
+            identical = int(results.metadata["items_alike"])
+            suffix = f", {identical} items with identical options" if identical else ""
+            shares.append(f"{name} {float(results.metadata['unknown_words']):.1%}{suffix}")
+    return f" (out-of-vocabulary words: {'; '.join(shares)})" if shares else ""
 
 
-def _digests(run: Run) -> dict[str, str]:
-    files = sorted((run.path / "results").glob("*-test.parquet"))
-    return {file.name: artifacts.sha256_file(file) for file in files}
+def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
+    """Test whether two runs differ, item by item.
+
+    For example:
+        python -m babyvlm compare lightning_logs/CVCL-filtered lightning_logs/CVCL-filtered-aug --out compare.html
+
+    Args:
+        run_a: folder of a run, or of a row: then its newest tested run for each seed.
+        run_b: folder of another run or row.
+        out: HTML page to write: the table, and the items on which the runs differ, with their images where these are
+            free to show.
+    """
+    row_a, row_b = _open_row(run_a), _open_row(run_b)
+    found = list(compare_rows(row_a, row_b))
+    if not found:
+        raise UserError(f"{run_a} and {run_b} have no test item in common")
+    corrected = holm([comparison.p for _, comparison in found])
+    body = [
+        [
+            column.title,
+            comparison.difference.text("+"),
+            str(comparison.difference.items),
+            p_text(comparison.p),
+            p_text(corrected_p),
+            comparison.test,
+        ]
+        for (column, comparison), corrected_p in zip(found, corrected, strict=True)
+    ]
+    table = Table(f"{row_a.name} - {row_b.name}", COMPARE_HEADING, body, COMPARE_NOTE)
+    table.print()
+    if out is not None:
+        from babyvlm.report.page import compare_page
+
+        page = compare_page(table, row_a.name, row_b.name, changed_items(row_a.runs[0], row_b.runs[0]))
+        with atomic_write(out) as file:
+            file.write(page)
+        print(out)
 
 
-def _unknown(run: Run) -> str:
-    """Share of the words of each test that the model's vocabulary has not, where it has one."""
-    told = []
-    for benchmark in dict.fromkeys(column.benchmark for column in MAIN):
-        facts = run.facts(benchmark)
-        if "unknown_words" in facts:
-            alike = int(facts["items_alike"])
-            told.append(f"{benchmark} {float(facts['unknown_words']):.1%}" + f" and {alike} items alike" * bool(alike))
-    return f" (words that it has not: {', '.join(told)})" if told else ""
+def _open_row(path: Path) -> Row:
+    """Return the runs in a folder.
+
+    Raises:
+        UserError: the folder contains no tested run.
+    """
+    if has_test_results(path):
+        return Row([Run(path)])
+    runs = newest_runs(path.parent, path.name)
+    if not runs:
+        raise UserError(f"{path}: neither a tested run nor a folder of tested runs")
+    return Row(runs)

@@ -1,55 +1,52 @@
-"""How sure a number is, and whether two differ."""
+"""Means over items and seeds, with their uncertainty."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 Credits = npt.NDArray[np.float64]
-Groups = npt.NDArray[np.int64]  # (N,) of each item the number of its group, from 0
-RESAMPLES = 2000  # our choice: an interval's ends move by less than 0.002 between seeds
-PERMUTATIONS = 9999  # our choice: the smallest p is 0.0001
+Groups = npt.NDArray[np.int64]  # (N,) number of each item's group, from 0
+LEVEL = 0.95
+RESAMPLES = 2000  # our choice: the ends of an interval vary by less than 0.002 between random seeds
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over items with its 95 % interval."""
+    """A mean over items with its 95% confidence interval."""
 
     mean: float
     low: float
     high: float
     items: int
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """A difference of two models' means over the same items, and how likely one as large is if there is none."""
-
-    difference: Estimate
-    p: float
-    test: str
+    def text(self, sign: str = "") -> str:
+        """Return the mean and interval as a table shows them; ``sign`` is ``+`` for differences."""
+        return f"{self.mean:{sign}.3f} [{self.low:{sign}.3f}, {self.high:{sign}.3f}]"
 
 
-def estimate(credit_N: Credits, groups_N: Groups | None = None, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Mean and its 95 % percentile bootstrap interval over groups of items (scipy's).
+def bootstrap_mean(
+    credit_N: Credits, groups_N: Groups | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> Estimate:
+    """Return the mean and its 95% percentile bootstrap interval (scipy), resampling groups of items.
 
     Args:
         credit_N: credit of each item.
-        groups_N: the items that are drawn together; each alone by default.
-        resamples: bootstrap samples.
-        seed: of the resampling.
+        groups_N: items of a group are resampled together; every item is its own group by default.
+        resamples: number of bootstrap samples.
+        seed: random seed of the resampling.
 
     Raises:
-        ValueError: no item.
+        ValueError: there is no item.
     """
     if not len(credit_N):
         raise ValueError("no item to average over")
     mean = float(credit_N.mean())
     sum_G, size_G = group_sums(credit_N, groups_N), group_sums(np.ones(len(credit_N)), groups_N)
-    if np.ptp(sum_G / size_G) == 0:  # nothing to resample: every sample is this one
+    if np.ptp(sum_G / size_G) == 0:  # every resample has the same mean
         return Estimate(mean, mean, mean, len(credit_N))
     from scipy.stats import bootstrap  # 0.7 s
 
@@ -58,6 +55,7 @@ def estimate(credit_N: Credits, groups_N: Groups | None = None, resamples: int =
         lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis),
         paired=True,
         n_resamples=resamples,
+        confidence_level=LEVEL,
         method="percentile",
         rng=np.random.default_rng(seed),
         batch=100,
@@ -66,105 +64,127 @@ def estimate(credit_N: Credits, groups_N: Groups | None = None, resamples: int =
 
 
 def group_sums(values_N: Credits, groups_N: Groups | None) -> Credits:
-    """(G,) sum of each group; without groups the values themselves."""
+    """Return the (G,) sum of each group; without groups the values themselves."""
     return values_N if groups_N is None else np.bincount(groups_N, weights=values_N).astype(np.float64)
 
 
 def variance_of_mean(values_N: Credits, groups_N: Groups | None = None) -> tuple[float, int]:
-    """Variance of a mean over items of which groups are drawn together, and the number of groups.
+    """Return the variance of a mean over grouped items and the number of groups.
 
-    That of a ratio of sums (Cochran 1977, section 9A.1 with clusters as units); of items that stand alone, of a mean.
+    The variance of a ratio of sums with clusters as units (Cochran 1977, section 9A.1); without groups, of a mean.
 
     Raises:
-        ValueError: there are fewer than two groups: nothing says how they vary.
+        ValueError: there are fewer than two groups, so that their variance is unknown.
     """
-    off_G = group_sums(values_N - values_N.mean(), groups_N)
-    if len(off_G) < 2:
+    deviation_G = group_sums(values_N - values_N.mean(), groups_N)
+    if len(deviation_G) < 2:
         raise ValueError("fewer than two items, or groups of items")
-    return len(off_G) / (len(off_G) - 1) * float((off_G**2).sum()) / len(values_N) ** 2, len(off_G)
+    groups = len(deviation_G)
+    return groups / (groups - 1) * float((deviation_G**2).sum()) / len(values_N) ** 2, groups
 
 
-def paired_test(
-    one_N: Credits, other_N: Credits, *, choices: bool, groups_N: Groups | None = None, seed: int = 0
-) -> Comparison:
-    """Test whether two models differ on the same items, in the same order.
+@dataclass(frozen=True)
+class Term:
+    """The mean credit of a row in a linear combination.
 
-    Args:
-        one_N: credit of the first model.
-        other_N: credit of the second.
-        choices: whether credits are of choices, right or wrong or tied; METEOR's are not. Choices without ties go by
-            McNemar's exact test, with ties or in groups by permutation; what is no choice goes by the paired bootstrap.
-        groups_N: the items that hang together; choices of a group are exchanged between the models together.
-        seed: of the resampling.
+    Attributes:
+        weight: factor of the mean.
+        row: name of the row; terms of the same row share its seeds.
+        credit_SN: credit of S seeds on N items.
+        items: name of the set of items; terms on the same set are paired by item.
+        groups_N: groups of dependent items, the same for all terms on the same set; none by default.
     """
-    difference_N = one_N - other_N
-    sums_G = group_sums(difference_N, groups_N)
-    if not choices:
-        p, test = paired_bootstrap(difference_N, seed=seed), "bootstrap"
-    elif len(sums_G) < len(difference_N):
-        p, test = permutation(sums_G, seed=seed), "permutation of groups"
-    elif np.isin(one_N, (0, 1)).all() and np.isin(other_N, (0, 1)).all():
-        p, test = mcnemar(one_N, other_N), "McNemar"
-    else:
-        p, test = permutation(difference_N, seed=seed), "permutation"
-    return Comparison(estimate(difference_N, groups_N, seed=seed), p, test)
+
+    weight: float
+    row: str
+    credit_SN: Credits
+    items: str = ""
+    groups_N: Groups | None = None
 
 
-def mcnemar(one_N: Credits, other_N: Credits) -> float:
-    """Two-sided p of McNemar's exact test: of the items that only one got right, does one model hold the more?"""
-    from scipy.stats import binomtest
+@dataclass(frozen=True)
+class LinearCombination:
+    """A weighted sum of means with its standard error.
 
-    only_one, only_other = int((one_N > other_N).sum()), int((one_N < other_N).sum())
-    return float(binomtest(only_one, only_one + only_other).pvalue) if only_one + only_other else 1.0
-
-
-def permutation(difference_N: Credits, resamples: int = PERMUTATIONS, seed: int = 0) -> float:
-    """Two-sided p of a paired permutation test: if the models were one, each difference might as well be negative.
-
-    Exact where there are not more than ``resamples`` ways to turn the signs (scipy's).
+    Attributes:
+        mean: the weighted sum.
+        error: its standard error.
+        freedom: degrees of freedom of the standard error.
+        items: number of items of all terms.
+        groups: number of groups of items; equal to ``items`` where all items are independent.
+        seeds: largest number of seeds of a row.
     """
-    from scipy.stats import permutation_test
 
-    moved_N = difference_N[difference_N != 0]  # the others stay what they are under any sign
-    if not len(moved_N):
-        return 1.0
-    values_N = np.append(moved_N, 0.0)  # scipy wants two
-    test = permutation_test(
-        (values_N,),
-        np.sum,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=resamples,
-        batch=1000,
-        rng=np.random.default_rng(seed),
-    )
-    return float(test.pvalue)
+    mean: float
+    error: float
+    freedom: float
+    items: int
+    groups: int
+    seeds: int
+
+    @property
+    def test(self) -> str:
+        """Name of the test."""
+        units = "groups of items" if self.groups < self.items else "items"
+        return f"t over {units} and seeds" if self.seeds > 1 else f"t over {units}"
+
+    @property
+    def estimate(self) -> Estimate:
+        """The sum with its 95% t interval."""
+        from scipy.stats import t
+
+        half_width = float(t.ppf((1 + LEVEL) / 2, self.freedom)) * self.error if self.error else 0.0
+        return Estimate(self.mean, self.mean - half_width, self.mean + half_width, self.items)
+
+    def p_above(self, threshold: float) -> float:
+        """Return the one-sided p value of the null hypothesis that the sum is at most ``threshold``."""
+        from scipy.stats import t
+
+        gap = self.mean - threshold
+        if self.error == 0:  # all groups agree: the p value of a sign test
+            return 0.5**self.groups if gap > 0 else 1.0
+        return float(t.sf(gap / self.error, self.freedom))
+
+    def p_below(self, threshold: float) -> float:
+        """Return the one-sided p value of the null hypothesis that the sum is at least ``threshold``."""
+        return replace(self, mean=-self.mean).p_above(-threshold)
+
+    @property
+    def p_two_sided(self) -> float:
+        """Two-sided p value of the null hypothesis that the sum is 0."""
+        return min(1.0, 2 * min(self.p_above(0), self.p_below(0)))
 
 
-def paired_bootstrap(difference_N: Credits, resamples: int = PERMUTATIONS, seed: int = 0) -> float:
-    """Two-sided p of the paired bootstrap: is a mean as far from 0 usual among resamples of the centred differences?
+def combine_means(terms: Sequence[Term]) -> LinearCombination:
+    """Estimate ``sum(weight * mean(credit_SN))``.
 
-    Efron and Tibshirani 1993, section 16.4, without studentising; Koehn 2004 brought it to the metrics of texts.
+    Items are a random sample, and so are the seeds of a row with several seeds. The two variances add up, with
+    Satterthwaite's degrees of freedom. This is Clark's min F' (1973) for one degree of freedom: variance from the
+    interaction of items and seeds is counted in both, so the error is conservative. With one seed per row it is a t
+    test over items (paired, or Welch's between different items), which does not cover the variance between trainings.
+    Groups of dependent items are the units of variance (cluster-robust). Kept by hand: no library offers this
+    combination.
+
+    Raises:
+        ValueError: there are fewer than two items, or groups of items.
     """
-    mean = difference_N.mean()
-    centred_N, rng = difference_N - mean, np.random.default_rng(seed)
-    batches = [resamples // 10] * 10 + [resamples % 10]
-    as_far = sum(
-        int((np.abs(rng.choice(centred_N, (size, len(centred_N))).mean(1)) >= abs(mean) - 1e-12).sum())
-        for size in batches
-    )
-    return (as_far + 1) / (resamples + 1)
-
-
-def p_text(p: float) -> str:
-    """A p value as it stands in a table."""
-    return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p values for there being several (Holm 1979): the chance of any false finding stays what it was."""
-    order = np.argsort(p_values)
-    stepped = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
-    corrected = np.empty(len(p_values))
-    corrected[order] = np.minimum(np.maximum.accumulate(stepped), 1)
-    return [float(p) for p in corrected]
+    parts: list[tuple[float, int]] = []  # variance of a mean, degrees of freedom
+    items = groups = 0
+    for name in dict.fromkeys(term.items for term in terms):
+        same_items = [term for term in terms if term.items == name]
+        per_item_N = np.sum([term.weight * term.credit_SN.mean(0) for term in same_items], axis=0)
+        variance, units = variance_of_mean(per_item_N, same_items[0].groups_N)
+        parts.append((variance, units - 1))
+        items, groups = items + len(per_item_N), groups + units
+    for row in dict.fromkeys(term.row for term in terms):
+        per_seed_S = sum(term.weight * term.credit_SN.mean(1) for term in terms if term.row == row)
+        row_seeds = len(np.atleast_1d(per_seed_S))
+        if row_seeds > 1:
+            parts.append((float(np.var(per_seed_S, ddof=1)) / row_seeds, row_seeds - 1))
+    mean = float(sum(term.weight * term.credit_SN.mean() for term in terms))
+    seeds = max(len(term.credit_SN) for term in terms)
+    variance = sum(part for part, _ in parts)
+    if variance < 1e-18:  # rounding error
+        return LinearCombination(mean, 0.0, 1.0, items, groups, seeds)
+    freedom = variance**2 / sum(part**2 / part_freedom for part, part_freedom in parts)
+    return LinearCombination(mean, variance**0.5, freedom, items, groups, seeds)

@@ -1,25 +1,24 @@
-"""Test items to look at, with their pictures: what models say of them, which of two models got them right.
+"""Test items as examples: captions of several models, and items that one of two models got right.
 
-All of it goes by the guard (``licence.py``): of a list that is not known to be free nothing is shown.
+Only items of lists that are known to be free are shown (``licence.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from babyvlm.benchmarks.trials import read_rows
 from babyvlm.curation.contact_sheet import thumbnail
-from babyvlm.errors import UserError
 from babyvlm.io.files import resolve_inside
 from babyvlm.io.images import BrokenImageError
+from babyvlm.report.columns import METEOR_15
 from babyvlm.report.licence import free_list, trained_on_free
-from babyvlm.report.runs import MAIN, Row, Run
-from babyvlm.report.table_formats import Section
+from babyvlm.report.runs import Row, Run, benchmarks_of
+from babyvlm.report.tables import Table
+from babyvlm.report.trial_lists import Question, TrialList, questions
 
-SHOWN = 8  # examples on a page
-SCORED = "In brackets METEOR 1.5."
+MAX_EXAMPLES = 8  # on a page
 
 
 @dataclass(frozen=True)
@@ -27,85 +26,122 @@ class Example:
     """A test item.
 
     Attributes:
-        pictures: JPEGs.
-        text: what belongs to it.
-        said: by model, what it makes of it.
+        images: JPEGs.
+        text: reference caption, or the options.
+        captions: (model, generated caption) pairs.
     """
 
-    pictures: Sequence[bytes]
+    images: Sequence[bytes]
     text: str
-    said: Sequence[tuple[str, str]] = ()
+    captions: Sequence[tuple[str, str]] = ()
 
 
 @dataclass
-class Examples:
-    """Items that may be shown.
+class CaptionExamples:
+    """Captions of test images.
 
     Attributes:
-        shown: the items.
-        left_out: which rows' words are not shown.
+        shown: images with reference and generated captions.
+        left_out: names of rows whose captions may not be shown.
     """
 
     shown: list[Example] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
 
-def caption_examples(rows: Iterable[Row]) -> Examples:
-    """Pictures with their reference and what each row's first seed says of them, evenly spread over the list."""
-    found = Examples()
-    said: dict[str, dict[str, tuple[str, float]]] = {}
-    lists: dict[Path, Path] = {}
+def caption_examples(rows: Sequence[Row]) -> CaptionExamples:
+    """Return images with their reference and the captions by each row's first seed, evenly spaced over the list."""
+    found = CaptionExamples()
+    captions: dict[str, dict[str, str]] = {}  # row -> item -> caption with its score
+    free: TrialList | None = None
     for row in rows:
-        captions = _captions(row.runs[0])
-        if not captions:
+        run = row.runs[0]
+        meteor = run.items(METEOR_15)
+        if not meteor:
             continue
-        free = free_list(row.runs[0], "caption") if trained_on_free(row.runs[0].path) else None
-        if free is None:
+        run_list = free_list(run, METEOR_15.benchmark) if trained_on_free(run) else None
+        if run_list is None:
             found.left_out.append(row.name)
         else:
-            lists[free[0]] = free[1]
-            said[row.name] = captions
-    for trials, images in list(lists.items())[:1]:  # of one world there is one list
-        found.shown = list(_spread(trials, images, said))
+            free = free or run_list  # rows of one world share their list
+            texts = run.results[METEOR_15.benchmark].captions
+            captions[row.name] = {item: f"{texts[item]} ({value:.2f})" for item, value in meteor.items()}
+    if free is not None:
+        listed = questions(METEOR_15.benchmark, free.trials)
+        known = [item for item in listed if all(item in row_captions for row_captions in captions.values())]
+        for item in _evenly_spaced(known):
+            image = _thumbnail(free.image_root, listed[item].images[0])
+            if image is not None:
+                by_row = [(row, row_captions[item]) for row, row_captions in captions.items()]
+                found.shown.append(Example([image], listed[item].text, by_row))
     return found
 
 
-def caption_sections(rows: Sequence[Row]) -> Iterator[Section]:
-    """The same in words alone, for the terminal; nothing if no row was tested on captions that may be shown."""
-    shown = caption_examples(rows).shown
-    if shown:
-        heading = ["a caregiver said", *(f"{row} says" for row, _ in shown[0].said)]
-        yield Section("Captions", [heading, *([one.text, *(said for _, said in one.said)] for one in shown)], SCORED)
+def caption_table(examples: CaptionExamples) -> Table | None:
+    """Return caption examples as a table for the terminal; None if there are none."""
+    if not examples.shown:
+        return None
+    heading = ["reference", *(row for row, _ in examples.shown[0].captions)]
+    body = [[example.text, *(caption for _, caption in example.captions)] for example in examples.shown]
+    return Table("Captions", heading, body, "METEOR 1.5 in parentheses.")
 
 
-def _captions(run: Run) -> dict[str, tuple[str, float]]:
-    """Item -> caption and METEOR 1.5."""
-    kept = run.selected(MAIN[3])
-    if kept is None:
-        return {}
-    columns = (kept[name].to_pylist() for name in ("item", "said", "credit"))
-    return {item: (caption, credit) for item, caption, credit in zip(*columns, strict=True)}
+@dataclass(frozen=True)
+class ChangedItems:
+    """The test items of a benchmark on which two runs differ.
+
+    Attributes:
+        title: title of the benchmark.
+        counts: number of items on which the first run is better, and the second run.
+        better_a: examples on which the first run is better; empty unless they may be shown.
+        better_b: examples on which the second run is better; empty unless they may be shown.
+        free: whether examples may be shown.
+    """
+
+    title: str
+    counts: tuple[int, int]
+    better_a: Sequence[Example]
+    better_b: Sequence[Example]
+    free: bool
 
 
-def _spread(trials: Path, images: Path, said: dict[str, dict[str, tuple[str, float]]]) -> Iterable[Example]:
-    known = [row for row in _read(trials) if all(f"{row[0]}:{row[1]}" in captions for captions in said.values())]
-    for line, image, text in known[:: max(1, -(-len(known) // SHOWN))]:
-        picture = show(images, image)
-        if picture is not None:
-            told = [(row, captions[f"{line}:{image}"]) for row, captions in said.items()]
-            yield Example([picture], text, [(row, f"{caption} ({meteor:.2f})") for row, (caption, meteor) in told])
+def changed_items(run_a: Run, run_b: Run) -> list[ChangedItems]:
+    """Return the changed items of each multiple-choice benchmark that both runs were tested on."""
+    changes = []
+    for benchmark in benchmarks_of([Row([run_a]), Row([run_b])]):
+        column = benchmark.main[0]
+        credit_a, credit_b = run_a.items(column), run_b.items(column)
+        shared = [item for item in credit_a if item in credit_b]
+        if column.chance is None or not shared:
+            continue
+        better_a = [item for item in shared if credit_a[item] > credit_b[item]]
+        better_b = [item for item in shared if credit_a[item] < credit_b[item]]
+        free = free_list(run_a, benchmark.name) if free_list(run_b, benchmark.name) else None
+        listed = {} if free is None else questions(benchmark.name, free.trials)
+        examples = [_examples(free, listed, items) for items in (better_a, better_b)]
+        counts = len(better_a), len(better_b)
+        changes.append(ChangedItems(benchmark.title, counts, examples[0], examples[1], free is not None))
+    return changes
 
 
-def _read(trials: Path) -> list[tuple[int, str, str]]:
-    try:
-        return [(row.line, row["image"], row["text"]) for row in read_rows(trials, ("image", "text"))]
-    except UserError:  # another list by now
-        return []
+def _examples(free: TrialList | None, listed: Mapping[str, Question], items: Sequence[str]) -> list[Example]:
+    examples: list[Example] = []
+    if free is None:
+        return examples
+    for question in (listed[item] for item in _evenly_spaced(items) if item in listed):
+        images = [image for name in question.images if (image := _thumbnail(free.image_root, name)) is not None]
+        if images:
+            examples.append(Example(images, question.text))
+    return examples
 
 
-def show(images: Path, name: str) -> bytes | None:
-    """A picture of a free list, small; None if it is gone, broken, or a link to elsewhere."""
-    path = resolve_inside(images, name)
+def _evenly_spaced(items: Sequence[str]) -> Sequence[str]:
+    return items[:: max(1, -(-len(items) // MAX_EXAMPLES))]
+
+
+def _thumbnail(folder: Path, name: str) -> bytes | None:
+    """Return a small JPEG of an image; None if it is missing, broken, or a link out of the folder."""
+    path = resolve_inside(folder, name)
     try:
         return None if path is None else thumbnail(path)
     except BrokenImageError:

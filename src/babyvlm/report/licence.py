@@ -1,7 +1,7 @@
-"""The guard: no frame and no utterance of licensed data leaves the machine, nor what may repeat one.
+"""Licence guard: no frame and no utterance of licensed data leaves the machine, nor text that may repeat one.
 
-Everything that shows pictures or words of a run, or sends a model away, asks here. What is not known to be free is
-licensed.
+Everything that shows images or texts of a run, or exports a model, asks here. Data that is not known to be free is
+treated as licensed.
 """
 
 from __future__ import annotations
@@ -12,51 +12,49 @@ from babyvlm.benchmarks.results import licensed
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from babyvlm.io.artifacts import read_manifest
-from babyvlm.report.curves import provenance
-from babyvlm.report.phases import phases
 from babyvlm.report.runs import Run
-from babyvlm.report.trial_lists import trial_list
+from babyvlm.report.trial_lists import TrialList, trial_list
 
-LEFT_OUT = "left out: licensed, or not known to be free"
+LEFT_OUT = "not shown: licensed, or not known to be free"
 
 
-def free_list(run: Run, benchmark: str) -> tuple[Path, Path] | None:
-    """The list that a run was tested on and the folder of its images, if both are here and free to show; else None."""
+def free_list(run: Run, benchmark: str) -> TrialList | None:
+    """Return the list that a run was tested on if it is on this machine and free to show, else None."""
     found = trial_list(run, benchmark)
-    if found is None or run.facts(benchmark).get("licensed", "False") != "False":
+    if found is None or run.metadata(benchmark).get("licensed", "False") != "False":
         return None
     try:
-        return None if not found[0].is_file() or licensed(*found) else found
-    except UserError:  # what says so cannot be read
+        return None if not found.trials.is_file() or licensed(found.trials, found.image_root) else found
+    except UserError:  # the manifest cannot be read
         return None
 
 
-def trained_on_free(folder: Path) -> bool:
-    """Whether all that a model learnt words from is known to be free, back to its first phase.
+def trained_on_free(run: Run) -> bool:
+    """Return whether all text that a model was trained on, in all of its phases, is known to be free.
 
     Args:
-        folder: a run, or what `export` made of one.
+        run: a run, or a folder that ``export`` wrote.
     """
-    return all(map(_learnt_freely, phases(Run(folder))))
+    return all(map(_phase_is_free, run.phases))
 
 
-def _learnt_freely(run: Run) -> bool:
-    """Of what a run itself read, by what it noted or by what is there now."""
+def _phase_is_free(run: Run) -> bool:
+    """Decide by what the run recorded, or by its stores as they are now."""
     if (run.path / "babyvlm.json").is_file():
         return read_manifest(run.path, "babyvlm").get("licensed") is False
     if not run.config.get("model"):
         return False
-    if run.config.get("data") is None:  # it was only tested
+    if run.config.get("data") is None:  # a run that only tested a model
         return True
-    noted = provenance(run.path).get("stores")
-    if noted:
-        return all(store["licensed"] is False for store in noted.values())
+    recorded = run.provenance.get("stores")
+    if recorded:
+        return all(store["licensed"] is False for store in recorded.values())
     data = run.settings("data")
     sources = data.get("sources") or ()
-    return bool(sources) and all(_free(Path(data["stores"], source["store"])) for source in sources)
+    return bool(sources) and all(_store_is_free(Path(data["stores"], source["store"])) for source in sources)
 
 
-def _free(store: Path) -> bool:
+def _store_is_free(store: Path) -> bool:
     try:
         return not PairStore(store).licensed
     except UserError:

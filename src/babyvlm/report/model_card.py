@@ -1,14 +1,13 @@
-"""The model card of an exported run: what it is, what it was trained on, how it scores, how it is used."""
+"""The model card of an exported run: model, training data, scores and usage."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from babyvlm.report.runs import MAIN, Row, Run
-from babyvlm.report.tables import EMBEDDED, NOTE, cell, chance, drawn_together, tested
+from babyvlm.report.runs import Config, Row, Run, main_columns
+from babyvlm.report.tables import NOTE, PLAYROOM, cell, chance, grouping_note
 
 HEAD = """---
 library_name: {library}
@@ -19,7 +18,7 @@ library_name: {library}
 A {kind} of [BabyVLM](https://arxiv.org/abs/2504.09426) (Wang et al., ICCV 2025), trained from scratch on what an infant
 sees and hears: {parameters:,} parameters, a vocabulary of {words:,} tokens, images of {image_size} pixels.
 """
-LOADED = """
+LOAD = """
 ```python
 import babyvlm
 from PIL import Image
@@ -28,8 +27,8 @@ image = model.preprocess(Image.open("cup.jpg").convert("RGB"))[None]
 print(model.score(image, ["cup", "ball"]))
 ```
 """
-CAPTIONED = """
-It is transformers' own LLaVA inside, so that their Auto classes load it too:
+LOAD_WITH_TRANSFORMERS = """
+The model is a transformers LLaVA, so transformers' Auto classes load it too:
 
 ```python
 import babyvlm
@@ -39,22 +38,27 @@ inputs = processor(images="cup.jpg", text="<image><sos>", return_tensors="pt")
 print(processor.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 ```
 """
+LICENCE = (
+    "Model weights may reveal their training data. If the training data were SAYCam or another licensed corpus, its "
+    "terms apply to the weights too."
+)
 
 
-def model_card(run: Path, kind: str, *, parameters: int, words: int, name: str, captions: bool) -> str:
-    """The card's text.
+def model_card(folder: Path, kind: str, *, parameters: int, words: int, name: str, captions: bool) -> str:
+    """Return the text of the model card.
 
     Args:
-        run: folder of the run.
+        folder: folder of the run.
         kind: class of the model.
-        parameters: how many it has.
-        words: tokens of its vocabulary.
-        name: what it will be loaded by.
-        captions: whether transformers can load it and make it speak.
+        parameters: number of parameters.
+        words: number of tokens in the vocabulary.
+        name: name that the model will be loaded by.
+        captions: whether transformers can load the model and generate captions with it.
     """
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    data = (config.get("data") or {}).get("init_args") or {}
-    row = Row([Run(run, "-".join(filter(None, [config.get("name"), data.get("name")])))])
+    run = Run(folder)
+    data = run.settings("data")
+    run.row = "-".join(filter(None, [run.config.get("name"), data.get("name")]))
+    row = Row([run])
     head = HEAD.format(
         library="transformers" if captions else "babyvlm",
         kind=kind,
@@ -64,11 +68,11 @@ def model_card(run: Path, kind: str, *, parameters: int, words: int, name: str, 
         pipeline="pipeline_tag: image-text-to-text\n" if captions else "",
         image_size=data.get("image_size", 224),
     )
-    usage = "\n## Use\n" + LOADED.format(name=name) + (CAPTIONED.format(name=name) if captions else "")
-    return head + usage + _training(config, data) + _scores(row)
+    usage = "\n## Use\n" + LOAD.format(name=name) + (LOAD_WITH_TRANSFORMERS.format(name=name) if captions else "")
+    return head + usage + _training(run.config, data) + _scores(row)
 
 
-def _training(config: dict[str, Any], data: dict[str, Any]) -> str:
+def _training(config: Config, data: Config) -> str:
     stores = ", ".join(source["store"] for source in data.get("sources", []))
     trainer = config.get("trainer") or {}
     length = [
@@ -80,20 +84,16 @@ def _training(config: dict[str, Any], data: dict[str, Any]) -> str:
         "mix": f"{data.get('name')} ({stores})",
         "batch size": data.get("batch_size"),
         "length": ", ".join(length),
-        "seed": config.get("seed_everything"),
+        "random seed": config.get("seed_everything"),
     }
     lines = [f"- {name}: {value}" for name, value in facts.items()]
     settings = yaml.safe_dump(config["model"], sort_keys=False)
-    licence = (
-        "Weights can give away what they were trained on. If that was SAYCam or another licensed corpus, its terms "
-        "hold for them too."
-    )
-    return "\n".join(["\n## Training\n", *lines, "", "```yaml", settings + "```", "", licence, ""])
+    return "\n".join(["\n## Training\n", *lines, "", "```yaml", settings + "```", "", LICENCE, ""])
 
 
 def _scores(row: Row) -> str:
-    rows = [f"| {column.title} | {chance(column)} | {cell(row, column)} |" for column in tested([row], MAIN)]
+    rows = [f"| {column.title} | {chance(column)} | {cell(row, column)} |" for column in main_columns([row])]
     if not rows:
-        return "\n## Scores\n\nThis run was not tested.\n"
-    note = NOTE + drawn_together([row]) + (f" {EMBEDDED}." if row.embedded else "")
-    return "\n".join(["\n## Scores\n", "| test | chance | this model |", "|---|---|---|", *rows, "", note, ""])
+        return "\n## Scores\n\nThis run has no test results.\n"
+    note = NOTE + grouping_note([row]) + (f" {PLAYROOM}." if row.embedded else "")
+    return "\n".join(["\n## Scores\n", "| benchmark | chance | this model |", "|---|---|---|", *rows, "", note, ""])

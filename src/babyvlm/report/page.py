@@ -1,103 +1,199 @@
-"""A report as files: one HTML page that needs nothing else, Markdown with its pictures beside it, LaTeX and CSV."""
+"""The report as files: a self-contained HTML page, Markdown with its figures, and the tables as LaTeX and CSV."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from babyvlm.curation.plots import funnel_figure
 from babyvlm.playroom.world import CREDIT
-from babyvlm.report.item_changes import Flips
+from babyvlm.report.examples import CaptionExamples, ChangedItems, caption_examples
+from babyvlm.report.figures import Chart, charts, to_svg
+from babyvlm.report.findings import Finding, evaluate_findings
 from babyvlm.report.licence import LEFT_OUT
-from babyvlm.report.table_formats import Section, markdown_text
-from babyvlm.report.tables import EMBEDDED
-from babyvlm.report.world_report import HOW, Part
-
-TITLE = "BabyVLM: what came out"
-ABOUT = (
-    "Runs on disk, read item by item: what each model got in each test with its uncertainty, beside the paper's value "
-    "(Wang et al., ICCV 2025, arXiv 2504.09426) and chance; and whether the paper's findings hold here."
+from babyvlm.report.paper import GENERATIVE, LARGER
+from babyvlm.report.provenance import budget_lines, funnel_stages, funnel_table, package_lines, runs_table
+from babyvlm.report.runs import Row
+from babyvlm.report.tables import (
+    FINDINGS_NOTE,
+    PLAYROOM,
+    STATEMENT_HEADING,
+    Table,
+    ablation_table,
+    control_table,
+    detail_tables,
+    escape_markdown,
+    findings_table,
+    paper_table,
+    statements_of,
+    statements_table,
+    verdict_counts,
 )
-PICTURES_BY = f"Pictures drawn with {CREDIT}; they are under the same licence."
+
+TITLE = "BabyVLM results"
+ABOUT = (
+    "Test results of all runs, computed item by item: each model's score on each benchmark with its 95% CI, beside the "
+    "paper's value (Wang et al., ICCV 2025, arXiv 2504.09426) and chance, and whether the paper's findings hold here."
+)
+IMAGE_CREDIT = f"Images drawn with {CREDIT}; they are under the same licence."
 
 
-def report_page(parts: Sequence[Part]) -> str:
-    """The page of a report."""
-    return _page("report.html.j2", parts=parts, title=TITLE, about=ABOUT, how=HOW)
+@dataclass(frozen=True)
+class WorldReport:
+    """The report on one world, real data or Playroom, as the template and the Markdown page show it."""
+
+    title: str
+    embedded: bool
+    main: Table
+    ablation: Table | None
+    findings: list[Finding]
+    validation_losses: str
+    details: list[Table]
+    controls: Table | None
+    charts: dict[str, Chart]
+    captions: CaptionExamples
+    funnel_table: Table | None
+    missing_stores: list[str]
+    budgets: list[str]
+    runs: Table
+    packages: list[str]
+
+    @property
+    def verdicts(self) -> str:
+        """Number of findings with each verdict."""
+        return verdict_counts(self.findings)
+
+    @property
+    def findings_table(self) -> Table:
+        """The verdicts."""
+        return findings_table(self.findings)
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables, in the order of the page."""
+        statements = statements_table(self.findings, self.validation_losses)
+        tables = [self.main, self.ablation, self.findings_table, statements, *self.details, self.controls]
+        return [table for table in (*tables, self.funnel_table, self.runs) if table is not None]
 
 
-def compare_page(section: Section, one: str, other: str, flips: Sequence[Flips]) -> str:
-    """The page of a comparison."""
-    return _page("compare.html.j2", section=section, one=one, other=other, flips=flips, title=section.title)
+def world_report(rows: Sequence[Row]) -> WorldReport:
+    """Compute everything that is reported on the rows of one world."""
+    stages, missing_stores = funnel_stages(rows)
+    embedded = any(row.embedded for row in rows)
+    figures = charts(rows)
+    if stages:
+        alt = "; ".join(f"{stage['name']}: {stage['kept']:,} of {stage['in']:,} kept" for stage in stages)
+        caption = "What every curation stage took in, kept and dropped, with reasons."
+        figures["funnels"] = Chart("funnels", caption, alt, lambda _: to_svg(funnel_figure(stages)))
+    return WorldReport(
+        title="Playroom" if embedded else "Real data",
+        embedded=embedded,
+        main=paper_table(rows),
+        ablation=ablation_table(rows),
+        findings=evaluate_findings(rows),
+        validation_losses=_validation_losses(rows),
+        details=detail_tables(rows),
+        controls=control_table(rows),
+        charts=figures,
+        captions=caption_examples(rows),
+        funnel_table=funnel_table(stages) if stages else None,
+        missing_stores=missing_stores,
+        budgets=budget_lines(rows),
+        runs=runs_table(rows),
+        packages=package_lines(rows),
+    )
+
+
+def _validation_losses(rows: Sequence[Row]) -> str:
+    """Return the losses that show whether the larger language model overfits."""
+    texts = []
+    for row in rows:
+        losses = [loss for _, loss in row.runs[0].curve("val_loss")]
+        if row.name in (f"{LARGER}-filtered", f"{GENERATIVE}-filtered") and losses:
+            texts.append(f"{row.name} {min(losses):.3f}, {losses[-1]:.3f}")
+    return f"Validation loss of the first seed, minimum and final: {'; '.join(texts)}." if texts else ""
+
+
+def report_page(worlds: Sequence[WorldReport]) -> str:
+    """Return the HTML page of a report."""
+    return _page("report.html.j2", worlds=worlds, title=TITLE, about=ABOUT, findings_note=FINDINGS_NOTE)
+
+
+def compare_page(table: Table, name_a: str, name_b: str, changes: Sequence[ChangedItems]) -> str:
+    """Return the HTML page of a comparison."""
+    return _page("compare.html.j2", table=table, name_a=name_a, name_b=name_b, changes=changes, title=table.title)
 
 
 def _page(template: str, **content: object) -> str:
-    """A page of which all that it quotes is escaped, and on which nothing is fetched."""
+    """Render a page with all quoted text escaped, which loads nothing from elsewhere."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    world = Environment(
+    environment = Environment(
         loader=PackageLoader("babyvlm.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    world.filters["base64"] = lambda content: base64.b64encode(content).decode()
-    return world.get_template(template).render(credit=PICTURES_BY, left_out=LEFT_OUT, **content)
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    environment.filters["statements"] = lambda finding: Table("Statements", STATEMENT_HEADING, statements_of(finding))
+    return environment.get_template(template).render(credit=IMAGE_CREDIT, left_out=LEFT_OUT, **content)
 
 
-def write_files(folder: Path, parts: Sequence[Part]) -> None:
-    """Write all forms into a folder that is empty."""
-    (folder / "report.html").write_text(report_page(parts), encoding="utf-8")
+def write_files(folder: Path, worlds: Sequence[WorldReport]) -> None:
+    """Write all formats into an empty folder."""
+    (folder / "report.html").write_text(report_page(worlds), encoding="utf-8")
     lines = [f"# {TITLE}", "", ABOUT, ""]
-    for part in parts:
-        below = folder if len(parts) == 1 else folder / part.title.lower().replace(" ", "-")
-        for kind in ("figures", "tables", "pictures"):
+    for world in worlds:
+        below = folder if len(worlds) == 1 else folder / world.title.lower().replace(" ", "-")
+        for kind in ("figures", "tables", "images"):
             (below / kind).mkdir(parents=True)
-        lines += [f"## {part.title}", "", *_markdown(part, below, folder)]
-        for section in part.sections:
-            (below / "tables" / f"{section.name}.tex").write_text(section.latex(), encoding="utf-8")
-            (below / "tables" / f"{section.name}.csv").write_text(section.csv(), encoding="utf-8")
+        lines += [f"## {world.title}", "", *_markdown(world, below, folder)]
+        for table in world.tables:
+            (below / "tables" / f"{table.file_stem}.tex").write_text(table.latex(), encoding="utf-8")
+            (below / "tables" / f"{table.file_stem}.csv").write_text(table.csv(), encoding="utf-8")
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _markdown(part: Part, below: Path, folder: Path) -> Iterator[str]:
-    """Lines of a part; its pictures are written beside."""
-    if part.embedded:
-        yield from [f"{EMBEDDED}.", ""]
-    charts = {picture.name: picture for picture in part.pictures}
+def _markdown(world: WorldReport, below: Path, folder: Path) -> Iterator[str]:
+    """Yield the lines of a world; its figures and images are written to ``below``."""
 
     def chart(name: str) -> Iterator[str]:
-        if name in charts:
+        if name in world.charts:
+            found = world.charts[name]
             file = below / "figures" / f"{name}.svg"
-            file.write_bytes(charts[name].wide)
-            alt = markdown_text(charts[name].alt).replace("[", "(").replace("]", ")")
-            yield from [f"![{alt}]({file.relative_to(folder)})", "", charts[name].caption, ""]
+            file.write_bytes(found.wide)
+            alt = escape_markdown(found.alt).replace("[", "(").replace("]", ")")
+            yield from [f"![{alt}]({file.relative_to(folder)})", "", found.caption, ""]
 
+    if world.embedded:
+        yield from [f"{PLAYROOM}.", ""]
+    main, *others = world.tables
+    before: list[tuple[Table | None, tuple[str, ...]]] = [
+        (world.controls, ("controls",)),
+        (world.funnel_table, ("funnels",)),
+    ]
+    before += [(table, ("words", "contexts", "categories")) for table in world.details[:1]]
+    charts_before = {table.title: names for table, names in before if table is not None}
     yield from chart("scores")
-    for section in (part.main, part.ablation, part.findings_section, part.statements_section):
-        yield f"### {section.markdown()}" if section else ""
-    for name in ("words", "contexts", "categories"):
-        yield from chart(name)
-    yield from (f"### {section.markdown()}" for section in part.details)
-    yield from chart("controls")
-    yield from (f"### {section.markdown()}" for section in part.controls)
-    yield from chart("curves")
-    yield from _captions(part, below, folder)
-    if part.funnel and part.funnel_table:
-        file = below / "figures" / "funnels.svg"
-        file.write_bytes(part.funnel)
-        yield from [f"![{markdown_text(part.funnel_alt)}]({file.relative_to(folder)})", ""]
-        yield f"### {part.funnel_table.markdown()}"
-    yield from [f"- {markdown_text(line)}" for line in part.budgets]
-    yield from ["", f"### {part.runs.markdown()}"]
-    yield from [f"- {markdown_text(line)}" for line in part.packages]
+    yield f"### {main.markdown()}"
+    for table in others:
+        if table is world.runs:
+            yield from chart("curves")
+            yield from _captions(world.captions, below, folder)
+            yield from [*(f"- {escape_markdown(line)}" for line in world.budgets), ""]
+        for name in charts_before.get(table.title, ()):
+            yield from chart(name)
+        yield f"### {table.markdown()}"
+    yield from [f"- {escape_markdown(line)}" for line in world.packages]
 
 
-def _captions(part: Part, below: Path, folder: Path) -> Iterator[str]:
-    for number, example in enumerate(part.examples.shown):
-        file = below / "pictures" / f"caption-{number}.jpg"
-        file.write_bytes(example.pictures[0])
-        said = [f"  - {markdown_text(row)}: {markdown_text(words)}" for row, words in example.said]
-        picture = f"![a picture of the test half]({file.relative_to(folder)})"
-        yield "\n".join([f"- {picture} {markdown_text(example.text)}", *said])
-    if part.examples.shown:
-        yield from ["", PICTURES_BY, ""]
-    if part.examples.left_out:
-        yield f"Captions and pictures of {markdown_text(', '.join(part.examples.left_out))} are {LEFT_OUT}.\n"
+def _captions(captions: CaptionExamples, below: Path, folder: Path) -> Iterator[str]:
+    for number, example in enumerate(captions.shown):
+        file = below / "images" / f"caption-{number}.jpg"
+        file.write_bytes(example.images[0])
+        by_row = [f"  - {escape_markdown(row)}: {escape_markdown(caption)}" for row, caption in example.captions]
+        image = f"![test image {number + 1}]({file.relative_to(folder)})"
+        yield "\n".join([f"- {image} {escape_markdown(example.text)}", *by_row])
+    if captions.shown:
+        yield from ["", IMAGE_CREDIT, ""]
+    if captions.left_out:
+        yield f"Captions and images of {escape_markdown(', '.join(captions.left_out))} are {LEFT_OUT}.\n"

@@ -1,110 +1,108 @@
-"""Where a report's numbers come from: runs, seeds, hashes, versions, budgets, and the funnels of the data."""
+"""Where the numbers come from: runs with seeds, hashes and versions, training budgets, and the funnels of the data."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from babyvlm.curation.funnel_report import chain
 from babyvlm.errors import UserError
-from babyvlm.io.artifacts import sha256_file
-from babyvlm.report.curves import provenance, samples_seen
 from babyvlm.report.paper import model_of
-from babyvlm.report.phases import phases
 from babyvlm.report.runs import Row, Run
-from babyvlm.report.table_formats import Section
+from babyvlm.report.tables import Table
 
-SHORT = 12  # digits of a hash
+HASH_DIGITS = 12
+RUNS_NOTE = (
+    "Samples seen: earlier phases first; a phase is trained once for all rows that start from it. config: first digits "
+    "of the SHA-256 of config.yaml; stores, vocabulary: of their fingerprints; code: version and SHA-256 of the source "
+    "files."
+)
 
 
-def run_section(rows: Iterable[Row]) -> Section:
-    """One line a run: where it is, its seed, size, budget, settings and what it read."""
+def runs_table(rows: Sequence[Row]) -> Table:
+    """Return one line per run: folder, seed, size, training budget, settings and data."""
+    heading = ["row", "run", "seed", "parameters", "samples seen", "config", "stores", "vocabulary", "code"]
     body = [
-        [row.name, run.path.name, "-" if run.seed is None else str(run.seed), *_run(run)]
+        [row.name, run.path.name, "-" if run.seed is None else str(run.seed), *_run_cells(run)]
         for row in rows
         for run in row.runs
     ]
-    heading = ["row", "run", "seed", "parameters", "samples seen", "config", "stores", "vocabulary", "code"]
-    note = (
-        "Samples seen: those of the phases before it first, each trained once for all rows that begin from it. config: "
-        "first digits of the SHA-256 of config.yaml; stores, vocabulary: of their fingerprints; code: its version and "
-        "the SHA-256 of its files."
-    )
-    return Section("Runs", [heading, *body], note)
+    return Table("Runs", heading, body, RUNS_NOTE)
 
 
-def _run(run: Run) -> list[str]:
-    noted, config = provenance(run.path), run.path / "config.yaml"
-    stores = noted.get("stores") or {}
-    told = [f"{name} {store['fingerprint'][:SHORT]}" for name, store in stores.items()]
-    parameters = noted.get("parameters", {}).get("total")
-    code = " ".join(filter(None, [noted.get("code_version"), noted.get("code_sha256", "")[:SHORT]]))
+def _run_cells(run: Run) -> list[str]:
+    recorded = run.provenance
+    stores = recorded.get("stores") or {}
+    fingerprints = [f"{name} {store['fingerprint'][:HASH_DIGITS]}" for name, store in stores.items()]
+    parameters = recorded.get("parameters", {}).get("total")
+    code = " ".join(filter(None, [recorded.get("code_version"), recorded.get("code_sha256", "")[:HASH_DIGITS]]))
     return [
-        "not noted" if parameters is None else f"{parameters:,}",
+        "not recorded" if parameters is None else f"{parameters:,}",
         budget(run),
-        sha256_file(config)[:SHORT] if config.is_file() else "-",
-        ", ".join(told) or ("-" if run.config.get("data") is None else "not noted"),
-        noted.get("vocabulary", "-")[:SHORT],
-        code or "not noted",
+        hashlib.sha256(run.config_bytes).hexdigest()[:HASH_DIGITS] if run.config_bytes else "-",
+        ", ".join(fingerprints) or ("-" if run.config.get("data") is None else "not recorded"),
+        recorded.get("vocabulary", "-")[:HASH_DIGITS],
+        code or "not recorded",
     ]
 
 
 def budget(run: Run) -> str:
-    """Samples that each phase of a run saw, the first phase first; none of what only tests a model."""
-    trained = [phase for phase in phases(run) if not phase.config or phase.config.get("data") is not None]
-    counts = map(samples_seen, trained)
-    return " + ".join("not known" if count is None else f"{count:,}" for count in counts) or "-"
+    """Return the samples that each phase of a run saw, earliest first; a dash for a run that only tested a model."""
+    trained = [phase for phase in run.phases if not phase.config or phase.config.get("data") is not None]
+    counts = [phase.samples_seen for phase in trained]
+    return " + ".join("unknown" if count is None else f"{count:,}" for count in counts) or "-"
 
 
-def budget_lines(rows: Iterable[Row]) -> list[str]:
-    """For each model, whether all its rows saw as many samples."""
-    seen: dict[str, dict[str, str]] = {}
+def budget_lines(rows: Sequence[Row]) -> list[str]:
+    """Return one line per model: its training budget, and whether its rows differ in it."""
+    by_model: dict[str, dict[str, str]] = {}
     for row in rows:
         if row.trained:
-            told = " or ".join(dict.fromkeys(budget(run) for run in row.runs))
-            seen.setdefault(model_of(row.name), {})[row.name] = told
+            budgets = dict.fromkeys(budget(run) for run in row.runs)
+            by_model.setdefault(model_of(row.name), {})[row.name] = " or ".join(budgets)
     lines = []
-    for model, budgets in seen.items():
-        equal = len(set(budgets.values())) == 1
-        told = next(iter(budgets.values())) if equal else "; ".join(f"{row} {count}" for row, count in budgets.items())
-        lines.append(f"{model}: {told} samples" + ("" if equal else ". THE ROWS DIFFER."))
+    for model, by_row in by_model.items():
+        if len(set(by_row.values())) == 1:
+            lines.append(f"{model}: {next(iter(by_row.values()))} samples")
+        else:
+            listed = "; ".join(f"{row} {samples}" for row, samples in by_row.items())
+            lines.append(f"{model}: {listed} samples. THE ROWS DIFFER.")
     return lines
 
 
-def package_lines(rows: Iterable[Row]) -> list[str]:
-    """The versions that runs were made with; runs that were made with the same ones share a line."""
-    made: dict[str, list[str]] = {}
-    for row in rows:
-        for run in row.runs:
-            noted = provenance(run.path)
-            if "packages" in noted:
-                versions = ", ".join(f"{name} {version}" for name, version in noted["packages"].items())
-                told = f"Python {noted['python']} on {noted['platform']}; {versions}"
-                made.setdefault(told, []).append(f"{row.name}/{run.path.name}")
-    return [f"{', '.join(runs)}: {told}" for told, runs in made.items()]
+def package_lines(rows: Sequence[Row]) -> list[str]:
+    """Return one line per set of package versions, with the runs that used it."""
+    runs_by_versions: dict[str, list[str]] = {}
+    for run in (run for row in rows for run in row.runs):
+        if "packages" in run.provenance:
+            packages = ", ".join(f"{name} {version}" for name, version in run.provenance["packages"].items())
+            versions = f"Python {run.provenance['python']} on {run.provenance['platform']}; {packages}"
+            runs_by_versions.setdefault(versions, []).append(f"{run.row}/{run.path.name}")
+    return [f"{', '.join(runs)}: {versions}" for versions, runs in runs_by_versions.items()]
 
 
-def funnels(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The funnel of every stage that the rows' stores went through, and the stores that are not here."""
-    paths: dict[Path, None] = {}
-    for data in (run.settings("data") for row in rows for run in row.runs):
-        for source in data.get("sources") or ():
-            paths[Path(data["stores"], source["store"])] = None
-    here, gone = [], []
+def funnel_stages(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the funnel of every stage behind the rows' stores, and the stores that are not on this machine."""
+    paths = dict.fromkeys(
+        Path(data["stores"], source["store"])
+        for data in (run.settings("data") for row in rows for run in row.runs)
+        for source in data.get("sources") or ()
+    )
+    present, missing = [], []
     for path in paths:
         try:
             chain([path])
-            here.append(path)
+            present.append(path)
         except UserError:
-            gone.append(str(path))
-    return (chain(here) if here else []), gone
+            missing.append(str(path))
+    return (chain(present) if present else []), missing
 
 
-def funnel_section(stages: Sequence[dict[str, Any]]) -> Section:
-    """What every stage took in, kept and dropped."""
-    heading = ["stage", "in", "kept", "dropped, and why"]
+def funnel_table(stages: Sequence[dict[str, Any]]) -> Table:
+    """Return how many items every stage took in, kept and dropped."""
     body = [
         [
             stage["name"],
@@ -114,4 +112,4 @@ def funnel_section(stages: Sequence[dict[str, Any]]) -> Section:
         ]
         for stage in stages
     ]
-    return Section("Data funnels", [heading, *body])
+    return Table("Data funnels", ["stage", "in", "kept", "dropped, by reason"], body)

@@ -1,10 +1,13 @@
-"""Runs on disk: which there are, what they were, how each item came out."""
+"""Read runs: settings, provenance, training log and test results. Each file is read once, when it is needed."""
 
 from __future__ import annotations
 
+import csv
 import glob
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,180 +15,240 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
 from babyvlm.errors import UserError, first_line
-from babyvlm.report.estimates import Credits
-from babyvlm.report.paper import place_of
+from babyvlm.report.columns import PAPER, BenchmarkColumns, Column, declared_columns
+from babyvlm.report.estimates import Credits, Estimate
+from babyvlm.report.paper import paper_order
 
 RUN_FOLDER = re.compile(r"(version|seed)_\d+")
-BEGINNINGS = ("init_language", "init_from", "source")  # settings of a model that name a run before it
+SUFFIX = "-test.parquet"
+ALL_WEIGHTS = ("init_from", "source")  # settings of a model that name the run that all of its weights come from
+PARENT_SETTINGS = ("init_language", *ALL_WEIGHTS)
+RESULT_COLUMNS = ["item", "category", "control", "measure", "credit"]
+TEXT_COLUMNS = ("said", "output")  # generated captions, by the version that wrote the results
+
+Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Column:
-    """A number that a model gets, by a measure of a benchmark on some of its items.
+class Results:
+    """Test results of a run on one benchmark.
 
     Attributes:
-        title: in a table.
-        benchmark: whose results.
-        measure: which credit.
-        chance: what a model gets that knows nothing; None where there is no such number.
-        category: of the items that count; all by default.
+        columns: the benchmark's columns.
+        metadata: facts about the list and the model, see ``benchmarks/results.py``.
+        sha256: hash of the file.
+        credit: (measure, control) -> item -> credit, in the order of the list.
+        category: item -> category; empty if it has none.
+        captions: item -> generated caption, empty for benchmarks without captions.
     """
 
-    title: str
-    benchmark: str
-    measure: str
-    chance: float | None
-    category: str | None = None
-
-
-# Chances: paper, table 1; of Baby Winoground's parts, Thrush et al. 2022.
-MAIN = (
-    Column("Labeled-S", "labeled_s", "accuracy", 1 / 4),
-    Column("VTWT", "vtwt", "accuracy", 1 / 2),
-    Column("Baby Winoground", "baby_winoground", "overall", 1 / 6),
-    Column("Caption METEOR 1.5", "caption", "meteor_15", None),
-    Column("Caption METEOR NLTK", "caption", "meteor_nltk", None),
-)
+    columns: BenchmarkColumns
+    metadata: Mapping[str, str]
+    sha256: str
+    credit: Mapping[tuple[str, str], Mapping[str, float]]
+    category: Mapping[str, str]
+    captions: Mapping[str, str]
 
 
 class Run:
-    """A run folder that holds test results.
+    """A run folder. Each file in it is read at most once.
 
     Args:
-        path: the folder, ``<logs>/<row>/<run>``.
-        row: what a table calls it; the name of the folder above by default.
+        path: the folder, ``<log_dir>/<row>/<run>``.
+        row: name in tables; the name of the parent folder by default.
+        opened: runs that were opened before, by folder: a run that others start from is opened once.
     """
 
-    def __init__(self, path: Path, row: str | None = None) -> None:
+    def __init__(self, path: Path, row: str | None = None, opened: dict[Path, Run] | None = None) -> None:
         self.path = path
         self.row = row or path.parent.name
-        self._tables: dict[str, pa.Table] = {}
-        self._items: dict[tuple[Column, str], dict[str, float]] = {}
+        self._opened = {} if opened is None else opened
+        self._opened[path] = self
 
-    def table(self, benchmark: str) -> pa.Table | None:
-        """Results of a benchmark's test half, one row for each item, measure and control; None if not tested on it.
+    @cached_property
+    def results(self) -> dict[str, Results]:
+        """Test results by benchmark.
 
         Raises:
-            UserError: the results cannot be read, or hold no item.
+            UserError: results cannot be read or are empty.
         """
-        file = self.path / "results" / f"{benchmark}-test.parquet"
-        if benchmark not in self._tables and file.is_file():
-            try:
-                columns = ["item", "category", "control", "measure", "credit", "said"]
-                self._tables[benchmark] = pq.read_table(file, columns=columns)
-            except (OSError, ValueError) as error:
-                again = "run `python -m babyvlm test` again"
-                raise UserError(f"{file}: cannot be read as results ({first_line(error)}); {again}") from None
-            if not len(self._tables[benchmark]):
-                raise UserError(f"{file}: holds no item; run `python -m babyvlm test` again")
-        return self._tables.get(benchmark)
+        files = sorted((self.path / "results").glob(f"*{SUFFIX}"))
+        return {file.name.removesuffix(SUFFIX): _read_results(file) for file in files}
 
     def items(self, column: Column, control: str = "") -> dict[str, float]:
-        """Credit of each test item, in the order of the list; none where the run was not tested so."""
-        if (column, control) not in self._items:
-            kept = self.selected(column, control)
-            self._items[column, control] = (
-                {} if kept is None else dict(zip(kept["item"].to_pylist(), kept["credit"].to_pylist(), strict=True))
-            )
-        return self._items[column, control]
+        """Return item -> credit in the order of the list; empty if the run has no such results."""
+        results = self.results.get(column.benchmark)
+        credit = {} if results is None else results.credit.get((column.measure, control), {})
+        if results is None or column.category is None:
+            return dict(credit)
+        return {item: value for item, value in credit.items() if results.category[item] == column.category}
 
-    def selected(self, column: Column, control: str = "") -> pa.Table | None:
-        """The results that a column counts."""
-        table = self.table(column.benchmark)
-        if table is None:
-            return None
-        wanted = pc.and_(pc.equal(table["measure"], column.measure), pc.equal(table["control"], control))
-        if column.category is not None:
-            wanted = pc.and_(wanted, pc.equal(table["category"], column.category))
-        return table.filter(wanted)
+    def categories(self, benchmark: str) -> set[str]:
+        """Return the categories of a benchmark's items."""
+        results = self.results.get(benchmark)
+        return set() if results is None else set(filter(None, results.category.values()))
 
-    def categories(self, benchmark: str) -> list[str]:
-        """What a benchmark's items are counted under, besides the total."""
-        table = self.table(benchmark)
-        return [] if table is None else sorted(filter(None, table["category"].unique().to_pylist()))
-
-    def facts(self, benchmark: str) -> dict[str, str]:
-        """What a benchmark's results say of themselves (``benchmarks/base.py``); nothing if there are none."""
-        table = self.table(benchmark)
-        raw = {} if table is None else table.schema.metadata or {}
-        return {key.decode(): value.decode() for key, value in raw.items()}
+    def metadata(self, benchmark: str) -> Mapping[str, str]:
+        """Return what a benchmark's results say about themselves; empty if there are none."""
+        results = self.results.get(benchmark)
+        return {} if results is None else results.metadata
 
     @property
     def embedded(self) -> bool:
-        """Whether any result is of Playroom, the embedded world, and so compares with no result on real data."""
-        return any(self.facts(column.benchmark).get("world") == "playroom" for column in MAIN)
+        """Whether results are on Playroom, the embedded world, which is not comparable with real data."""
+        return any(results.metadata.get("world") == "playroom" for results in self.results.values())
 
     @property
     def trained(self) -> bool:
-        """Whether it was trained here, or tests again what was; upper bounds are not."""
-        return (self.path / "checkpoints").is_dir() or bool(self.begun_from(*BEGINNINGS))
-
-    def begun_from(self, *settings: str) -> list[Path]:
-        """Folders of the runs that some settings of its model name, or name a checkpoint of."""
-        named = (self.settings("model").get(name) for name in settings)
-        paths = [Path(name) for name in named if name]
-        return [path.parent.parent if path.is_file() else path for path in paths]
+        """Whether the model was trained here; upper bounds were not."""
+        return (self.path / "checkpoints").is_dir() or bool(self.parents)
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        """What the command line wrote of its settings; nothing for a run of a user's own script.
+    def config(self) -> Config:
+        """Settings that the command line saved; empty for a run of a user's own script.
 
         Raises:
-            UserError: it is there and no YAML.
+            UserError: the file is not valid YAML.
         """
         file = self.path / "config.yaml"
         try:
-            config = yaml.safe_load(file.read_text()) if file.is_file() else None
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            config = yaml.safe_load(self.config_bytes) if self.config_bytes else None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: cannot be read as a config ({first_line(error)})") from None
-        return config if isinstance(config, dict) else {}
+        return _mapping(config)
+
+    @cached_property
+    def config_bytes(self) -> bytes:
+        """Content of ``config.yaml``; empty if there is none."""
+        file = self.path / "config.yaml"
+        try:
+            return file.read_bytes() if file.is_file() else b""
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read as a config ({first_line(error)})") from None
+
+    def settings(self, section: str) -> Config:
+        """Return ``init_args`` of the ``model`` or the ``data``; empty if there are none."""
+        return _mapping(_mapping(self.config.get(section)).get("init_args"))
 
     @property
     def seed(self) -> int | None:
-        """Of the training; None if that is not known."""
+        """Random seed of the training; None if unknown."""
         seed = self.config.get("seed_everything")
         return seed if isinstance(seed, int) else None
 
-    def settings(self, section: str) -> dict[str, Any]:
-        """``init_args`` of the model or the data; nothing where there are none."""
-        return (self.config.get(section) or {}).get("init_args") or {}
+    @cached_property
+    def provenance(self) -> Config:
+        """Content of ``provenance.json``; empty for runs of versions that did not write it.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        file = self.path / "provenance.json"
+        if not file.is_file():
+            return {}
+        try:
+            return _mapping(json.loads(file.read_text()))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: cannot be read ({error}). Delete it") from None
+
+    @cached_property
+    def parents(self) -> list[Run]:
+        """Runs that the model was initialized from."""
+        return self._initialized_from(PARENT_SETTINGS)
+
+    def _initialized_from(self, settings: Sequence[str]) -> list[Run]:
+        named = (self.settings("model").get(name) for name in settings)
+        paths = [Path(name) for name in named if isinstance(name, str) and name]
+        folders = [path.parent.parent if path.is_file() else path for path in paths]  # a checkpoint, or its run
+        return [self._opened.get(folder) or Run(folder, opened=self._opened) for folder in folders]
 
     @property
-    def trunk_from_scratch(self) -> bool:
-        """Whether its vision encoder began from random weights, where the paper's begins from DINO's."""
-        before = self.begun_from("init_from", "source")  # all weights are of these
-        if before:
-            return Run(before[0]).trunk_from_scratch
-        vision = self.settings("model").get("vision") or {}
-        options = vision.get("init_args") or {} if "class_path" in vision else {}
+    def phases(self) -> list[Run]:
+        """All runs that led to this one, earliest first and each once, with this one last."""
+        found: dict[Path, Run] = {self.path: self}
+
+        def visit(run: Run) -> None:
+            for parent in run.parents:
+                if parent.path not in found:
+                    found[parent.path] = parent
+                    visit(parent)
+            found[run.path] = found.pop(run.path)  # after its parents
+
+        visit(self)
+        return list(found.values())
+
+    @property
+    def vision_from_scratch(self) -> bool:
+        """Whether the vision encoder started from random weights; the paper's starts from DINO."""
+        run, seen = self, {self.path}
+        while (parents := run._initialized_from(ALL_WEIGHTS)) and parents[0].path not in seen:
+            run = parents[0]
+            seen.add(run.path)
+        vision = _mapping(run.settings("model").get("vision"))
+        options = _mapping(vision.get("init_args")) if "class_path" in vision else {}
         return bool(options) and options.get("weights") is None and not options.get("pretrained")
+
+    def curve(self, metric: str) -> list[tuple[float, float]]:
+        """Return (samples seen, value) for each logged value of a metric; empty if it was never logged."""
+        size = self._samples_per_step or 1
+        return [((step + 1) * size, value) for step, value in self._logged(metric)]
+
+    @property
+    def samples_seen(self) -> int | None:
+        """Training samples of this run without those of its parents; None if unknown."""
+        noted = self.provenance.get("samples")
+        if isinstance(noted, int):
+            return noted
+        size, logged = self._samples_per_step, self._logged("train_loss")
+        return (logged[-1][0] + 1) * size if size and logged else None
+
+    @property
+    def _samples_per_step(self) -> int | None:
+        size = self.settings("data").get("batch_size")
+        return size * (_mapping(self.config.get("trainer")).get("accumulate_grad_batches") or 1) if size else None
+
+    @cached_property
+    def _metrics(self) -> list[dict[str, str]]:
+        """Complete rows of ``metrics.csv``: the last row of an interrupted run may be incomplete."""
+        file = self.path / "metrics.csv"
+        text = file.read_text(errors="replace") if file.is_file() else ""
+        return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+
+    def _logged(self, metric: str) -> list[tuple[int, float]]:
+        found = []
+        for row in self._metrics:
+            try:
+                found.append((int(row["step"]), float(row[metric])))
+            except (KeyError, TypeError, ValueError):  # the row has other metrics
+                continue
+        return found
 
 
 class Row:
-    """A row of the tables: the runs of one model and mix, one for each seed.
+    """A row of the tables: the runs of one model and mix, one per seed.
 
     Args:
-        runs: at least one; of one row and one world.
+        runs: at least one; all of the same row and world.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
         self.name = runs[0].row
         self.embedded, self.trained = runs[0].embedded, runs[0].trained
-        self.trunk_from_scratch = any(run.trunk_from_scratch for run in runs)
+        self.vision_from_scratch = any(run.vision_from_scratch for run in runs)
+        self.scores: dict[tuple[Column, str], Estimate | None] = {}  # filled by ``comparisons.score``
 
     def items(self, column: Column, control: str = "") -> list[str]:
-        """The items that all its runs that were tested so were tested on, in the order of the list."""
+        """Return the items that all of its runs with such results share, in the order of the list."""
         tested = self._tested(column, control)
         return [item for item in tested[0] if all(item in other for other in tested[1:])] if tested else []
 
     def credits(self, column: Column, control: str = "", items: Sequence[str] | None = None) -> Credits:
-        """(S, N) credit of S seeds on N items, all shared ones by default; (0, 0) if it was not tested so."""
+        """Return (S, N) credit of S seeds on N items, by default all shared ones; (0, 0) without such results."""
         chosen = self.items(column, control) if items is None else items
         tested = self._tested(column, control)
         return np.array([[run[item] for item in chosen] for run in tested]).reshape(len(tested), len(chosen))
@@ -193,48 +256,95 @@ class Row:
     def _tested(self, column: Column, control: str) -> list[dict[str, float]]:
         return [items for run in self.runs if (items := run.items(column, control))]
 
-    def categories(self, benchmark: str) -> list[str]:
-        """What a benchmark's items are counted under, besides the total."""
-        return sorted({category for run in self.runs for category in run.categories(benchmark)})
-
     def missing(self, benchmark: str) -> int:
-        """Items of a list that were left out since their images were missing."""
-        return max(int(run.facts(benchmark).get("missing_items", 0)) for run in self.runs)
+        """Return the number of items that were skipped because their images were missing."""
+        return max(int(run.metadata(benchmark).get("missing_items", 0)) for run in self.runs)
 
-    def derived(self, benchmark: str) -> bool:
-        """Whether what the items are counted under stands not in their list."""
-        return any("derived_categories" in run.facts(benchmark) for run in self.runs)
+    def has_derived_categories(self, benchmark: str) -> bool:
+        """Return whether the categories are not in the list but were derived."""
+        return any("derived_categories" in run.metadata(benchmark) for run in self.runs)
 
 
-def find_rows(logs: Path) -> list[Row]:
-    """All rows below ``logs``, upper bounds first, then as in the paper; the newest tested run of each seed counts.
+def benchmarks_of(rows: Sequence[Row]) -> list[BenchmarkColumns]:
+    """Return all benchmarks that rows have results on, the paper's first."""
+    found = dict.fromkeys(results.columns for row in rows for run in row.runs for results in run.results.values())
+    return sorted(found, key=lambda columns: (columns.name not in PAPER, columns.order, columns.name))
 
-    A run is ``<logs>/<row>/version_<n>`` or ``<logs>/<row>/seed_<n>``.
+
+def main_columns(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns of the main table in which any row has a number."""
+    return tested_columns(rows, [column for columns in benchmarks_of(rows) for column in columns.main])
+
+
+def tested_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[Column]:
+    """Return the columns in which any row has a number."""
+    return [column for column in columns if any(row.items(column) for row in rows)]
+
+
+def find_rows(log_dir: Path) -> list[Row]:
+    """Return all rows below ``log_dir``, upper bounds first, then in the paper's order.
+
+    A run is ``<log_dir>/<row>/version_<n>`` or ``<log_dir>/<row>/seed_<n>``. For each seed the newest run with test
+    results counts.
 
     Raises:
-        UserError: there is none, or one cannot be read.
+        UserError: there is no run, or one cannot be read.
     """
     rows: dict[tuple[str, bool], list[Run]] = {}
-    for run in newest_runs(logs):
+    for run in newest_runs(log_dir):
         rows.setdefault((run.row, run.embedded), []).append(run)
     if not rows:
-        raise UserError(f"{logs}: holds no tested run; run `python -m babyvlm fit --config ...` first")
-    return sorted(map(Row, rows.values()), key=lambda row: (row.trained, place_of(row.name), row.name))
+        raise UserError(f"{log_dir}: no run with test results found. Run `python -m babyvlm fit --config ...` first")
+    return sorted(map(Row, rows.values()), key=lambda row: (row.trained, paper_order(row.name), row.name))
 
 
-def newest_runs(logs: Path, row: str = "*") -> list[Run]:
-    """The newest tested run of each seed of each row, by seed."""
-    folders = [folder for folder in logs.glob(f"{glob.escape(row) if row != '*' else row}/*") if is_tested(folder)]
-    newest = {(run.row, run.seed): run for run in map(Run, sorted(folders, key=_when_tested))}
+def newest_runs(log_dir: Path, row: str = "*") -> list[Run]:
+    """Return the newest tested run for each row and seed, sorted by seed."""
+    pattern = f"{glob.escape(row) if row != '*' else row}/*"
+    folders = sorted((folder for folder in log_dir.glob(pattern) if has_test_results(folder)), key=_tested_at)
+    opened: dict[Path, Run] = {}
+    newest = {(run.row, run.seed): run for run in (Run(folder, opened=opened) for folder in folders)}
     return sorted(newest.values(), key=lambda run: -1 if run.seed is None else run.seed)
 
 
-def is_tested(folder: Path) -> bool:
-    """Whether it is a run's, with test results."""
-    return bool(RUN_FOLDER.fullmatch(folder.name)) and any((folder / "results").glob("*-test.parquet"))
+def has_test_results(folder: Path) -> bool:
+    """Return whether a folder is a run's and has test results."""
+    return bool(RUN_FOLDER.fullmatch(folder.name)) and any((folder / "results").glob(f"*{SUFFIX}"))
 
 
-def _when_tested(folder: Path) -> tuple[int, int]:
-    """When, in nanoseconds; of two that were copied at once the later number is the later."""
+def _tested_at(folder: Path) -> tuple[int, int]:
+    """Return the time of the test in nanoseconds and the run's number, which decides between copies."""
     number = int(folder.name.rpartition("_")[2])
-    return max(file.stat().st_mtime_ns for file in (folder / "results").glob("*-test.parquet")), number
+    return max(file.stat().st_mtime_ns for file in (folder / "results").glob(f"*{SUFFIX}")), number
+
+
+def _read_results(file: Path) -> Results:
+    try:
+        content = file.read_bytes()
+        parquet = pq.ParquetFile(pa.BufferReader(content))
+        text_column = next((name for name in TEXT_COLUMNS if name in parquet.schema_arrow.names), None)
+        table = parquet.read(columns=[*RESULT_COLUMNS, *filter(None, [text_column])])
+        columns = [table[name].to_pylist() for name in RESULT_COLUMNS]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{file}: cannot be read as results ({first_line(error)}). Run `python -m babyvlm test` again"
+        ) from None
+    if not len(table):
+        raise UserError(f"{file}: contains no item. Run `python -m babyvlm test` again")
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    credit: dict[tuple[str, str], dict[str, float]] = {}
+    category: dict[str, str] = {}
+    captions: dict[str, str] = {}
+    texts = table[text_column].to_pylist() if text_column else [""] * len(table)
+    for item, item_category, control, measure, value, text in zip(*columns, texts, strict=True):
+        credit.setdefault((measure, control), {})[item] = value
+        category[item] = item_category
+        if not control:
+            captions[item] = text
+    name = file.name.removesuffix(SUFFIX)
+    declared = declared_columns(name, metadata, dict.fromkeys(measure for measure, _ in credit), str(file))
+    return Results(declared, metadata, hashlib.sha256(content).hexdigest(), credit, category, captions)
+
+
+def _mapping(value: object) -> Config:
+    return value if isinstance(value, dict) else {}

@@ -1,107 +1,189 @@
-"""The tables: rows are models, columns are benchmarks, cells have their 95 % interval."""
+"""Tables: rows are models, columns are benchmarks, cells are means with their 95% confidence interval."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import html
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from babyvlm.report.contrasts import Term, contrast
-from babyvlm.report.estimates import Estimate, estimate
-from babyvlm.report.hypotheses import LackingError, difference
-from babyvlm.report.paper import MIXES, NUMBERS, mix_of, model_of, paper_value, place_of
-from babyvlm.report.runs import MAIN, Column, Row
-from babyvlm.report.table_formats import Section
-from babyvlm.report.trial_lists import groups_of, phrases
+import rich.table
+from rich.console import Console
+from rich.text import Text
 
+from babyvlm.report.columns import CONTROLS, LABELED_S, VTWT, WORD_CLASSES, BenchmarkColumns, Column
+from babyvlm.report.comparisons import MissingResultsError, difference, p_text, score
+from babyvlm.report.findings import Finding
+from babyvlm.report.paper import MIXES, NUMBERS, mix_of, model_of, paper_order, paper_value
+from babyvlm.report.runs import Row, benchmarks_of, main_columns, tested_columns
+from babyvlm.report.trial_lists import vtwt_phrases
+
+WIDTH, NAME_WIDTH = 120, 40
+PLAYROOM = "Playroom, the embedded world: a stand-in for SAYCam; not comparable with the paper's numbers"
 NOTE = (
-    "Mean over the test half's items with its 95 % bootstrap interval; of a row with several seeds, mean over items "
-    "and seeds, interval by t over both. Categories are held fixed. *: the interval holds chance."
+    "Mean over the test items with its 95% bootstrap CI; for rows with several seeds, mean over items and seeds with a "
+    "95% t interval over both. Categories are treated as fixed. *: the interval contains chance."
 )
-PARTIAL = " ‡: some of the list's images were missing; the rest was scored."
-SCRATCH = " †: vision trunk trained from scratch; the paper's begins from DINO on the frames."
-GROUPED = " VTWT's items that ask for the same two phrases are drawn together."
-UNGROUPED = " VTWT's list is not here: items that ask for the same two phrases are taken for independent."
-EMBEDDED = "Playroom, the embedded world: a stand-in for SAYCam, not to be compared with the paper's numbers"
-CONTROLS = {"blank": "blank image", "shuffled": "shuffled images", "text_only": "text only"}
-WORD_CLASSES = ("noun", "verb", "adjective", "both", "unknown")
+PARTIAL = " ‡: some images of the list were missing; the remaining items were scored."
+FROM_SCRATCH = " †: vision encoder trained from scratch; the paper's starts from DINO trained on the frames."
+GROUPED = " VTWT items with the same two phrases are resampled together."
+UNGROUPED = " The list of VTWT is missing: items with the same two phrases are treated as independent."
 DERIVED = (
-    "The list names no word classes; derived here: nouns and both words by where the phrases differ, verbs and "
-    "adjectives by a toddler's lexicon, unknown where that has neither word or cannot tell."
+    "The list contains no word classes. They are derived here: noun and both from the differing words, verb and "
+    "adjective from a lexicon of toddlers' words; unknown where the lexicon has neither word or is ambiguous."
 )
-ONE_IMAGE = "With a blank image, or without any, the four choices are one: every category is 0.250 by construction."
-WINOGROUND = {
-    "text": 1 / 4,
-    "image": 1 / 4,
-    "positive": 1 / 2,
-    "positive_strict": 1 / 3,
-    "negative": 1 / 2,
-    "negative_strict": 1 / 3,
+ONE_IMAGE = (
+    "With a blank image, or without an image, the four choices are identical: each category is 0.250 by construction."
+)
+FINDINGS_NOTE = (
+    "A finding is a conjunction of statements about means. It is supported if all of them hold (intersection-union "
+    "test) and contradicted if one is false (Bonferroni over its statements), at the 5% level after Holm's correction "
+    "over all findings that could be tested. 'Undecided' means that the data do not settle the question. What holds "
+    "for any model by construction of a benchmark's list is not tested. 95% CIs are t intervals over items and, for "
+    "rows with several seeds, over seeds (min F'); VTWT items with the same two phrases are one group. With one seed "
+    "per row they do not cover the variance between trainings."
+)
+STATEMENT_HEADING = ("statement", "effect", "expected", "p for", "p against", "test")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
 }
-WORD_COLUMNS = [Column(word, "vtwt", "accuracy", 1 / 2, word) for word in WORD_CLASSES]
-WINOGROUND_COLUMNS = [
-    Column(measure.replace("_", " "), "baby_winoground", measure, chance) for measure, chance in WINOGROUND.items()
-]
 
 
-def number(row: Row, column: Column, control: str = "") -> Estimate | None:
-    """A row's mean with its interval; None if it was not tested so."""
-    items = row.items(column, control)
-    credit_SN = row.credits(column, control, items)
-    if not credit_SN.size:
-        return None
-    groups_N = groups_of([row], column, items)
-    if len(credit_SN) == 1 or groups_N.max() == 0:  # of one group of items nothing is known but its mean
-        return estimate(credit_SN.mean(0), groups_N)
-    return contrast([Term(1.0, row.name, credit_SN, groups_N=groups_N)]).estimate
+@dataclass(frozen=True)
+class Table:
+    """A table with a title and a note. Cells may contain any text: every format escapes it.
+
+    Attributes:
+        title: the title; the part before a colon names its files.
+        heading: column headings.
+        rows: cells.
+        note: text below the table.
+    """
+
+    title: str
+    heading: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    @property
+    def file_stem(self) -> str:
+        """File name without suffix."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.partition(":")[0].lower()).strip("-")
+
+    def print(self) -> None:
+        """Print to the terminal."""
+        table = rich.table.Table(title=Text(self.title), caption=Text(self.note) if self.note else None)
+        names_fit = max(len(row[0]) for row in (self.heading, *self.rows)) <= NAME_WIDTH  # longer names are folded
+        for number, cell in enumerate(self.heading):
+            table.add_column(Text(cell), overflow="fold", no_wrap=number == 0 and names_fit)
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        Console(width=WIDTH).print(table)
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        lines = [f"| {' | '.join(map(escape_markdown, cells))} |" for cells in (self.heading, *self.rows)]
+        lines.insert(1, "|---" * len(self.heading) + "|")
+        return "\n".join([self.title, "", *lines, "", *([self.note, ""] if self.note else [])])
+
+    def csv(self) -> str:
+        """Return the table as CSV."""
+        from pandas import DataFrame
+
+        text: str = DataFrame(self.rows, columns=list(self.heading)).to_csv(index=False, lineterminator="\n")
+        return text
+
+    def latex(self) -> str:
+        """Return the table as LaTeX, which needs the package ``booktabs``.
+
+        Texts are escaped here because pandas escapes neither captions nor ``<``, ``>`` and daggers.
+        """
+        from pandas import DataFrame
+
+        cells = [list(map(_escape_latex, row)) for row in self.rows]
+        text: str = DataFrame(cells, columns=list(map(_escape_latex, self.heading))).to_latex(
+            index=False,
+            escape=False,
+            column_format="l" + "r" * (len(self.heading) - 1),
+            caption=_escape_latex(". ".join(filter(None, [self.title, self.note]))),
+        )
+        return text
 
 
-def interval(found: Estimate, sign: str = "") -> str:
-    """A mean with its interval as text; ``sign`` is ``+`` for differences."""
-    return f"{found.mean:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
+def escape_markdown(text: str) -> str:
+    """Return text on one line without tags and bars."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", r"\|")
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
 def cell(row: Row, column: Column, control: str = "") -> str:
-    """A number of a row with its interval, as it stands in a table."""
-    found = number(row, column, control)
+    """Return a row's mean with its interval and marks, or a dash."""
+    found = score(row, column, control)
     if found is None:
         return "-"
-    mark = "*" if column.chance is not None and found.low <= column.chance <= found.high else ""
-    return interval(found) + mark + "‡" * bool(row.missing(column.benchmark))
+    at_chance = column.chance is not None and found.low <= column.chance <= found.high
+    return found.text() + "*" * at_chance + "‡" * bool(row.missing(column.benchmark))
 
 
-def main_section(rows: Sequence[Row]) -> Section:
-    """What every row got in every test."""
-    columns = tested(rows, MAIN)
-    body = [[name(row), *(cell(row, column) for column in columns)] for row in rows]
-    return Section(title(rows), [_heading(columns), _chances(columns), *body], note(rows))
+def chance(column: Column) -> str:
+    """Return a column's chance level, or a dash."""
+    return "-" if column.chance is None else f"{column.chance:.3f}"
 
 
-def paper_section(rows: Sequence[Row]) -> Section:
-    """The main table beside the paper's values, its rows that have no run here included.
+def row_name(row: Row) -> str:
+    """Return a row's name with its marks and, if there are several, its number of seeds."""
+    seeds = f" ({len(row.runs)} seeds)" if len(row.runs) > 1 else ""
+    return row.name + "†" * row.vision_from_scratch + seeds
 
-    A test that any row was tested on has all of its measures: the paper's METEOR is NLTK's, for which WordNet may lack.
+
+def main_table(rows: Sequence[Row]) -> Table:
+    """Return every row's score on every benchmark."""
+    title = PLAYROOM if any(row.embedded for row in rows) else "BabyVLM"
+    return _scores(title, rows, main_columns(rows), main_note(rows))
+
+
+def paper_table(rows: Sequence[Row]) -> Table:
+    """Return the main table with the paper's values, including the paper's rows that have no run here.
+
+    All measures of a benchmark are columns if any row was tested on it: the paper's METEOR is NLTK's, which needs
+    WordNet.
     """
-    benchmarks = {column.benchmark for column in tested(rows, MAIN)}
-    columns = [column for column in MAIN if column.benchmark in benchmarks]
+    columns = [column for benchmark in benchmarks_of(rows) for column in benchmark.main]
     by_name = {row.name: row for row in rows}
-    upper = {row_name: mix_of(row_name) is None for row_name in NUMBERS}
-    listed = upper | {row.name: not row.trained for row in rows} | upper
-    names = sorted(listed, key=lambda row_name: (not listed[row_name], place_of(row_name)))
+    paper_rows = {name: mix_of(name) is None for name in NUMBERS}  # whether it is an upper bound
+    upper_bound = paper_rows | {row.name: not row.trained for row in rows} | paper_rows
     body = []
-    for row_name in names:
-        row = by_name.get(row_name)
-        cells = [name(row) if row else row_name]
+    for name in sorted(upper_bound, key=lambda name: (not upper_bound[name], paper_order(name))):
+        row = by_name.get(name)
+        cells = [row_name(row) if row else name]
         for column in columns:
-            value = paper_value(row_name, column.benchmark, column.measure)
+            value = paper_value(name, column.benchmark, column.measure)
             cells += [cell(row, column) if row else "no run", "-" if value is None else f"{value:.3f}"]
         body.append(cells)
     heading = ["model", *(text for column in columns for text in (column.title, "paper"))]
     chances = ["chance", *(text for column in columns for text in (chance(column), chance(column)))]
-    return Section("Main table", _told([heading, chances, *body]), note(rows))
+    return _without_empty_paper_columns("Main table", heading, [chances, *body], main_note(rows))
 
 
-def ablation_section(rows: Sequence[Row]) -> Section | None:
-    """What each mix gains over filtered alone; None where no model was trained on both."""
-    columns = tested(rows, MAIN)
+def ablation_table(rows: Sequence[Row]) -> Table | None:
+    """Return each mix's gain over the filtered mix; None if no model was trained on both."""
+    columns = main_columns(rows)
     by_name = {row.name: row for row in rows}
     body = []
     for row in rows:
@@ -110,105 +192,137 @@ def ablation_section(rows: Sequence[Row]) -> Section | None:
             cells = [[_gain(row, base, column), _paper_gain(row, base, column)] for column in columns]
             body.append([row.name, *(text for pair in cells for text in pair)])
     heading = ["model and mix", *(text for column in columns for text in (column.title, "paper"))]
-    text = "Mean minus that of the same model trained on filtered alone, item by item, with its 95 % interval by t."
-    return Section("Ablation: gain over filtered", _told([heading, *body]), text) if body else None
+    note = "Mean minus the mean of the same model trained on filtered only, paired by item, with its 95% t interval."
+    return _without_empty_paper_columns("Ablation: gain over filtered", heading, body, note) if body else None
 
 
-def _told(table: list[list[str]]) -> list[list[str]]:
-    """A table without those columns of the paper's in which it says nothing."""
-    kept = [
-        place
-        for place, heading in enumerate(table[0])
-        if heading != "paper" or any(row[place] != "-" for row in table[1:])
-    ]
-    return [[row[place] for place in kept] for row in table]
+def _without_empty_paper_columns(title: str, heading: list[str], body: Sequence[Sequence[str]], note: str) -> Table:
+    """Return a table without the columns in which the paper reports nothing."""
+    kept = [number for number, name in enumerate(heading) if name != "paper" or any(row[number] != "-" for row in body)]
+    return Table(title, [heading[number] for number in kept], [[row[number] for number in kept] for row in body], note)
 
 
 def _gain(row: Row, base: Row, column: Column) -> str:
     try:
-        return interval(difference([(row, base)], column).estimate, "+")
-    except LackingError:
+        return difference([(row, base)], column).estimate.text("+")
+    except MissingResultsError:
         return "-"
 
 
 def _paper_gain(row: Row, base: Row, column: Column) -> str:
-    one, other = (paper_value(each.name, column.benchmark, column.measure) for each in (row, base))
-    return "-" if one is None or other is None else f"{one - other:+.3f}"
+    value, base_value = (paper_value(each.name, column.benchmark, column.measure) for each in (row, base))
+    return "-" if value is None or base_value is None else f"{value - base_value:+.3f}"
 
 
-def control_sections(rows: Sequence[Row]) -> Iterator[Section]:
-    """What is left without the images; none if no row was tested so."""
-    columns = tested(rows, MAIN)
+def control_table(rows: Sequence[Row]) -> Table | None:
+    """Return the scores of the image-blind baselines; None if no row was tested without images."""
+    columns = main_columns(rows)
     body = list(_control_rows(rows, columns))
-    if body:
-        yield Section("Without the images: what a model gets that cannot look", [_heading(columns), *body])
-
-
-def detail_sections(rows: Sequence[Row]) -> Iterator[Section]:
-    """The benchmarks broken down: by word class, by Winoground's parts, by category."""
-    parts = {"VTWT by what differs": WORD_COLUMNS, "Baby Winoground by what is asked": WINOGROUND_COLUMNS}
-    for heading, wanted in parts.items():
-        columns = tested(rows, wanted)
-        body = [[name(row), *(cell(row, column) for column in columns)] for row in rows]
-        if columns:
-            table = [_heading(columns), _chances(columns), *body, *_control_rows(rows, columns)]
-            derived = any(row.derived(column.benchmark) for row in rows for column in columns)
-            yield Section(heading, table, DERIVED * derived)
-    by_category = category_columns(rows)
-    if by_category:  # too many for columns
-        body = [[column.title, *(cell(row, column) for row in rows)] for column in by_category]
-        yield Section("Labeled-S by category", [["category", *map(name, rows)], *body], ONE_IMAGE)
-
-
-def category_columns(rows: Iterable[Row]) -> list[Column]:
-    """A column for each category of Labeled-S."""
-    categories = sorted({category for row in rows for category in row.categories("labeled_s")})
-    return [Column(category, "labeled_s", "accuracy", 1 / 4, category) for category in categories]
-
-
-def tested(rows: Sequence[Row], columns: Iterable[Column]) -> list[Column]:
-    """The columns that any row has a number in."""
-    return [column for column in columns if any(row.items(column) for row in rows)]
+    heading = ["model", *(column.title for column in columns)]
+    return Table("Control conditions: image-blind baselines", heading, body) if body else None
 
 
 def _control_rows(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[list[str]]:
     for row in rows:
-        for control, without in CONTROLS.items():
+        for control, condition in CONTROLS.items():
             if any(row.items(column, control) for column in columns):
-                yield [f"{row.name}, {without}", *(cell(row, column, control) for column in columns)]
+                yield [f"{row.name}, {condition}", *(cell(row, column, control) for column in columns)]
 
 
-def title(rows: Iterable[Row]) -> str:
-    """Of the main table: whether it stands for the real data."""
-    return EMBEDDED if any(row.embedded for row in rows) else "BabyVLM"
+def detail_tables(rows: Sequence[Row]) -> list[Table]:
+    """Return each benchmark's scores by category, such as word class, and by its further measures."""
+    tables = []
+    by_category = []
+    for benchmark in sorted(benchmarks_of(rows), key=lambda benchmark: benchmark.name != VTWT.benchmark):
+        if benchmark.name == VTWT.benchmark:
+            columns = tested_columns(rows, word_class_columns())
+            note = DERIVED if columns and any(row.has_derived_categories(VTWT.benchmark) for row in rows) else ""
+            if columns:
+                tables.append(_scores("VTWT by word class", rows, columns, note, controls=True))
+        elif benchmark.by_category and (categories := category_columns(rows, benchmark)):  # too many for columns
+            body = [[column.title, *(cell(row, column) for row in rows)] for column in categories]
+            note = ONE_IMAGE if benchmark.name == LABELED_S.benchmark else ""
+            by_category.append(Table(f"{benchmark.title} by category", ["category", *map(row_name, rows)], body, note))
+        if columns := tested_columns(rows, benchmark.details):
+            tables.append(_scores(f"{benchmark.title} by measure", rows, columns, controls=True))
+    return tables + by_category
 
 
-def note(rows: Sequence[Row]) -> str:
-    """What the marks in a table of these rows mean."""
-    scratch = any(row.trunk_from_scratch for row in rows)
-    partial = any(row.missing(column.benchmark) for row in rows for column in MAIN)
-    return NOTE + drawn_together(rows) + SCRATCH * scratch + PARTIAL * partial
+def word_class_columns() -> list[Column]:
+    """Return a column for each word class of VTWT."""
+    return [Column(name, VTWT.benchmark, VTWT.measure, VTWT.chance, name) for name in WORD_CLASSES]
 
 
-def drawn_together(rows: Sequence[Row]) -> str:
-    """Whether intervals on VTWT heed which of its items hang together; nothing if no row was tested on it."""
-    known = [phrases([row], row.items(MAIN[1])) for row in rows if row.items(MAIN[1])]
+def category_columns(rows: Sequence[Row], benchmark: BenchmarkColumns) -> list[Column]:
+    """Return a column for each category of a benchmark."""
+    main = benchmark.main[0]
+    categories = sorted({category for row in rows for run in row.runs for category in run.categories(benchmark.name)})
+    return [Column(category, benchmark.name, main.measure, main.chance, category) for category in categories]
+
+
+def _scores(
+    title: str, rows: Sequence[Row], columns: Sequence[Column], note: str = "", *, controls: bool = False
+) -> Table:
+    body = [[row_name(row), *(cell(row, column) for column in columns)] for row in rows]
+    heading, chances = ["model", *(column.title for column in columns)], ["chance", *map(chance, columns)]
+    return Table(title, heading, [chances, *body, *(_control_rows(rows, columns) if controls else ())], note)
+
+
+def main_note(rows: Sequence[Row]) -> str:
+    """Return the meaning of the marks in a table of these rows."""
+    from_scratch = any(row.vision_from_scratch for row in rows)
+    partial = any(row.missing(column.benchmark) for row in rows for column in main_columns(rows))
+    return NOTE + grouping_note(rows) + FROM_SCRATCH * from_scratch + PARTIAL * partial
+
+
+def grouping_note(rows: Sequence[Row]) -> str:
+    """Return whether intervals account for dependent items of VTWT; empty if no row was tested on it."""
+    known = [vtwt_phrases([row], row.items(VTWT)) for row in rows if row.items(VTWT)]
     return (UNGROUPED if None in known else GROUPED) if known else ""
 
 
-def name(row: Row) -> str:
-    """A row's name with its marks, and the number of seeds if there are several."""
-    return row.name + "†" * row.trunk_from_scratch + (f" ({len(row.runs)} seeds)" if len(row.runs) > 1 else "")
+def verdict_counts(findings: Sequence[Finding]) -> str:
+    """Return the number of findings with each verdict."""
+    verdicts = [finding.verdict for finding in findings]
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in ("supported", "contradicted", "undecided")]
+    if by_construction := verdicts.count("by construction"):
+        counts.append(f"{by_construction} true by construction")
+    return ", ".join(counts)
 
 
-def _heading(columns: Sequence[Column]) -> list[str]:
-    return ["model", *(column.title for column in columns)]
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Return every finding's verdict and the statement that determines it."""
+    body = []
+    for finding in findings:
+        p = "-" if finding.corrected_p is None else p_text(finding.corrected_p)
+        last = None if finding.untestable else finding.decisive
+        decisive = (
+            [finding.untestable, "-", "-", "-"]
+            if last is None
+            else [last.text, last.effect_text, last.expected_text, last.effect.test]
+        )
+        body.append([f"{finding.hypothesis.name} {finding.hypothesis.title}", finding.verdict, *decisive, p])
+    heading = ["finding", "verdict", "decisive statement", "effect", "expected", "test", "p (Holm)"]
+    return Table(f"Findings: {verdict_counts(findings)}", heading, body, FINDINGS_NOTE)
 
 
-def _chances(columns: Sequence[Column]) -> list[str]:
-    return ["chance", *map(chance, columns)]
+def statements_of(finding: Finding) -> list[list[str]]:
+    """Return a row of cells for each statement of a finding."""
+    return [
+        [
+            statement.text + ("" if counts else " (does not count)"),
+            statement.effect_text,
+            statement.expected_text,
+            p_text(statement.p_for),
+            p_text(statement.p_against),
+            statement.effect.test,
+        ]
+        for counts, statements in ((True, finding.statements), (False, finding.supplementary))
+        for statement in statements
+    ]
 
 
-def chance(column: Column) -> str:
-    """What a model gets that knows nothing, as it stands in a table."""
-    return "-" if column.chance is None else f"{column.chance:.3f}"
+def statements_table(findings: Sequence[Finding], note: str) -> Table:
+    """Return all statements of all findings."""
+    body = [[finding.hypothesis.name, *cells] for finding in findings for cells in statements_of(finding)]
+    return Table("Statements of the findings", ["finding", *STATEMENT_HEADING], body, note)

@@ -1,66 +1,151 @@
-"""The lists that runs were tested on: where they are, and which of their items hang together."""
+"""The lists that runs were tested on: where they are, what their items ask, and which items depend on each other."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from babyvlm.benchmarks.trials import read_rows
+from babyvlm.benchmarks.trials import Row as ListRow
+from babyvlm.benchmarks.trials import group_rows, read_rows
 from babyvlm.errors import UserError
+from babyvlm.report.columns import Column
 from babyvlm.report.estimates import Groups
-from babyvlm.report.runs import Column, Row, Run
+from babyvlm.report.runs import Row, Run
 
-CLASSES = {"LabeledS": "labeled_s", "VisualTwoWord": "vtwt", "BabyWinoground": "baby_winoground", "Caption": "caption"}
-Phrases = dict[str, tuple[str, str]]  # item -> the phrase that fits, the other one
+CLASSES = {  # benchmark classes, also those that older versions saved in configs
+    "LabeledS": "labeled_s",
+    "VTWT": "vtwt",
+    "VisualTwoWord": "vtwt",
+    "BabyWinoground": "baby_winoground",
+    "SAYCamCaption": "caption",
+    "Caption": "caption",
+}
+Phrases = dict[str, tuple[str, str]]  # item -> the phrase that fits the image, the other phrase
 
 
-def trial_list(run: Run, benchmark: str) -> tuple[Path, Path] | None:
-    """The list that a run's config names for a benchmark, and the folder of its images; None if it names none."""
-    for callback in (run.config.get("trainer") or {}).get("callbacks") or ():
-        if CLASSES.get(str(callback.get("class_path")).rpartition(".")[2]) == benchmark:
-            options = callback.get("init_args") or {}
-            trials = Path(options["trials"])
-            return trials, Path(options.get("images") or trials.parent)
+class TrialList(NamedTuple):
+    """A benchmark's CSV list and the folder that its image paths start from."""
+
+    trials: Path
+    image_root: Path
+
+
+class Question(NamedTuple):
+    """What a test item asks: its text, and its images with the right one first."""
+
+    text: str
+    images: list[str]
+
+
+def trial_list(run: Run, benchmark: str) -> TrialList | None:
+    """Return the list that a run's results or config name for a benchmark; None if they name none."""
+    metadata = run.metadata(benchmark)
+    if "trials" in metadata:
+        trials = Path(metadata["trials"])
+        return TrialList(trials, Path(metadata.get("images") or trials.parent))
+    for test in _configured_benchmarks(run):
+        if CLASSES.get(str(test.get("class_path")).rpartition(".")[2]) == benchmark:
+            options = test.get("init_args")
+            if isinstance(options, dict) and "trials" in options:
+                trials = Path(options["trials"])
+                image_root = options.get("image_root") or options.get("images") or trials.parent
+                return TrialList(trials, Path(image_root))
     return None
 
 
-def phrases(rows: Iterable[Row], items: Sequence[str]) -> Phrases | None:
-    """The phrases of VTWT's items; None where no list is here that holds them all."""
+def _configured_benchmarks(run: Run) -> Iterator[dict[str, Any]]:
+    """Yield the benchmarks in a run's config: callbacks of older versions, or below the evaluation callback."""
+    trainer = run.config.get("trainer")
+    callbacks = trainer.get("callbacks") if isinstance(trainer, dict) else None
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        if isinstance(callback, dict):
+            yield callback
+            options = callback.get("init_args")
+            inner = options.get("benchmarks") if isinstance(options, dict) else None
+            yield from (test for test in inner if isinstance(test, dict)) if isinstance(inner, list) else ()
+
+
+def vtwt_phrases(rows: Iterable[Row], items: Sequence[str]) -> Phrases | None:
+    """Return the phrases of VTWT's items; None if no list that contains them all is on this machine."""
     for run in (run for row in rows for run in row.runs):
         found = trial_list(run, "vtwt")
-        if found is not None and found[0].is_file():
-            listed = _listed(found[0].resolve(), found[0].stat().st_mtime_ns)
+        if found is not None and found.trials.is_file():
+            listed = _read_phrases(found.trials.resolve(), found.trials.stat().st_mtime_ns)
             if all(item in listed for item in items):
                 return {item: listed[item] for item in items}
     return None
 
 
 @lru_cache(maxsize=8)
-def _listed(trials: Path, _changed_ns: int) -> Phrases:
+def _read_phrases(trials: Path, _changed_ns: int) -> Phrases:
     try:
         rows = read_rows(trials, ("image", "positive_phrase", "negative_phrase"))
-    except UserError:  # another list by now
+    except UserError:  # the list was replaced by another one
         return {}
     return {f"{row.line}:{row['image']}": (row["positive_phrase"], row["negative_phrase"]) for row in rows}
 
 
 def groups_of(rows: Sequence[Row], column: Column, items: Sequence[str]) -> Groups:
-    """(N,) number of each item's group: VTWT's items that ask for the same two phrases are one, others stand alone."""
-    known = phrases(rows, items) if column.benchmark == "vtwt" else None
+    """Return the (N,) group of each item: VTWT items with the same two phrases form a group, all others are alone."""
+    known = vtwt_phrases(rows, items) if column.benchmark == "vtwt" else None
     if known is None:
         return np.arange(len(items))
     numbers: dict[frozenset[str], int] = {}
     return np.array([numbers.setdefault(frozenset(known[item]), len(numbers)) for item in items], dtype=np.int64)
 
 
-def asked_one_way(known: Phrases) -> list[str]:
-    """The items whose phrases are not asked for as often in one order as in the other.
+def without_balanced_phrases(phrases: Phrases) -> list[str]:
+    """Return the items whose two phrases do not occur equally often in both orders.
 
-    Who does not look prefers one of two phrases always, and so gets exactly half of the other items.
+    An image-blind model always prefers the same of two phrases, so it scores exactly 0.5 on the other items.
     """
-    orders = Counter(known.values())
-    return [item for item, (one, other) in known.items() if orders[one, other] != orders[other, one]]
+    counts = Counter(phrases.values())
+    return [item for item, (right, wrong) in phrases.items() if counts[right, wrong] != counts[wrong, right]]
+
+
+def questions(benchmark: str, trials: Path) -> dict[str, Question]:
+    """Return item -> question for a list of one of the paper's benchmarks; empty for other lists."""
+    try:
+        if benchmark == "caption":
+            rows = read_rows(trials, ("image", "text"))
+            return {f"{row.line}:{row['image']}": Question(row["text"], [row["image"]]) for row in rows}
+        if benchmark == "labeled_s":
+            rows = read_rows(trials, ("trial_id", "target_category", "real_category", "image"))
+            return {
+                item: Question(
+                    options[0]["target_category"],
+                    [
+                        row["image"]
+                        for row in sorted(options, key=lambda row: row["real_category"] != row["target_category"])
+                    ],
+                )
+                for item, options in group_rows(rows, "trial_id").items()
+            }
+        if benchmark == "vtwt":
+            rows = read_rows(trials, ("image", "positive_phrase", "negative_phrase"))
+            return {f"{row.line}:{row['image']}": Question(_choice(row.cells), [row["image"]]) for row in rows}
+        if benchmark == "baby_winoground":
+            rows = read_rows(trials, ("instance_id", "positive_phrase", "negative_phrase", "image", "image_tag"))
+            return {
+                item: Question(
+                    _choice(pair[0].cells),
+                    [row["image"] for row in sorted(pair, key=lambda row: row["image_tag"] != "positive")],
+                )
+                for item, pair in group_rows(rows, "instance_id").items()
+            }
+    except (UserError, KeyError):  # the list was replaced by another one
+        pass
+    return {}
+
+
+def _is_distractor(row: ListRow) -> bool:
+    return row["real_category"] != row["target_category"]
+
+
+def _choice(cells: Mapping[str, str]) -> str:
+    return f"{cells['positive_phrase']}, not {cells['negative_phrase']}"

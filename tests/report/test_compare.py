@@ -4,20 +4,20 @@ from scipy.stats import ttest_rel
 
 from babyvlm.__main__ import main
 from babyvlm.errors import UserError
-from babyvlm.report.comparison import compare
-from babyvlm.report.estimates import holm
+from babyvlm.report.command import compare
+from babyvlm.report.comparisons import holm
 from support.made_runs import make_run, make_vtwt
 
 
 def rows(printed):
-    """The table on the terminal, by its first column."""
+    """Return the printed table as first cell -> other cells."""
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if line.startswith("│")]
     return {line[0]: line[1:] for line in lines if line[0]}
 
 
 @pytest.fixture
 def logs(tmp_path):
-    """A is better than B by 10 of 40 items; C had an item less, with ties."""
+    """Runs A, better than B on 10 of 40 items; C, with one item less and ties; P, on Playroom."""
     folder = tmp_path / "logs"
     make_run(folder, "A", 0, vtwt=[1] * 30 + [0] * 10, caption=[0.5, 0.25, 0.75])
     make_run(folder, "B", 0, vtwt=[1] * 20 + [0] * 20, caption=[0.25, 0.25, 0.5])
@@ -26,7 +26,7 @@ def logs(tmp_path):
     return folder
 
 
-def test_item_by_item(logs, capsys):
+def test_compare_tests_runs_item_by_item(logs, capsys):
     main(["compare", str(logs / "A" / "version_0"), str(logs / "B")])
     printed = capsys.readouterr().out
     assert "A - B" in printed
@@ -43,7 +43,7 @@ def test_item_by_item(logs, capsys):
     assert rows(capsys.readouterr().out)["VTWT"][1::3] == ["39", "permutation"]
 
 
-def test_rows_with_seeds_are_tested_over_them(logs, capsys):
+def test_compare_tests_over_seeds(logs, capsys):
     draw = np.random.default_rng(0)
     credit = draw.binomial(1, 0.6, (3, 60))
     for seed in range(3):
@@ -53,27 +53,27 @@ def test_rows_with_seeds_are_tested_over_them(logs, capsys):
     assert (items, test) == ("40", "t over items and seeds")
     one, other = np.array([1] * 30 + [0] * 10), credit[:, :40]
     assert difference.startswith(f"{(one - other.mean(0)).mean():+.3f} [")
-    assert float(p) >= ttest_rel(one, other.mean(0)).pvalue - 1e-4  # seeds make it less sure, never surer
+    assert float(p) >= ttest_rel(one, other.mean(0)).pvalue - 1e-4  # seeds add variance
 
 
-def test_items_that_ask_for_the_same_phrases_count_once(tmp_path, capsys):
+def test_compare_permutes_groups_of_vtwt_items(tmp_path, capsys):
     items, config = make_vtwt(tmp_path, [pair for n in range(12) for pair in ((f"a {n}", "b"), ("b", f"a {n}"))])
     for row, credit in (("A", [1] * 24), ("B", [0] * 12 + [1] * 12)):
         make_run(tmp_path / "logs", row, 0, config=config, items={"vtwt": items}, vtwt=credit)
     compare(tmp_path / "logs/A", tmp_path / "logs/B")
     difference, items, p, _, test = rows(capsys.readouterr().out)["VTWT"]
-    assert (difference.split()[0], items, p) == ("+0.500", "24", "0.031")  # six of six pairs: 2 / 2^6
+    assert (difference.split()[0], items, p) == ("+0.500", "24", "0.031")  # six of six groups: 2 / 2^6
     assert test == "permutation of groups"
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (("A", "D"), "logs/D: is neither a tested run nor a folder of them"),
-        (("A", "P"), "no item in common"),
+        (("A", "D"), "logs/D: neither a tested run nor a folder of tested runs"),
+        (("A", "P"), "no test item in common"),
         (("A", "A*"), "neither"),
     ],
 )
-def test_mistakes(logs, asked, message):
+def test_compare_rejects_folders_without_common_items(logs, asked, message):
     with pytest.raises(UserError, match=message):
         compare(*(logs / name for name in asked))
