@@ -291,7 +291,7 @@ def test_a_model_that_answers_nonsense_is_kept_out_and_paid_once(store, words, t
         phrase_pairs(store.path, words, tmp_path / "out", method="llm", model="m", base_url=serving.base_url)
     with closing(sqlite3.connect(tmp_path / "phrase_pairs.sqlite")) as db:
         reasons = {row[0] for row in db.execute("SELECT reason FROM calls")}
-    assert reasons == {"answer breaks the schema"}
+    assert reasons == {"answer violates the schema"}
 
 
 def test_the_schema_says_what_the_answer_is_read_as():

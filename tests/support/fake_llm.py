@@ -1,6 +1,6 @@
-"""A local server that speaks as much of OpenAI's protocol as rewriting needs, with every fault on request.
+"""A local server with the part of OpenAI's API that rewriting needs, and with every fault on request.
 
-It keeps the books: ``paid`` counts the answers that it computed for each caption, whether or not they arrived.
+``paid`` counts the answers that it computed for each caption, whether or not they arrived.
 """
 
 import json
@@ -20,50 +20,50 @@ USAGE = {"prompt_tokens": 600, "completion_tokens": 30}
 
 
 def sensible(caption):
-    """What a good model writes."""
+    """Return the answer of a good model."""
     utterance = rewrite_caption(caption).utterance
-    reason = "for a baby" if utterance else "nothing a baby meets"
+    reason = "suitable" if utterance else "unfamiliar to a child"
     return json.dumps({"relevant": utterance is not None, "utterance": utterance, "reason": reason})
 
 
 class FakeLLM:
-    """The server's mind; tests set its attributes."""
+    """State of the server; tests set its attributes."""
 
     def __init__(self, answer=sensible):
         self.answer = answer
-        self.faults = defaultdict(list)  # caption -> faults to play before it is answered
-        self.seconds = 0.0  # to think about an answer
-        self.honours_keys = False
+        self.faults = defaultdict(list)  # caption -> faults before it is answered
+        self.seconds = 0.0  # latency of an answer
+        self.honors_keys = False
         self.paid, self.statuses = Counter(), Counter()
         self.authorizations, self.bodies, self.arrivals = [], [], []
-        self.under_way = self.most_under_way = 0
+        self.in_flight = self.max_in_flight = 0
         self.kept = {}
         self.files, self.batches = {}, {}
-        self.batch_plan = []  # for each batch in turn: its flaws, as in run_batch
+        self.batch_plan = []  # for each batch in turn: arguments of run_batch
         self.batch_seconds = 0.0
-        self.create_faults = []  # for each creation of a batch in turn: "lost" and "empty" make it and do not say so
+        self.create_faults = []  # for each creation of a batch in turn; "lost" and "empty" create it without confirming
         self.lock = threading.RLock()
         self.base_url = ""
 
     def complete(self, caption, key):
-        """Compute an answer and charge for it; for nothing if its idempotency key was honoured before."""
+        """Compute an answer and charge for it, or return the earlier one for a known idempotency key."""
         with self.lock:
-            if not (self.honours_keys and key in self.kept):
+            if not (self.honors_keys and key in self.kept):
                 self.paid[caption] += 1
                 self.kept[key] = chat(self.answer(caption))
             return self.kept[key]
 
-    def make_batch(self, asked):
+    def create_batch(self, body):
         with self.lock:
             name = f"batch_{len(self.batches)}"
             plan = self.batch_plan.pop(0) if self.batch_plan else {}
             self.batches[name] = {
                 "id": name,
                 "object": "batch",
-                "endpoint": asked["endpoint"],
+                "endpoint": body["endpoint"],
                 "completion_window": "24h",
-                "input_file_id": asked["input_file_id"],
-                "metadata": asked.get("metadata"),
+                "input_file_id": body["input_file_id"],
+                "metadata": body.get("metadata"),
                 "status": "validating",
                 "created_at": int(time.time()),
                 "ready": time.time() + self.batch_seconds,
@@ -71,7 +71,7 @@ class FakeLLM:
             }
             return self.batches[name]
 
-    def look_at(self, name):
+    def poll_batch(self, name):
         with self.lock:
             batch = self.batches[name]
             if batch["status"] == "validating" and time.time() >= batch["ready"]:
@@ -79,7 +79,7 @@ class FakeLLM:
             return {key: value for key, value in batch.items() if key not in ("ready", "plan")}
 
     def run_batch(self, batch, status="completed", expired=0.0, twice=0, cut=0, missing=0, failing=0, error=None):
-        """Execute a batch, out of order, a share of it not at all, some lines double, cut, or left out."""
+        """Execute a batch out of order: a share not at all, some lines twice, truncated, missing or failing."""
         lines = [json.loads(line) for line in self.files[batch["input_file_id"]].decode().splitlines()]
         random.Random(batch["id"]).shuffle(lines)
         batch["status"] = status
@@ -147,46 +147,46 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     @property
-    def mind(self):
-        return self.server.mind
+    def llm(self):
+        return self.server.llm
 
     def do_GET(self):
         url = urlsplit(self.path)
         parts = url.path.removeprefix("/v1/").split("/")
-        self.mind.authorizations.append(self.headers.get("Authorization"))
+        self.llm.authorizations.append(self.headers.get("Authorization"))
         if parts[0] == "batches" and len(parts) == 2:
-            self.reply(200, self.mind.look_at(parts[1])) if parts[1] in self.mind.batches else self.reply(404, {})
+            self.reply(200, self.llm.poll_batch(parts[1])) if parts[1] in self.llm.batches else self.reply(404, {})
         elif parts[0] == "batches":
             self.list_batches(parse_qs(url.query))
         elif parts[0] == "files" and parts[-1] == "content":
-            self.send(200, self.mind.files[parts[1]], "application/octet-stream")
+            self.send(200, self.llm.files[parts[1]], "application/octet-stream")
         else:
-            self.reply(404, {"error": {"message": "no such thing"}})
+            self.reply(404, {"error": {"message": "not found"}})
 
     def list_batches(self, query):
-        names = sorted(self.mind.batches, key=lambda name: -int(name.split("_")[1]))
+        names = sorted(self.llm.batches, key=lambda name: -int(name.split("_")[1]))
         if "after" in query:
             names = names[names.index(query["after"][0]) + 1 :]
-        page = [self.mind.look_at(name) for name in names[:2]]  # small pages, so that paging is tried
+        page = [self.llm.poll_batch(name) for name in names[:2]]  # small pages, to test paging
         self.reply(200, {"object": "list", "data": page, "has_more": len(names) > 2})
 
     def do_POST(self):
         content = self.rfile.read(int(self.headers["Content-Length"]))
-        self.mind.authorizations.append(self.headers.get("Authorization"))
+        self.llm.authorizations.append(self.headers.get("Authorization"))
         if self.path == "/v1/chat/completions":
-            with self.mind.lock:
-                self.mind.under_way += 1
-                self.mind.most_under_way = max(self.mind.most_under_way, self.mind.under_way)
+            with self.llm.lock:
+                self.llm.in_flight += 1
+                self.llm.max_in_flight = max(self.llm.max_in_flight, self.llm.in_flight)
             try:
                 self.chat(json.loads(content))
             finally:
-                with self.mind.lock:
-                    self.mind.under_way -= 1
+                with self.llm.lock:
+                    self.llm.in_flight -= 1
         elif self.path == "/v1/files":
             self.upload(content)
         elif self.path == "/v1/batches":
-            fault = self.mind.create_faults.pop(0) if self.mind.create_faults else None
-            batch = None if fault == 500 else self.mind.make_batch(json.loads(content))
+            fault = self.llm.create_faults.pop(0) if self.llm.create_faults else None
+            batch = None if fault == 500 else self.llm.create_batch(json.loads(content))
             if fault == "lost":
                 self.hang_up()
             elif fault == "empty":
@@ -194,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif fault == 500:
                 self.reply(500, {"error": {"message": "sorry"}})
             else:
-                self.reply(200, self.mind.look_at(batch["id"]))
+                self.reply(200, self.llm.poll_batch(batch["id"]))
         else:
             self.reply(307, {}, {"Location": "http://127.0.0.1:9/"})
 
@@ -206,9 +206,9 @@ class _Handler(BaseHTTPRequestHandler):
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
         parts = BytesParser().parsebytes(head + content).get_payload()
         data = next(part for part in parts if part.get_param("name", header="content-disposition") == "file")
-        with self.mind.lock:
-            name = f"file_{len(self.mind.files)}"
-            self.mind.files[name] = data.get_payload(decode=True)
+        with self.llm.lock:
+            name = f"file_{len(self.llm.files)}"
+            self.llm.files[name] = data.get_payload(decode=True)
         self.reply(
             200,
             {
@@ -224,15 +224,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def chat(self, body):
         caption = caption_of(body)
-        with self.mind.lock:
-            self.mind.bodies.append(body)
-            self.mind.arrivals.append((caption, time.monotonic()))
-            fault = self.mind.faults[caption].pop(0) if self.mind.faults[caption] else None
-        time.sleep(self.mind.seconds)
+        with self.llm.lock:
+            self.llm.bodies.append(body)
+            self.llm.arrivals.append((caption, time.monotonic()))
+            fault = self.llm.faults[caption].pop(0) if self.llm.faults[caption] else None
+        time.sleep(self.llm.seconds)
         if isinstance(fault, tuple):
             self.fail(*fault)
             return
-        answer = self.mind.complete(caption, self.headers.get("Idempotency-Key"))
+        answer = self.llm.complete(caption, self.headers.get("Idempotency-Key"))
         if fault == "late":
             time.sleep(1.5)
         if fault == "drop":
@@ -254,8 +254,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send(status, json.dumps(content).encode(), "application/json", headers)
 
     def send(self, status, content, kind, headers=None, missing=0):
-        with self.mind.lock:
-            self.mind.statuses[status] += 1
+        with self.llm.lock:
+            self.llm.statuses[status] += 1
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(name, value)
@@ -270,20 +270,20 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, *_):
-        """Clients that are killed close their ends."""
+        """Ignore clients that are killed."""
 
 
 @contextmanager
 def serving(answer=sensible):
-    """A running server."""
-    mind = FakeLLM(answer)
+    """Run a server."""
+    llm = FakeLLM(answer)
     server = _Server(("127.0.0.1", 0), _Handler)
-    server.mind = mind
-    mind.base_url = f"http://127.0.0.1:{server.server_port}/v1"
+    server.llm = llm
+    llm.base_url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield mind
+        yield llm
     finally:
         server.shutdown()
         server.server_close()

@@ -1,4 +1,4 @@
-"""What the tests of rewriting by a language model share."""
+"""Helpers for tests of rewriting with a language model."""
 
 import csv
 import sqlite3
@@ -23,13 +23,13 @@ tokens_per_minute = 800000
 batch_queue_tokens = 50000000
 batch_hours = 24
 """
-COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "pink", "black", "white", "brown")
+COLORS = ("red", "blue", "green", "yellow", "purple", "orange", "pink", "black", "white", "brown")
 THINGS = ("ball", "cup", "dog", "cat", "car", "bed", "duck", "hat", "shoe", "spoon", "tree", "book")
 
 
 def captions(count):
-    """Different captions that a good model says something for."""
-    return [f"a {colour} {thing}" for thing in THINGS for colour in COLOURS][:count]
+    """Return distinct captions for which a good model writes an utterance."""
+    return [f"a {color} {thing}" for thing in THINGS for color in COLORS][:count]
 
 
 def make_store(path, texts, licensed=False):
@@ -37,15 +37,15 @@ def make_store(path, texts, licensed=False):
         {"key": f"w/{i}", "image": b"i", "utterance": text, "source": "w", "group": f"w/{i}", "split": "train"}
         for i, text in enumerate(texts)
     ]
-    return write_store(path, rows, arguments={}, funnel=Funnel("x"), licensed=licensed).path
+    return write_store(path, rows, arguments={}, funnel=Funnel("test"), licensed=licensed).path
 
 
-def run(folder, mind, out="out", **options):
-    """Rewrite ``folder/in`` by the fake server; returns what became of each key, after counting every row."""
+def run(folder, llm, out="out", **options):
+    """Rewrite ``folder/in`` with the fake server. Returns the outcome of each key, after checking the counts."""
     options = {
         "method": "llm",
         "model": "m",
-        "base_url": mind.base_url,
+        "base_url": llm.base_url,
         "poll_seconds": 0.02,
         "timeout": 10.0,
     } | options
@@ -54,15 +54,15 @@ def run(folder, mind, out="out", **options):
 
 
 def outcomes(folder, out="out"):
-    """``{key: utterance or (outcome, reason)}``; each row of the source is in it once."""
-    said = {row["key"]: row["utterance"] for row in PairStore(folder / out).rows()}
+    """Return ``{key: utterance or (outcome, reason)}``, with each row of the source exactly once."""
+    kept = {row["key"]: row["utterance"] for row in PairStore(folder / out).rows()}
     with (folder / f"{out}.left_out.csv").open(newline="") as file:
-        left = {row["key"]: (row["outcome"], row["reason"]) for row in csv.DictReader(file)}
-    assert not said.keys() & left.keys()
-    assert said.keys() | left.keys() == {row["key"] for row in PairStore(folder / "in").rows()}
+        left_out = {row["key"]: (row["outcome"], row["reason"]) for row in csv.DictReader(file)}
+    assert not kept.keys() & left_out.keys()
+    assert kept.keys() | left_out.keys() == {row["key"] for row in PairStore(folder / "in").rows()}
     funnel = PairStore(folder / out).manifest["funnel"]
-    assert (funnel["in"], funnel["kept"]) == (len(said) + len(left), len(said))
-    return said | left
+    assert (funnel["in"], funnel["kept"]) == (len(kept) + len(left_out), len(kept))
+    return kept | left_out
 
 
 def ledger_rows(path, query):
@@ -70,15 +70,15 @@ def ledger_rows(path, query):
         return db.execute(query).fetchall()
 
 
-def quick():
-    """Waits fit for a test."""
+def shorten_waits():
+    """Shorten the waits between attempts."""
     babyvlm.curation.rewrite.llm.client.FIRST_WAIT = 0.01
     babyvlm.curation.rewrite.llm.client.MAX_WAIT = 0.02
-    babyvlm.curation.rewrite.llm.client.TRIES = 4
+    babyvlm.curation.rewrite.llm.client.MAX_ATTEMPTS = 4
     babyvlm.curation.rewrite.llm.batch.SETTLE_SECONDS = 0.3
 
 
-def rewrite_quickly(options):
-    """The command, in a process that is there to be killed."""
-    quick()
+def rewrite_with_short_waits(options):
+    """Run the command; the target of a process that is killed."""
+    shorten_waits()
     rewrite(**options)

@@ -129,7 +129,7 @@ class ServerPainter:
         except ImportError as error:
             raise UserError(f"--method server needs {error.name}; pip install 'babyvlm[llm]'") from None
         self.model, self.size = model, size
-        self._server = open_server(base_url, key_file, timeout, connections=1, licensed=None)
+        self._server = open_server(base_url, key_file, timeout, licensed=None)
 
     def paint(self, phrase: str, prompt: str, seed: int, like: Path) -> Image | None:
         """The prompt painted. Such servers take no seed.
@@ -137,7 +137,7 @@ class ServerPainter:
         Raises:
             UserError: the server does not answer, or not with a picture.
         """
-        from babyvlm.curation.rewrite.llm.client import TroubleError
+        from babyvlm.curation.rewrite.llm.client import RequestError
 
         del phrase, seed, like
         # gpt-image models always answer with the bytes, and refuse to be told.
@@ -145,11 +145,11 @@ class ServerPainter:
         how |= {"model": self.model, "prompt": prompt, "n": 1, "size": self.size, "extra_headers": self._server.headers}
         make: Any = self._server.client.images.generate
         try:
-            reply = self._server.patiently(lambda: make(**how))
+            reply = self._server.send_with_retries(lambda: make(**how))
             content = reply.data[0].b64_json if getattr(reply, "data", None) else None
             return open_rgb(base64.b64decode(content or "", validate=True))
-        except TroubleError as trouble:
-            raise UserError(f"{self._server.base_url}: {trouble.reason} ({trouble.detail})") from None
+        except RequestError as error:
+            raise UserError(f"{self._server.base_url}: {error.reason} ({error.detail})") from None
         except (BrokenImageError, ValueError) as error:
             raise UserError(f"{self._server.base_url}: answered without a picture ({error})") from None
 

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from babyvlm.benchmarks.phrases import Contrast
-from babyvlm.curation.rewrite.llm.calls import Calls
+from babyvlm.curation.rewrite.llm.calls import CallRunner
 from babyvlm.curation.rewrite.llm.client import open_server
 from babyvlm.curation.rewrite.llm.ledger import Ledger
-from babyvlm.curation.rewrite.llm.prices import Purse, read_price
-from babyvlm.curation.rewrite.llm.prompt import FRAME_TOKENS, LEAST_BYTES_PER_TOKEN, Prompt, clean, digest
+from babyvlm.curation.rewrite.llm.prices import Budget, read_price
+from babyvlm.curation.rewrite.llm.prompt import MESSAGE_TOKENS, MIN_BYTES_PER_TOKEN, Prompt, clean, digest
 from babyvlm.errors import UserError
 
 Frame = Mapping[str, Any]  # a row of a store
@@ -112,28 +112,28 @@ def propose_by_llm(
         UserError: the server may not be asked, refuses every call, or the limit on the cost is reached.
     """
     options.check()
-    server = open_server(options.base_url, options.key_file, options.timeout, options.concurrent_requests, licensed)
+    server = open_server(options.base_url, options.key_file, options.timeout, licensed)
     item_of = {key: _item(frame, options.show) for key, frame in frames.items()}
     shown = {item_of[key]: frame for key, frame in frames.items()}
     prompt = _prompt(shown, options.show)
     price = read_price(options.prices, options.model) if options.prices else None
     with Ledger(ledger_path, prompt_id(options.show), options.model) as ledger:
-        purse = Purse(price, options.max_cost, prompt=prompt)
-        purse.recount(ledger)
+        budget = Budget(price, options.max_cost, prompt=prompt)
+        budget.recount(ledger)
         calls = {item: ledger.last(digest(item)) for item in shown}
         left = [item for item, call in calls.items() if call is None or (call.state == "failed" and call.paid == "no")]
         with Progress(console=Console(stderr=True)) as progress:
             task = progress.add_task("asking", total=len(left))
             done = partial(progress.advance, task)
-            whole = Calls(server, ledger, purse, options.concurrent_requests, done, prompt).ask(left)
+            whole = CallRunner(server, ledger, budget, options.concurrent_requests, done, prompt).run(left)
         if not whole:
             raise UserError(
-                f"--max_cost {options.max_cost} reached: {purse} spent; answers are kept in {ledger_path}; "
+                f"--max_cost {options.max_cost} reached: {budget} spent; answers are kept in {ledger_path}; "
                 "raise it to go on"
             )
         answers = {item: ledger.last(digest(item)) for item in shown}
     failed = sum(call is None or call.state != "answered" for call in answers.values())
-    print(f"{len(shown):,} questions, {failed:,} without a sound answer; spent in all: {purse}")
+    print(f"{len(shown):,} questions, {failed:,} without a sound answer; spent in all: {budget}")
     return {
         key: _contrasts(call.content)
         for key, item in item_of.items()
@@ -174,11 +174,11 @@ def _prompt(shown: Mapping[str, Frame], show: str) -> Prompt:
 
     fixed = len(json.dumps(system + json.dumps(SCHEMA)).encode())
 
-    def most_input_tokens(item: str) -> int:
+    def max_input_tokens(item: str) -> int:
         picture = IMAGE_TOKENS if show != "utterance" else 0
-        return FRAME_TOKENS + fixed // LEAST_BYTES_PER_TOKEN + len(item.encode()) + picture
+        return MESSAGE_TOKENS + fixed // MIN_BYTES_PER_TOKEN + len(item.encode()) + picture
 
-    return Prompt(request, most_input_tokens, MAX_OUTPUT_TOKENS, Proposal)
+    return Prompt(request, max_input_tokens, MAX_OUTPUT_TOKENS, Proposal)
 
 
 def _data_url(image: bytes) -> str:

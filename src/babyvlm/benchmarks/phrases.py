@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from babyvlm.curation.rewrite.llm.checks import root
+from babyvlm.curation.rewrite.llm.checks import word_root
 from babyvlm.curation.rewrite.rules.lexicon import ing_of, lexicon, plural_of, read_sections, word_list
 from babyvlm.curation.rewrite.rules.rewriter import DETERMINERS
 from babyvlm.data.vocabulary import UNK
@@ -160,11 +160,11 @@ def _flaw_of_class(contrast: Contrast) -> str:
 
 def _flaw_of_difference(contrast: Contrast, utterance: str) -> str:
     pairs = list(zip(contrast.positive.split(), contrast.negative.split(), strict=True))
-    if any(one != other and root(one) == root(other) for one, other in pairs):
+    if any(one != other and word_root(one) == word_root(other) for one, other in pairs):
         return "the words that differ mean the same"
-    said = {root(word) for word in utterance.lower().split()}
+    said = {word_root(word) for word in utterance.lower().split()}
     new = [other for one, other in pairs if one != other]
-    return "the utterance says the negative phrase too" if all(root(word) in said for word in new) else ""
+    return "the utterance says the negative phrase too" if all(word_root(word) in said for word in new) else ""
 
 
 def _may_be(word: str, word_class: str) -> bool:

@@ -1,4 +1,4 @@
-"""The stage that turns captions into utterances to a child: by rules and a word list, or by a language model."""
+"""The command ``curate rewrite``: captions to child-directed utterances, by rules or with a language model."""
 
 from __future__ import annotations
 
@@ -39,41 +39,41 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
     retry_failed: bool = False,
     ledger: Path | None = None,
 ) -> None:
-    """Rewrite the captions of a store as utterances to a child, and drop what is nothing to one.
+    """Rewrite the captions of a store as child-directed utterances and drop those that are not suitable for a toddler.
 
-    In goes a store of web pairs, out comes one whose utterances are a caregiver's, with `original_caption` beside. By
-    rules and a word list, without a network, or by a language model behind any OpenAI-compatible server. Each caption
-    is asked for once: its answer is kept in a ledger, and no run pays for it again.
+    Input: a store of web pairs. Output: a store whose utterances are what a caregiver would say, with the original
+    caption in the field `original_caption`. Method `rules` needs no network; method `llm` uses a language model behind
+    any OpenAI-compatible server. Its answers are stored in a ledger, so that no caption is paid for twice.
 
     For example:
         python -m babyvlm curate rewrite --store stores/web --out stores/rewritten
 
     Args:
         store: pair store whose utterances are captions.
-        out: store to make; it has the caption as written in the new field `original_caption`.
-        method: `rules` works offline; `llm` asks a server. What follows belongs to `llm`.
-        model: as the server names it.
-        base_url: of the server, up to and with `/v1`. The key is read from $OPENAI_API_KEY; a local server needs none.
-        key_file: file with the key instead, readable by its owner only.
-        batch: use the Batch API: half the price, replies within a day.
-        requests_per_batch: most requests of a batch.
-        concurrent_requests: calls under way at a time, without batches.
-        timeout: seconds to wait for a reply; one that comes later may have been paid and is not asked for again.
-        poll_seconds: between two looks at a batch.
-        prices: price list (TOML) for `estimate` and `max_cost`; docs/how-to/rewriting.md shows one.
-        max_cost: stop before all runs on the ledger together cost more than this.
-        estimate: only say what tokens, money and time it would take; sends nothing.
-        retry_failed: ask again also for captions that failed although the call was paid, or may have been.
-        ledger: where answers are kept; `rewrites.sqlite` beside `out` if not given.
+        out: store to create.
+        method: `rules` works offline; `llm` calls a server. All following options are for `llm`.
+        model: name of the model on the server.
+        base_url: URL of the server, ending in `/v1`. The API key is read from $OPENAI_API_KEY; local servers need none.
+        key_file: file with the API key, readable by its owner only, instead of the environment variable.
+        batch: use the Batch API: half the price, answers within a day.
+        requests_per_batch: maximal number of requests in a batch.
+        concurrent_requests: number of requests in flight, without batches.
+        timeout: seconds to wait for a reply. A reply after that may have been charged and is not requested again.
+        poll_seconds: seconds between status checks of a batch.
+        prices: price list (TOML) for `estimate` and `max_cost`; see docs/how-to/rewriting.md for an example.
+        max_cost: cost limit for all runs with this ledger, in the currency of the price list.
+        estimate: print the tokens, cost and time of the captions without an answer; send nothing.
+        retry_failed: send again the captions whose call failed although it was, or may have been, charged.
+        ledger: file in which answers are stored; by default `rewrites.sqlite` beside `out`.
     """
     if method == "rules":
         _rewrite_by_rules(store, out)
         return
     try:
-        from babyvlm.curation.rewrite.llm.rewriter import Options, print_estimate, rewrite_by_llm
+        from babyvlm.curation.rewrite.llm.rewriter import RewriteOptions, print_estimate, rewrite_by_llm
     except ImportError as error:
-        raise UserError(f"--method llm needs {error.name}; pip install 'babyvlm[llm]'") from None
-    options = Options(
+        raise UserError(f"--method llm needs {error.name}. Install it with: pip install 'babyvlm[llm]'") from None
+    options = RewriteOptions(
         model,
         base_url,
         key_file,

@@ -1,1 +1,1 @@
-"""Rewriting by a language model behind an OpenAI-compatible server. Loaded only when one is asked for."""
+"""Rewriting by a language model behind an OpenAI-compatible server (imported only with ``--method llm``)."""

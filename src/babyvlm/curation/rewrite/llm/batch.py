@@ -1,7 +1,7 @@
-"""Asking by the Batch API: files of requests that come back within a day, at a lower price.
+"""Calls with the Batch API: files of requests that are answered within a day, at a lower price.
 
-A batch is written down with its requests before anything is sent. After a crash it is looked for on the server, by the
-tag in its metadata and by its file; only if the server does not have it, is it sent. So no request is made twice.
+A batch and its requests are recorded before anything is sent. After a crash, the batch is looked up on the server by
+the tag in its metadata and by its file, and sent only if the server does not have it. No request is made twice.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import uuid
 from dataclasses import dataclass, field
 from itertools import islice
 from time import sleep
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from babyvlm.curation.rewrite.llm.batch_results import read_results
-from babyvlm.curation.rewrite.llm.client import Server, TroubleError
-from babyvlm.curation.rewrite.llm.prompt import MAX_OUTPUT_TOKENS, Reply, most_input_tokens, request
+from babyvlm.curation.rewrite.llm.client import RequestError, Server
+from babyvlm.curation.rewrite.llm.prompt import MAX_OUTPUT_TOKENS, Reply, max_input_tokens, read_reply, request
 from babyvlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,137 +23,146 @@ if TYPE_CHECKING:
 
     import openai.types
 
-    from babyvlm.curation.rewrite.llm.ledger import Batch, Ledger
-    from babyvlm.curation.rewrite.llm.prices import Purse
+    from babyvlm.curation.rewrite.llm.ledger import Ledger, PendingBatch
+    from babyvlm.curation.rewrite.llm.prices import Budget
 
 T = TypeVar("T")
-MAX_REQUESTS = 50_000  # of a file, by OpenAI's Batch API
-MAX_BYTES = 200_000_000  # of a file, likewise
-SETTLE_SECONDS = 10.0  # after which a batch that was on its way when we crashed is in the server's list. Our choice.
-LISTED = 1000  # newest batches of the account that are looked through. Our choice.
-SUBMISSIONS = 5  # tries to send a batch. Our choice.
+MAX_REQUESTS = 50_000  # per file, limit of OpenAI's Batch API
+MAX_BYTES = 200_000_000  # per file, likewise
+SETTLE_SECONDS = 10.0  # after which the server lists a batch that was being created when a run was killed. Our choice.
+MAX_LISTED = 1000  # newest batches of the account that are searched. Our choice.
+MAX_SUBMISSIONS = 5  # attempts to send a batch. Our choice.
 TAG = "babyvlm_batch"
 FINISHED = ("completed", "expired", "cancelled")
 QUEUE_FULL = "token_limit_exceeded"
+NOT_EXECUTED = ("batch_expired", "batch_cancelled")  # codes of requests that were not executed and are not charged
 
 
 @dataclass
-class Batches:
+class BatchRunner:
     """Sends captions in batches and collects the replies.
 
     Attributes:
-        server: whom to ask.
-        ledger: where everything is written down.
-        purse: what may be spent.
-        size: most requests of a batch.
-        poll_seconds: between two looks at a batch.
-        captions: all cleaned captions of the store by their digest.
-        done: called with the number of captions that came back.
+        server: server to call.
+        ledger: record of all calls.
+        budget: limit on the cost.
+        requests_per_batch: maximal number of requests in a batch.
+        poll_seconds: seconds between status checks.
+        captions: all cleaned captions of the store by digest.
+        on_replies: called with the number of captions whose replies arrived.
     """
 
     server: Server
     ledger: Ledger
-    purse: Purse
-    size: int
+    budget: Budget
+    requests_per_batch: int
     poll_seconds: float
     captions: dict[str, str]
-    done: Callable[[int], None]
-    _left: dict[str, str] = field(default_factory=dict)
+    on_replies: Callable[[int], None]
+    _unsent: dict[str, str] = field(default_factory=dict)
     _queue_full: bool = False
-    _ran_out: bool = False
+    _budget_exhausted: bool = False
 
-    def ask(self, names: list[str]) -> bool:
-        """Collect what is pending, and ask for captions; False if the purse did not allow for all.
+    def run(self, digests: list[str]) -> bool:
+        """Collect pending batches, and send the given captions.
 
         Args:
-            names: digests of the captions to ask for.
+            digests: digests of the captions to send.
+
+        Returns:
+            False if the budget did not suffice for all.
 
         Raises:
-            UserError: the server refuses, a batch was cancelled, or one expired without a single reply.
+            UserError: the server rejects a request, a batch was cancelled, or one expired without a single reply.
         """
-        self._left = {name: self.captions[name] for name in names}
-        elsewhere = {batch.base_url for batch in self.ledger.pending_batches()} - {self.server.base_url}
-        if elsewhere:
+        self._unsent = {name: self.captions[name] for name in digests}
+        other_servers = {batch.base_url for batch in self.ledger.pending_batches()} - {self.server.base_url}
+        if other_servers:
             raise UserError(
-                f"{self.ledger.path}: a batch was sent to {min(elsewhere)}; collect it with that --base_url first"
+                f"{self.ledger.path}: a batch is pending on {min(other_servers)}. Collect it with that --base_url first"
             )
         while True:
             for batch in self.ledger.pending_batches():
                 if batch.batch_id is None:
-                    self._find_or_send(batch)
-            while self._left and not self._queue_full and not self._ran_out:
+                    self._find_or_create(batch)
+            while self._unsent and not self._queue_full and not self._budget_exhausted:
                 self._send_next()
             pending = self.ledger.pending_batches()
             if not pending:
-                return not self._left
+                return not self._unsent
             if not any([self._collect_if_finished(batch) for batch in pending]):
                 sleep(self.poll_seconds)
 
     def _send_next(self) -> None:
-        """Write a batch down, with all it can cost, and send it."""
+        """Record a batch with its maximal cost, and send it."""
         with tempfile.TemporaryFile() as file:
-            chosen = list(self._chosen(file))
+            chosen = list(self._write_requests(file))
             if not chosen:
-                self._ran_out = True
+                self._budget_exhausted = True
                 return
             tag = uuid.uuid4().hex
             with self.ledger.transaction():
                 number = self.ledger.add_batch(tag, self.server.base_url)
                 for name in chosen:
-                    self.ledger.open(name, most_input_tokens(self._left[name]), MAX_OUTPUT_TOKENS, number)
+                    self.ledger.open(name, max_input_tokens(self._unsent[name]), MAX_OUTPUT_TOKENS, number)
             for name in chosen:
-                del self._left[name]
+                del self._unsent[name]
             file.seek(0)
-            upload = self._try(
+            upload = self._send_free(
                 lambda: self.server.client.files.create(
                     file=(f"{tag}.jsonl", file), purpose="batch", extra_headers=self.server.headers
                 ),
-                "upload",
+                "upload of a batch file",
             )
         self.ledger.update_batch(number, "file_id", upload.id)
-        self._find_or_send(next(batch for batch in self.ledger.pending_batches() if batch.number == number), new=True)
+        batch = next(batch for batch in self.ledger.pending_batches() if batch.number == number)
+        self._find_or_create(batch, new=True)
 
-    def _chosen(self, file: IO[bytes]) -> Iterator[str]:
-        """Write as many requests as a file may hold and the purse can pay; yields their digests."""
-        for name, caption in islice(self._left.items(), self.size):
-            line = {
+    def _write_requests(self, file: IO[bytes]) -> Iterator[str]:
+        """Write as many requests as a file may contain and the budget allows. Yields their digests."""
+        for name, caption in islice(self._unsent.items(), self.requests_per_batch):
+            entry = {
                 "custom_id": name,
                 "method": "POST",
                 "url": "/v1/chat/completions",
                 "body": request(self.ledger.model, caption),
             }
-            written = json.dumps(line, ensure_ascii=False).encode() + b"\n"
-            if file.tell() + len(written) > MAX_BYTES or not self.purse.take(caption, batch=True):
+            line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+            if file.tell() + len(line) > MAX_BYTES or not self.budget.reserve(caption, batch=True):
                 return
-            file.write(written)
+            file.write(line)
             yield name
 
-    def _find_or_send(self, batch: Batch, *, new: bool = False) -> None:
-        """Give a batch its id: that of the batch on the server if there is one, else of a new one."""
-        if batch.file_id is None:  # a batch is made of an uploaded file: this one was never made
+    def _find_or_create(self, batch: PendingBatch, *, new: bool = False) -> None:
+        """Record the id of a batch: of the one on the server if it exists, otherwise of a new one.
+
+        Raises:
+            UserError: the server does not accept the batch.
+        """
+        if batch.file_id is None:  # a batch is created from an uploaded file, so this one was not created
             self._take_back(batch)
             return
-        for attempt in range(SUBMISSIONS):
+        for attempt in range(MAX_SUBMISSIONS):
             if not new or attempt:
                 sleep(SETTLE_SECONDS)
             found = None if new and not attempt else self._find(batch)
             try:
-                made = found or self._create(batch.tag, batch.file_id)
-                if not isinstance(made, str):  # the client takes any JSON for a batch
-                    raise TroubleError("reply not understood", paid="maybe")
-            except TroubleError as trouble:
-                if trouble.hopeless:
-                    raise self._told(trouble, "sending a batch") from None
-                sleep(trouble.wait or 0)
+                batch_id = found or self._create(batch.tag, batch.file_id)
+                if not isinstance(batch_id, str):  # the client accepts any JSON as a batch
+                    raise RequestError("reply not understood", paid="maybe")
+            except RequestError as error:
+                if error.fatal:
+                    raise self._user_error(error, "creation of a batch") from None
+                sleep(error.wait or 0)
                 continue
-            self.ledger.update_batch(batch.number, "batch_id", made)
+            self.ledger.update_batch(batch.number, "batch_id", batch_id)
             return
-        raise UserError(f"{self.server.base_url}: takes no batch; run again when it is well")
+        raise UserError(f"{self.server.base_url}: batch submission failed. Run the same command again later")
 
     def _create(self, tag: str, file_id: str) -> str:
-        """Make a batch of an uploaded file; tried once, because after any fault it may be there."""
+        """Create a batch from an uploaded file, in one attempt: it may exist even after an error."""
         headers = {**self.server.headers, "Idempotency-Key": tag}
-        return self.server.once(
+        return self.server.send(
             lambda: self.server.client.batches.create(
                 input_file_id=file_id,
                 endpoint="/v1/chat/completions",
@@ -164,50 +172,57 @@ class Batches:
             )
         ).id
 
-    def _find(self, batch: Batch) -> str | None:
-        """The id of a batch on the server."""
+    def _find(self, batch: PendingBatch) -> str | None:
+        """Return the id of a batch on the server, or None."""
 
-        def look() -> str | None:
-            for found in islice(self.server.client.batches.list(limit=100, extra_headers=self.server.headers), LISTED):
+        def find() -> str | None:
+            listed = self.server.client.batches.list(limit=100, extra_headers=self.server.headers)
+            for found in islice(listed, MAX_LISTED):
                 if (found.metadata or {}).get(TAG) == batch.tag or found.input_file_id == batch.file_id:
                     return str(found.id)
             return None
 
-        return self._try(look, "listing batches")
+        return self._send_free(find, "list of batches")
 
-    def _collect_if_finished(self, batch: Batch) -> bool:
-        """Look at a batch; if it has ended, write down all of its replies at once."""
+    def _collect_if_finished(self, batch: PendingBatch) -> bool:
+        """Check a batch; if it has finished, record all of its replies at once. Returns whether it has.
+
+        Raises:
+            UserError: it was rejected or cancelled, or it expired without a single reply.
+        """
         if batch.batch_id is None:
             return False
-        name = batch.batch_id
-        found = self._try(
-            lambda: self.server.client.batches.retrieve(name, extra_headers=self.server.headers), f"batch {name}"
+        batch_id = batch.batch_id
+        found = self._send_free(
+            lambda: self.server.client.batches.retrieve(batch_id, extra_headers=self.server.headers),
+            f"status of batch {batch_id}",
         )
         if found.status == "failed":
-            self._refused(batch, found)
+            self._handle_rejection(batch, found)
             return True
         if found.status not in FINISHED:
             return False
         replies: dict[str, Reply | None] = {}
         for file_id in filter(None, (found.output_file_id, found.error_file_id)):
-            for custom_id, reply in read_results(self._content(file_id), self.server.scrub):
+            for custom_id, reply in read_results(self._download(file_id), self.server.scrub):
                 replies.setdefault(custom_id, reply)
-        answered = self._keep(batch, replies)
+        answered = self._record(batch, replies)
         if found.status == "cancelled" or (found.status == "expired" and not answered):
             raise UserError(
-                f"{self.server.base_url}: batch {name} was {found.status}; {answered} answers of it are "
-                f"kept in {self.ledger.path}; run again to ask for the others"
+                f"{self.server.base_url}: batch {batch_id} was {found.status} with {answered} answers, which are in "
+                f"{self.ledger.path}. Run the same command again to send the others"
             )
         return True
 
-    def _content(self, file_id: str) -> bytes:
-        """What a file of the server holds."""
+    def _download(self, file_id: str) -> bytes:
         headers = self.server.headers
-        return self._try(lambda: self.server.client.files.content(file_id, extra_headers=headers).read(), "results")
+        return self._send_free(
+            lambda: self.server.client.files.content(file_id, extra_headers=headers).read(), "download of results"
+        )
 
-    def _keep(self, batch: Batch, replies: dict[str, Reply | None]) -> int:
-        """Close a batch and its requests in one step; returns how many brought a reply."""
-        names = self.ledger.open_in(batch.number)
+    def _record(self, batch: PendingBatch, replies: dict[str, Reply | None]) -> int:
+        """Close a batch and its requests in one transaction. Returns the number of replies."""
+        names = self.ledger.open_calls(batch.number)
         not_executed = {name for name in names if name in replies and replies[name] is None}
         with self.ledger.transaction():
             for name in names:
@@ -217,42 +232,75 @@ class Batches:
                 else:
                     self.ledger.close(name, reply)
             self.ledger.update_batch(batch.number, "state", "collected")
-        self._again(not_executed)
-        self.done(len(names) - len(not_executed))
+        self._requeue(not_executed)
+        self.on_replies(len(names) - len(not_executed))
         return sum(replies.get(name) is not None for name in names)
 
-    def _again(self, names: set[str]) -> None:
-        """Put requests that were not executed back among those to ask for; there may be money for more by now."""
-        self._left |= {name: self.captions[name] for name in names if name in self.captions}
-        self._queue_full = self._ran_out = False
-        self.purse.recount(self.ledger)
+    def _requeue(self, names: set[str]) -> None:
+        """Return requests that were not executed to the unsent ones, and release their reserved cost."""
+        self._unsent |= {name: self.captions[name] for name in names if name in self.captions}
+        self._queue_full = self._budget_exhausted = False
+        self.budget.recount(self.ledger)
 
-    def _refused(self, batch: Batch, found: openai.types.Batch) -> None:
-        """The server would not run a batch: nothing of it is paid. Wait for others if its queue is full."""
+    def _handle_rejection(self, batch: PendingBatch, found: openai.types.Batch) -> None:
+        """Take back a batch that the server rejected, which is free. If its queue is full, wait for other batches.
+
+        Raises:
+            UserError: it was rejected for another reason, or no other batch is pending.
+        """
         self._take_back(batch)
         errors = (found.errors.data if found.errors else None) or []
         self._queue_full = any(error.code == QUEUE_FULL for error in errors)
         if not self._queue_full or not self.ledger.pending_batches():
-            why = self.server.scrub(" ".join((errors[0].message or "").split()))[:200] if errors else "no reason given"
+            message = " ".join((errors[0].message or "").split()) if errors else "no reason given"
             raise UserError(
-                f"{self.server.base_url}: batch {batch.batch_id} was refused ({why}); mend that, or lower "
-                f"--requests_per_batch {self.size}, and run again"
+                f"{self.server.base_url}: batch {batch.batch_id} was rejected ({self.server.scrub(message)[:200]}). "
+                f"Fix the cause or lower --requests_per_batch {self.requests_per_batch}, and run the same command again"
             )
 
-    def _take_back(self, batch: Batch) -> None:
-        names = self.ledger.open_in(batch.number)
+    def _take_back(self, batch: PendingBatch) -> None:
+        names = self.ledger.open_calls(batch.number)
         with self.ledger.transaction():
             for name in names:
                 self.ledger.forget(name)
             self.ledger.update_batch(batch.number, "state", "collected")
-        self._again(set(names))
+        self._requeue(set(names))
 
-    def _try(self, call: Callable[[], T], what: str) -> T:
-        """Make a request that costs nothing, patiently."""
+    def _send_free(self, call: Callable[[], T], what: str) -> T:
+        """Send a request that costs nothing, with retries."""
         try:
-            return self.server.patiently(call, free=True)
-        except TroubleError as trouble:
-            raise self._told(trouble, what) from None
+            return self.server.send_with_retries(call, free=True)
+        except RequestError as error:
+            raise self._user_error(error, what) from None
 
-    def _told(self, trouble: TroubleError, what: str) -> UserError:
-        return UserError(f"{self.server.base_url}: {what}: {trouble.reason}; it says: {trouble.detail}")
+    def _user_error(self, error: RequestError, what: str) -> UserError:
+        return UserError(f"{self.server.base_url}: {what} failed: {error.reason} ({error.detail})")
+
+
+def read_results(content: bytes, scrub: Callable[[str], str]) -> Iterator[tuple[str, Reply | None]]:
+    """Yield (custom_id, reply) of each line of a result file; None for a request that was not executed.
+
+    A line that cannot be parsed is skipped, so that its request has no reply in the batch.
+
+    Args:
+        content: an output or error file, with one line per request in any order.
+        scrub: removes secrets from text written by the server.
+    """
+    for line in content.decode("utf-8", "replace").split("\n"):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("custom_id"), str):
+            yield entry["custom_id"], _reply(entry, scrub)
+
+
+def _reply(entry: dict[str, Any], scrub: Callable[[str], str]) -> Reply | None:
+    error, response = entry.get("error"), entry.get("response")
+    if isinstance(error, dict) and error.get("code") in NOT_EXECUTED:
+        return None
+    if not isinstance(response, dict) or not isinstance(response.get("status_code"), int):
+        return Reply(reason="reply not understood", paid="maybe")
+    if response["status_code"] != 200:
+        return Reply(reason=f"server error {response['status_code']}", paid="no")
+    return read_reply(response.get("body"), scrub)

@@ -1,4 +1,4 @@
-"""Asking one caption at a time, several under way."""
+"""Individual calls to a language model, several at a time."""
 
 from __future__ import annotations
 
@@ -9,130 +9,130 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from babyvlm.curation.rewrite.llm.client import Server
-from babyvlm.curation.rewrite.llm.prompt import REWRITE, Prompt, Reply, digest
+from babyvlm.curation.rewrite.llm.prompt import REWRITE_PROMPT, Prompt, Reply, digest
 from babyvlm.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from babyvlm.curation.rewrite.llm.client import Server
     from babyvlm.curation.rewrite.llm.ledger import Ledger
-    from babyvlm.curation.rewrite.llm.prices import Purse
+    from babyvlm.curation.rewrite.llm.prices import Budget
 
-MAX_STREAK = 20  # calls in a row without a reply, after which the server is taken to be down. Our choice.
+MAX_FAILURES = 20  # calls in a row without a reply after which the server is considered down. Our choice.
 
 
 @contextmanager
-def _signals_noted(stopped: threading.Event) -> Iterator[None]:
-    """Let the block end at its own places on Ctrl-C or SIGTERM, and interrupt it at its end; a second one does at once.
+def _deferred_signals(stopped: threading.Event) -> Iterator[None]:
+    """Set ``stopped`` at the first Ctrl-C or SIGTERM and interrupt at the end of the block, or at once at a second.
 
-    An exception in the middle would leave a call that is written down and not sent, or sent and not waited for.
+    An exception inside the block could leave a call that is recorded and not sent, or sent and not awaited.
     """
-    came: list[int] = []
+    received: list[int] = []
 
-    def note(number: int, _: object) -> None:
-        if came:
+    def handle(number: int, _: object) -> None:
+        if received:
             raise KeyboardInterrupt
-        came.append(number)
+        received.append(number)
         stopped.set()
 
-    if threading.current_thread() is not threading.main_thread():  # signals go to the main thread only
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
-    if came:
-        raise KeyboardInterrupt if came[0] == signal.SIGINT else SystemExit(128 + came[0])
+    if received:
+        raise KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])
 
 
 @dataclass
-class Calls:
-    """Asks captions, each written down before it is sent and when it is answered. Only this thread uses the ledger.
+class CallRunner:
+    """Makes one call per caption, recorded before it is sent and when its reply arrives.
+
+    Only the calling thread uses the ledger.
 
     Attributes:
-        server: whom to ask.
-        ledger: where it is written down.
-        purse: what may be spent.
-        concurrent_requests: how many calls are under way at a time.
-        done: called after each caption.
-        prompt: what is asked about a caption (or another item of text).
+        server: server to call.
+        ledger: record of all calls.
+        budget: limit on the cost.
+        concurrent_requests: number of calls in flight.
+        on_reply: called after each caption.
+        prompt: question about a caption (or another text).
     """
 
     server: Server
     ledger: Ledger
-    purse: Purse
+    budget: Budget
     concurrent_requests: int
-    done: Callable[[], None]
-    prompt: Prompt = REWRITE
-    _running: dict[Future[Reply], str] = field(default_factory=dict)
-    _streak: int = 0
+    on_reply: Callable[[], None]
+    prompt: Prompt = REWRITE_PROMPT
+    _in_flight: dict[Future[Reply], str] = field(default_factory=dict)
+    _failures: int = 0  # in a row
 
-    def ask(self, captions: Iterable[str]) -> bool:
-        """Ask for each caption; False if the purse did not allow for all.
-
-        An interruption waits for the replies that are under way and keeps them.
+    def run(self, captions: Iterable[str]) -> bool:
+        """Call the model for each caption. An interruption waits for the replies in flight and stores them.
 
         Args:
             captions: cleaned captions.
 
+        Returns:
+            False if the budget did not suffice for all.
+
         Raises:
-            UserError: the server refuses every call, or does not answer.
+            UserError: the server rejects every call, or does not answer.
         """
-        with _signals_noted(self.server.stopped), ThreadPoolExecutor(self.concurrent_requests) as pool:
+        with _deferred_signals(self.server.stopped), ThreadPoolExecutor(self.concurrent_requests) as pool:
             try:
                 for caption in captions:
-                    if not self._afford(caption):
-                        self._settle(all_of_them=True)
+                    if not self._reserve(caption):
+                        self._await_replies(all_replies=True)
                         return False
                     if self.server.stopped.is_set():
                         break
-                    most = self.prompt.most_input_tokens(caption)
-                    key = self.ledger.open(digest(caption), most, self.prompt.max_output_tokens)
+                    max_input = self.prompt.max_input_tokens(caption)
+                    key = self.ledger.open(digest(caption), max_input, self.prompt.max_output_tokens)
                     body = self.prompt.request(self.ledger.model, caption)
-                    self._running[pool.submit(self.server.ask, body, key, self.prompt.answer)] = caption
-                    self._settle(all_of_them=False)
-                self._settle(all_of_them=True)
+                    self._in_flight[pool.submit(self.server.complete, body, key, self.prompt.answer)] = caption
+                    self._await_replies(all_replies=False)
+                self._await_replies(all_replies=True)
             finally:
-                self.server.stopped.set()  # nobody waits to try again
-                self._keep_what_comes()
+                self.server.stopped.set()  # no more retries
+                for future, caption in list(self._in_flight.items()):  # however the run ends, store their replies
+                    del self._in_flight[future]
+                    self.ledger.close(digest(caption), future.result())
         return True
 
-    def _afford(self, caption: str) -> bool:
-        """Set the price of a call aside; if it is not there, wait for what running calls give back."""
-        if self.purse.take(caption, batch=False):
+    def _reserve(self, caption: str) -> bool:
+        """Reserve the maximal cost of a call; if the budget is used up, wait for what calls in flight release."""
+        if self.budget.reserve(caption, batch=False):
             return True
-        self._settle(all_of_them=True)
-        return self.purse.take(caption, batch=False)
+        self._await_replies(all_replies=True)
+        return self.budget.reserve(caption, batch=False)
 
-    def _settle(self, *, all_of_them: bool) -> None:
-        """Write down replies until there is room for a call, or until none is under way, or the run is to stop."""
+    def _await_replies(self, *, all_replies: bool) -> None:
+        """Record replies until another call may be sent, or until none is in flight, or until the run is stopped."""
         while (
-            self._running
+            self._in_flight
             and not self.server.stopped.is_set()
-            and (all_of_them or len(self._running) >= self.concurrent_requests)
+            and (all_replies or len(self._in_flight) >= self.concurrent_requests)
         ):
-            for future in wait(self._running, return_when=FIRST_COMPLETED).done:
-                self._write_down(future)
+            for future in wait(self._in_flight, return_when=FIRST_COMPLETED).done:
+                self._record(future)
 
-    def _write_down(self, future: Future[Reply]) -> None:
-        caption = self._running.pop(future)
+    def _record(self, future: Future[Reply]) -> None:
+        caption = self._in_flight.pop(future)
         reply = future.result()
         self.ledger.close(digest(caption), reply)
-        self.purse.settle(caption, reply)
-        self.done()
-        self._streak = 0 if reply.paid == "yes" else self._streak + 1
-        if self.server.hopeless or self._streak >= MAX_STREAK:
-            row = "" if self.server.hopeless else f"{MAX_STREAK} calls in a row without a reply, the last: "
+        self.budget.settle(caption, reply)
+        self.on_reply()
+        self._failures = 0 if reply.paid == "yes" else self._failures + 1
+        if self.server.fatal or self._failures >= MAX_FAILURES:
+            count = "" if self.server.fatal else f"{MAX_FAILURES} calls in a row failed, the last with: "
             raise UserError(
-                f"{self.server.base_url}: {row}{self.server.complaint}; mend that and run again, answers are kept in "
-                f"{self.ledger.path}"
+                f"{self.server.base_url}: {count}{self.server.last_error}. Fix the cause and run the same command "
+                f"again; answers so far are stored in {self.ledger.path}"
             )
-
-    def _keep_what_comes(self) -> None:
-        """Write down the calls that are under way, however the run ends."""
-        for future in list(self._running):
-            self.ledger.close(digest(self._running.pop(future)), future.result())

@@ -1,6 +1,6 @@
-"""Rules that an answer must pass, whatever model wrote it and whatever the caption told that model.
+"""Rules that every answer must satisfy, whatever the model wrote and whatever the caption told the model to write.
 
-They are applied to the kept answers each time a store is made, so a change of them costs no call.
+They are applied to the stored answers each time a store is written, so changing them costs no call.
 """
 
 from __future__ import annotations
@@ -9,88 +9,128 @@ import re
 from functools import cache
 from importlib.resources import files
 
-from babyvlm.curation.rewrite.llm.instructions import described
 from babyvlm.curation.rewrite.rules.lexicon import lexicon, read_sections, words_in
 from babyvlm.curation.rewrite.rules.rewriter import MAX_WORDS
 
-RULES = 1  # raise it with any change of what passes, so that stores made before are told from those made after
-# wordfreq's Zipf scale; 4.0 is ten times in a million words. 7,223 English words reach it: somewhat more than the 5,176
-# that SAYCam and the transferred data have at least three times. A toddler's own words (toddler_words.txt) are rarer.
-COMMON = 4.0
+RULES_VERSION = 1  # increase it with any change of what is accepted, so that older stores can be told from newer ones
+# On wordfreq's Zipf scale; 4.0 is 10 occurrences per million words. 7,223 English words reach it, somewhat more than
+# the 5,176 that SAYCam and the transferred data have at least three times. Words in toddler_words.txt may be rarer.
+COMMON_WORD = 4.0
 CODE = re.compile(r"https?:|www\.|\w\.(?:com|net|org|io|ru|xyz)\b|[\\{}<>=`|$%^~@#&*_/\[\]]|\(\)|\w\(|--|;\s*\w+\s*\(")
 PUNCTUATION = re.compile(r"[.,!?:;\"“”()…-]+")
-APOSTROPHE = re.compile(r"(?<=[a-z])['’](?=[a-z])")
-PLAIN = re.compile(r"[a-z]+(?: [a-z]+)*")
-ENDINGS = (("ies", "y"), ("ing", ""), ("ed", ""), ("es", ""), ("s", ""))
+APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
+PLAIN_WORDS = re.compile(r"[a-z]+(?: [a-z]+)*")
+SUFFIXES = (("ies", "y"), ("ing", ""), ("ed", ""), ("es", ""), ("s", ""))
+
+CLAUSE_END = re.compile(r"[.!?;:,\n()\[\]{}|/\\*#=~_…]+|\s[-–—]+\s")
+QUOTED = re.compile(r"[\"“”«»„][^\"“”«»„]*(?:[\"“”«»„]|$)|(?<!\w)['‘`][^'‘’`]*(?:['’`]|$)")
+# Words addressed to a model, anywhere in a clause, and commands at the beginning of a clause. Stems cover Romance and
+# Germanic spellings (ignorez, instrucciones, Anweisung). Our choice, from common prompt injections.
+ADDRESSES_MODEL = re.compile(
+    r"""\b(?:
+    ignor\w* | disregard\w* | overrid\w* | bypass\w* | instru[ckz]\w* | anweisung\w* | istruzion\w* | prompts?
+    | assistant\w* | chat\ ?bots? | language\ models? | llms? | gpt\w* | ai | jailbr\w* | role\ ?play\w* | pretend\w*
+    | utteranc\w* | json | irrelevant | relevant | user | instead
+    | system\ (?:message|update|override|mode|note) | (?:developer|admin|debug|god)\ mode
+    | you\ (?:are|re|must|should|will|shall|have\ to|need\ to|may|can)
+    | your\ (?:new\ |real\ |only\ )?
+      (?:task|job|role|goal|orders?|output|answer|reply|response|rules?|name|guidelines)
+    | new\ (?:task|rules?|orders?)
+    | (?:previous|above|earlier|prior|following|next)\ (?:text|rules?|orders?|message|words?|sentences?|line|task)
+    | end\ of\ (?:the\ )?(?:caption|text|input|data) | models?\ (?:must|should|has\ to)
+    | (?:the|correct|right|final|expected|only)\ (?:answer|output|reply|response)
+    )\b""",
+    re.VERBOSE,
+)
+COMMAND = re.compile(
+    r"""^(?:(?:please|now|then|and|but|just|only|also|first|so|simply|always|never|kindly|you|to|system|model|bot|robot)\b|[\W\d])*
+    (?:say|tell|reply|respond|output|answer|print|repeat|write|return|translate|act|forget|stop|speak|shout|echo
+    | execute|append|insert|decode|complete|continue|obey|swap|replace|switch|report|call\ it|mark\ (?:this|it)|set
+    | do\ not|don\ t|dont|never|sag|di|dis|dites|zeg|skriv|schreib\w*|escrib\w*|responde\w*|antwort\w*|repond\w*)\b""",
+    re.VERBOSE,
+)
 
 
-def flaw(cleaned: str, utterance: str | None) -> str:
-    """Why an utterance cannot be said for a caption; empty if it can.
+def rejection_reason(cleaned: str, utterance: str | None) -> str:  # noqa: PLR0911 - one rule after the other
+    """Return why an utterance is not acceptable for a caption; empty if it is.
 
     Args:
-        cleaned: the caption as it was sent.
-        utterance: what the model would say.
+        cleaned: the caption as sent.
+        utterance: the model's utterance.
     """
     if not utterance or not utterance.strip():
-        return "nothing said"
+        return "empty utterance"
     if CODE.search(utterance) or "\n" in utterance.strip():
-        return "a URL or code"
-    said = plain(utterance)
-    if not PLAIN.fullmatch(said):
+        return "contains a URL or code"
+    text = normalize(utterance)
+    if not PLAIN_WORDS.fullmatch(text):
         return "not plain words"
-    return _flaw_of_words(said.split()) or _unsupported(cleaned, said.split())
-
-
-def plain(utterance: str) -> str:
-    """As the transcripts' text: lower case, no punctuation, ``that's`` as ``thats``."""
-    return " ".join(PUNCTUATION.sub(" ", APOSTROPHE.sub("", utterance.lower())).split())
-
-
-def _flaw_of_words(words: list[str]) -> str:
+    words = text.split()
     if len(words) > MAX_WORDS:
-        return f"over {MAX_WORDS} words"
-    if any(_is_unfit(word) for word in words):
-        return "a word that is not for a child"
-    return "" if all(_is_usual(word) for word in words) else "a word that no caregiver uses"
+        return f"longer than {MAX_WORDS} words"
+    if any(_is_unsuitable(word) for word in words):
+        return "unsuitable word"
+    if not all(_is_familiar(word) for word in words):
+        return "uncommon word"
+    return _unsupported(cleaned, words)
+
+
+def normalize(utterance: str) -> str:
+    """Return an utterance in the form of the transcripts: lower case, no punctuation, "that's" as "thats"."""
+    return " ".join(PUNCTUATION.sub(" ", re.sub(r"(?<=[a-z])['’](?=[a-z])", "", utterance.lower())).split())
+
+
+def description_of(cleaned: str) -> tuple[str, bool]:
+    """Return the descriptive part of a caption, and whether the caption contains instructions.
+
+    Quoted text is text in the image, not a description of it. From the first clause that addresses a model, nothing
+    counts: the words after an instruction are those it wants in the answer. An instruction that is recognized only
+    across clauses leaves nothing.
+    """
+    kept: list[str] = []
+    text = APOSTROPHE.sub(" ", cleaned.lower())
+    for clause in CLAUSE_END.split(QUOTED.sub(" . ", text)):
+        if COMMAND.search(clause.strip()) or ADDRESSES_MODEL.search(clause):
+            return " ".join(kept), True
+        kept.append(clause)
+    return ("", True) if ADDRESSES_MODEL.search(text) else (" ".join(kept), False)
 
 
 def _unsupported(cleaned: str, words: list[str]) -> str:
-    """An honest caption supports half of what is said; one that gives orders must support all of it."""
-    source, ordered = described(cleaned)
-    supporting = frozenset().union(*(_roots(word) for word in re.findall(r"[^\W\d_]+", source)))
+    """Require that the caption supports half of the content words, or all of them if it contains instructions."""
+    description, has_instructions = description_of(cleaned)
+    supporting = frozenset().union(*(_caption_roots(word) for word in re.findall(r"[^\W\d_]+", description)))
     content = [
         word
         for word in words
-        if word not in words_in("function_words") and (word not in _words("talk") or root(word) in supporting)
+        if word not in words_in("function_words")
+        and (word not in _words("conversation") or word_root(word) in supporting)
     ]
-    supported = sum(root(word) in supporting for word in content)
-    if ordered and (not content or supported < len(content)):
-        return "the caption gives orders"
-    return "" if content and 2 * supported >= len(content) else "not about the caption"
+    supported = sum(word_root(word) in supporting for word in content)
+    if has_instructions and (not content or supported < len(content)):
+        return "caption contains instructions"
+    return "" if content and 2 * supported >= len(content) else "not supported by the caption"
 
 
 @cache
-def _roots(word: str) -> frozenset[str]:
-    """What a word of a caption supports: its own root, and those of a name of several words (hotdog -> hot, dog)."""
+def _caption_roots(word: str) -> frozenset[str]:
+    """Return the roots that a caption's word supports: its own, and those of a compound name (hotdog -> hot, dog)."""
     parts = (part for entry in lexicon().get(word, ()) for part in entry.text.split())
-    return frozenset(root(part) for part in (word, *parts))
+    return frozenset(word_root(part) for part in (word, *parts))
 
 
 @cache
-def root(word: str) -> str:
-    """One spelling for a word's forms and names: dogs, doggy, puppies -> dog; running -> run."""
-    named = next((entry.text for entry in lexicon().get(word, ()) if " " not in entry.text), word)
-    return _stem(next((_same()[form] for form in (named, _singular(named)) if form in _same()), named))
-
-
-def _singular(word: str) -> str:
-    return word[:-3] + "y" if word.endswith("ies") else word.removesuffix("s")
+def word_root(word: str) -> str:
+    """Return one spelling for the forms and synonyms of a word: dogs, doggy, puppies -> dog; running -> run."""
+    known = next((entry.text for entry in lexicon().get(word, ()) if " " not in entry.text), word)
+    singular = known[:-3] + "y" if known.endswith("ies") else known.removesuffix("s")
+    return _stem(next((_synonyms()[form] for form in (known, singular) if form in _synonyms()), known))
 
 
 def _stem(word: str) -> str:
-    for ending, instead in ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            word = word[: -len(ending)] + instead
+    for suffix, replacement in SUFFIXES:
+        if word.endswith(suffix) and len(word) - len(suffix) >= 3:
+            word = word[: -len(suffix)] + replacement
             break
     if len(word) > 3 and word[-1] == word[-2]:
         word = word[:-1]
@@ -98,30 +138,30 @@ def _stem(word: str) -> str:
 
 
 @cache
-def _is_unfit(word: str) -> bool:
-    return word in _words("unkind") or any(entry.kind == "adult" for entry in lexicon().get(word, ()))
+def _is_unsuitable(word: str) -> bool:
+    return word in _words("unsuitable") or any(entry.kind == "adult" for entry in lexicon().get(word, ()))
 
 
 @cache
-def _is_usual(word: str) -> bool:
+def _is_familiar(word: str) -> bool:
     from wordfreq import zipf_frequency
 
-    if word in _words("talk") or word in _parts():
+    if word in _words("conversation") or word in _toddler_words():
         return True
     if len(word) == 1:
         return word in ("a", "i", "o")
-    return bool(zipf_frequency(word, "en") >= COMMON)
+    return bool(zipf_frequency(word, "en") >= COMMON_WORD)
 
 
 @cache
-def _parts() -> frozenset[str]:
-    """Every word in a toddler's names, with the other names of a thing."""
-    return frozenset(part for spelling in lexicon() for part in spelling.split()) | frozenset(_same())
+def _toddler_words() -> frozenset[str]:
+    """Return every single word of the toddler's lexicon, with the synonyms."""
+    return frozenset(part for spelling in lexicon() for part in spelling.split()) | frozenset(_synonyms())
 
 
 @cache
-def _same() -> dict[str, str]:
-    return dict(item.split("=") for item in _words("same"))
+def _synonyms() -> dict[str, str]:
+    return dict(item.split("=") for item in _words("synonyms"))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's protocol: who may be asked, with which key, and what its faults mean."""
+"""Client of an OpenAI-compatible server: permitted addresses, API keys, retries and the meaning of errors."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 KEY_VARIABLE = "OPENAI_API_KEY"
-# Our choices: how often a call is tried, the waits between, and the longest that a server may send us away for.
-TRIES = 8
+# Attempts per call, seconds between them, and the longest Retry-After that is honored. Our choices.
+MAX_ATTEMPTS = 8
 FIRST_WAIT = 1.0
 MAX_WAIT = 60.0
 MAX_RETRY_AFTER = 600.0
-BUSY = (408, 409, 429, 500, 502, 503, 529)  # the server says that it did not do it, and may do it later
-UNKNOWN = (504, 524)  # a gateway gave up waiting; the model behind it may have answered, and be paid
-HOPELESS = (301, 302, 303, 307, 308, 401, 402, 403, 404, 405)  # no other call will fare better
+RETRYABLE = (408, 409, 429, 500, 502, 503, 529)  # the server did not process the call and may do so later
+AMBIGUOUS = (504, 524)  # a gateway timed out; the model behind it may have answered, and the call may be charged
+FATAL = (301, 302, 303, 307, 308, 401, 402, 403, 404, 405)  # every further call would fail as well
 NOT_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError")
 
 
 @dataclass(frozen=True)
-class TroubleError(Exception):
-    """A call that brought no reply.
+class RequestError(Exception):
+    """A request without a usable reply.
 
     Attributes:
-        reason: in words of our own, so that nothing a server wrote gets into tables.
-        paid: whether it may have been paid for all the same.
-        again: whether it makes sense to try once more.
-        wait: seconds that the server asks for.
-        hopeless: no further call will fare better.
-        detail: what the server wrote, without secrets, in one line.
+        reason: in our own words, so that no text of a server gets into tables.
+        paid: whether it may have been charged nevertheless.
+        retry: whether another attempt may succeed.
+        wait: seconds requested by the server.
+        fatal: every further request would fail as well.
+        detail: message of the server in one line, without secrets.
     """
 
     reason: str
     paid: Paid = "no"
-    again: bool = False
+    retry: bool = False
     wait: float | None = None
-    hopeless: bool = False
+    fatal: bool = False
     detail: str = ""
 
 
@@ -62,19 +62,23 @@ class Server:
     """An OpenAI-compatible server.
 
     Args:
-        base_url: up to and with ``/v1``.
-        key: API key; empty for a server that wants none.
+        base_url: URL that ends in ``/v1``.
+        key: API key; empty for a server that needs none.
         timeout: seconds to wait for a reply.
-        connections: how many calls may be under way.
+
+    Attributes:
+        stopped: set to end retries and waiting.
+        last_error: last failure, with the server's message.
+        fatal: whether every further call would fail.
     """
 
-    def __init__(self, base_url: str, key: str, timeout: float, connections: int) -> None:
+    def __init__(self, base_url: str, key: str, timeout: float) -> None:
         self.base_url, self._key = base_url, key
         self.stopped = threading.Event()
-        self.complaint = ""  # its last error, and what it wrote with it
-        self.hopeless = False  # whether any further call makes sense
+        self.last_error = ""
+        self.fatal = False
         local = is_loopback(base_url)
-        # A loopback server is asked without proxies, and nothing follows a redirection: what is to stay here stays.
+        # No proxies for a loopback server, and no redirects: data meant for this machine must not leave it.
         http = openai.DefaultHttpxClient(trust_env=not local, follow_redirects=False)
         self.client = openai.OpenAI(
             base_url=base_url, api_key=key or "none", http_client=http, max_retries=0, timeout=timeout
@@ -82,80 +86,86 @@ class Server:
         self.headers: dict[str, Any] = {} if key else {"Authorization": openai.Omit()}
 
     def scrub(self, text: str) -> str:
-        """Text from the server, without the key if it is echoed there."""
+        """Remove the API key from text written by the server."""
         return text.replace(self._key, "[key]") if self._key else text
 
-    def ask(self, body: dict[str, Any], idempotency_key: str, answer: type[BaseModel] = Answer) -> Reply:
-        """Make one call, again as long as it is certain that it was not paid. Sets ``hopeless`` and ``complaint``."""
+    def complete(self, body: dict[str, Any], idempotency_key: str, answer: type[BaseModel] = Answer) -> Reply:
+        """Make one chat completion, with retries as long as it is certain that no attempt was charged.
+
+        Sets ``fatal`` and ``last_error`` after a failure.
+        """
         headers = {**self.headers, "Idempotency-Key": idempotency_key}
         try:
-            text = self.patiently(
+            text = self.send_with_retries(
                 lambda: self.client.chat.completions.with_raw_response.create(**body, extra_headers=headers).text
             )
             return read_reply(json.loads(text), self.scrub, answer)
         except (ValueError, RecursionError):
-            return Reply(reason="reply cut short")
-        except TroubleError as trouble:
-            self.complaint = f"{trouble.reason} ({trouble.detail})"
-            self.hopeless = self.hopeless or trouble.hopeless
-            return Reply(reason=trouble.reason, paid=trouble.paid)
+            return Reply(reason="reply truncated")
+        except RequestError as error:
+            self.last_error = f"{error.reason} ({error.detail})"
+            self.fatal = self.fatal or error.fatal
+            return Reply(reason=error.reason, paid=error.paid)
 
-    def patiently(self, call: Callable[[], T], *, free: bool = False) -> T:
-        """Make a call until it succeeds, waiting as long as the server asks for or twice as long each time.
+    def send_with_retries(self, call: Callable[[], T], *, free: bool = False) -> T:
+        """Send a request until it succeeds, with exponential backoff or the wait requested by the server.
 
         Args:
-            call: one request by ``client``.
-            free: it costs nothing, so it is made again even where it may have been done.
+            call: makes one request with ``client``.
+            free: the request costs nothing, so it is repeated even if it may have been processed.
 
         Raises:
-            TroubleError: it failed for good.
+            RequestError: it failed for good.
         """
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception(
-                lambda error: isinstance(error, TroubleError) and (error.again or (free and error.paid == "maybe"))
+                lambda error: isinstance(error, RequestError) and (error.retry or (free and error.paid == "maybe"))
             ),
             wait=_wait,
-            stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_when_event_set(self.stopped),
+            stop=tenacity.stop_after_attempt(MAX_ATTEMPTS) | tenacity.stop_when_event_set(self.stopped),
             sleep=tenacity.sleep_using_event(self.stopped),
             reraise=True,
-        )(lambda: self.once(call))
+        )(lambda: self.send(call))
 
-    def once(self, call: Callable[[], T]) -> T:
-        """Make a call; a fault comes as ``TroubleError``."""
+    def send(self, call: Callable[[], T]) -> T:
+        """Send a request once.
+
+        Raises:
+            RequestError: it failed.
+        """
         try:
             return call()
         except openai.OpenAIError as error:
-            raise self._trouble(error) from None  # the original holds the request with its key
-        except (ValueError, RecursionError):  # a body that is no JSON
-            raise TroubleError("reply not understood", paid="maybe") from None
+            raise self._request_error(error) from None  # the original contains the request with its key
+        except (ValueError, RecursionError):  # a body that is not JSON
+            raise RequestError("reply not understood", paid="maybe") from None
 
-    def _trouble(self, error: openai.OpenAIError) -> TroubleError:
+    def _request_error(self, error: openai.OpenAIError) -> RequestError:
         detail = " ".join(self.scrub(str(error)).split())[:200]
         if isinstance(error, openai.APIStatusError):
-            return _status_trouble(error, detail)
+            return _status_error(error, detail)
         if isinstance(error, openai.APIConnectionError):
             if type(error.__cause__).__name__ in NOT_SENT:
-                return TroubleError("no connection", again=True, detail=detail)
-            late = isinstance(error, openai.APITimeoutError)
-            return TroubleError("timed out" if late else "connection lost", paid="maybe", detail=detail)
-        return TroubleError("reply not understood", paid="maybe", detail=detail)
+                return RequestError("no connection", retry=True, detail=detail)
+            timed_out = isinstance(error, openai.APITimeoutError)
+            return RequestError("timed out" if timed_out else "connection lost", paid="maybe", detail=detail)
+        return RequestError("reply not understood", paid="maybe", detail=detail)
 
 
-def _status_trouble(error: openai.APIStatusError, detail: str) -> TroubleError:
+def _status_error(error: openai.APIStatusError, detail: str) -> RequestError:
     status = error.status_code
-    if status in HOPELESS or error.code == "insufficient_quota":
-        return TroubleError(f"server error {status}", hopeless=True, detail=detail)
-    if status in UNKNOWN:
-        return TroubleError(f"server error {status}", paid="maybe", detail=detail)
+    if status in FATAL or error.code == "insufficient_quota":
+        return RequestError(f"server error {status}", fatal=True, detail=detail)
+    if status in AMBIGUOUS:
+        return RequestError(f"server error {status}", paid="maybe", detail=detail)
     wait = _retry_after(error.response.headers.get("retry-after"))
-    again = status in BUSY and (wait is None or wait <= MAX_RETRY_AFTER)
-    return TroubleError(
-        "rate limited" if status == 429 else f"server error {status}", again=again, wait=wait, detail=detail
-    )
+    retry = status in RETRYABLE and (wait is None or wait <= MAX_RETRY_AFTER)
+    reason = "rate limited" if status == 429 else f"server error {status}"
+    return RequestError(reason, retry=retry, wait=wait, detail=detail)
 
 
 def _retry_after(header: str | None) -> float | None:
-    """Seconds from now; the header holds them, or a date (RFC 9110, 10.2.3)."""
+    """Return the seconds to wait; the header has a number of seconds or a date (RFC 9110, section 10.2.3)."""
     if not header:
         return None
     try:
@@ -170,77 +180,77 @@ def _retry_after(header: str | None) -> float | None:
 
 def _wait(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    asked = error.wait if isinstance(error, TroubleError) else None
-    usual = tenacity.wait_exponential_jitter(initial=FIRST_WAIT, max=MAX_WAIT, jitter=FIRST_WAIT)(state)
-    return usual if asked is None else asked
+    requested = error.wait if isinstance(error, RequestError) else None
+    backoff = tenacity.wait_exponential_jitter(initial=FIRST_WAIT, max=MAX_WAIT, jitter=FIRST_WAIT)(state)
+    return backoff if requested is None else requested
 
 
 def is_loopback(base_url: str) -> bool:
-    """Whether a server is on this machine.
+    """Return whether a server is on this machine.
 
     Raises:
-        UserError: it is no address of a server, or holds what does not belong in one.
+        UserError: not a valid URL, or it contains credentials, a query or a fragment.
     """
+    invalid = UserError(f"--base_url {base_url!r}: not a valid URL. Example: http://127.0.0.1:8000/v1")
     try:
-        url = openai.DefaultHttpxClient(base_url=base_url, trust_env=False).base_url  # as the client will read it
+        url = openai.DefaultHttpxClient(base_url=base_url, trust_env=False).base_url  # parsed as the client will
     except Exception:  # noqa: BLE001, RUF100 - whatever the URL parser of this version raises
-        raise UserError(f"--base_url {base_url!r}: not an address; give it as in http://127.0.0.1:8000/v1") from None
+        raise invalid from None
     if url.scheme not in ("http", "https") or not url.host:
-        raise UserError(f"--base_url {base_url!r}: not an address; give it as in http://127.0.0.1:8000/v1")
+        raise invalid
     if url.userinfo or url.query or url.fragment:
-        raise UserError("--base_url: holds a user name, a query or a fragment; keys go into the environment")
+        raise UserError(
+            f"--base_url: must not contain a user name, a query or a fragment. Set the key in ${KEY_VARIABLE}"
+        )
     try:
         return ipaddress.ip_address(url.host).is_loopback
     except ValueError:
         return url.host == "localhost"
 
 
-def open_server(
-    base_url: str, key_file: Path | None, timeout: float, connections: int, licensed: Path | None
-) -> Server:
-    """A server that may be asked.
+def open_server(base_url: str, key_file: Path | None, timeout: float, licensed: Path | None) -> Server:
+    """Return a client, after checking that data and key may be sent to this server.
 
     Args:
-        base_url: up to and with ``/v1``.
-        key_file: file of the API key; None reads the environment.
+        base_url: URL that ends in ``/v1``.
+        key_file: file with the API key; None reads the environment.
         timeout: seconds to wait for a reply.
-        connections: how many calls may be under way.
-        licensed: what is to be sent, if that may not leave this machine.
+        licensed: store to be sent, if it must not leave this machine.
 
     Raises:
-        UserError: what is licensed would leave this machine, or the key would go in the clear.
+        UserError: licensed data would leave this machine, or the key would be sent unencrypted.
     """
     if licensed is not None and not is_loopback(base_url):
         raise UserError(
-            f"{licensed}: is licensed, its utterances may not leave this machine; ask a server on "
-            "it, as in --base_url http://127.0.0.1:8000/v1"
+            f"{licensed}: is licensed, so its utterances must not leave this machine. Use a local server, for example "
+            "--base_url http://127.0.0.1:8000/v1"
         )
     key = read_key(key_file)
     if key and base_url.startswith("http:") and not is_loopback(base_url):
-        raise UserError(f"--base_url {base_url}: would carry the key in the clear; use https, or unset the key")
-    return Server(base_url, key, timeout, connections)
+        raise UserError(f"--base_url {base_url}: would send the API key unencrypted. Use https or unset the key")
+    return Server(base_url, key, timeout)
 
 
 def read_key(key_file: Path | None) -> str:
-    """The API key from a file that only its owner can read, else from the environment; empty if there is none.
+    """Return the API key from a file that only its owner can read, or from the environment; empty if there is none.
 
     Raises:
-        UserError: the file is missing, or open to others, or what is found cannot be a key.
+        UserError: the file is missing or readable by others, or its content cannot be a key.
     """
-    where, key = f"${KEY_VARIABLE}", os.environ.get(KEY_VARIABLE, "")
+    source, key = f"${KEY_VARIABLE}", os.environ.get(KEY_VARIABLE, "")
     if key_file is not None:
-        where = str(key_file)
+        source = str(key_file)
         try:
             with key_file.open("rb") as file:
                 mode = os.fstat(file.fileno()).st_mode
                 key = file.read(10_000).decode("utf-8", "replace")
         except OSError as error:
-            raise UserError(f"{where}: cannot be read ({error.strerror})") from None
+            raise UserError(f"{source}: cannot be read ({error.strerror})") from None
         if stat.S_IMODE(mode) & 0o077:
-            raise UserError(f"{where}: others may read it; chmod 600 it")
+            raise UserError(f"{source}: readable by other users. Run: chmod 600 {source}")
         if not key.strip():
-            raise UserError(f"{where}: is empty")
+            raise UserError(f"{source}: is empty")
     key = key.strip()
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise UserError(f"{where}: holds no single line of plain letters and signs")
+        raise UserError(f"{source}: not an API key. Expected a single line of printable ASCII without blanks")
     return key

@@ -1,8 +1,10 @@
-"""What was asked, answered and paid: a SQLite file in which every step is durable before the next is taken.
+"""Record of all calls, answers and costs: a SQLite file in which every step is durable before the next one starts.
 
-A call is written down as ``open`` before it is sent, and as ``answered`` or ``failed`` as soon as its reply is there.
-So after any crash the open calls are exactly those that may have been paid without an answer being kept. They become
-failures ("in flight at a crash") and are asked again only when the user says so.
+A call is recorded as ``open`` before it is sent, and as ``answered`` or ``failed`` when its reply arrives. After a
+crash, the open calls are exactly those that may have been charged without a stored answer. They become failures ("in
+flight when a run was killed") and are repeated only on the user's request.
+
+Written by hand on purpose: what must not be lost or paid twice depends on the order of these few statements.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
     from babyvlm.curation.rewrite.llm.prompt import Paid, Reply
 
 FORMAT = 1
-KEPT_CHARACTERS = 2000  # of an answer that is none: enough to see what went wrong
-IN_FLIGHT = "in flight at a crash"
+MAX_INVALID_ANSWER = 2000  # characters of an invalid answer that are stored: enough to see what went wrong
+IN_FLIGHT = "in flight when a run was killed"
 TABLES = """
 CREATE TABLE batches (
     number INTEGER PRIMARY KEY, prompt TEXT NOT NULL, model TEXT NOT NULL, base_url TEXT NOT NULL,
@@ -44,7 +46,7 @@ CREATE INDEX calls_open ON calls (batch) WHERE state = 'open';
 
 @dataclass(frozen=True)
 class Call:
-    """The last call for a caption."""
+    """The most recent call for a caption."""
 
     attempt: int
     state: Literal["open", "answered", "failed"]
@@ -55,8 +57,8 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """A batch that is not collected yet; without ``batch_id`` it is not known whether the server has it."""
+class PendingBatch:
+    """A batch that is not collected yet. Without ``batch_id``, it is unknown whether the server has it."""
 
     number: int
     tag: str
@@ -66,29 +68,32 @@ class Batch:
 
 
 class Ledger:
-    """The calls of one prompt and model; other prompts and models may share the file.
+    """The calls for one prompt and model. Other prompts and models may share the file.
 
     Args:
-        path: the file; made if it is not there.
+        path: SQLite file; created if it does not exist.
         prompt: ``prompt_id()``.
-        model: as the server names it.
+        model: name of the model on the server.
+
+    Attributes:
+        interrupted: number of calls that were open when an earlier run was killed.
 
     Raises:
-        UserError: the file is no ledger, another run holds it, or the disk is full.
+        UserError: the file is not a ledger, another run uses it, or the disk is full.
     """
 
     def __init__(self, path: Path, prompt: str, model: str) -> None:
         self.path, self.prompt, self.model = path, prompt, model
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=0.2, isolation_level=None)
-        with self._told():
-            # The lock lasts as long as the process, so that no second run takes this one's open calls for a crash.
+        with self._readable_errors():
+            # Locked until the process ends, so that no other run mistakes its open calls for those of a killed run.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             with self.transaction():
-                self._make_tables()
-                self.crashed = self._close_crashed()
+                self._create_tables()
+                self.interrupted = self._close_interrupted()
 
     def __enter__(self) -> Self:
         return self
@@ -98,8 +103,8 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of the block's changes, durable at its end, or none."""
-        with self._told():
+        """Make all changes of the block durable at its end, or none of them."""
+        with self._readable_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -109,124 +114,126 @@ class Ledger:
             self._db.execute("COMMIT")
 
     def last(self, caption: str) -> Call | None:
-        """The last call for a caption (by its digest)."""
+        """Return the most recent call for a caption (by its digest)."""
         query = """SELECT attempt, state, idempotency_key, content, reason, paid FROM calls
                    WHERE caption = ? AND prompt = ? AND model = ? ORDER BY attempt DESC LIMIT 1"""
         row = self._db.execute(query, (caption, self.prompt, self.model)).fetchone()
         return Call(*row) if row else None
 
-    def open(self, caption: str, most_input: int, most_output: int, batch: int | None = None) -> str:
-        """Write down that a caption is about to be asked, at its highest price.
+    def open(self, caption: str, max_input: int, max_output: int, batch: int | None = None) -> str:
+        """Record that a call for a caption is about to be sent, at its maximal cost.
 
-        A call that may have been paid is repeated under its old idempotency key: a server that honours it gives the
-        answer that was paid for.
+        A call that may have been charged is repeated with its previous idempotency key: a server that honors the key
+        returns the answer already paid for.
+
+        Args:
+            caption: digest of the caption.
+            max_input: upper bound on the input tokens.
+            max_output: upper bound on the output tokens.
+            batch: number of the batch that contains the call.
 
         Returns:
-            The call's idempotency key.
+            The idempotency key of the call.
         """
-        before = self.last(caption)
-        attempt = before.attempt + 1 if before else 1
-        fresh = hashlib.sha256(f"{caption} {self.prompt} {self.model} {attempt}".encode()).hexdigest()
-        key = before.idempotency_key if before and before.paid == "maybe" else fresh
+        previous = self.last(caption)
+        attempt = previous.attempt + 1 if previous else 1
+        new_key = hashlib.sha256(f"{caption} {self.prompt} {self.model} {attempt}".encode()).hexdigest()
+        key = previous.idempotency_key if previous and previous.paid == "maybe" else new_key
         self._change(
             """INSERT INTO calls (caption, prompt, model, attempt, idempotency_key, batch, input_tokens, output_tokens)
                VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
-            (caption, self.prompt, self.model, attempt, key, batch, most_input, most_output),
+            (caption, self.prompt, self.model, attempt, key, batch, max_input, max_output),
         )
         return key
 
     def close(self, caption: str, reply: Reply) -> bool:
-        """Write down how an open call came out; tell whether there was one (a second reply finds none)."""
+        """Record the reply of an open call. Returns whether the call was open: a duplicate reply is ignored."""
         state = "failed" if reply.reason else "answered"
-        content = reply.content[:KEPT_CHARACTERS] if reply.content and reply.reason else reply.content
-        free = 0 if reply.paid == "no" else None
-        return (
-            self._change(
-                """UPDATE calls SET state = ?, content = ?, reason = ?, paid = ?,
+        content = reply.content[:MAX_INVALID_ANSWER] if reply.content and reply.reason else reply.content
+        input_tokens, output_tokens = (0, 0) if reply.paid == "no" else (reply.input_tokens, reply.output_tokens)
+        changed = self._change(
+            """UPDATE calls SET state = ?, content = ?, reason = ?, paid = ?,
                input_tokens = coalesce(?, input_tokens), output_tokens = coalesce(?, output_tokens)
                WHERE caption = ? AND prompt = ? AND model = ? AND state = 'open'""",
-                (
-                    state,
-                    content,
-                    reply.reason,
-                    reply.paid,
-                    reply.input_tokens if free is None else free,
-                    reply.output_tokens if free is None else free,
-                    caption,
-                    self.prompt,
-                    self.model,
-                ),
-            )
-            > 0
+            (
+                state,
+                content,
+                reply.reason,
+                reply.paid,
+                input_tokens,
+                output_tokens,
+                caption,
+                self.prompt,
+                self.model,
+            ),
         )
+        return changed > 0
 
     def forget(self, caption: str) -> None:
-        """Take back an open call that was certainly not made."""
+        """Delete an open call that was certainly not made."""
         self._change(
             "DELETE FROM calls WHERE caption = ? AND prompt = ? AND model = ? AND state = 'open'",
             (caption, self.prompt, self.model),
         )
 
     def tokens(self) -> dict[bool, tuple[int, int]]:
-        """Input and output tokens paid for, by whether in batches; those that may have been are taken at the most."""
+        """Return the charged (input, output) tokens, by whether in batches; uncertain calls with their upper bound."""
         query = """SELECT batch IS NOT NULL, sum(input_tokens), sum(output_tokens) FROM calls
                    WHERE prompt = ? AND model = ? GROUP BY 1"""
         return {bool(row[0]): (row[1], row[2]) for row in self._db.execute(query, (self.prompt, self.model))}
 
     def mean_tokens(self) -> tuple[int, float, float]:
-        """Number of answers, and their mean input and output tokens."""
+        """Return the number of answers and their mean input and output tokens."""
         query = """SELECT count(*), coalesce(avg(input_tokens), 0), coalesce(avg(output_tokens), 0) FROM calls
                    WHERE prompt = ? AND model = ? AND state = 'answered'"""
         count, mean_input, mean_output = self._db.execute(query, (self.prompt, self.model)).fetchone()
         return int(count), float(mean_input), float(mean_output)
 
-    def pending_batches(self) -> list[Batch]:
-        """Batches that are not collected, oldest first."""
+    def pending_batches(self) -> list[PendingBatch]:
+        """Return the batches that are not collected yet, oldest first."""
         query = """SELECT number, tag, base_url, file_id, batch_id FROM batches
                    WHERE prompt = ? AND model = ? AND state = 'pending' ORDER BY number"""
-        return [Batch(*row) for row in self._db.execute(query, (self.prompt, self.model))]
+        return [PendingBatch(*row) for row in self._db.execute(query, (self.prompt, self.model))]
 
-    def open_in(self, batch: int) -> list[str]:
-        """Captions (digests) whose reply a batch still owes."""
+    def open_calls(self, batch: int) -> list[str]:
+        """Return the digests of the captions of a batch that have no reply yet."""
         query = "SELECT caption FROM calls WHERE batch = ? AND state = 'open'"
         return [row[0] for row in self._db.execute(query, (batch,))]
 
     def add_batch(self, tag: str, base_url: str) -> int:
-        """Write down that a batch is about to be sent; returns its number."""
+        """Record that a batch is about to be sent. Returns its number."""
         insert = "INSERT INTO batches (prompt, model, base_url, tag) VALUES (?, ?, ?, ?) RETURNING number"
         return int(self._db.execute(insert, (self.prompt, self.model, base_url, tag)).fetchone()[0])
 
     def update_batch(self, number: int, column: Literal["file_id", "batch_id", "state"], value: str) -> None:
-        """Write down what became of a batch."""
+        """Record a change of a batch."""
         self._change(f"UPDATE batches SET {column} = ? WHERE number = ?", (value, number))
 
-    def _make_tables(self) -> None:
+    def _create_tables(self) -> None:
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if not found and not self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
             for statement in TABLES.split(";"):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
         elif found != FORMAT:
-            raise UserError(f"{self.path}: not a ledger of this version (format {found}, wanted {FORMAT})")
+            raise UserError(f"{self.path}: not a ledger of this version (format {found}, expected {FORMAT})")
 
-    def _close_crashed(self) -> int:
+    def _close_interrupted(self) -> int:
         return self._change(
             "UPDATE calls SET state = 'failed', reason = ? WHERE state = 'open' AND batch IS NULL", (IN_FLIGHT,)
         )
 
     def _change(self, statement: str, values: tuple[object, ...]) -> int:
-        """Number of rows changed; durable at once, or with the transaction around it."""
-        with self._told():
+        """Return the number of changed rows. Durable at once, or with the surrounding transaction."""
+        with self._readable_errors():
             return self._db.execute(statement, values).rowcount
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Say in one line what SQLite complains about."""
+    def _readable_errors(self) -> Iterator[None]:
+        """Turn SQLite's errors into errors of one line."""
         try:
             yield
         except sqlite3.DatabaseError as error:
             if "locked" in str(error):
-                raise UserError(
-                    f"{self.path}: another run or program holds this ledger; wait until it has ended"
-                ) from None
-            raise UserError(f"{self.path}: the ledger cannot be used ({error})") from None
+                raise UserError(f"{self.path}: in use by another process. Wait until it has finished") from None
+            raise UserError(f"{self.path}: not usable as a ledger ({error})") from None
