@@ -128,7 +128,7 @@ def test_findings_detect_true_and_false_hypotheses(truth, seeds, apart):
         assert (decisive.sign * (decisive.effect.mean - decisive.threshold) > 0) is truth
 
 
-def test_what_cannot_be_told_is_undecided():
+def test_findings_without_effect_are_undecided():
     draw = np.random.default_rng(0)
     same = rates(0.5, 0.6, 1 / 3, positive=1 / 3, negative=1 / 3, blank=0.55)
     rows = [Simulated(name, same, draw) for name in TRAINED]

@@ -1,3 +1,4 @@
+import json
 import os
 
 import pyarrow as pa
@@ -10,8 +11,9 @@ from babyvlm.errors import UserError
 from babyvlm.report.columns import LABELED_S, VTWT
 from babyvlm.report.command import report
 from babyvlm.report.provenance import budget_lines
-from babyvlm.report.runs import find_rows
+from babyvlm.report.runs import Run, find_rows
 from babyvlm.report.tables import ablation_table, control_table, detail_tables, main_table, paper_table
+from babyvlm.report.trial_lists import trial_list
 from support.made_runs import make_run, make_vtwt
 
 CAPTION = {"meteor_15": 0.25, "meteor_nltk": 0.5}
@@ -291,3 +293,76 @@ def test_report_prints_out_of_vocabulary_shares(tmp_path, capsys):
     assert "version_0 (out-of-vocabulary words: vtwt 3.1%, 2 items with identical options)" in out
     assert "version_0 (out-of-vocabulary words: caption 0.0%)" in out
     assert out.count("out-of-vocabulary words") == 2
+
+
+def make_own_benchmark(run, name, metadata, measures=("accuracy",)):
+    """Write results of a benchmark that the report does not know."""
+    rows = [
+        {"item": str(n), "category": "ab"[n % 2], "control": "", "measure": measure, "credit": float(n % 3 > 0)}
+        for measure in measures
+        for n in range(30)
+    ]
+    schema = pa.schema([field for field in RESULT_SCHEMA if field.name in rows[0]]).with_metadata(metadata)
+    pq.write_table(pa.Table.from_pylist(rows, schema), run / "results" / f"{name}-test.parquet")
+
+
+def test_main_table_shows_declared_columns_of_other_benchmarks(tmp_path):
+    run = make_run(tmp_path, "cvcl-filtered", 0, vtwt=[1, 0])
+    measures = [
+        {"name": "accuracy", "chance": 1 / 3, "main": True},
+        {"name": "by_text", "title": "text only", "chance": 0.5, "main": False},
+    ]
+    metadata = {"world": "real", "title": "Which Image", "measures": json.dumps(measures), "order": "5"}
+    make_own_benchmark(run, "which_image", metadata, ("accuracy", "by_text"))
+    make_own_benchmark(run, "bare", {})
+    rows = find_rows(tmp_path)
+    table = numbers(main_table(rows))
+    assert table == [
+        ["model", "VTWT", "Which Image", "bare accuracy"],
+        ["chance", "0.500", "0.333", "-"],
+        ["cvcl-filtered", "0.500", "0.667", "0.667"],
+    ]
+    details = {table.title: numbers(table) for table in detail_tables(rows)}
+    assert details["Which Image by measure"] == [
+        ["model", "text only"],
+        ["chance", "0.500"],
+        ["cvcl-filtered", "0.667"],
+    ]
+    assert [row[0] for row in details["Which Image by category"]] == ["category", "a", "b"]
+    report(tmp_path, tmp_path / "out")
+    assert "Which Image" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("measures", ["{", "[1]", '[{"chance": 0.5}]', '[{"name": "a", "chance": "x"}]'])
+def test_invalid_declared_columns_are_user_errors(tmp_path, measures):
+    run = make_run(tmp_path, "cvcl-filtered", 0, vtwt=[1, 0])
+    make_own_benchmark(run, "which_image", {"measures": measures})
+    with pytest.raises(UserError, match=r"which_image-test\.parquet: metadata 'measures' cannot be read"):
+        report(tmp_path)
+
+
+OLD_CONFIG = "trainer: {callbacks: [{class_path: babyvlm.benchmarks.VisualTwoWord, init_args: {trials: l/v.csv}}]}"
+NEW_CONFIG = """
+trainer:
+  callbacks:
+    - class_path: babyvlm.benchmarks.EvaluationCallback
+      init_args:
+        benchmarks: [{class_path: babyvlm.benchmarks.VTWT, init_args: {trials: l/v.csv, image_root: i}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "facts", "expected"),
+    [
+        (OLD_CONFIG, {}, ("l/v.csv", "l")),
+        (NEW_CONFIG, {}, ("l/v.csv", "i")),
+        (OLD_CONFIG, {"trials": "/x/v.csv", "images": "/y"}, ("/x/v.csv", "/y")),
+        ("trainer: {callbacks: {class_path: x.VTWT, init_args: {trials: l/v.csv}}}", {}, ("l/v.csv", "l")),
+        ("trainer: {callbacks: null}", {}, None),
+        ("trainer: fast", {}, None),
+    ],
+)
+def test_trial_list_reads_old_and_new_configs(tmp_path, config, facts, expected):
+    run = Run(make_run(tmp_path, "cvcl-filtered", 0, config=config, facts=facts, vtwt=[1, 0]))
+    found = trial_list(run, "vtwt")
+    assert (found and tuple(map(str, found))) == expected

@@ -1,4 +1,4 @@
-"""Tested runs on disk."""
+"""Run folders with test results."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +9,7 @@ FIRST = {"labeled_s": "accuracy", "vtwt": "accuracy", "baby_winoground": "overal
 
 
 def make_vtwt(folder, phrases):
-    """A list of VTWT with a row for each (positive, negative) phrase; its items, and what a run's config says of it."""
+    """Write a VTWT list of (positive, negative) phrases; return its items and a run config that names it."""
     folder.mkdir(parents=True, exist_ok=True)
     trials = folder / "vtwt.csv"
     lines = [f"{number}.jpg,{one},{other}" for number, (one, other) in enumerate(phrases)]
@@ -35,9 +35,9 @@ def make_run(
     said=None,
     **credits,
 ):
-    """A run's folder with credits of named tests; no test leaves the run untested.
+    """Write a run folder with credits by benchmark; without benchmarks the run has no test results.
 
-    A control, or a measure of Winoground's or the captions, has each credit times its number.
+    ``controls`` and ``measures`` give a factor by which credits are multiplied under that control or measure.
     """
     folder = logs / row / f"version_{version}"
     (folder / "results").mkdir(parents=True)
