@@ -129,7 +129,7 @@ bench-matching: setup ## benchmark exact matching against scipy: time and memory
 
 bench-padding: data ## benchmark padding: batches in random order, batches by length, packed contexts
 	$(VENV)/bin/python perf/padding.py --store $(STORES)/filtered
-	$(VENV)/bin/python perf/padding.py --store $(STORES)/filtered --image-tokens 49
+	$(VENV)/bin/python perf/padding.py --store $(STORES)/filtered --image_tokens 49
 
 bench-features: setup ## benchmark epochs with and without cached features, CVCL and BabyLLaVA at paper size
 	$(VENV)/bin/python perf/features.py

@@ -1,16 +1,15 @@
-"""How fast pictures become training batches: JPEG bytes -> augmented, normalised 224-pixel batch, on one thread.
+"""Time from JPEG bytes to augmented, normalized 224-pixel batches, compared with CVCL's transforms.
 
-`python perf/loader.py`: CVCL's way (Pillow, torchvision's v1 transforms, one picture at a time), ours,
-ours from a pair store with its utterances, and decoding alone, all on the same files in turns, each on one thread.
-Images are simulated frames (noise, blurred, about 10 KB each) unless `--images FOLDER` names a folder of JPEGs.
-Compared is CPU time, which a busy machine changes little; what is printed are medians over the rounds.
+    python perf/loader.py
+
+Compares CVCL's transforms (Pillow, torchvision v1, one image at a time), ours, ours on a pair store with utterances,
+and decoding only, in turn on the same files. Images are simulated frames unless --frames names a folder of JPEGs. The
+medians are of CPU time, which depends little on the load of the machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import os
 import random
 import statistics
 import tempfile
@@ -21,140 +20,117 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from common import FRAME_SIZE, describe_machine, make_parser, simulated_frames, write_simulated_store
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store.pair_store import write_store
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_dataset import UtteranceFrames, collate
 from babyvlm.data.transforms import MEAN, STD, Augmented, normalised
-from babyvlm.data.vocabulary import Vocabulary, vocabulary
+from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.io.images import rgb_pixels
 
-SIDE = 224
-BATCH = 8  # CVCL's
-
-
-def simulated(count: int) -> list[bytes]:
-    """Frames of SAYCam's size."""
-    noise = np.random.default_rng(0)
-    images = []
-    for _ in range(count):
-        frame = Image.fromarray(noise.integers(0, 256, (SIDE, SIDE, 3), np.uint8))
-        file = io.BytesIO()
-        frame.filter(ImageFilter.GaussianBlur(2)).save(file, "JPEG", quality=90)
-        images.append(file.getvalue())
-    return images
+BATCH_SIZE = 8  # as in CVCL
+Pass = Callable[[list[bytes]], object]  # one pass over all images
 
 
 def batches(count: int) -> Iterator[range]:
-    """Numbers of the images of each batch."""
-    return (range(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
+    """Return the indices of the images of each batch."""
+    return (range(start, min(start + BATCH_SIZE, count)) for start in range(0, count, BATCH_SIZE))
 
 
 class Blur:
-    """CVCL's, after MoCo's."""
+    """Gaussian blur as in CVCL, which took it from MoCo."""
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        """Blur one picture."""
-        return picture.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Blur one image."""
+        return image.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
 
 
-def of_cvcl(images: list[bytes]) -> None:
-    """What the authors' loader does with its files."""
+def cvcl(images: list[bytes]) -> None:
+    """Load images as CVCL's authors do."""
     transform = transforms.Compose(
         [
-            transforms.RandomResizedCrop((SIDE, SIDE), scale=(0.2, 1.0)),
+            transforms.RandomResizedCrop((FRAME_SIZE, FRAME_SIZE), scale=(0.2, 1.0)),
             transforms.RandomApply([Blur()], p=0.5),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize(MEAN, STD),
         ]
     )
-    for part in batches(len(images)):
-        torch.stack([transform(Image.open(io.BytesIO(images[number])).convert("RGB")) for number in part])
+    for batch in batches(len(images)):
+        torch.stack([transform(Image.open(io.BytesIO(images[number])).convert("RGB")) for number in batch])
 
 
 def ours(images: list[bytes]) -> None:
-    view = Augmented(SIDE)
-    for part in batches(len(images)):
-        normalised([view(images[number], np.random.default_rng([0, 0, number])) for number in part])
+    augment = Augmented(FRAME_SIZE)
+    for batch in batches(len(images)):
+        normalised([augment(images[number], np.random.default_rng([0, 0, number])) for number in batch])
 
 
-def from_store(images: list[bytes], folder: Path) -> Callable[[list[bytes]], object]:
-    """Ours again, with all that a loader's worker does: rows of a store, its frames drawn, its utterances encoded."""
+def ours_from_store(images: list[bytes], folder: Path) -> Pass:
+    """Return our pass with everything a loader worker does: read rows, choose frames, encode utterances."""
+    write_simulated_store(
+        folder, ((f"{i:06d}", image, "look at the red ball", "train") for i, image in enumerate(images))
+    )
+    store = PairStore(folder / "store")
+    data = UtteranceFrames(store, "train", Augmented(FRAME_SIZE), Vocabulary(folder / "vocabulary"))
 
-    def rows() -> Iterator[dict[str, object]]:
-        for number, image in enumerate(images):
-            key = f"{number:06d}"
-            yield {
-                "key": key,
-                "image": image,
-                "utterance": "look at the red ball",
-                "source": "benchmark",
-                "group": key,
-                "split": "train",
-            }
+    def read(_: list[bytes]) -> None:
+        for batch in batches(len(data)):
+            collate([data[index, 0] for index in batch])
 
-    store = write_store(folder / "store", rows(), arguments={}, funnel=Funnel("benchmark"), licensed=False)
-    vocabulary([store.path], folder / "vocabulary", min_count=1)
-    data = UtteranceFrames(store, "train", Augmented(SIDE), Vocabulary(folder / "vocabulary"))
-
-    def all_batches(_: list[bytes]) -> None:
-        for part in batches(len(data)):
-            collate([data[index, 0] for index in part])
-
-    return all_batches
+    return read
 
 
-def decoded(images: list[bytes]) -> None:
+def decode(images: list[bytes]) -> None:
     for image in images:
         rgb_pixels(image)
 
 
-def pillow_decoded(images: list[bytes]) -> None:
+def decode_with_pillow(images: list[bytes]) -> None:
     for image in images:
         np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
 
 
-def seconds(way: Callable[[list[bytes]], object], images: list[bytes]) -> float:
-    """CPU time of one pass, an image."""
+def seconds_per_image(read: Pass, images: list[bytes]) -> float:
+    """Return the CPU time of one pass per image."""
     started = time.process_time()
-    way(images)
+    read(images)
     return (time.process_time() - started) / len(images)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, help="folder of JPEGs; simulated frames by default")
-    parser.add_argument("--count", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    found = sorted(given.images.glob("*.jpg"))[: given.count] if given.images else []
-    images = [path.read_bytes() for path in found] if given.images else simulated(given.count)
-    print(
-        f"{len(images)} images of {np.mean([len(image) for image in images]) / 1000:.1f} KB, one thread, "
-        f"load {os.getloadavg()[0]:.1f}"
-    )
+    parser = make_parser(__doc__)
+    parser.add_argument("--frames", type=Path, help="folder of JPEGs; simulated frames by default")
+    parser.add_argument("--num_images", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(args.num_threads)
+    cv2.setNumThreads(0 if args.num_threads == 1 else args.num_threads)
+    if args.frames:
+        images = [path.read_bytes() for path in sorted(args.frames.glob("*.jpg"))[: args.num_images]]
+    else:
+        images = list(simulated_frames(args.num_images))
+    size = np.mean([len(image) for image in images]) / 1000
+    print(f"{len(images)} images of {size:.1f} KB; {describe_machine(args.num_threads)}")
     with tempfile.TemporaryDirectory() as folder:
-        ways = {
-            "CVCL's way": of_cvcl,
+        passes: dict[str, Pass] = {
+            "CVCL's transforms": cvcl,
             "ours": ours,
-            "ours, from a store": from_store(images, Path(folder)),
-            "decoding alone": decoded,
-            "decoding alone, Pillow": pillow_decoded,
+            "ours, from a store": ours_from_store(images, Path(folder)),
+            "decoding only": decode,
+            "decoding only, Pillow": decode_with_pillow,
         }
-        took: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(given.rounds + 1):
-            for name, way in ways.items():
-                spent = seconds(way, images)
-                took[name] += [spent] if number else []  # the first round warms up
-    base = statistics.median(took["CVCL's way"])
-    for name, times in took.items():
-        middle = statistics.median(times)
-        print(f"{name:<24} {1 / middle:8.0f} images/s a core, {base / middle:5.2f} x CVCL's way")
+        seconds: dict[str, list[float]] = {name: [] for name in passes}
+        for number in range(args.repeats + 1):
+            for name, read in passes.items():
+                measured = seconds_per_image(read, images)
+                seconds[name] += [measured] if number else []  # the first pass is a warm-up
+    baseline = statistics.median(seconds["CVCL's transforms"])
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        print(f"{name:<24} {1 / median:8.0f} images/s per core, {baseline / median:5.2f}x CVCL's transforms")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""Scripted reviewers for `make benchmark-demo`: they stand in for people and are named so in every file they leave.
+"""Scripted reviewers for `make benchmark-demo`. They stand in for people, and every file they write names them as such.
 
-Each starts from the address that `benchmark build review` prints and answers over the page's own HTTP interface, item
-by item, by what Playroom's CLIP sees: yes where it finds the first phrase nearer to the image than the second by a
-margin.
-The two reviewers differ in the margin, so that there is something to agree on.
+Each opens the URL printed by `benchmark build review` and answers through the page's HTTP API, item by item, with
+Playroom's CLIP: yes if the first phrase is more similar to the image than the second by a margin. The two reviewers use
+different margins, so that their agreement can be computed.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from babyvlm.curation.clip import Clip, load_clip
 if TYPE_CHECKING:
     from urllib.request import OpenerDirector
 
-MARGINS = {"scripted-clip": 0.0, "scripted-clip-strict": 0.05}  # in cosine; our choice
+MARGINS = {"scripted-clip": 0.0, "scripted-clip-strict": 0.05}  # cosine similarity; our choice
 
 
 def main() -> None:
@@ -36,7 +35,7 @@ def main() -> None:
     items = parser.parse_args().items
     clip = load_clip("playroom")
     command = [sys.executable, "-m", "babyvlm", "benchmark", "build", "review", "--items", items, "--port", "0"]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs ignore it
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as page:
         assert page.stdout is not None
         address = next((line.split()[-1] for line in page.stdout if "token=" in line), None)
@@ -51,9 +50,9 @@ def main() -> None:
 
 
 def review(address: str, reviewer: str, margin: float, clip: Clip) -> None:
-    """Answer every item that this reviewer has not answered yet."""
+    """Answer every item without an answer of this reviewer."""
     opener = build_opener(HTTPCookieProcessor(http.cookiejar.CookieJar()))
-    opener.open(address).close()  # leaves the token in a cookie
+    opener.open(address).close()  # stores the token in a cookie
     url = urlsplit(address)
     page = f"{url.scheme}://{url.netloc}"
     item = ask(opener, f"{page}/api/next", reviewer=reviewer)
@@ -68,11 +67,11 @@ def review(address: str, reviewer: str, margin: float, clip: Clip) -> None:
 
 
 def ask(opener: OpenerDirector, url: str, **body: str) -> dict[str, Any]:
-    """Post JSON, get JSON."""
+    """Send a POST request with JSON and return the JSON reply."""
     request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with opener.open(request) as reply:
-        found: dict[str, Any] = json.load(reply)
-    return found
+        answer: dict[str, Any] = json.load(reply)
+    return answer
 
 
 if __name__ == "__main__":
