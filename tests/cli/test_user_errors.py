@@ -17,7 +17,7 @@ MISTAKES = {
     "curate web --sources pictures --out out": r"sources: Expected a list. .*; write it in brackets, '\[a,b\]' or",
     "curate contamination --stores '[small]' --trials a.csv --out out": "trials: Expected a list; write it in brackets",
     "curate web --sources '[junk.csv]' --out out": "junk.csv: no column 'image' \\(found .{1,900}\\)",
-    "curate web --sources '[file]' --out out": "file: holds no .tar, .parquet, .csv or .json",
+    "curate web --sources '[file]' --out out": "file: contains no .tar, .parquet, .csv or .json",
     "curate embed --store small --out out --batch_size 0": "--batch_size 0: must be at least 1",
     "curate embed --store small --out out --devices 0": "--devices 0: must be at least 1",
     "curate embed --store small --out out --num_workers -1": "--num_workers -1: must be at least 0",
@@ -50,8 +50,8 @@ MISTAKES = {
     "store sample --store small --out file/page.html": "file/page.html: cannot be written",
     "store sample --store small --out /proc/page.html": "/proc/page.html: cannot be written",
     "store info --store pictures": "pictures: no store folder",
-    "check-data --frames pictures --embed_rate .inf": "--embed_rate above 0",
-    "check-data --frames pictures --embed_rate .nan": "--embed_rate above 0",
+    "check-data --frames pictures --embed_rate .inf": "--embed_rate (inf|nan): must be a positive",
+    "check-data --frames pictures --embed_rate .nan": "--embed_rate (inf|nan): must be a positive",
 }
 
 

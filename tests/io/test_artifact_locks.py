@@ -12,7 +12,7 @@ import pytest
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from babyvlm.io.artifacts import exclusive
-from support.filming import corpus
+from support.filming import write_corpus
 from support.killing import tree
 
 
@@ -20,7 +20,7 @@ from support.killing import tree
 def command(tmp_path):
     """Cuts frames of a few videos, in one process."""
     for index in range(3):
-        corpus(tmp_path, [("0:00", "M", "one. two"), ("0:06", "Mom", "three")], f"V_{index}", count=90)
+        write_corpus(tmp_path, [("0:00", "M", "one. two"), ("0:06", "Mom", "three")], f"V_{index}", count=90)
     words = ["curate", "frames", "--videos", "videos", "--transcripts", "transcripts", "--out", "new/store"]
     return [sys.executable, "-m", "babyvlm", *words, "--num_workers", "1"]
 

@@ -1,4 +1,4 @@
-"""``check-data`` tells what is there, what is missing and what it will take, before the queue does."""
+"""Test `check-data`: facts, missing inputs with their fixes, and requirements of the stages."""
 
 import json
 import os
@@ -10,39 +10,38 @@ from pathlib import Path
 import pytest
 
 from babyvlm.__main__ import main
-from babyvlm.curation.check_data.corpus import check_raw
-from babyvlm.curation.check_data.lists import TRIALS, check_trials
+from babyvlm.curation.check_data.corpus import check_videos
+from babyvlm.curation.check_data.trials import TRIALS, check_trials
 from babyvlm.curation.ingest.frame_numbering import numbered_utterances
 from babyvlm.curation.ingest.frames import frames
 from babyvlm.curation.ingest.profiles import SAYCAM
 from babyvlm.curation.store.pair_store import PairStore
-from support.filming import corpus, write_transcript, write_video
+from support.filming import write_corpus, write_transcript, write_video
 
 ROWS = [("0:00", "M", "a ball. A dog"), ("0:06", "C", "ba"), ("0:09", "Mom", "yes"), ("0:11", "M", "no")]
-SPARE = ("--embed_rate", "1e9")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """The tiny embedded world."""
+    """Return the folder of the tiny Playroom."""
     out = tmp_path_factory.mktemp("world") / "world"
     main(["playroom", "--out", str(out), "--size", "tiny", "--num_workers", "1"])
     return out
 
 
 def check(capsys, *arguments):
-    """Exit code and what was printed."""
+    """Run the command; return its exit code and what it printed to standard output and standard error."""
     capsys.readouterr()
     try:
         main(["check-data", *map(str, arguments)])
         code = 0
     except SystemExit as stop:
         code = stop.code
-    told = capsys.readouterr()
-    return code, told.out, told.err
+    output = capsys.readouterr()
+    return code, output.out, output.err
 
 
-def test_all_is_there(world, capsys, tmp_path):
+def test_check_data_reports_complete_inputs(world, capsys, tmp_path):
     web = world / "web"
     sources = f"[{web}/tars,{web}/llava/list.json,{web}/parquet]"
     code, out, _ = check(
@@ -58,24 +57,24 @@ def test_all_is_there(world, capsys, tmp_path):
     )
     assert code == 0
     assert "missing" not in out
-    assert out.splitlines()[-1] == "all that the stages need is there"
+    assert out.splitlines()[-1] == "All inputs are complete."
     frames(world / "home/videos", world / "home/transcripts", tmp_path / "store", num_workers=1)
-    counts = PairStore(tmp_path / "store")
-    assert f"{len(counts):,} frames (at most 16 an utterance)" in out
-    assert f"{counts.manifest['funnel']['kept']:,}" in next(line for line in out.splitlines() if "within their" in line)
+    store = PairStore(tmp_path / "store")
+    assert f"{len(store):,} frames (at most 16 per utterance)" in out
+    assert f"{store.manifest['funnel']['kept']:,}" in next(line for line in out.splitlines() if "within their" in line)
     for stage in ("frames", "embed", "filter", "web", "rewrite", "match"):
         assert f"curate {stage}" in out
-    assert "frames/s by one process, cut from these videos just now" in out
-    assert f"free at {tmp_path}" in out
+    assert "frames/s per process, measured on these videos" in out
+    assert f"free in {tmp_path}" in out
 
 
-def test_everything_that_is_missing_is_told_before_the_end(tmp_path, capsys):
+def test_check_data_lists_everything_that_is_missing(tmp_path, capsys):
     for name in ("good", "gone", "cut", "uneven"):
-        corpus(tmp_path, ROWS, name, count=150, options={"movflags": "faststart"})
+        write_corpus(tmp_path, ROWS, name, count=150, options={"movflags": "faststart"})
     videos, transcripts = tmp_path / "videos", tmp_path / "transcripts"
     (videos / "gone.mp4").unlink()
-    whole = (videos / "cut.mp4").read_bytes()
-    (videos / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    content = (videos / "cut.mp4").read_bytes()
+    (videos / "cut.mp4").write_bytes(content[: len(content) * 2 // 3])
     write_video(videos / "uneven.mp4", starts_ms=[0, 40, 300, 9000, 9040, 15_000])
     shutil.copy(videos / "good.mp4", videos / "stray.mp4")
     write_transcript(transcripts / "bad.csv", [["0:01", "M", "bad", "a"], ["0:00", "M", "bad", "b"]])
@@ -84,11 +83,11 @@ def test_everything_that_is_missing_is_told_before_the_end(tmp_path, capsys):
     code, out, err = check(capsys, "--videos", tmp_path, "--trials", tmp_path / "trials", "--sources", tmp_path / "web")
     assert code == 2
     for line in (
-        f"missing {transcripts}/bad.csv: row 3: its time (0 s)",
-        f"missing {transcripts}/few.csv: row 1: no column",
-        f"missing {transcripts}/twice.csv: is of video 'good'",
+        f"missing {transcripts}/bad.csv, row 3: start time 0 s",
+        f"missing {transcripts}/few.csv, row 1: no column",
+        f"missing {transcripts}/twice.csv: video 'good' already has a transcript",
         f"missing {transcripts}/gone.csv: gone: video missing; 4 utterances lost",
-        f"missing {videos}/cut.mp4: cut: video breaks off before its end; 4 utterances lost",
+        f"missing {videos}/cut.mp4: cut: video is truncated; 4 utterances lost",
         f"note    {videos}/stray.mp4: no transcript",
         f"note    {videos}/uneven.mp4: variable frame rate",
         f"missing {tmp_path}/web: no such file",
@@ -96,19 +95,20 @@ def test_everything_that_is_missing_is_told_before_the_end(tmp_path, capsys):
     ):
         assert line in out
     assert (
-        err.splitlines()[-1]
-        == f"error: {out.count('  missing ')} things that a stage needs are missing or broken, see above"
+        err.splitlines()[-1] == f"error: {out.count('  missing ')} problems found. See the lines marked 'missing' above"
     )
     for name in ("bad", "twice", "few"):
         (transcripts / f"{name}.csv").unlink()
-    assert check(capsys, "--videos", tmp_path)[0] == 2
+    code, out, _ = check(capsys, "--videos", tmp_path)
+    assert code == 2
+    assert "fix     Copy the missing and damaged videos again, or accept the loss: --min_fraction 0.5\n" in out
     code, out, _ = check(capsys, "--videos", tmp_path, "--min_fraction", "0.5")
     assert code == 0
     assert "note    " + str(transcripts / "gone.csv") in out
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "empty"])
-def test_nothing_there(tmp_path, capsys, folder):
+def test_check_data_reports_missing_folders(tmp_path, capsys, folder):
     (tmp_path / "empty").mkdir()
     code, out, _ = check(
         capsys,
@@ -125,7 +125,7 @@ def test_nothing_there(tmp_path, capsys, folder):
     assert out.count("missing ") == 3 + len(TRIALS)
 
 
-def test_wrong_options(capsys):
+def test_check_data_rejects_wrong_options(capsys):
     for arguments, message in (
         ((), "nothing to check"),
         (("--sources", "x", "--num_workers", "0"), "--num_workers"),
@@ -137,7 +137,7 @@ def test_wrong_options(capsys):
         assert len(err.strip().splitlines()) == 1
 
 
-def test_a_disk_that_is_too_small(world, capsys, monkeypatch):
+def test_check_data_reports_too_little_disk_space(world, capsys, monkeypatch):
     usage = shutil.disk_usage(world)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     code, out, _ = check(capsys, "--videos", world / "home")
@@ -145,7 +145,7 @@ def test_a_disk_that_is_too_small(world, capsys, monkeypatch):
     assert "0.0 MB free" in out
 
 
-def test_released_frames(tmp_path, capsys, draw_jpeg):
+def test_check_data_checks_released_frames(tmp_path, capsys, draw_jpeg):
     rows = [["0:00", "M", "S_1", "one. two"], ["0:04", "M", "S_1", "three"], ["0:05", "M", "S_1", "end"]]
     write_transcript(tmp_path / "transcripts" / "S_1.csv", rows)
     names = [
@@ -168,13 +168,13 @@ def test_released_frames(tmp_path, capsys, draw_jpeg):
     (tmp_path / "frames" / names[1]).write_bytes(b"")
     code, out, _ = check(capsys, "--frames", tmp_path / "frames", "--captions", tmp_path / "train.json")
     assert code == 2
-    assert f"2 of the listed images are missing or empty, the first is {names[1]}" in out
+    assert f"2 of the listed images are missing or empty; the first is {names[1]}" in out
     code, out, _ = check(capsys, "--frames", tmp_path / "frames")
     assert code == 2
-    assert "nothing says which utterance an image goes with; add --captions" in out
+    assert "no utterances for the images. Pass --captions" in out
 
 
-def test_benchmark_lists(world, tmp_path):
+def test_check_trials_reports_damaged_lists(world, tmp_path):
     shutil.copytree(world / "trials", tmp_path / "trials")
     gone = sorted((tmp_path / "trials" / "vtwt").iterdir())[:3]
     gone[0].unlink()
@@ -185,17 +185,17 @@ def test_benchmark_lists(world, tmp_path):
     (tmp_path / "trials" / "baby_winoground.csv").write_bytes(b"\xff\xfe\xff")
     missing = check_trials(tmp_path / "trials").missing
     parts = (
-        "labeled_s.csv: column target_category is missing",
+        "labeled_s.csv: no column 'target_category'",
         "vtwt.csv: 3 of",
         "baby_winoground.csv: not readable",
-        "caption.csv: holds no row",
+        "caption.csv: contains no rows",
     )
     assert len(missing) == len(parts)
     assert all(part in line for part, line in zip(parts, missing, strict=True))
     assert missing[1].endswith(": " + ", ".join(f"vtwt/{image.name}" for image in gone))
 
 
-def test_benchmark_images_elsewhere(world, tmp_path, capsys):
+def test_check_data_finds_benchmark_images_below_image_root(world, tmp_path, capsys):
     lists = tmp_path / "lists"
     lists.mkdir()
     for path in (world / "trials").glob("*.csv"):
@@ -206,15 +206,15 @@ def test_benchmark_images_elsewhere(world, tmp_path, capsys):
     assert check(capsys, "--trials", lists, "--image_root", world / "trials")[0] == 0
 
 
-def test_the_columns_are_the_benchmarks_own():
+def test_trial_columns_match_benchmarks():
     from babyvlm.benchmarks import caption, labeled_s, vtwt, winoground
 
     modules = (labeled_s, vtwt, winoground, caption)
     assert [columns for columns, _, _ in TRIALS.values()] == [module.COLUMNS for module in modules]
 
 
-def test_no_torch_and_many_files(tmp_path):
-    corpus(tmp_path, ROWS, "V_0", count=150)
+def test_check_data_handles_many_files_without_torch(tmp_path):
+    write_corpus(tmp_path, ROWS, "V_0", count=150)
     for number in range(1, 300):
         os.link(tmp_path / "videos" / "V_0.mp4", tmp_path / "videos" / f"V_{number}.mp4")
         text = (tmp_path / "transcripts" / "V_0.csv").read_text().replace("V_0", f"V_{number}")
@@ -226,8 +226,8 @@ def test_no_torch_and_many_files(tmp_path):
     command = [sys.executable, "-c", code, "check-data", "--videos", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert "probing videos" in done.stderr
-    found = check_raw(tmp_path / "videos", tmp_path / "transcripts", SAYCAM, 16, 1.0, 1.0)
-    assert dict(found.facts)["transcripts with a sound video"] == "300"
-    assert found.pairs == 300 * (15 + 15 + 10 + 1)
+    assert "reading video headers" in done.stderr
+    findings = check_videos(tmp_path / "videos", tmp_path / "transcripts", SAYCAM, 16, 1.0, 1.0)
+    assert dict(findings.facts)["transcripts with a readable video"] == "300"
+    assert findings.pairs == 300 * (15 + 15 + 10 + 1)
     assert Path(tmp_path / "data").exists() is False

@@ -1,8 +1,9 @@
-"""Videos and transcripts that nobody should bring: each is told with its reason, none crashes or writes elsewhere."""
+"""Test damaged and hostile videos and transcripts: each is reported, none crashes the stage or writes elsewhere."""
 
 import csv
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -16,44 +17,44 @@ from babyvlm.curation.ingest.frames import frames
 from babyvlm.curation.ingest.video import probe
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
-from support.filming import corpus, run, write_transcript, write_video
+from support.filming import run_frames, write_corpus, write_transcript, write_video
 
 ROWS = [("0:00", "M", "a. b"), ("0:30", "M", "c")]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A sound mp4 of 35 s whose header stands first."""
-    path = tmp_path_factory.mktemp("whole") / "v.mp4"
+def video_bytes(tmp_path_factory):
+    """Return the bytes of a valid mp4 of 35 s with its header at the start."""
+    path = tmp_path_factory.mktemp("video") / "v.mp4"
     write_video(path, 350, options={"movflags": "faststart"})
     return path.read_bytes()
 
 
-def encoded(picture_format):
+def encode_image(image_format):
     buffer = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(buffer, picture_format)
+    Image.new("RGB", (64, 64)).save(buffer, image_format)
     return buffer.getvalue()
 
 
-def raw_h264(path):
+def write_raw_h264(path):
     write_video(path, 100, format="h264")
 
 
-def sound_alone(path):
+def write_audio_only(path):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=8000)
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        sound.rate = 8000
-        container.mux([*stream.encode(sound), *stream.encode()])
+        audio = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        audio.rate = 8000
+        container.mux([*stream.encode(audio), *stream.encode()])
 
 
-def tiny(path):
+def write_tiny(path):
     write_video(path, 20, size=(8, 6))
 
 
-def grows_on_the_way(path):
-    """Motion JPEG whose pictures claim 16,000 x 16,000 pixels."""
-    content = bytearray(encoded("JPEG"))
+def write_growing_mjpeg(path):
+    """Write motion JPEG whose frames claim 16,000 x 16,000 pixels."""
+    content = bytearray(encode_image("JPEG"))
     start = content.find(b"\xff\xc0")
     content[start + 5 : start + 9] = struct.pack(">HH", 16_000, 16_000)
     with av.open(str(path), "w", format="avi") as container:
@@ -69,36 +70,39 @@ def grows_on_the_way(path):
                 container.mux(huge)
 
 
-def patched(content, old, new):
+def replace_bytes(content, old, new):
     assert old in content
     return content.replace(old, new)
 
 
-UNDECODABLE, BROKEN_OFF = "video cannot be decoded", "video breaks off before its end"
+UNDECODABLE, TRUNCATED = "video cannot be decoded", "video is truncated"
 PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nfile:///{other}\n#EXT-X-ENDLIST\n"
-# name -> how it is made of a sound file's bytes and the path of a sound file, and what is said of it
+# Name -> function of the bytes and the path of a valid file, and the expected problem.
 BAD_BYTES = {
-    "empty": (lambda whole, _: b"", "video file is empty"),
-    "header": (lambda whole, _: whole[:500], UNDECODABLE),
-    "half": (lambda whole, _: whole[: len(whole) // 2], {UNDECODABLE, BROKEN_OFF}),
-    "headless": (lambda whole, _: whole[2000:], UNDECODABLE),
-    "noise": (lambda whole, _: np.random.default_rng(0).integers(0, 256, 9000, np.uint8).tobytes(), UNDECODABLE),
-    "zeros": (lambda whole, _: bytes(9000), UNDECODABLE),
-    "text": (lambda whole, _: b"hello\n" * 500, UNDECODABLE),
-    "html": (lambda whole, _: b"<html><title>403 Forbidden</title></html>", UNDECODABLE),
-    "jpeg": (lambda whole, _: encoded("JPEG"), UNDECODABLE),
-    "png": (lambda whole, _: encoded("PNG"), UNDECODABLE),
-    "gif": (lambda whole, _: encoded("GIF"), UNDECODABLE),
-    "playlist": (lambda whole, other: PLAYLIST.format(other=other).encode(), UNDECODABLE),
-    "concat": (lambda whole, other: f"ffconcat version 1.0\nfile {other.name}\n".encode(), UNDECODABLE),
-    "codec": (lambda whole, _: patched(whole, b"avc1", b"zzzz"), UNDECODABLE),
-    "scrambled": (lambda whole, _: whole[:8000] + bytes(reversed(whole[8000:])), {UNDECODABLE, BROKEN_OFF}),
+    "empty": (lambda video_bytes, _: b"", "video file is empty"),
+    "header": (lambda video_bytes, _: video_bytes[:500], UNDECODABLE),
+    "half": (lambda video_bytes, _: video_bytes[: len(video_bytes) // 2], {UNDECODABLE, TRUNCATED}),
+    "headless": (lambda video_bytes, _: video_bytes[2000:], UNDECODABLE),
+    "noise": (lambda video_bytes, _: np.random.default_rng(0).integers(0, 256, 9000, np.uint8).tobytes(), UNDECODABLE),
+    "zeros": (lambda video_bytes, _: bytes(9000), UNDECODABLE),
+    "text": (lambda video_bytes, _: b"hello\n" * 500, UNDECODABLE),
+    "html": (lambda video_bytes, _: b"<html><title>403 Forbidden</title></html>", UNDECODABLE),
+    "jpeg": (lambda video_bytes, _: encode_image("JPEG"), UNDECODABLE),
+    "png": (lambda video_bytes, _: encode_image("PNG"), UNDECODABLE),
+    "gif": (lambda video_bytes, _: encode_image("GIF"), UNDECODABLE),
+    "playlist": (lambda video_bytes, other: PLAYLIST.format(other=other).encode(), UNDECODABLE),
+    "concat": (lambda video_bytes, other: f"ffconcat version 1.0\nfile {other.name}\n".encode(), UNDECODABLE),
+    "codec": (lambda video_bytes, _: replace_bytes(video_bytes, b"avc1", b"zzzz"), UNDECODABLE),
+    "scrambled": (
+        lambda video_bytes, _: video_bytes[:8000] + bytes(reversed(video_bytes[8000:])),
+        {UNDECODABLE, TRUNCATED},
+    ),
 }
 BAD_FILES = {
-    "raw": (raw_h264, "video without timestamps"),
-    "sound": (sound_alone, "no video stream in the file"),
-    "tiny": (tiny, "absurd picture size"),
-    "huge": (grows_on_the_way, UNDECODABLE),
+    "raw": (write_raw_h264, "video has no timestamps"),
+    "sound": (write_audio_only, "file has no video stream"),
+    "tiny": (write_tiny, "unsupported frame size"),
+    "huge": (write_growing_mjpeg, UNDECODABLE),
     "folder": (lambda path: path.mkdir(), "video missing"),
     "pipe": (os.mkfifo, "video missing"),
     "gone": (lambda path: None, "video missing"),
@@ -106,93 +110,96 @@ BAD_FILES = {
 }
 
 
-def test_bad_videos_are_told_and_passed_over(tmp_path, whole, capsys):
-    corpus(tmp_path, ROWS, "good", count=350)
+def test_frames_skips_and_reports_damaged_videos(tmp_path, video_bytes, capsys):
+    write_corpus(tmp_path, ROWS, "good", count=350)
     videos = tmp_path / "videos"
     expected = {}
-    for name, (make, reason) in BAD_BYTES.items():
-        (videos / f"{name}.mp4").write_bytes(make(whole, videos / "good.mp4"))
-        expected[name] = reason
-    for name, (make, reason) in BAD_FILES.items():
+    for name, (make, problem) in BAD_BYTES.items():
+        (videos / f"{name}.mp4").write_bytes(make(video_bytes, videos / "good.mp4"))
+        expected[name] = problem
+    for name, (make, problem) in BAD_FILES.items():
         make(videos / f"{name}.mp4")
-        expected[name] = reason
-    (videos / "twice.mp4").write_bytes(whole)
-    (videos / "twice.mov").write_bytes(whole)
-    expected["twice"] = "several videos of this name"
+        expected[name] = problem
+    (videos / "twice.mp4").write_bytes(video_bytes)
+    (videos / "twice.mov").write_bytes(video_bytes)
+    expected["twice"] = "several videos have this name"
     for name in expected:
         write_transcript(
-            tmp_path / "transcripts" / f"{name}.csv", [[time, who, name, said] for time, who, said in ROWS]
+            tmp_path / "transcripts" / f"{name}.csv", [[time, who, name, text] for time, who, text in ROWS]
         )
     before = {path for path in tmp_path.rglob("*")}
-    store = run(tmp_path)
+    store = run_frames(tmp_path)
     assert {row["group"][:4] for row in store.columns("group").to_pylist()} == {"good"}
     with (tmp_path / "store.frames.csv").open() as file:
-        told = {row["video"]: row["problem"] for row in csv.DictReader(file)}
-    assert told.pop("good") == ""
-    assert told.keys() == expected.keys()
+        problems = {row["video"]: row["problem"] for row in csv.DictReader(file)}
+    assert problems.pop("good") == ""
+    assert problems.keys() == expected.keys()
     for name, reason in expected.items():
-        assert told[name] in (reason if isinstance(reason, set) else {reason}), name
+        assert problems[name] in (reason if isinstance(reason, set) else {reason}), name
     assert len(expected) > 20
     funnel = store.manifest["funnel"]
     assert sum(funnel["dropped"].values()) == 3 * len(expected)
-    assert funnel["dropped"].keys() == set(told.values())
-    assert f"{len(expected)} lines" == f"{capsys.readouterr().err.count('; passed over')} lines"
+    assert funnel["dropped"].keys() == set(problems.values())
+    assert f"{len(expected)} lines" == f"{capsys.readouterr().err.count('; skipped')} lines"
     made = {path for path in tmp_path.rglob("*")} - before
     assert {path.relative_to(tmp_path).parts[0] for path in made} == {"store", "store.frames.csv"}
 
 
-def test_wrong_suffixes_and_names_are_no_harm(tmp_path, whole):
+def test_frames_accepts_unusual_suffixes_and_names(tmp_path, video_bytes):
     for name, file in (("avi", "avi.AVI"), ("mov", "sub/mov.mov"), ("b'a d;$(x)", "b'a d;$(x).mp4"), ("-i", "-i.mkv")):
         (tmp_path / "videos" / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "videos" / file).write_bytes(whole)  # an mp4, whatever its name says
-        write_transcript(tmp_path / "transcripts" / f"{name}.csv", [[time, who, "", said] for time, who, said in ROWS])
-    store = run(tmp_path, max_frames=1)
+        (tmp_path / "videos" / file).write_bytes(video_bytes)  # an mp4, whatever its name says
+        write_transcript(tmp_path / "transcripts" / f"{name}.csv", [[time, who, "", text] for time, who, text in ROWS])
+    store = run_frames(tmp_path, max_frames=1)
     assert store.manifest["funnel"] | {"dropped": {}} == store.manifest["funnel"]
     assert len(store) == 12
 
 
-def test_a_video_named_like_a_protocol_is_a_file(tmp_path, whole, monkeypatch):
+def test_probe_treats_protocol_like_name_as_file(tmp_path, video_bytes, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with open("concat:good.mp4", "wb") as file:  # noqa: PTH123 - a Path would put the folder before it
-        file.write(whole)
+        file.write(video_bytes)
     assert probe(type(tmp_path)("concat:good.mp4")).seconds == pytest.approx(35)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "row 1: no column 'Time', 'Speaker', 'Video Name', 'Utterance' (found nothing)"),
+        (b"", "row 1: no column 'Time', 'Speaker', 'Video Name', 'Utterance' (found no columns)"),
         (b"Time,Speaker,Utterance\n", "row 1: no column 'Video Name' (found Time, Speaker, Utterance)"),
         (b"Time;Speaker;Video Name;Utterance\n", "row 1: no column"),
         ("Time,Speaker,Video Name,Utterance\n".encode("utf-16"), "not readable as UTF-8 CSV"),
         (b"Time,Speaker,Video Name,Utterance\n0:01,M,V,caf\xe9\n", "not readable as UTF-8 CSV"),
         (b"PK\x03\x04" + bytes(range(256)) * 9, "not readable as UTF-8 CSV"),
         (b"Time,Speaker,Video Name,Utterance\n0:01,M,V," + b"a" * 200_000, "field larger than field limit"),
-        (b"Time,Speaker,Video Name,Utterance\n0:05,M,V,a\n,,,\n0:04,M,V,b\n", "row 4: its time (4 s) is before"),
-        (b"Time,Speaker,Video Name,Utterance\n0:05,M,V,a\n0:06,M,W.mp4,b\n", "row 3: names video 'W', rows above 'V'"),
+        (b"Time,Speaker,Video Name,Utterance\n0:05,M,V,a\n,,,\n0:04,M,V,b\n", "row 4: start time 4 s is before"),
+        (
+            b"Time,Speaker,Video Name,Utterance\n0:05,M,V,a\n0:06,M,W.mp4,b\n",
+            "row 3: video 'W', but the rows above name 'V'",
+        ),
     ],
 )
 @pytest.mark.parametrize("skip", [False, True])
-def test_bad_transcripts_are_named_with_file_and_row(tmp_path, content, message, skip, capsys):
-    corpus(tmp_path, ROWS, "good", count=350)
+def test_frames_reports_file_and_row_of_damaged_transcripts(tmp_path, content, message, skip, capsys):
+    write_corpus(tmp_path, ROWS, "good", count=350)
     (tmp_path / "transcripts" / "bad.csv").write_bytes(content)
     (tmp_path / "transcripts" / "dangling.csv").symlink_to("nowhere")
     if skip:
-        store = run(tmp_path, skip_bad_transcripts=True, max_frames=1)
+        store = run_frames(tmp_path, skip_bad_transcripts=True, max_frames=1)
         assert store.manifest["funnel"]["kept"] == 3
-        told = capsys.readouterr().err
+        output = capsys.readouterr().err
     else:
-        with pytest.raises(UserError, match=r"and 1 more transcripts, see above\), or pass over") as caught:
-            run(tmp_path)
+        with pytest.raises(UserError, match=r"\(1 more errors above\)") as caught:
+            run_frames(tmp_path)
         assert not (tmp_path / "store").exists()
-        told = f"{capsys.readouterr().err}{caught.value}"
-    assert message in told
-    assert "bad.csv: " in told
-    assert "dangling.csv: No such file" in told
+        output = f"{capsys.readouterr().err}{caught.value}"
+    assert message in output
+    assert re.search(r"bad\.csv[:,] ", output)
+    assert "dangling.csv: No such file" in output
 
 
-def test_hostile_names_in_a_transcript_stay_inside(tmp_path, whole):
-    (tmp_path / "outside.mp4").write_bytes(whole)
+def test_frames_ignores_hostile_video_names(tmp_path, video_bytes):
+    (tmp_path / "outside.mp4").write_bytes(video_bytes)
     names = [
         "../outside",
         "/etc/passwd",
@@ -204,28 +211,28 @@ def test_hostile_names_in_a_transcript_stay_inside(tmp_path, whole):
         "http://x/y.mp4",
         "|ls",
     ]
-    corpus(tmp_path, ROWS, "good", count=350)
+    write_corpus(tmp_path, ROWS, "good", count=350)
     for number, name in enumerate(names):
-        rows = [[time, who, name, f"{said} {number}"] for time, who, said in ROWS]
+        rows = [[time, who, name, f"{text} {number}"] for time, who, text in ROWS]
         write_transcript(tmp_path / "transcripts" / f"t{number}.csv", rows)
     frames(tmp_path / "videos", tmp_path / "transcripts", tmp_path / "store", num_workers=1, skip_bad_transcripts=True)
     with (tmp_path / "store.frames.csv").open(newline="") as file:
-        told = {row["transcript"]: row["problem"] for row in csv.DictReader(file)}
-    assert set(told.values()) == {"", "video missing"}
-    assert [name for name, problem in told.items() if not problem] == ["good.csv"]
+        problems = {row["transcript"]: row["problem"] for row in csv.DictReader(file)}
+    assert set(problems.values()) == {"", "video missing"}
+    assert [name for name, problem in problems.items() if not problem] == ["good.csv"]
 
 
-def test_memory_stays_under_a_gigabyte(tmp_path, whole):
-    """All at once in one process: bad files, and a sound one of 4K pictures, as a GoPro makes."""
+def test_frames_memory_stays_below_one_gigabyte(tmp_path, video_bytes):
+    """Process damaged files and a valid 4K video, as from a GoPro, in one process."""
     videos = tmp_path / "videos"
     videos.mkdir()
     for name, (make, _) in BAD_BYTES.items():
-        (videos / f"{name}.mp4").write_bytes(make(whole, videos / "good.mp4"))
-    grows_on_the_way(videos / "huge.mp4")
+        (videos / f"{name}.mp4").write_bytes(make(video_bytes, videos / "good.mp4"))
+    write_growing_mjpeg(videos / "huge.mp4")
     write_video(videos / "large.mp4", 12, size=(3840, 2160))
-    said = [["0:00", "M", "", "a"], ["0:01", "M", "", "b"]]
+    text = [["0:00", "M", "", "a"], ["0:01", "M", "", "b"]]
     for path in videos.iterdir():
-        write_transcript(tmp_path / "transcripts" / f"{path.stem}.csv", said)
+        write_transcript(tmp_path / "transcripts" / f"{path.stem}.csv", text)
     code = (
         "import re, sys; from pathlib import Path; from babyvlm.curation.ingest.frames import frames\n"
         "root = Path(sys.argv[1])\n"

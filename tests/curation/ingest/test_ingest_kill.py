@@ -1,4 +1,4 @@
-"""Killed at any moment, cutting frames and reading released ones go on, do nothing twice and end in the same bytes."""
+"""Kill `curate frames` and `curate released` at random times: they resume and end with the same bytes."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import pytest
 
 from babyvlm.curation.ingest.frames import frames
 from babyvlm.curation.ingest.released import released
-from support.filming import corpus
+from support.filming import write_corpus
 
 VIDEOS = 6
 ROWS = [("0:00", "M", "one. two"), ("0:06", "Mom", "three"), ("0:09", "C", "ba"), ("0:11", "papa", "end")]
@@ -20,20 +20,18 @@ ROWS = [("0:00", "M", "one. two"), ("0:06", "Mom", "three"), ("0:09", "C", "ba")
 
 @pytest.fixture(scope="module")
 def processes():
-    """Real processes, forked from one that has imported everything: only starting up is saved."""
+    """Return a context whose processes are forked from one that has imported everything, to save start-up time."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["babyvlm.curation.ingest.frames", "babyvlm.curation.ingest.released", "filming", "pytest"]
-    )
+    context.set_forkserver_preload(["babyvlm.curation.ingest.frames", "babyvlm.curation.ingest.released", "pytest"])
     return context
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory, draw_jpeg):
-    """Videos with transcripts, one video missing, and released frames with their lists."""
+    """Write videos with transcripts (one video is missing), and released frames with their list."""
     folder = tmp_path_factory.mktemp("raw")
     for index in range(VIDEOS):
-        corpus(folder, ROWS, f"V_{index}", count=120)
+        write_corpus(folder, ROWS, f"V_{index}", count=120)
     (folder / "videos" / "V_3.mp4").unlink()
     (folder / "images").mkdir()
     for number in range(VIDEOS * 12):
@@ -50,28 +48,28 @@ def stages(raw):
     }
 
 
-def work(stage, out, workers):
-    """What a process does."""
+def run_stage(stage, out, workers):
+    """Run a stage, in a process of its own."""
     import babyvlm.curation.ingest.released as module
 
     module.CHUNK_IMAGES = 12
     stage(out=out, num_workers=workers)
 
 
-def contents(out):
+def output_hashes(out):
     files = [*out.iterdir(), *out.parent.glob(f"{out.name}.*.csv")]
     return {path.name.replace(out.name, "OUT"): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def kill_and_finish(processes, folder, stage, moments):
-    """Kill a stage at the moments; then let it end. Parts that were there must never be written again."""
+def kill_and_finish(processes, folder, stage, kill_times):
+    """Kill a stage after each of ``kill_times`` seconds, then let it finish. No complete part may be written again."""
     out = folder / "store"
     parts = folder / "store.parts"
     seen = {}
-    for number, moment in enumerate(moments):
-        process = processes.Process(target=work, args=(stage, out, 1 if number % 3 else 2))
+    for number, seconds in enumerate(kill_times):
+        process = processes.Process(target=run_stage, args=(stage, out, 1 if number % 3 else 2))
         process.start()
-        time.sleep(moment)
+        time.sleep(seconds)
         process.kill()
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
@@ -80,42 +78,42 @@ def kill_and_finish(processes, folder, stage, moments):
         assert {name: there[name] for name in seen if name in there} == {n: t for n, t in seen.items() if n in there}
         assert seen.keys() <= there.keys() or out.exists()
         seen |= there
-    process = processes.Process(target=work, args=(stage, out, 1))
+    process = processes.Process(target=run_stage, args=(stage, out, 1))
     process.start()
     process.join(120)
     assert process.exitcode == 0
     assert not parts.exists()
-    return contents(out)
+    return output_hashes(out)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(raw, tmp_path_factory, processes):
-    """Seconds that each stage takes, and the bytes it makes."""
+    """Return the duration of each stage in seconds, and the hashes of its output."""
     known = {}
     for name, stage in stages(raw).items():
         folder = tmp_path_factory.mktemp(name)
-        process = processes.Process(target=work, args=(stage, folder / "store", 1))
+        process = processes.Process(target=run_stage, args=(stage, folder / "store", 1))
         process.start()
         started = time.monotonic()
         process.join(120)
-        known[name] = time.monotonic() - started, contents(folder / "store")
+        known[name] = time.monotonic() - started, output_hashes(folder / "store")
     return known
 
 
-def moments(seed, count, longest):
+def random_times(seed, count, longest):
     generator = random.Random(seed)
     return [generator.uniform(0, longest) for _ in range(count)]
 
 
 @pytest.mark.parametrize("name", ["frames", "released"])
-def test_killed(tmp_path, processes, raw, uninterrupted, name):
-    longest, bytes_of = uninterrupted[name]
-    assert kill_and_finish(processes, tmp_path, stages(raw)[name], moments(time.time_ns(), 3, longest)) == bytes_of
+def test_ingest_resumes_after_kill(tmp_path, processes, raw, uninterrupted, name):
+    longest, expected = uninterrupted[name]
+    assert kill_and_finish(processes, tmp_path, stages(raw)[name], random_times(time.time_ns(), 3, longest)) == expected
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("name", ["frames", "released"])
-def test_killed_at_twenty_moments(tmp_path, processes, raw, uninterrupted, name, seed):
-    longest, bytes_of = uninterrupted[name]
-    assert kill_and_finish(processes, tmp_path, stages(raw)[name], moments(seed, 20, longest)) == bytes_of
+def test_ingest_resumes_after_twenty_kills(tmp_path, processes, raw, uninterrupted, name, seed):
+    longest, expected = uninterrupted[name]
+    assert kill_and_finish(processes, tmp_path, stages(raw)[name], random_times(seed, 20, longest)) == expected

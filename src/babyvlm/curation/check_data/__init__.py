@@ -1,1 +1,1 @@
-"""What a licence holder is told before a stage runs."""
+"""The command ``check-data``: check raw data before jobs are queued."""

@@ -1,4 +1,4 @@
-"""``check-data``: what is there, what is missing, and what the stages will need, before the queue finds out."""
+"""``check-data``: report what is available, what is missing, and the resources that each stage will need."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from babyvlm.curation.check_data.corpus import check_raw, check_released
-from babyvlm.curation.check_data.costs import EMBED_RATE, KEPT, web_needs
-from babyvlm.curation.check_data.lists import check_trials, check_web
+from babyvlm.curation.check_data.corpus import check_released_frames, check_videos
+from babyvlm.curation.check_data.requirements import EMBED_RATE, KEPT_BY_FILTER, web_requirements
+from babyvlm.curation.check_data.trials import check_trials
+from babyvlm.curation.check_data.web import check_web_source
 from babyvlm.curation.ingest.profiles import find_profile
+from babyvlm.curation.options import at_least
 from babyvlm.errors import UserError
 from babyvlm.io.files import as_list
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from babyvlm.curation.check_data.corpus import Findings
-    from babyvlm.curation.check_data.costs import Need
+    from babyvlm.curation.check_data.findings import Findings
+    from babyvlm.curation.check_data.requirements import Requirement
 
-WIDTH = 120
+WIDTH = 120  # characters, where the output is not a terminal
 
 
-def check_data(  # noqa: PLR0913, PLR0917 - each is something that a user may have, or knows of it
+def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or may not have
     videos: Path | None = None,
     transcripts: Path | None = None,
     frames: Path | None = None,
@@ -44,90 +46,119 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is something that a user may ha
     embed_rate: float = EMBED_RATE,
     out: Path = Path("data"),
 ) -> None:
-    """Check data before work is queued: what is there and missing, and the disk and time that each stage will need.
+    """Check raw data before jobs are queued: what is missing, and the disk space and time that each stage will need.
 
-    Takes the raw files of any stage, and makes nothing. Headers and samples are read, not whole corpora. Prints what it
-    found, then what is missing, line by line; ends with exit code 2 if a stage needs it.
+    Input: the raw files of any stage. Reads headers and samples, not complete corpora, and writes nothing. Prints the
+    facts, then everything that is missing and how to fix it, then the requirements of the stages. Exits with status 2
+    if something that a stage needs is missing.
 
     For example:
         python -m babyvlm check-data --videos data/saycam/raw --sources data/web/blip_laion_cc_sbu_558k.json --out data
 
     Args:
-        videos: folder of raw videos, of SAYCam or of another corpus whose --profile is given.
-        transcripts: folder of their transcripts; by default that of the videos.
+        videos: folder of raw videos, of SAYCam or of the corpus that --profile describes.
+        transcripts: folder of their transcripts. Default: the folder of the videos.
         frames: folder of released frames.
-        captions: list, or lists `[a.json,b.json]`, of what was said with them; else their --transcripts are numbered.
-        sources: web source or sources, `[a,b]`, as for `curate web`.
+        captions: list or lists `[a.json,b.json]` with their utterances. Without it, --transcripts are needed.
+        sources: web corpus or corpora `[a,b]`, as for `curate web`.
         trials: folder of the benchmark lists (labeled_s.csv, vtwt.csv, baby_winoground.csv, SAYCam_caption.csv).
-        image_root: folder that their image paths start from; that of the lists by default.
+        image_root: folder that the image paths in these lists start from. Default: the folder of the lists.
         profile: conventions of the corpus: `saycam`, `babyview`, or your own YAML or JSON file (docs/how-to/data.md).
-        max_frames: most frames an utterance, as you will give it to `curate frames`.
-        min_fraction: least share of the transcripts that must have a sound video; less than 1 if you know that some
-            are lost.
-        num_workers: processes that you will give to `curate frames`.
-        embed_rate: pairs that your device embeds a second, if you know it.
-        out: where you will work; its disk is the one that must have room.
+        max_frames: maximum number of frames per utterance, as for `curate frames`.
+        min_fraction: minimum share of the transcripts that must have a readable video. Pass less than 1 if you know
+            that some videos are lost.
+        num_workers: number of processes that you will pass to `curate frames`.
+        embed_rate: pairs per second that your device embeds, if you know it.
+        out: folder that you will work in; its disk must have enough space.
 
     Raises:
         UserError: nothing was named to check, or something that a stage needs is missing.
     """
     if not (videos or frames or sources or trials):
-        raise UserError("nothing to check: pass --videos, --frames, --sources or --trials")
-    if not 0 <= min_fraction <= 1 or num_workers < 1 or max_frames < 1 or not 0 < embed_rate < inf:
-        raise UserError("--min_fraction must be within 0 and 1, --num_workers, --max_frames and --embed_rate above 0")
+        raise UserError("nothing to check. Pass --videos, --frames, --sources or --trials")
+    _check_options(max_frames, num_workers, min_fraction, embed_rate)
     rules = find_profile(profile)
-    checked = []
+    corpora = []
     if videos:
-        checked.append(check_raw(videos, transcripts or videos, rules, max_frames, min_fraction, embed_rate))
+        corpora.append(check_videos(videos, transcripts or videos, rules, max_frames, min_fraction, embed_rate))
     if frames:
-        checked.append(check_released(frames, as_list(captions), transcripts, embed_rate))
-    targets = round(KEPT * sum(one.pairs for one in checked))
-    web = [check_web(source) for source in as_list(sources)]
-    checked += [*web, *([check_trials(trials, image_root)] if trials else [])]
-    needs = [need for found in checked for need in found.needs]
-    needs += web_needs(sum(one.pairs for one in web), sum(one.bytes for one in web), embed_rate, targets)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    for found in checked:
-        _print_findings(console, found)
-    missing = sum(len(found.missing) for found in checked) + (
-        _print_needs(console, needs, num_workers, out) if needs else 0
+        corpora.append(check_released_frames(frames, as_list(captions), transcripts, embed_rate))
+    web = [check_web_source(source) for source in as_list(sources)]
+    benchmarks = [check_trials(trials, image_root)] if trials else []
+
+    checked = [*corpora, *web, *benchmarks]
+    requirements = [requirement for findings in checked for requirement in findings.requirements]
+    requirements += web_requirements(
+        pairs=sum(findings.pairs for findings in web),
+        image_bytes=sum(findings.image_bytes for findings in web),
+        embed_rate=embed_rate,
+        targets=round(KEPT_BY_FILTER * sum(findings.pairs for findings in corpora)),
     )
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    for findings in checked:
+        _print_findings(console, findings)
+    missing = sum(len(findings.missing) for findings in checked)
+    if requirements:
+        missing += _print_requirements(console, requirements, num_workers, out)
     if missing:
-        raise UserError(f"{missing:,} things that a stage needs are missing or broken, see above")
-    console.print("all that the stages need is there")
+        raise UserError(f"{missing:,} problems found. See the lines marked 'missing' above")
+    console.print("All inputs are complete.")
 
 
-def _print_findings(console: Console, found: Findings) -> None:
-    console.print(f"[bold]{escape(found.title)}[/bold]", highlight=False)
+def _check_options(max_frames: int, num_workers: int, min_fraction: float, embed_rate: float) -> None:
+    at_least(1, max_frames=max_frames, num_workers=num_workers)
+    if not 0 <= min_fraction <= 1:
+        raise UserError(f"--min_fraction {min_fraction}: must be between 0 and 1")
+    if not 0 < embed_rate < inf:
+        raise UserError(f"--embed_rate {embed_rate}: must be a positive, finite number")
+
+
+def _print_findings(console: Console, findings: Findings) -> None:
+    console.print(f"[bold]{escape(findings.title)}[/bold]", highlight=False)
     table = Table(box=None, show_header=False, padding=(0, 2))
-    for name, value in found.facts:
+    for name, value in findings.facts:
         table.add_row(escape(name), escape(value))
     console.print(table)
-    for mark, lines in (("[red]missing[/red]", found.missing), ("[yellow]note[/yellow]   ", found.notes)):
-        for line in lines:
-            console.print(f"  {mark} {escape(line)}", soft_wrap=True, highlight=False)
+    _print_lines(console, "[red]missing[/red]", findings.missing)
+    _print_lines(console, "[green]fix[/green]    ", findings.fixes)
+    _print_lines(console, "[yellow]note[/yellow]   ", findings.notes)
     console.print()
 
 
-def _print_needs(console: Console, needs: Sequence[Need], workers: int, out: Path) -> bool:
-    """Print disk and time; tell whether the disk is too small."""
-    console.print(f"[bold]what the stages will need[/bold] ({workers} workers)", highlight=False)
-    table = Table("stage", "works on", "disk", "time", "rests on", box=SIMPLE_HEAD, padding=(0, 1))
-    for need in needs:
-        seconds = need.seconds / (workers if need.divisible else 1)
-        table.add_row(need.stage, need.items, _bytes(need.disk), _duration(seconds), escape(need.rests_on))
+def _print_lines(console: Console, label: str, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(f"  {label} {escape(line)}", soft_wrap=True, highlight=False)
+
+
+def _print_requirements(console: Console, requirements: Sequence[Requirement], num_workers: int, out: Path) -> bool:
+    """Print the disk space and time of each stage. Return whether the disk has too little space."""
+    console.print(f"[bold]Requirements of the stages[/bold] (with {num_workers} processes)", highlight=False)
+    table = Table("stage", "input", "disk", "time", "based on", box=SIMPLE_HEAD, padding=(0, 1))
+    for requirement in requirements:
+        seconds = requirement.seconds / (num_workers if requirement.parallel else 1)
+        table.add_row(
+            requirement.stage,
+            requirement.items,
+            _format_bytes(requirement.disk_bytes),
+            _format_duration(seconds),
+            escape(requirement.basis),
+        )
     console.print(table)
-    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    free, wanted = shutil.disk_usage(place).free, sum(need.disk for need in needs)
-    console.print(f"disk: {_bytes(wanted)} needed in all, {_bytes(free)} free at {place}", soft_wrap=True)
-    return wanted > free
+    folder = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    free, needed = shutil.disk_usage(folder).free, sum(requirement.disk_bytes for requirement in requirements)
+    sizes = f"{_format_bytes(needed)} needed in total, {_format_bytes(free)} free in {folder}"
+    console.print(f"Disk: {sizes}", soft_wrap=True)
+    if needed > free:
+        _print_lines(console, "[red]missing[/red]", ["disk space"])
+        _print_lines(console, "[green]fix[/green]    ", ["Free space, or pass an --out on another disk"])
+    return needed > free
 
 
-def _bytes(count: float) -> str:
+def _format_bytes(count: float) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"

@@ -1,15 +1,15 @@
-"""Which released frames belong to which row of a transcript: the CVCL authors' numbering, counted as they counted.
+"""The CVCL authors' utterance numbers: which released frames belong to which row of a SAYCam transcript.
 
-The authors' frames are named ``VIDEO_UTTERANCE_FRAME.jpg``, and UTTERANCE counts what their preprocessing
-(github.com/wkvong/multimodal-baby) left of the transcript. ``utterances`` mends that preprocessing and so counts
-otherwise. Here it is followed to the letter, slips included, for numbers and frame counts only:
+The authors' frames are named ``VIDEO_UTTERANCE_FRAME.jpg``, and UTTERANCE counts the utterances that their
+preprocessing (github.com/wkvong/multimodal-baby) kept. ``sentences`` corrects that preprocessing and therefore counts
+differently. This module reproduces it exactly, including its errors, for numbers and frame counts only:
 
-- ``h:mm:ss`` is read as minutes and seconds, marks run on to the last partner, an empty cell is the word ``nan``;
-- a gap between two full stops is an utterance without words, which takes a number;
+- ``h:mm:ss`` is read as minutes and seconds, an annotation extends to the last closing mark, an empty cell is ``nan``;
+- a gap between two full stops is an utterance without words, which is counted;
 - an utterance of d whole seconds has ``int(d / 0.2)`` frames, 1 to 32.
 
-The frame counts tell whether transcript and frames belong together: an utterance whose frames are not as many as its
-time allows is left out, and a video with too many of them altogether, since its numbers have slipped.
+The frame counts show whether a transcript and frames belong together: an utterance with a different number of frames
+than its duration allows is dropped, and so is a video with too many such utterances, because its numbers have shifted.
 """
 
 from __future__ import annotations
@@ -22,85 +22,89 @@ import numpy as np
 
 from babyvlm.curation.ingest.profiles import SAYCAM
 from babyvlm.errors import UserError
+from babyvlm.io.tables import open_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-MOST_FRAMES = 32
-MISSING = {"", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "<NA>", "#N/A", "-NaN", "-nan"}  # to pandas
-MARKS = (r"\*[^)]*\*", r"\[[^)]*\]", r"\([^)]*\)")
-REMOVED = str.maketrans("", "", "-'*_,…")
+MAX_FRAMES = 32
+# Cells that pandas reads as missing.
+MISSING = {"", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "<NA>", "#N/A", "-NaN", "-nan"}
+ANNOTATIONS = (r"\*[^)]*\*", r"\[[^)]*\]", r"\([^)]*\)")
+PUNCTUATION = str.maketrans("", "", "-'*_,…")
+COLUMNS = {
+    "time": SAYCAM.start_column,
+    "speaker": SAYCAM.speaker_column,
+    "video": SAYCAM.video_column,
+    "utterance": SAYCAM.utterance_column,
+}
 
 
-class Numbered(NamedTuple):
-    """An utterance as the authors counted it: its number, their text (lower case), how many frames its time allows."""
+class NumberedUtterance(NamedTuple):
+    """An utterance as the authors count it: its number, their lower-case text, and its number of frames."""
 
     number: int
     text: str
     frames: int
 
 
-def numbered_utterances(path: Path) -> tuple[str, list[Numbered]]:
-    """The video of a SAYCam transcript, and its utterances with the authors' numbers.
+def numbered_utterances(path: Path) -> tuple[str, list[NumberedUtterance]]:
+    """Read a SAYCam transcript with the authors' rules.
 
     Returns:
-        The video's name, "" if the authors left the transcript out (it names none or several); and the utterances.
+        The name of the video, "" if the authors skipped the transcript (it names no video or several); and its
+        utterances.
 
     Raises:
         UserError: a column is missing, or the file is not UTF-8 CSV.
     """
-    rows = _read(path)
-    names = {row["video"] for row in rows if row["video"] not in MISSING and "part" not in row["video"]}
-    if len(names) != 1 or len(rows) <= 1:
+    rows = _read_rows(path)
+    videos = {row["video"] for row in rows if row["video"] not in MISSING and "part" not in row["video"]}
+    if len(videos) != 1 or len(rows) <= 1:
         return "", []
-    starts = [_seconds(row["time"]) for row in rows]
-    said: list[Numbered] = []
+    starts = [_parse_seconds(row["time"]) for row in rows]
+    utterances: list[NumberedUtterance] = []
     for row, start, end in zip(rows, starts, [*starts[1:], *starts[-1:]], strict=True):
         if start is None or end is None or row["speaker"] not in SAYCAM.caregivers:
             continue
-        sentences = _sentences("nan" if row["utterance"] in MISSING else row["utterance"])
-        said += _number(sentences, start, end, first=len(said) + 1)
-    return re.sub(r"\.\w+$", "", names.pop()), said
+        sentences = _split_sentences("nan" if row["utterance"] in MISSING else row["utterance"])
+        utterances += _number(sentences, start, end, first=len(utterances) + 1)
+    return re.sub(r"\.\w+$", "", videos.pop()), utterances
 
 
-def _number(sentences: list[str], start: int, end: int, first: int) -> Iterator[Numbered]:
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    with open_csv(path) as file:
+        reader = csv.DictReader(file, restval="")
+        missing = [name for name in COLUMNS.values() if name not in (reader.fieldnames or [])]
+        if missing:
+            raise UserError(f"{path}, row 1: no column {', '.join(map(repr, missing))}. Rename the columns")
+        return [{key: row[name] for key, name in COLUMNS.items()} for row in reader]
+
+
+def _parse_seconds(text: str) -> int | None:
+    if text in MISSING or not (start := text.split("-", maxsplit=1)[0]):
+        return None
+    minutes, seconds = [*re.split(r"[:.,;]", start), "0"][:2]
+    if seconds in {"1", "2", "3", "4", "5"}:
+        seconds += "0"
+    try:
+        return int(minutes or "0") * 60 + int(seconds) if len(seconds.strip()) <= 2 else None
+    except ValueError:  # the authors' code stops here
+        return None
+
+
+def _split_sentences(text: str) -> list[str]:
+    for annotation in ANNOTATIONS:
+        text = re.sub(annotation, "", text)
+    text = re.sub(" +", " ", text).replace("--", " ").translate(PUNCTUATION).lower().strip()
+    return [sentence.strip() for sentence in re.split(r"[.?!]", text) if sentence]
+
+
+def _number(sentences: list[str], start: int, end: int, first: int) -> Iterator[NumberedUtterance]:
     if not sentences:
         return
     edges = [int(edge) for edge in np.linspace(start, end, len(sentences) + 1)]
     for index, text in enumerate(sentences):
         frames = int((edges[index + 1] - edges[index]) / 0.2)
-        yield Numbered(first + index, text, max(min(frames, MOST_FRAMES), 1))
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    columns = {"time": SAYCAM.time, "speaker": SAYCAM.speaker, "video": SAYCAM.video, "utterance": SAYCAM.utterance}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            missing = [name for name in columns.values() if name not in (reader.fieldnames or [])]
-            if missing:
-                raise UserError(f"{path}: row 1: no column {', '.join(map(repr, missing))}; name it so")
-            return [{key: row[name] for key, name in columns.items()} for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not readable as UTF-8 CSV ({error}); export it again as UTF-8") from None
-
-
-def _seconds(text: str) -> int | None:
-    if text in MISSING or not (begin := text.split("-", maxsplit=1)[0]):
-        return None
-    parts = re.split(r"[:.,;]", begin)
-    minutes, seconds = [*parts, "0"][:2]
-    if seconds in {"1", "2", "3", "4", "5"}:
-        seconds += "0"
-    try:
-        return int(minutes or "0") * 60 + int(seconds) if len(seconds.strip()) <= 2 else None
-    except ValueError:  # theirs stopped here
-        return None
-
-
-def _sentences(text: str) -> list[str]:
-    for mark in MARKS:
-        text = re.sub(mark, "", text)
-    text = re.sub(" +", " ", text).replace("--", " ").translate(REMOVED).lower().strip()
-    return [sentence.strip() for sentence in re.split(r"[.?!]", text) if sentence]
+        yield NumberedUtterance(first + index, text, max(min(frames, MAX_FRAMES), 1))

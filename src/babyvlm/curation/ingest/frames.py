@@ -1,4 +1,4 @@
-"""SAYCam, BabyView and their like: transcripts and videos -> timed utterances -> frames -> a pair store."""
+"""``curate frames``: videos and transcripts to a store of (frame, utterance) pairs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from rich.console import Console
 from rich.progress import Progress, track
 
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.ingest.cropping import as_jpeg, crop_frame
 from babyvlm.curation.ingest.profiles import Profile, find_profile
 from babyvlm.curation.ingest.sentences import frame_times
 from babyvlm.curation.ingest.transcripts import (
     VIDEO_SUFFIXES,
     Transcript,
-    check_some_serve,
-    plain_name,
+    base_name,
+    find_transcripts,
     read_transcript,
 )
-from babyvlm.curation.ingest.video import VideoError, frames_at
+from babyvlm.curation.ingest.video import VideoError, crop_frame, encode_jpeg, frames_at
 from babyvlm.curation.options import at_least
 from babyvlm.curation.store.chunked_writer import Log, UnusableInputError, store_from_parts
 from babyvlm.curation.store.pair_store import split_of
@@ -32,13 +31,13 @@ from babyvlm.io.artifacts import one_at_a_time
 from babyvlm.io.files import combine_hashes, files_below, fingerprint_files, require_outside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from PIL.Image import Image
 
-KEY = "VIDEO_N_I: the Nth sentence of the caregiver's in VIDEO's transcript, from 1; its Ith frame, from 0"
-LARGEST = 4096  # side of a frame; our choice, no video is larger and no memory holds much more
-HEADING = ("transcript", "video", "utterances", "frames", "problem", "notes")
+KEY = "VIDEO_N_I: utterance N of the caregivers in the transcript of VIDEO, from 1, and its frame I, from 0"
+MAX_IMAGE_SIZE = 4096  # our choice: no video is larger
+REPORT_COLUMNS = ("transcript", "video", "utterances", "frames", "problem", "notes")
 
 
 @one_at_a_time
@@ -53,43 +52,45 @@ def frames(
     skip_bad_transcripts: bool = False,
     licensed: bool = True,
 ) -> None:
-    """Cut the frames that go with each utterance out of videos, and write them as a pair store.
+    """Extract the frames of each utterance from videos and write them to a pair store.
 
-    In go a folder of videos and one of transcripts (CSV, a row a turn: when it begins, who speaks, what is said). The
-    caregiver's turns are cleaned and split into sentences, each with a share of the turn's time; from its start on,
-    five frames a second are cut, turned and cropped. Out comes a store of (frame, utterance) pairs.
+    Input: a folder of videos and a folder of transcripts (CSV, one row per turn with start time, speaker and text). The
+    caregivers' turns are cleaned and split into sentences, and each sentence gets a share of the turn's time. From its
+    start, five frames per second are extracted, cropped and rotated upright. Output: a store of (frame, utterance)
+    pairs.
 
-    The funnel counts utterances: the caregiver's sentences, and each turn that was dropped before it was split. A
-    video that is missing or cannot be decoded is reported and passed over; `OUT.frames.csv` says what became of each.
-    A call that was killed goes on: the videos that are done are not touched again.
+    The funnel counts utterances: the caregivers' sentences, and turns that were dropped before they were split. Videos
+    that are missing or cannot be decoded are reported and skipped; `OUT.frames.csv` lists the result of each. If the
+    command is interrupted, run it again: completed videos are not processed twice.
 
     For example:
         python -m babyvlm curate frames --videos raw/videos --transcripts raw/transcripts --out frames --num_workers 8
 
     Args:
-        videos: folder of videos, named as the transcripts name them; subfolders are searched too.
-        transcripts: folder of CSVs, one a video; subfolders are searched too.
-        out: store to make.
+        videos: folder of videos with the names that the transcripts give; includes subfolders.
+        transcripts: folder of CSV files, one per video; includes subfolders.
+        out: store to create.
         profile: conventions of the corpus: `saycam`, `babyview`, or your own YAML or JSON file (docs/how-to/data.md).
-        image_size: side of the frames in pixels.
-        max_frames: most frames an utterance (16 in BabyVLM, 32 in CVCL).
-        num_workers: processes, each at one video.
-        skip_bad_transcripts: pass over transcripts that cannot be trusted (a missing column, times that run
-            backwards, two videos) instead of stopping before any work is done.
-        licensed: the frames may never leave this machine. Say false only of data that is free to share.
+        image_size: side of the stored frames in pixels.
+        max_frames: maximum number of frames per utterance (16 in BabyVLM, 32 in CVCL).
+        num_workers: number of processes; each processes one video at a time.
+        skip_bad_transcripts: skip transcripts with errors (a missing column, decreasing times, two videos) instead of
+            stopping before any video is processed.
+        licensed: mark the store so that its images never leave this machine. Pass false only for data that may be
+            shared.
     """
     rules = find_profile(profile)
     at_least(1, image_size=image_size, max_frames=max_frames, num_workers=num_workers)
-    if image_size > LARGEST:
-        raise UserError(f"--image_size {image_size}: must be at most {LARGEST}")
+    if image_size > MAX_IMAGE_SIZE:
+        raise UserError(f"--image_size {image_size}: must be at most {MAX_IMAGE_SIZE}")
     require_outside(out, videos, transcripts)
-    read = read_transcripts(find_transcripts(transcripts), rules, skip_bad=skip_bad_transcripts)
-    index = find_videos(videos, rules)
-    check_some_serve(read, transcripts, index, videos, rules)
-    with Progress(console=Console(stderr=True)) as bar:  # ends before an error is told
+    read = _read_transcripts(find_transcripts(transcripts), rules, skip_bad=skip_bad_transcripts)
+    video_files = find_videos(videos, rules)
+    _check_inputs_match(read, transcripts, video_files, videos, rules)
+    with Progress(console=Console(stderr=True)) as progress:  # closed before an error is printed
         parts = [
-            VideoFrames.of(one, index.get(one.video, []), rules, image_size, max_frames)
-            for one in bar.track(read, description="looking at videos")
+            VideoPart.create(transcript, video_files.get(transcript.video, []), rules, image_size, max_frames)
+            for transcript in progress.track(read, description="hashing videos")
         ]
     arguments = {
         "command": "frames",
@@ -101,39 +102,50 @@ def frames(
         "videos": combine_hashes(part.video_hash for part in parts),
     }
     funnel = Funnel("frames", unit="utterances")
-    raw = {rules.source: {"files": [one.path.name for one in read], "key": KEY}}
+    raw = {rules.source: {"files": [transcript.path.name for transcript in read], "key": KEY}}
     store = store_from_parts(
-        out, parts, funnel, HEADING, arguments=arguments, raw=raw, licensed=licensed, workers=num_workers
+        out, parts, funnel, REPORT_COLUMNS, arguments=arguments, raw=raw, licensed=licensed, workers=num_workers
     )
     if store:
         print(
-            f"{funnel}\n{out}: {len(store):,} frames of {funnel.kept:,} utterances; {out}.frames.csv lists the videos"
+            f"{funnel}\n{out}: {len(store):,} frames of {funnel.kept:,} utterances."
+            f" See {out}.frames.csv for the result of each video"
         )
 
 
 @dataclass(frozen=True)
-class VideoFrames:
-    """The frames of one video's utterances: a part of the store."""
+class VideoPart:
+    """The frames of one video's utterances: a part of the store.
+
+    Attributes:
+        transcript: the transcript of the video.
+        paths: video files with the name of the video; exactly one is needed.
+        profile: the conventions of the corpus.
+        image_size: side of the frames in pixels.
+        max_frames: maximum number of frames per utterance.
+        transcript_hash: hash of the transcript file.
+        video_hash: hash of the video files.
+    """
 
     transcript: Transcript
     paths: tuple[Path, ...]
     profile: Profile
     image_size: int
     max_frames: int
-    transcript_hash: str
-    video_hash: str
+    transcript_hash: str = ""
+    video_hash: str = ""
 
     @classmethod
-    def of(
+    def create(
         cls, transcript: Transcript, paths: Sequence[Path], profile: Profile, image_size: int, max_frames: int
-    ) -> VideoFrames:
-        """The part of a transcript whose video is at one of ``paths``; which should be one."""
+    ) -> VideoPart:
+        """Return the part of a transcript, with the hashes of its files."""
         hashes = fingerprint_files([transcript.path]), fingerprint_files(paths)
         return cls(transcript, tuple(paths), profile, image_size, max_frames, *hashes)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """All that the rows are a function of."""
+        """Everything that determines the rows."""
         return {
             "profile": asdict(self.profile),
             "image_size": self.image_size,
@@ -143,117 +155,131 @@ class VideoFrames:
         }
 
     def rows(self, log: Log) -> Iterator[dict[str, Any]]:
-        """A row a frame.
+        """Yield one row per frame.
 
         Raises:
-            UnusableInputError: there is no such video, or it cannot be decoded.
+            UnusableInputError: the video is missing, there are several, or it cannot be decoded.
         """
         notes: set[str] = set()
-        cut = 0
-        for number, text, pictures in self._cut(notes):
-            if not pictures:
-                log.funnel.drop("said after the end of the video")
+        num_frames = 0
+        for number, text, images in self._utterances(notes):
+            if not images:
+                log.funnel.drop("starts after the end of the video")
                 continue
             log.funnel.keep()
-            cut += len(pictures)
+            num_frames += len(images)
             group = f"{self.transcript.video}_{number:03d}"
-            for index, picture in enumerate(pictures):
+            for index, image in enumerate(images):
                 yield {
                     "key": f"{group}_{index:02d}",
-                    "image": picture,
+                    "image": image,
                     "utterance": text,
                     "source": self.profile.source,
                     "group": group,
                     "split": split_of(group),
                 }
-        self._close(log, cut, "", notes)
+        self._report(log, num_frames, problem="", notes=notes)
 
     def record_failure(self, reason: str, log: Log) -> None:
-        """Log that the video gave nothing."""
+        """Log that no frame could be extracted."""
         if self.transcript.utterances:
             log.funnel.drop(reason, len(self.transcript.utterances))
-        self._close(log, 0, reason, set())
+        self._report(log, 0, problem=reason, notes=set())
 
-    def _close(self, log: Log, cut: int, problem: str, notes: set[str]) -> None:
-        for reason, count in self.transcript.dropped:
-            log.funnel.drop(reason, count)
-        name, video, said = self.transcript.path.name, self.transcript.video, len(self.transcript.utterances)
-        unusual = "; ".join(sorted(notes))
-        log.lines.append([name, video, str(said), str(cut), problem, unusual])
-        if problem or unusual:
-            log.warnings.append(f"{name}: {video}: {f'{problem}; passed over' if problem else unusual}")
-
-    def _cut(self, notes: set[str]) -> Iterator[tuple[int, str, list[bytes]]]:
-        """Number, text and frames of each utterance; no more is held than utterances that overlap need."""
+    def _utterances(self, notes: set[str]) -> Iterator[tuple[int, str, list[bytes]]]:
+        """Yield number, text and frames of each utterance; keeps only the frames that later utterances may need."""
         if len(self.paths) != 1:
-            raise UnusableInputError("several videos of this name" if self.paths else "video missing")
-        said = self.transcript.utterances
-        wanted = [frame_times(utterance, self.profile.step_ms, self.max_frames) for utterance in said]
-        times = sorted(set(chain.from_iterable(wanted)))
-        # Turns may overlap, so that one sentence can begin before the one listed above it.
-        needed_from = list(accumulate((moments[0] for moments in reversed(wanted)), min))[::-1]
-        pending = deque[tuple[int, bytes]]()
-        stream = frames_at(self.paths[0], times, self._prepare, notes) if times else iter(())
+            raise UnusableInputError("several videos have this name" if self.paths else "video missing")
+        utterances = self.transcript.utterances
+        times_of = [frame_times(utterance, self.profile.frame_interval_ms, self.max_frames) for utterance in utterances]
+        all_times = sorted(set(chain.from_iterable(times_of)))
+        # Turns may overlap, so an utterance can start before the one listed above it.
+        first_needed = list(accumulate((times[0] for times in reversed(times_of)), min))[::-1]
+        buffer = deque[tuple[int, bytes]]()
+        stream = frames_at(self.paths[0], all_times, self._encode, notes) if all_times else iter(())
         try:
-            for number, (utterance, moments) in enumerate(zip(said, wanted, strict=True), start=1):
-                while pending and pending[0][0] < needed_from[number - 1]:
-                    pending.popleft()
-                while (not pending or pending[-1][0] < moments[-1]) and (found := next(stream, None)):
-                    pending.append(found)
-                found_here = dict(pending)
-                yield number, utterance.text, [found_here[time] for time in moments if time in found_here]
+            for number, (utterance, times) in enumerate(zip(utterances, times_of, strict=True), start=1):
+                while buffer and buffer[0][0] < first_needed[number - 1]:
+                    buffer.popleft()
+                while (not buffer or buffer[-1][0] < times[-1]) and (frame := next(stream, None)):
+                    buffer.append(frame)
+                frame_at = dict(buffer)
+                yield number, utterance.text, [frame_at[time] for time in times if time in frame_at]
         except VideoError as error:
             raise UnusableInputError(str(error)) from None
 
-    def _prepare(self, image: Image) -> bytes:
-        return as_jpeg(crop_frame(image, self.profile, self.image_size))
+    def _encode(self, image: Image) -> bytes:
+        return encode_jpeg(crop_frame(image, self.profile, self.image_size))
 
-
-def find_transcripts(folder: Path) -> list[Path]:
-    """All CSVs below a folder, sorted.
-
-    Raises:
-        UserError: there is no such folder, or no CSV in it.
-    """
-    files = sorted(files_below(folder, (".csv",)))
-    if not files:
-        raise UserError(f"{folder}: holds no .csv transcript")
-    return files
+    def _report(self, log: Log, num_frames: int, problem: str, notes: set[str]) -> None:
+        for reason, count in self.transcript.dropped:
+            log.funnel.drop(reason, count)
+        name, video = self.transcript.path.name, self.transcript.video
+        note = "; ".join(sorted(notes))
+        log.lines.append([name, video, str(len(self.transcript.utterances)), str(num_frames), problem, note])
+        if problem or note:
+            log.warnings.append(f"{name}: {video}: {f'{problem}; skipped' if problem else note}")
 
 
 def find_videos(folder: Path, profile: Profile) -> dict[str, list[Path]]:
-    """The videos below a folder by their plain names.
+    """Return the videos below a folder by name, without suffix and ``profile.strip_from_names``.
 
     Raises:
-        UserError: there is no such folder, or no video in it.
+        UserError: no such folder, or it contains no video.
     """
-    found: dict[str, list[Path]] = {}
+    videos: dict[str, list[Path]] = {}
     for path in sorted(files_below(folder, VIDEO_SUFFIXES)):
-        found.setdefault(plain_name(path.name, profile), []).append(path)
-    if not found:
-        raise UserError(f"{folder}: holds no {', '.join(VIDEO_SUFFIXES)} video")
-    return found
+        videos.setdefault(base_name(path.name, profile), []).append(path)
+    if not videos:
+        raise UserError(f"{folder}: contains no video ({', '.join(VIDEO_SUFFIXES)})")
+    return videos
 
 
-def read_transcripts(paths: Sequence[Path], profile: Profile, *, skip_bad: bool) -> list[Transcript]:
-    """Read all transcripts.
+def _read_transcripts(paths: Sequence[Path], profile: Profile, *, skip_bad: bool) -> list[Transcript]:
+    """Read all transcripts; one per video.
 
     Raises:
-        UserError: some cannot be trusted, and ``skip_bad`` is not set; each is told on standard error before.
+        UserError: some have errors and ``skip_bad`` is false. All errors are printed to standard error first.
     """
-    good: dict[str, Transcript] = {}
+    transcripts: dict[str, Transcript] = {}
     problems = []
     for path in track(paths, "reading transcripts", console=Console(stderr=True)):
         try:
             transcript = read_transcript(path, profile)
-            other = good.setdefault(transcript.video, transcript)
+            other = transcripts.setdefault(transcript.video, transcript)
             if other is not transcript:
-                raise UserError(f"{path}: is of video {transcript.video!r}, as {other.path} is; keep one of them")
+                raise UserError(f"{path}: video {transcript.video!r} already has a transcript, {other.path}. Keep one")
         except UserError as error:
             problems.append(str(error))
     if len(problems) > 1 or skip_bad:
         print("\n".join(problems), file=sys.stderr)
     if problems and not skip_bad:
-        more = f" (and {len(problems) - 1} more transcripts, see above)" if len(problems) > 1 else ""
-        raise UserError(f"{problems[0]}{more}, or pass over such transcripts with --skip_bad_transcripts true")
-    return list(good.values())
+        more = f" ({len(problems) - 1} more errors above)" if len(problems) > 1 else ""
+        raise UserError(f"{problems[0]}{more}. To skip such transcripts, pass --skip_bad_transcripts true")
+    return list(transcripts.values())
+
+
+def _check_inputs_match(
+    read: Sequence[Transcript],
+    transcript_folder: Path,
+    video_files: Mapping[str, object],
+    video_folder: Path,
+    profile: Profile,
+) -> None:
+    """Check that transcripts, videos and profile belong together, before any video is processed.
+
+    Raises:
+        UserError: no transcript contains an utterance, or none of those that do has a video.
+    """
+    usable = [transcript for transcript in read if transcript.utterances]
+    if not usable:
+        reasons = sorted({reason for transcript in read for reason, _ in transcript.dropped})
+        raise UserError(
+            f"{transcript_folder}: no caregiver utterance in {len(read)} transcripts"
+            f" ({', '.join(reasons) or 'no rows'}). The profile uses the speakers {', '.join(profile.caregivers)}"
+        )
+    if not any(transcript.video in video_files for transcript in usable):
+        raise UserError(
+            f"{video_folder}: no transcript belongs to any of its {len(video_files)} videos. {usable[0].path} names"
+            f" video {usable[0].video!r}; the folder contains, for example, {min(video_files)!r}"
+        )

@@ -1,11 +1,11 @@
-"""Profiles: all that differs between two corpora of baby video. A new corpus is a profile, not a fork of the code."""
+"""Profiles: everything that differs between two corpora of baby video. A new corpus needs a profile, not new code."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -13,142 +13,150 @@ from jsonargparse import ArgumentError, ArgumentParser
 from babyvlm.config import one_line
 from babyvlm.errors import UserError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 @dataclass(frozen=True)
 class Profile:
     """How a corpus was filmed and transcribed.
 
     Attributes:
-        source: the corpus' name in the store.
-        utterance: transcript column of what is said.
-        speaker: column of who speaks.
-        caregivers: spellings of the speakers whose turns count.
-        time: column of when a row begins.
-        end: column of when a row ends; none ("") if a row ends where the next begins, and the last has no end.
-        turn: column that numbers the turns, where a turn spans several rows (one a word): neighbours with the same
-            number are one turn, from the first one's time to the last one's end. None ("") if each row is a turn.
-        video: column of the video's name; none ("") if the transcript's own name is the video's.
-        clock: how times are written. ``minutes``: by hand, ``m:ss`` with all its slips (``parse_clock``).
-            ``seconds``: by a machine, as decimal seconds or ``h:mm:ss`` (``parse_seconds``).
-        share_ms: a turn's time is shared evenly among its sentences, every boundary truncated to this many
-            milliseconds.
-        not_a_video: pattern of entries in the video column that name no video; none if "".
-        drop_from_names: pattern removed from the names of videos and transcripts before they are matched; none if "".
-        step_ms: milliseconds between two frames, whatever the video's own rate.
-        resized: shorter side in pixels before the crop, for a crop of ``cropped``.
-        cropped: side of the square crop.
-        crop_up: how many of those pixels the crop lies above the centre.
-        turned: degrees, counter-clockwise, by which the crop is turned to be upright.
+        source: name of the corpus in the store.
+        utterance_column: transcript column with the text of a turn.
+        speaker_column: column with the speaker.
+        caregivers: speaker labels whose turns are used.
+        start_column: column with the time at which a row starts.
+        end_column: column with the time at which a row ends. Empty: a row ends where the next one starts, and the last
+            row has no duration.
+        turn_column: column that numbers the turns, for transcripts in which a turn spans several rows (one per word).
+            Adjacent rows with the same number form one turn. Empty: each row is a turn.
+        video_column: column with the name of the video. Empty: the transcript has the name of its video.
+        time_format: ``minutes`` for times typed by hand (``parse_typed_time``), ``seconds`` for times written by a
+            program, as decimal seconds or ``h:mm:ss`` (``parse_timestamp``).
+        boundary_ms: the time of a turn is divided evenly among its sentences; boundaries are rounded down to multiples
+            of this many milliseconds.
+        ignored_videos: regular expression for entries of the video column that are not names of videos. Empty: none.
+        strip_from_names: regular expression removed from names of videos and transcripts before they are matched.
+            Empty: nothing is removed.
+        frame_interval_ms: milliseconds between two extracted frames, independent of the frame rate of the video.
+        resize_to: length of the shorter side before the crop, in pixels, for a crop of ``crop_size``.
+        crop_size: side of the square crop, in pixels.
+        crop_offset_up: distance of the crop above the center, in the same pixels.
+        rotation: counterclockwise rotation, in degrees, that turns the crop upright.
 
     Raises:
-        UserError: a number is out of range, or a pattern is none.
+        UserError: a number is out of range, or a pattern is not a valid regular expression.
     """
 
     source: str
-    utterance: str
-    speaker: str
+    utterance_column: str
+    speaker_column: str
     caregivers: tuple[str, ...]
-    time: str
-    end: str = ""
-    turn: str = ""
-    video: str = ""
-    clock: Literal["minutes", "seconds"] = "seconds"
-    share_ms: int = 1
-    not_a_video: str = ""
-    drop_from_names: str = ""
-    step_ms: int = 200
-    resized: int = 256
-    cropped: int = 224
-    crop_up: int = 0
-    turned: Literal[0, 90, 180, 270] = 0
+    start_column: str
+    end_column: str = ""
+    turn_column: str = ""
+    video_column: str = ""
+    time_format: Literal["minutes", "seconds"] = "seconds"
+    boundary_ms: int = 1
+    ignored_videos: str = ""
+    strip_from_names: str = ""
+    frame_interval_ms: int = 200
+    resize_to: int = 256
+    crop_size: int = 224
+    crop_offset_up: int = 0
+    rotation: Literal[0, 90, 180, 270] = 0
 
     def __post_init__(self) -> None:
-        for name in ("share_ms", "step_ms", "cropped"):
+        for name in ("boundary_ms", "frame_interval_ms", "crop_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: {getattr(self, name)} must be at least 1")
-        if not self.cropped <= self.resized or not 0 <= self.crop_up <= self.resized - self.cropped:
+        if not self.crop_size <= self.resize_to or not 0 <= self.crop_offset_up <= self.resize_to - self.crop_size:
             raise UserError(
-                f"cropped: {self.cropped} and crop_up: {self.crop_up} must fit into resized: {self.resized} pixels"
+                f"crop_size: {self.crop_size} and crop_offset_up: {self.crop_offset_up} must fit into"
+                f" resize_to: {self.resize_to} pixels"
             )
-        for name in ("not_a_video", "drop_from_names"):
+        for name in ("ignored_videos", "strip_from_names"):
             try:
                 re.compile(getattr(self, name))
             except re.error as error:
-                raise UserError(f"{name}: {getattr(self, name)!r} is no regular expression ({error})") from None
+                raise UserError(f"{name}: {getattr(self, name)!r} is not a regular expression ({error})") from None
 
 
 # Column names, speakers and geometry of the CVCL authors' preprocessing (github.com/wkvong/multimodal-baby).
 SAYCAM = Profile(
     source="saycam",
-    utterance="Utterance",
-    speaker="Speaker",
+    utterance_column="Utterance",
+    speaker_column="Speaker",
     caregivers=("M", "Mom", "mom", "m", "mother", "Mother", "papa", "the mom"),
-    time="Time",
-    video="Video Name",
-    clock="minutes",
-    share_ms=1000,
-    not_a_video=r"part ?\d",  # "S_20141029_2412_part 2": an old name some transcripts carry beside the real one
-    crop_up=16,
-    turned=180,  # the camera was worn upside down
+    start_column="Time",
+    video_column="Video Name",
+    time_format="minutes",
+    boundary_ms=1000,
+    ignored_videos=r"part ?\d",  # "S_20141029_2412_part 2": an old name that some transcripts carry beside the real one
+    crop_offset_up=16,
+    rotation=180,  # the camera was worn upside down
 )
 
-# BabyView (Long et al. 2024, arXiv 2406.10447): GoPro videos, transcribed by Whisper, speakers told apart by a voice
-# type classifier. The layout is that of the project's public pipeline (github.com/babyview-project/transcriptions):
-# one CSV a video, named as it, one row a word, `utterance` repeated on each of its words; times in seconds in the
-# transcripts, as h:mm:ss in the ones with speakers. The pipeline drops "_processed", which it adds to names of videos.
-# Assumed: videos are upright once their own rotation is applied (the pipeline makes them so); the adults' voices, FEM
-# and MAL, are the caregivers' (the classifier's others are KCHI, the child, CHI, another one, and "unknown").
-# Our choices: the crop is central, since the camera is tall and centred; the frame rate is SAYCam's.
+# BabyView (Long et al. 2024, arXiv 2406.10447): GoPro videos, transcribed by Whisper, speakers labeled by a voice type
+# classifier. The layout is that of the project's public pipeline (github.com/babyview-project/transcriptions): one CSV
+# per video, with the same name, one row per word, `utterance` repeated on each of its words; times in seconds, or as
+# h:mm:ss in transcripts with speakers. The pipeline adds "_processed" to the names of videos.
+# Assumptions: videos are upright once their rotation metadata is applied (the pipeline does that); the adult voices,
+# FEM and MAL, are the caregivers (the other labels are KCHI, the child, CHI, another child, and "unknown").
+# Our choices: a central crop, because the camera records portrait video; the frame rate of SAYCam.
 BABYVIEW = Profile(
     source="babyview",
-    utterance="utterance",
-    speaker="speaker",
+    utterance_column="utterance",
+    speaker_column="speaker",
     caregivers=("FEM", "MAL"),
-    time="token_start_time",
-    end="token_end_time",
-    turn="utterance_id",
-    drop_from_names=r"_processed$",
+    start_column="token_start_time",
+    end_column="token_end_time",
+    turn_column="utterance_id",
+    strip_from_names=r"_processed$",
 )
 
 PROFILES = {profile.source: profile for profile in (SAYCAM, BABYVIEW)}
 
 
 def find_profile(name: str) -> Profile:
-    """A profile by its name, or from a YAML or JSON file of the fields above.
+    """Return a named profile, or read one from a YAML or JSON file with the fields of ``Profile``.
 
-    In a file, ``base: NAME`` takes what the file does not say from a named profile.
+    In a file, ``base: NAME`` takes all fields that the file does not set from a named profile.
 
     Raises:
-        UserError: there is no such profile or file, or a field of it is unknown, missing or of the wrong type.
+        UserError: no such profile or file, or one of its fields is unknown, missing or invalid.
     """
     if name in PROFILES:
         return PROFILES[name]
     path = Path(name)
     if path.suffix not in (".yaml", ".yml", ".json"):
-        known = ", ".join(PROFILES)
-        raise UserError(f"--profile {name}: no such profile; use {known}, or a .yaml or .json file of your own")
+        raise UserError(
+            f"--profile {name}: no such profile. Available: {', '.join(PROFILES)}, or pass your own .yaml or .json file"
+        )
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is a subset of YAML
     except OSError as error:
         raise UserError(f"--profile {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(given, dict):
-        raise UserError(f"{path}: holds no fields of a profile; see docs/how-to/data.md for an example")
-    return _from_fields(path, given)
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: contains no profile fields. See docs/how-to/data.md for an example")
+    return _profile_from_fields(path, values)
 
 
-def _from_fields(path: Path, given: dict[Any, Any]) -> Profile:
-    base = str(given.pop("base", ""))
+def _profile_from_fields(path: Path, values: Mapping[object, object]) -> Profile:
+    values = {str(name): value for name, value in values.items()}
+    base = str(values.pop("base", ""))
     if base and base not in PROFILES:
-        raise UserError(f"{path}: base: no profile {base!r}; use {', '.join(PROFILES)}")
+        raise UserError(f"{path}: base: no profile {base!r}. Available: {', '.join(PROFILES)}")
     known = [field.name for field in fields(Profile)]
-    unknown = [key for key in given if key not in known]
+    unknown = [name for name in values if name not in known]
     if unknown:
-        raise UserError(f"{path}: {unknown[0]}: no such field; a profile has {', '.join(known)}")
+        raise UserError(f"{path}: {unknown[0]}: no such field. A profile has {', '.join(known)}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Profile)
     try:
-        return Profile(**parser.parse_object((asdict(PROFILES[base]) if base else {}) | given).as_dict())
+        return Profile(**parser.parse_object((asdict(PROFILES[base]) if base else {}) | values).as_dict())
     except (ArgumentError, TypeError, UserError) as error:
         raise UserError(f"{path}: {one_line(str(error))}") from None

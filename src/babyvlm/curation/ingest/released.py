@@ -1,4 +1,4 @@
-"""Frames that somebody has cut already, and what was said with them -> a pair store."""
+"""``curate released``: frames that were extracted by others, and their utterances, to a pair store."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.ingest.caption_lists import Said, read_lists, read_transcripts_of_frames
-from babyvlm.curation.ingest.frames import find_transcripts
-from babyvlm.curation.ingest.image_validation import MAX_BYTES, UnsoundError, sound_image
+from babyvlm.curation.ingest.caption_lists import CaptionedImages, read_caption_lists, read_frame_transcripts
+from babyvlm.curation.ingest.image_validation import MAX_BYTES, InvalidSampleError, validate_image
+from babyvlm.curation.ingest.transcripts import find_transcripts
+from babyvlm.curation.options import at_least
 from babyvlm.curation.store.chunked_writer import Log, store_from_parts
 from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError
@@ -21,9 +22,10 @@ from babyvlm.io.files import as_list, combine_hashes, file_size, files_below, jo
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-CHUNK_IMAGES = 2048  # committed at a time: seconds of work to lose, a few hundred files for the authors' 600,285 frames
-KEY = "IMAGE: the image of that name below the folder, without its suffix"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+CHUNK_IMAGES = 2048  # images per part: seconds of work, and a few hundred files for the authors' 600,285 frames
+KEY = "IMAGE: the image with this path below the image folder, without its suffix"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+REPORT_COLUMNS = ("image", "problem")
 
 
 @one_at_a_time
@@ -37,44 +39,47 @@ def released(
     num_workers: int = 2,
     licensed: bool = True,
 ) -> None:
-    """Make a pair store of frames that are cut already, such as the 600,285 of the CVCL authors.
+    """Create a pair store from frames that are already extracted, such as the CVCL authors' 600,285.
 
-    In go a folder of images and what was said with them: the lists that say which image goes with which utterance, or
-    SAYCam's raw transcripts, whose utterances are then numbered as the authors numbered them. Out comes a store of
-    (frame, utterance) pairs.
+    Input: a folder of images, and their utterances: either lists that assign images to utterances, or SAYCam's raw
+    transcripts, whose utterances are then numbered as the authors numbered them. Output: a store of (frame, utterance)
+    pairs.
 
-    The funnel counts images; those that are missing or broken are left out and listed in `OUT.released.csv`. A call
-    that was killed goes on where it was.
+    The funnel counts images; those that are missing or damaged are left out and listed in `OUT.released.csv`. If the
+    command is interrupted, run it again and it resumes.
 
     For example:
         python -m babyvlm curate released --frames train_5fps --captions '[train.json,val.json]' --out stores/frames
 
     Args:
-        frames: folder of images; subfolders are searched too.
-        out: store to make.
-        captions: list, lists `[a,b]` or folder of them: the authors' train.json, val.json and test.json (or their
-            preprocessed transcripts), or CSVs with columns image, utterance and, if there are any, group and split.
-        transcripts: folder of raw SAYCam transcripts, for images named as the authors' (S_20140420_1803_01_082_00.jpg).
-        source: the corpus' name in the store.
-        image_size: make images smaller until the shorter side has this many pixels; 0 keeps the bytes as they are.
-        num_workers: processes, each at some images.
-        licensed: the images may never leave this machine. Say false only of data that is free to share.
+        frames: folder of images; includes subfolders.
+        out: store to create.
+        captions: list, lists `[a,b]` or a folder of lists: the authors' train.json, val.json and test.json, their
+            preprocessed transcripts, or CSV files with the columns image, utterance and optionally group and split.
+        transcripts: folder of raw SAYCam transcripts, for images with the authors' names
+            (S_20140420_1803_01_082_00.jpg).
+        source: name of the corpus in the store.
+        image_size: maximum length of the shorter side in pixels; larger images are resized. 0 keeps the original bytes.
+        num_workers: number of processes; each processes some images at a time.
+        licensed: mark the store so that its images never leave this machine. Pass false only for data that may be
+            shared.
     """
     if (captions is None) == (transcripts is None):
-        raise UserError("give either --captions or --transcripts, so that each image has its utterance")
-    if image_size < 0 or num_workers < 1:
-        raise UserError(f"--image_size {image_size} must be 0 or more, --num_workers {num_workers} at least 1")
+        raise UserError("pass either --captions or --transcripts, so that each image has an utterance")
+    at_least(0, image_size=image_size)
+    at_least(1, num_workers=num_workers)
     require_outside(out, frames)
-    sizes = {path.relative_to(frames).as_posix(): file_size(path) for path in files_below(frames, SUFFIXES)}
+    sizes = {path.relative_to(frames).as_posix(): file_size(path) for path in files_below(frames, IMAGE_SUFFIXES)}
     if not sizes:
-        raise UserError(f"{frames}: holds no {', '.join(SUFFIXES)} image")
+        raise UserError(f"{frames}: contains no image ({', '.join(IMAGE_SUFFIXES)})")
     funnel = Funnel("released", unit="images")
     if transcripts:
-        said = read_transcripts_of_frames(find_transcripts(transcripts), sizes, funnel)
+        utterances = read_frame_transcripts(find_transcripts(transcripts), sizes, funnel)
     else:
-        said = read_lists(as_list(captions), funnel)
-        funnel.drop("in no list", len(sizes.keys() - {name for one in said for name in one.images}))
-    parts = [ImageChunk.of(frames, chunk, sizes, source, image_size) for chunk in _chunks(said)]
+        utterances = read_caption_lists(as_list(captions), funnel)
+        listed = {name for utterance in utterances for name in utterance.images}
+        funnel.drop("not in any caption list", len(sizes.keys() - listed))
+    parts = [ImagePart.create(frames, chunk, sizes, source, image_size) for chunk in _chunks(utterances)]
     arguments = {
         "command": "released",
         "source": source,
@@ -84,91 +89,98 @@ def released(
     }
     raw = {source: {"files": [path.name for path in as_list(captions or transcripts)], "key": KEY}}
     store = store_from_parts(
-        out, parts, funnel, ("image", "problem"), arguments=arguments, raw=raw, licensed=licensed, workers=num_workers
+        out, parts, funnel, REPORT_COLUMNS, arguments=arguments, raw=raw, licensed=licensed, workers=num_workers
     )
     if store:
-        print(f"{funnel}\n{out}: {len(store):,} images; what was left out is listed in {out}.released.csv")
+        print(f"{funnel}\n{out}: {len(store):,} images. See {out}.released.csv for the images that were left out")
 
 
 @dataclass(frozen=True)
-class ImageChunk:
+class ImagePart:
     """Some utterances and their images: a part of the store.
 
-    ``content`` is a hash of what is said and of the images' names and sizes: reading 600,285 images twice to hash them
-    would take as long as the work itself, so a change that keeps an image's size is not seen.
+    Attributes:
+        folder: the image folder.
+        utterances: the utterances with their images.
+        source: name of the corpus.
+        image_size: maximum length of the shorter side in pixels; 0 for no limit.
+        content: hash of the utterances and of the names and sizes of the images. Hashing the content of 600,285 images
+            would take as long as the stage itself, so a change that keeps the size of an image is not detected.
     """
 
     folder: Path
-    said: tuple[Said, ...]
+    utterances: tuple[CaptionedImages, ...]
     source: str
     image_size: int
-    content: str
+    content: str = ""
 
     @classmethod
-    def of(cls, folder: Path, said: Sequence[Said], sizes: dict[str, int], source: str, image_size: int) -> ImageChunk:
-        """The part of some utterances, whose images have the given sizes in bytes."""
-        known = [[*one, [sizes.get(name, -1) for name in one.images]] for one in said]
-        content = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-        return cls(folder, tuple(said), source, image_size, content)
+    def create(
+        cls, folder: Path, utterances: Sequence[CaptionedImages], sizes: dict[str, int], source: str, image_size: int
+    ) -> ImagePart:
+        """Return the part of some utterances, whose images have the given sizes in bytes."""
+        described = [[*utterance, [sizes.get(name, -1) for name in utterance.images]] for utterance in utterances]
+        content = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+        return cls(folder, tuple(utterances), source, image_size, content)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """All that the rows are a function of."""
+        """Everything that determines the rows."""
         return {"source": self.source, "image_size": self.image_size, "content": self.content}
 
     def rows(self, log: Log) -> Iterator[dict[str, Any]]:
-        """A row an image that is whole."""
-        for said in self.said:
-            for name in said.images:
+        """Yield one row per valid image."""
+        for utterance in self.utterances:
+            for name in utterance.images:
                 try:
-                    image = self._read(name)
-                except UnsoundError as error:
-                    _set_aside(name, str(error), log)
+                    image = self._read_image(name)
+                except InvalidSampleError as error:
+                    _leave_out(name, str(error), log)
                     continue
                 log.funnel.keep()
                 yield {
                     "key": str(PurePosixPath(name).with_suffix("")),
                     "image": image,
-                    "utterance": said.text,
+                    "utterance": utterance.text,
                     "source": self.source,
-                    "group": said.group,
-                    "split": said.split or split_of(said.group),
+                    "group": utterance.group,
+                    "split": utterance.split or split_of(utterance.group),
                 }
 
     def record_failure(self, reason: str, log: Log) -> None:
-        """Log that no image could be had."""
-        for said in self.said:
-            for name in said.images:
-                _set_aside(name, reason, log)
+        """Log that none of the images could be read."""
+        for utterance in self.utterances:
+            for name in utterance.images:
+                _leave_out(name, reason, log)
 
-    def _read(self, name: str) -> bytes:
+    def _read_image(self, name: str) -> bytes:
         path = join_inside(self.folder, name)
         if path is None:
-            raise UnsoundError("path leaves the image folder")
+            raise InvalidSampleError("path is outside the image folder")
         try:
             if not path.is_file():
-                raise UnsoundError("image missing")
+                raise InvalidSampleError("image missing")
             if path.stat().st_size > MAX_BYTES:
-                raise UnsoundError("over 64 MiB")
-            return sound_image(path.read_bytes(), self.image_size)
+                raise InvalidSampleError("over 64 MiB")
+            return validate_image(path.read_bytes(), self.image_size)
         except OSError as error:
-            raise UnsoundError(f"image cannot be read ({error.strerror})") from None
+            raise InvalidSampleError(f"image cannot be read ({error.strerror})") from None
 
 
-def _set_aside(name: str, reason: str, log: Log) -> None:
+def _leave_out(name: str, reason: str, log: Log) -> None:
     log.funnel.drop(reason)
     log.lines.append([name, reason])
 
 
-def _chunks(said: Iterable[Said]) -> Iterator[list[Said]]:
-    """Utterances in chunks of about as many images."""
-    chunk: list[Said] = []
-    count = 0
-    for one in said:
-        chunk.append(one)
-        count += len(one.images)
-        if count >= CHUNK_IMAGES:
+def _chunks(utterances: Iterable[CaptionedImages]) -> Iterator[list[CaptionedImages]]:
+    """Split utterances into chunks of about ``CHUNK_IMAGES`` images."""
+    chunk: list[CaptionedImages] = []
+    num_images = 0
+    for utterance in utterances:
+        chunk.append(utterance)
+        num_images += len(utterance.images)
+        if num_images >= CHUNK_IMAGES:
             yield chunk
-            chunk, count = [], 0
+            chunk, num_images = [], 0
     if chunk:
         yield chunk

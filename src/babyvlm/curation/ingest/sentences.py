@@ -1,14 +1,16 @@
-"""Rules on text and time: what a turn of talk becomes.
+"""Text and time rules: split a turn of a transcript into timed utterances.
 
-They are those of the CVCL authors' public preprocessing (github.com/wkvong/multimodal-baby), which BabyVLM uses. Where
-ours differ on purpose:
+The rules are those of the CVCL authors' public preprocessing (github.com/wkvong/multimodal-baby), which BabyVLM uses,
+with these intended differences:
 
-- ``1:02:33`` is 1 h 2 min 33 s; theirs read the first two numbers as minutes and seconds.
-- ``[a] word [b]`` keeps ``word``: each mark ends at its own partner; theirs ran on to the last one.
-- A sentence without a word in it (the gaps of ``. . .``) is none; theirs could count it as an empty utterance. So our
-  utterance numbers can be lower than those in their released frames' names (``cvcl_numbers`` counts as they did).
-- A row with every cell empty is no row.
-- Frame counts are taken in integer milliseconds; ``int(seconds / 0.2)`` in floats loses a frame at some durations.
+- ``1:02:33`` is 1 h 2 min 33 s. Theirs reads the first two numbers as minutes and seconds.
+- ``[a] word [b]`` keeps ``word``: an annotation ends at its own closing mark. Theirs extends to the last closing mark.
+- A sentence without a word, as between the dots of ``. . .``, is discarded. Theirs can count it as an empty utterance,
+  so our utterance numbers can be lower than those in the names of their released frames (``frame_numbering`` counts as
+  they did).
+- A row in which every cell is empty is skipped.
+- Frame counts are computed in integer milliseconds; ``int(seconds / 0.2)`` in floating point loses a frame at some
+  durations.
 """
 
 from __future__ import annotations
@@ -17,24 +19,24 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-MARKED = re.compile(r"\*[^*]*\*|\[[^\]]*\]|\([^)]*\)")  # what the transcriber added: actions, doubts, noises
-# "dont", "uhoh": the authors' 2,350 words hold no signs. Quotes, colons and stray brackets are our addition to theirs.
-SIGNS = str.maketrans("", "", "-'’‘*_,…\"“”;:[]()")
+ANNOTATION = re.compile(r"\*[^*]*\*|\[[^\]]*\]|\([^)]*\)")  # added by the transcriber: actions, doubts, noises
+# "dont", "uhoh": the authors' 2,350 words contain no punctuation. Quotes, colons and stray brackets are our addition.
+PUNCTUATION = str.maketrans("", "", "-'’‘*_,…\"“”;:[]()")
 SENTENCE_END = re.compile(r"[.?!]+")
 INAUDIBLE = re.compile(r"\binaudible\b")
-RANGE = re.compile(r"[-–—]")
-CLOCK = re.compile(r"[:.,;]")
-MACHINE_TIME = re.compile(r"(?:(?:(\d{1,4}):)?(\d{1,4}):)?(\d{1,9}(?:\.\d*)?)", re.ASCII)
+TIME_RANGE = re.compile(r"[-–—]")
+TIME_SEPARATOR = re.compile(r"[:.,;]")
+TIMESTAMP = re.compile(r"(?:(?:(\d{1,4}):)?(\d{1,4}):)?(\d{1,9}(?:\.\d*)?)", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One sentence and when it is said.
+    """One sentence and its time.
 
     Attributes:
         text: lower-case words.
-        start_ms: when it begins in the video.
-        duration_ms: how long its share of the row is; 0 if nothing says when it ends.
+        start_ms: start in the video, in milliseconds.
+        duration_ms: share of the turn's duration; 0 if the end of the turn is unknown.
     """
 
     text: str
@@ -42,20 +44,20 @@ class Utterance:
     duration_ms: int
 
 
-def parse_clock(text: str) -> int | None:
-    """Milliseconds of a time that a transcriber typed, or None if ``text`` is blank or no time.
+def parse_typed_time(text: str) -> int | None:
+    """Return the milliseconds of a time that a transcriber typed, or None if ``text`` is blank or not a time.
 
-    Takes ``m:ss``, ``h:mm:ss``, ``:ss``, plain minutes, ``.`` ``,`` ``;`` for the colon, and of a range the start.
-    A single digit 1..5 after minutes stands for tens of seconds (``0:3`` is 30 s): the authors' reading of their
-    transcribers' habit.
+    Accepts ``m:ss``, ``h:mm:ss``, ``:ss`` and plain minutes, with ``.``, ``,`` or ``;`` instead of the colon, and takes
+    the start of a range. A single digit from 1 to 5 after the minutes counts as tens of seconds (``0:3`` is 30 s), as
+    in the authors' preprocessing.
     """
-    parts = [part.strip() for part in CLOCK.split(RANGE.split(text)[0].strip())]
+    parts = [part.strip() for part in TIME_SEPARATOR.split(TIME_RANGE.split(text)[0].strip())]
     if len(parts) > 1 and not parts[0]:
         parts[0] = "0"
     if len(parts) > 3 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
         return None
     if any(len(part) > 2 for part in parts[1:]):
-        return None  # a spreadsheet's fraction, not a clock time
+        return None  # a fraction of a day, written by a spreadsheet
     numbers = [int(part) for part in parts]
     if len(parts) == 3:
         return (numbers[0] * 3600 + numbers[1] * 60 + numbers[2]) * 1000
@@ -65,31 +67,32 @@ def parse_clock(text: str) -> int | None:
     return (minutes * 60 + seconds) * 1000
 
 
-def parse_seconds(text: str) -> int | None:
-    """Milliseconds of a time that a machine wrote, or None: ``h:mm:ss``, ``m:ss`` or seconds, fractions too."""
-    found = MACHINE_TIME.fullmatch(text.strip())
-    if not found:
+def parse_timestamp(text: str) -> int | None:
+    """Return the milliseconds of ``h:mm:ss``, ``m:ss`` or seconds, with or without fractions; None for other text."""
+    match = TIMESTAMP.fullmatch(text.strip())
+    if not match:
         return None
-    hours, minutes, seconds = found.groups(default="0")
+    hours, minutes, seconds = match.groups(default="0")
     return round((int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)) * 1000)
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a turn, cleaned: marked passages gone, ``inaudible`` as ``<unk>``, lower case, words only."""
-    clean = MARKED.sub(" ", text).replace("--", " ").translate(SIGNS).lower()
-    sentences = (" ".join(part.split()) for part in SENTENCE_END.split(clean))
+    """Split a turn into cleaned sentences: no annotations, ``<unk>`` for ``inaudible``, lower case, words only."""
+    cleaned = ANNOTATION.sub(" ", text).replace("--", " ").translate(PUNCTUATION).lower()
+    sentences = (" ".join(sentence.split()) for sentence in SENTENCE_END.split(cleaned))
     return [INAUDIBLE.sub("<unk>", sentence) for sentence in sentences if any(map(str.isalnum, sentence))]
 
 
-def divide_turn(sentences: list[str], start: int, end: int, share_ms: int) -> list[Utterance]:
-    """Share a turn's time (milliseconds) evenly among its sentences, every boundary truncated to ``share_ms``."""
-    edges = [(start + (end - start) * i // len(sentences)) // share_ms * share_ms for i in range(len(sentences) + 1)]
+def divide_turn(sentences: list[str], start_ms: int, end_ms: int, boundary_ms: int) -> list[Utterance]:
+    """Divide the time of a turn evenly among its sentences, with boundaries rounded down to ``boundary_ms``."""
+    count = len(sentences)
+    edges = [(start_ms + (end_ms - start_ms) * i // count) // boundary_ms * boundary_ms for i in range(count + 1)]
     return [
-        Utterance(text, begin, stop - begin) for text, begin, stop in zip(sentences, edges[:-1], edges[1:], strict=True)
+        Utterance(text, start, end - start) for text, start, end in zip(sentences, edges[:-1], edges[1:], strict=True)
     ]
 
 
-def frame_times(utterance: Utterance, step_ms: int, max_frames: int) -> list[int]:
-    """Milliseconds at which frames are taken: every ``step_ms`` from the start, 1 to ``max_frames`` of them."""
-    count = max(1, min(max_frames, utterance.duration_ms // step_ms))
-    return [utterance.start_ms + step_ms * i for i in range(count)]
+def frame_times(utterance: Utterance, interval_ms: int, max_frames: int) -> list[int]:
+    """Return the times of an utterance's frames: one every ``interval_ms`` from its start, 1 to ``max_frames``."""
+    count = max(1, min(max_frames, utterance.duration_ms // interval_ms))
+    return [utterance.start_ms + interval_ms * i for i in range(count)]

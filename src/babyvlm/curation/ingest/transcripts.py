@@ -1,23 +1,49 @@
-"""Transcripts -> timed utterances, by the rules of ``utterances`` and the columns of a profile."""
+"""Read transcripts: CSV files to timed utterances, by the rules of ``sentences`` and the columns of a profile."""
 
 from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from babyvlm.curation.ingest.sentences import Utterance, divide_turn, parse_clock, parse_seconds, split_sentences
+from babyvlm.curation.ingest.sentences import (
+    Utterance,
+    divide_turn,
+    parse_timestamp,
+    parse_typed_time,
+    split_sentences,
+)
 from babyvlm.errors import UserError
+from babyvlm.io.files import files_below
+from babyvlm.io.tables import open_csv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterator
 
     from babyvlm.curation.ingest.profiles import Profile
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv")
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The contents of one transcript file.
+
+    Attributes:
+        path: the CSV file.
+        video: name of its video, without suffix.
+        utterances: the caregivers' utterances in order. Keys count them from 1.
+        dropped: (reason, count) of the turns that were dropped.
+    """
+
+    path: Path
+    video: str
+    utterances: tuple[Utterance, ...]
+    dropped: tuple[tuple[str, int], ...]
 
 
 class Row(NamedTuple):
@@ -28,179 +54,163 @@ class Row(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What one speaker says without a break; milliseconds, None where nothing readable says when.
+    """What one speaker says without a break.
 
-    ``row`` is its first row's number, ``given`` what stands there for its time.
+    Attributes:
+        row: number of the first row.
+        speaker: speaker label.
+        text: what the transcript says.
+        start_text: the start time as typed.
+        start_ms: start in milliseconds; None if it is missing or cannot be parsed.
+        end_ms: end in milliseconds; None if it is missing or cannot be parsed.
     """
 
     row: int
     speaker: str
     text: str
-    given: str
-    start: int | None
-    end: int | None
+    start_text: str
+    start_ms: int | None
+    end_ms: int | None
 
 
-@dataclass(frozen=True)
-class Transcript:
-    """What one transcript file holds.
-
-    Attributes:
-        path: the CSV.
-        video: name of its video without the suffix.
-        utterances: the caregiver's, in order; the first is number 1 in keys.
-        dropped: (reason, count) of the turns that are not among them.
-    """
-
-    path: Path
-    video: str
-    utterances: tuple[Utterance, ...]
-    dropped: tuple[tuple[str, int], ...]
-
-
-def check_some_serve(
-    read: Sequence[Transcript], transcripts: Path, videos: Mapping[str, object], folder: Path, profile: Profile
-) -> None:
-    """Make sure that transcripts and videos belong together and to the profile, before any work.
-
-    Args:
-        read: the transcripts in the folder ``transcripts``.
-        transcripts: that folder.
-        videos: those in ``folder``, by their plain names.
-        folder: theirs.
-        profile: says whose turns count.
+def find_transcripts(folder: Path) -> list[Path]:
+    """Return all CSV files below a folder, sorted.
 
     Raises:
-        UserError: no transcript has an utterance, or none has a video.
+        UserError: no such folder, or it contains no CSV file.
     """
-    said = [one for one in read if one.utterances]
-    if not said:
-        reasons = sorted({reason for one in read for reason, _ in one.dropped})
-        raise UserError(
-            f"{transcripts}: no utterance of a caregiver in {len(read)} transcripts "
-            f"({', '.join(reasons) or 'no rows'}); the profile takes those of {', '.join(profile.caregivers)}"
-        )
-    if not any(one.video in videos for one in said):
-        raise UserError(
-            f"{folder}: none of its {len(videos)} videos is one that the transcripts name; {said[0].path} names "
-            f"{said[0].video!r}, there is {min(videos)!r}"
-        )
+    files = sorted(files_below(folder, (".csv",)))
+    if not files:
+        raise UserError(f"{folder}: contains no .csv transcript")
+    return files
 
 
 def read_transcript(path: Path, profile: Profile) -> Transcript:
     """Read one transcript.
 
-    A turn is dropped if nothing says when it begins or ends, if the speaker is not the caregiver, or if no words are
-    left of it.
+    A turn is dropped if its start or end is unknown, if the speaker is not a caregiver, or if no words are left after
+    cleaning.
 
     Raises:
-        UserError: a column is missing, times run backwards, two videos are named, or the file is not UTF-8 CSV.
+        UserError: a column is missing, times decrease, two videos are named, or the file is not UTF-8 CSV.
     """
-    rows = read_rows(path, profile)
+    rows = _read_rows(path, profile)
     turns = list(_turns(rows, profile))
-    _check_order(path, turns)
+    _check_times(path, turns)
     utterances: list[Utterance] = []
-    dropped: dict[str, int] = {}
+    dropped = Counter[str]()
     for turn in turns:
         sentences = split_sentences(turn.text)
-        reason = _why_not(turn, sentences, profile)
-        if reason or turn.start is None or turn.end is None:
-            dropped[reason] = dropped.get(reason, 0) + 1
+        reason = _drop_reason(turn, sentences, profile)
+        if reason or turn.start_ms is None or turn.end_ms is None:
+            dropped[reason] += 1
         else:
-            utterances += divide_turn(sentences, turn.start, turn.end, profile.share_ms)
+            utterances += divide_turn(sentences, turn.start_ms, turn.end_ms, profile.boundary_ms)
     return Transcript(path, _video_name(path, rows, profile), tuple(utterances), tuple(sorted(dropped.items())))
 
 
-def _turns(rows: list[Row], profile: Profile) -> Iterable[Turn]:
-    """The turns that the rows are; one without an end column ends where the next begins, the last where it begins."""
-    parse = parse_clock if profile.clock == "minutes" else parse_seconds
-    groups = [[row] for row in rows]
-    if profile.turn:
-        groups = [list(group) for _, group in groupby(rows, key=lambda row: row.cells[profile.turn])]
-    starts = [parse(group[0].cells[profile.time]) for group in groups]
-    ends = [parse(group[-1].cells[profile.end]) for group in groups] if profile.end else [*starts[1:], *starts[-1:]]
-    for group, start, end in zip(groups, starts, ends, strict=True):
-        number, cells = group[0]
-        yield Turn(number, cells[profile.speaker], cells[profile.utterance], cells[profile.time], start, end)
+def base_name(name: str, profile: Profile) -> str:
+    """Return the name of a video or transcript without folder, suffix and ``profile.strip_from_names``."""
+    suffixes = "|".join(map(re.escape, (*VIDEO_SUFFIXES, ".csv")))
+    # Names in transcripts come with and without a suffix, some with a Windows folder in front.
+    stem = re.sub(rf"({suffixes})$", "", PureWindowsPath(name).name, flags=re.IGNORECASE)
+    return re.sub(profile.strip_from_names, "", stem) if profile.strip_from_names else stem
 
 
-def _why_not(turn: Turn, sentences: list[str], profile: Profile) -> str:
-    if turn.speaker not in profile.caregivers:
-        return "not the caregiver speaking"
-    if not sentences:
-        return "no words in the turn"
-    if turn.start is None:
-        return "time not readable" if turn.given else "no time given"
-    if turn.end is None:
-        return "no end given" if profile.end else "no time given in the next row"
-    return ""
-
-
-def read_rows(path: Path, profile: Profile) -> list[Row]:
-    """Rows of a transcript that hold anything, without the columns that ``profile`` does not name.
-
-    Raises:
-        UserError: the file is not UTF-8 CSV, or a column is missing.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not readable as UTF-8 CSV ({error}); export it again as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+def _read_rows(path: Path, profile: Profile) -> list[Row]:
+    """Read the non-empty rows of a transcript, with the columns that the profile names."""
+    with open_csv(path) as file:
+        lines = list(csv.reader(file))
     header = [cell.strip() for cell in lines[0]] if lines else []
-    named = (profile.time, profile.end, profile.turn, profile.speaker, profile.video, profile.utterance)
-    wanted = [name for name in named if name]
-    missing = [name for name in wanted if name not in header]
+    columns = [
+        name
+        for name in (
+            profile.start_column,
+            profile.end_column,
+            profile.turn_column,
+            profile.speaker_column,
+            profile.video_column,
+            profile.utterance_column,
+        )
+        if name
+    ]
+    missing = [name for name in columns if name not in header]
     if missing:
-        found = ", ".join(header) or "nothing"
-        raise UserError(f"{path}: row 1: no column {', '.join(map(repr, missing))} (found {found}); name it so")
+        raise UserError(
+            f"{path}, row 1: no column {', '.join(map(repr, missing))} (found {', '.join(header) or 'no columns'})."
+            " Rename the columns, or pass a --profile that names them"
+        )
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         cells = [cell.strip() for cell in line]
         if any(cells):
             cells += [""] * (len(header) - len(cells))
-            rows.append(Row(number, {name: cells[header.index(name)] for name in wanted}))
+            rows.append(Row(number, {name: cells[header.index(name)] for name in columns}))
     return rows
 
 
-def _check_order(path: Path, turns: list[Turn]) -> None:
-    known = [(turn.row, turn.start) for turn in turns if turn.start is not None]
-    for (_, before), (number, start) in pairwise(known):
-        if start < before:
+def _turns(rows: list[Row], profile: Profile) -> Iterator[Turn]:
+    """Yield the turns. Without an end column a turn ends where the next one starts; the last has no duration."""
+    parse = parse_typed_time if profile.time_format == "minutes" else parse_timestamp
+    groups = [[row] for row in rows]
+    if profile.turn_column:
+        groups = [list(group) for _, group in groupby(rows, key=lambda row: row.cells[profile.turn_column])]
+    starts = [parse(group[0].cells[profile.start_column]) for group in groups]
+    ends = [*starts[1:], *starts[-1:]]
+    if profile.end_column:
+        ends = [parse(group[-1].cells[profile.end_column]) for group in groups]
+    for group, start, end in zip(groups, starts, ends, strict=True):
+        number, cells = group[0]
+        yield Turn(
+            row=number,
+            speaker=cells[profile.speaker_column],
+            text=cells[profile.utterance_column],
+            start_text=cells[profile.start_column],
+            start_ms=start,
+            end_ms=end,
+        )
+
+
+def _check_times(path: Path, turns: list[Turn]) -> None:
+    known = [(turn.row, turn.start_ms) for turn in turns if turn.start_ms is not None]
+    for (_, previous), (row, start) in pairwise(known):
+        if start < previous:
             raise UserError(
-                f"{path}: row {number}: its time ({start / 1000:g} s) is before that of the row above"
-                f" ({before / 1000:g} s); correct the time or leave it blank"
+                f"{path}, row {row}: start time {start / 1000:g} s is before that of the row above"
+                f" ({previous / 1000:g} s). Correct the time or leave it blank"
             )
     for turn in turns:
-        if turn.start is not None and turn.end is not None and turn.end < turn.start:
+        if turn.start_ms is not None and turn.end_ms is not None and turn.end_ms < turn.start_ms:
             raise UserError(
-                f"{path}: row {turn.row}: its end ({turn.end / 1000:g} s) is before its time"
-                f" ({turn.start / 1000:g} s); correct one or leave it blank"
+                f"{path}, row {turn.row}: end time {turn.end_ms / 1000:g} s is before the start time"
+                f" ({turn.start_ms / 1000:g} s). Correct one of them or leave it blank"
             )
 
 
-def plain_name(name: str, profile: Profile) -> str:
-    """The name of a video or transcript without folder, suffix and what the profile drops from names."""
-    stem = re.sub(
-        rf"({'|'.join(map(re.escape, (*VIDEO_SUFFIXES, '.csv')))})$",
-        "",
-        PureWindowsPath(name).name,
-        flags=re.IGNORECASE,
-    )
-    return re.sub(profile.drop_from_names, "", stem) if profile.drop_from_names else stem
+def _drop_reason(turn: Turn, sentences: list[str], profile: Profile) -> str:
+    """Return why a turn is dropped, or "" if it is kept."""
+    if turn.speaker not in profile.caregivers:
+        return "speaker is not a caregiver"
+    if not sentences:
+        return "turn without words"
+    if turn.start_ms is None:
+        return "start time cannot be parsed" if turn.start_text else "no start time"
+    if turn.end_ms is None:
+        return "no end time" if profile.end_column else "no start time in the next row"
+    return ""
 
 
 def _video_name(path: Path, rows: list[Row], profile: Profile) -> str:
-    """The one video the rows name; the transcript's own name if they name none."""
-    first = ""
-    for row in rows if profile.video else []:
-        # Names come with and without a suffix, and some with a Windows folder before them.
-        name = plain_name(row.cells[profile.video], profile)
-        if not name or (profile.not_a_video and re.search(profile.not_a_video, name)):
+    """Return the one video that the rows name, or the name of the transcript if they name none."""
+    video = ""
+    for row in rows if profile.video_column else []:
+        name = base_name(row.cells[profile.video_column], profile)
+        if not name or (profile.ignored_videos and re.search(profile.ignored_videos, name)):
             continue
-        if first and name != first:
-            raise UserError(f"{path}: row {row.number}: names video {name!r}, rows above {first!r}; one file a video")
-        first = name
-    return first or plain_name(path.name, profile)
+        if video and name != video:
+            raise UserError(
+                f"{path}, row {row.number}: video {name!r}, but the rows above name {video!r}."
+                " Split the transcript into one file per video"
+            )
+        video = name
+    return video or base_name(path.name, profile)

@@ -1,4 +1,4 @@
-"""Generic captioned images -> a pair store; what is broken or unsafe is set aside and listed."""
+"""``curate web``: captioned images of web corpora to a pair store. Invalid and unsafe samples are left out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.ingest.image_validation import UnsoundError, sound_image
-from babyvlm.curation.ingest.web_corpora.readers import Source, find_source
+from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
+from babyvlm.curation.ingest.web_corpora.sources import Source, find_source
+from babyvlm.curation.options import at_least
 from babyvlm.curation.store.chunked_writer import Log, store_from_parts
 from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from babyvlm.curation.ingest.web_corpora.samples import Chunk, Sample
 
-HEADING = ("key", "reason")
+REPORT_COLUMNS = ("key", "reason")
 
 
 @one_at_a_time
@@ -34,102 +35,95 @@ def web(
     num_workers: int = 2,
     licensed: bool = False,
 ) -> None:
-    """Read captioned images from the web into a pair store.
+    """Read captioned images from web corpora into a pair store.
 
-    In goes LLaVA's list (`.json`, with its images in `images/` or beside it), WebDataset tars, Parquet (`image`,
-    `caption` or `text`), or a CSV (`image`, `caption`) beside its images; a folder stands for what it holds of one of
-    these kinds. Out comes a store of (image, caption) pairs, to be rewritten by `curate rewrite`.
+    Input: LLaVA's list (`.json`, with its images in `images/` or beside it), WebDataset tars, Parquet (`image`,
+    `caption` or `text`), or a CSV (`image`, `caption`) beside its images; or a folder with files of one of these kinds.
+    Output: a store of (image, caption) pairs, the input of `curate rewrite`.
 
-    Broken images, missing captions and unsafe paths are left out and listed in `OUT.quarantine.csv`. So are links that
-    a download lost, where what img2dataset writes beside its tars tells of them. A call that was killed goes on: what
-    is read already (archives, and some thousand samples of the others) is not read again.
+    Damaged images, missing captions and unsafe paths are left out and listed in `OUT.quarantine.csv`. So are failed
+    downloads, if img2dataset left a record of them beside its tars. If the command is interrupted, run it again: it
+    resumes after the last completed archive or the last few thousand samples.
 
     For example:
         python -m babyvlm curate web --sources '[llava/list.json,cc3m/]' --out stores/web --min_fraction 0.8
 
     Args:
-        sources: files or folders; each gives its name to its pairs.
-        out: store to make.
-        min_fraction: least share of the samples, lost links included, that must be sound.
-        expected_count: number of links that the download was asked for, over all sources. Use it if the archives have
-            no record of failed downloads beside them; samples that are not there count as lost links.
-        image_size: make images smaller until the shorter side has this many pixels; 0 keeps the bytes as they are,
-            but for images of over 1 MiB, of which the shorter side is made 512 pixels at most.
-        hold_out: put 5 % each into validation and test, where a model is judged on web pairs too; else all of them are
-            for training, as in the paper.
-        num_workers: processes, each at one archive or some thousand samples.
-        licensed: the images may never leave this machine.
+        sources: files or folders. The name of each becomes the source of its pairs.
+        out: store to create.
+        min_fraction: minimum share of valid samples; failed downloads count as invalid.
+        expected_count: number of links that the download was asked for, over all sources. Use it if there is no record
+            of failed downloads beside the archives; samples that are not there count as failed downloads.
+        image_size: maximum length of the shorter side in pixels; larger images are resized. 0 keeps the original bytes,
+            except for images of more than 1 MiB, which are resized to at most 512 pixels.
+        hold_out: put 5% of the pairs into validation and 5% into test, to evaluate models on web pairs. By default all
+            pairs are for training, as in the paper.
+        num_workers: number of processes; each reads one archive or a few thousand samples at a time.
+        licensed: mark the store so that its images never leave this machine.
     """
-    if min(image_size, expected_count) < 0 or not 0 <= min_fraction <= 1 or num_workers < 1:
-        raise UserError(
-            f"--image_size {image_size} and --expected_count {expected_count} must be 0 or more, --min_fraction"
-            f" {min_fraction} within 0 and 1, --num_workers {num_workers} at least 1"
-        )
+    at_least(0, image_size=image_size, expected_count=expected_count)
+    at_least(1, num_workers=num_workers)
+    if not 0 <= min_fraction <= 1:
+        raise UserError(f"--min_fraction {min_fraction}: must be between 0 and 1")
     require_outside(out, *sources)
     found = _find_sources(sources)
-    prints = {source.name: fingerprint_files([*source.files, *source.sidecars]) for source in found}
+    hashes = {source.name: fingerprint_files([*source.files, *source.download_records]) for source in found}
     arguments = {
         "command": "web",
-        "sources": prints,
+        "sources": hashes,
         "min_fraction": min_fraction,
         "image_size": image_size,
         "hold_out": hold_out,
         "licensed": licensed,
         **({"expected_count": expected_count} if expected_count else {}),
     }
-    chunks = ((source.name, chunk) for source in found for chunk in (*source.chunks(), *source.lost()))
+    chunks = ((source.name, chunk) for source in found for chunk in (*source.chunks(), *source.failed_downloads()))
     parts = [WebPart(name, chunk, chunk.hash, image_size, hold_out) for name, chunk in chunks]
     funnel = Funnel("web", unit="samples")
     quarantine = out.with_name(f"{out.name}.quarantine.csv")
 
-    def check() -> None:
-        _count_unseen(funnel, expected_count)
+    def check_counts() -> None:
+        if expected_count and expected_count < funnel.seen:
+            raise UserError(
+                f"--expected_count {expected_count}: the sources contain {funnel.seen} samples. Pass the number of"
+                " links that the download was asked for"
+            )
+        if expected_count > funnel.seen:
+            funnel.drop("download failed: expected, but not in the sources", expected_count - funnel.seen)
         if funnel.seen and funnel.kept / funnel.seen < min_fraction:
             reasons = ", ".join(f"{count} {reason}" for reason, count in funnel.dropped.most_common(3))
             raise UserError(
-                f"{out}: only {funnel.kept} of {funnel.seen} samples are sound ({reasons}; all in {quarantine});"
-                f" mend the sources or lower --min_fraction {min_fraction:g}"
+                f"{out}: only {funnel.kept} of {funnel.seen} samples are valid ({reasons}; all are listed in"
+                f" {quarantine}). Fix the sources or lower --min_fraction {min_fraction:g}"
             )
 
     store = store_from_parts(
         out,
         parts,
         funnel,
-        HEADING,
+        REPORT_COLUMNS,
         listed=quarantine,
-        check=check,
+        check=check_counts,
         arguments=arguments,
         licensed=licensed,
-        raw={one.name: {"files": [file.name for file in one.files], "key": one.key} for one in found},
+        raw={source.name: {"files": [file.name for file in source.files], "key": source.key} for source in found},
         workers=num_workers,
     )
     if store:
-        print(f"{funnel}\n{out}: {len(store):,} pairs; what was left out is listed in {quarantine}")
-
-
-def _count_unseen(funnel: Funnel, expected_count: int) -> None:
-    """Count what was listed and has not been seen as lost."""
-    if expected_count and expected_count < funnel.seen:
-        raise UserError(
-            f"--expected_count {expected_count}: the sources hold {funnel.seen} samples; say how many their lists named"
-        )
-    if expected_count > funnel.seen:
-        funnel.drop("link lost: listed, but not in the sources", expected_count - funnel.seen)
-
-
-def _find_sources(paths: list[Path]) -> list[Source]:
-    found = [find_source(path) for path in paths]
-    names = [source.name for source in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or not found:
-        wrong = f"two sources are named {twice[0]!r}; rename one of them" if twice else "name at least one source"
-        raise UserError(f"--sources: {wrong}")
-    return found
+        print(f"{funnel}\n{out}: {len(store):,} pairs. See {quarantine} for the samples that were left out")
 
 
 @dataclass(frozen=True)
 class WebPart:
-    """A chunk of a source: sound samples become rows of the store, the others are counted and listed."""
+    """A chunk of a source: valid samples become rows of the store, the others are counted and listed.
+
+    Attributes:
+        source: name of the source.
+        chunk: some samples of it.
+        hash: hash of the chunk's contents, computed once.
+        image_size: maximum length of the shorter side in pixels; 0 for no limit.
+        hold_out: assign validation and test splits.
+    """
 
     source: str
     chunk: Chunk
@@ -139,7 +133,7 @@ class WebPart:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """All that the rows are a function of."""
+        """Everything that determines the rows."""
         return {
             "source": self.source,
             "chunk": self.chunk.name,
@@ -149,31 +143,30 @@ class WebPart:
         }
 
     def rows(self, log: Log) -> Iterator[dict[str, Any]]:
-        """A row a sound sample."""
+        """Yield one row per valid sample."""
         keys: set[str] = set()
         for sample in self.chunk.samples():
             key = self._key(sample.id)
             try:
                 if key in keys:
-                    raise UnsoundError("id came before")
-                caption, image = self._check(sample)
-            except UnsoundError as error:
+                    raise InvalidSampleError("duplicate id")
+                caption, image = self._validate(sample)
+            except InvalidSampleError as error:
                 self._leave_out(key, str(error), log)
                 continue
             keys.add(key)
             log.funnel.keep()
-            split = split_of(key) if self.hold_out else "train"
             yield {
                 "key": key,
                 "image": image,
                 "utterance": caption,
                 "source": self.source,
                 "group": key,
-                "split": split,
+                "split": split_of(key) if self.hold_out else "train",
             }
 
     def record_failure(self, reason: str, log: Log) -> None:
-        """Log that the chunk gave nothing."""
+        """Log that no sample of the chunk could be read."""
         self._leave_out(self._key(self.chunk.name), reason, log, self.chunk.count or 1)
 
     def _key(self, name: str) -> str:
@@ -183,12 +176,24 @@ class WebPart:
         log.funnel.drop(reason, count)
         log.lines.append([key, reason])
 
-    def _check(self, sample: Sample) -> tuple[str, bytes]:
+    def _validate(self, sample: Sample) -> tuple[str, bytes]:
+        """Return caption and image of a valid sample."""
         if sample.problem or sample.image is None:
-            raise UnsoundError(sample.problem or "image missing")
+            raise InvalidSampleError(sample.problem or "image missing")
         caption = " ".join((sample.caption or "").replace("\0", " ").split())
         if not caption:
-            raise UnsoundError("no caption")
-        if any("\ud800" <= letter <= "\udfff" for letter in caption):
-            raise UnsoundError("caption not readable")
-        return caption, sound_image(sample.image, self.image_size)
+            raise InvalidSampleError("no caption")
+        if any("\ud800" <= character <= "\udfff" for character in caption):
+            raise InvalidSampleError("caption is not valid text")
+        return caption, validate_image(sample.image, self.image_size)
+
+
+def _find_sources(paths: list[Path]) -> list[Source]:
+    if not paths:
+        raise UserError("--sources: name at least one source")
+    sources = [find_source(path) for path in paths]
+    names = [source.name for source in sources]
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise UserError(f"--sources: two sources are named {duplicates[0]!r}. Rename one of them")
+    return sources

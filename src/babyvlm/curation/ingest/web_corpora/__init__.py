@@ -1,1 +1,1 @@
-"""Readers of web corpora as they are on disk, behind one interface."""
+"""Readers of web corpora."""

@@ -1,4 +1,4 @@
-"""Lists of images in folders: LLaVA's JSON, or a CSV. No path leads out of the folders."""
+"""Read lists of image files: LLaVA's JSON, or a CSV. Paths in a list cannot leave its folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from babyvlm.curation.ingest.image_validation import MAX_BYTES
-from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, column
+from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, find_column
 from babyvlm.errors import UserError
 from babyvlm.io.files import combine_hashes, resolve_inside
 
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
-class Listed(NamedTuple):
-    """An entry of a list of images."""
+
+class ListEntry(NamedTuple):
+    """An entry of a list: its id, the path of its image, its caption, and the problem if it cannot be read."""
 
     id: str
     image: str | None
@@ -30,109 +32,112 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class ListChunk:
-    """Consecutive entries of a list, with the folders their images may be in."""
+    """Consecutive entries of a list, and the folders that may contain their images."""
 
     folders: tuple[Path, ...]
-    entries: tuple[Listed, ...]
+    entries: tuple[ListEntry, ...]
 
     @property
     def name(self) -> str:
-        """The first entry's."""
+        """Id of the first entry."""
         return self.entries[0].id
 
     @property
     def count(self) -> int:
-        """Of the entries."""
+        """Number of entries."""
         return len(self.entries)
 
     @property
     def hash(self) -> str:
-        """Of the entries; the images are not opened for it."""
+        """Hash of the entries; the images are not read."""
         return combine_hashes(repr(entry) for entry in self.entries)
 
     def samples(self) -> Iterator[Sample]:
-        """A sample an entry."""
+        """Yield one sample per entry."""
         for entry in self.entries:
             image, problem = (None, entry.problem) if entry.problem else _read_image(self.folders, entry.image)
             yield Sample(entry.id, image, entry.caption, problem)
 
 
-def _list_chunks(folders: Iterable[Path], entries: Iterator[Listed]) -> Iterator[Chunk]:
-    kept = tuple(folders)
-    while chunk := tuple(islice(entries, CHUNK_SAMPLES)):
-        yield ListChunk(kept, chunk)
+def llava_chunks(path: Path) -> Iterator[Chunk]:
+    """Divide LLaVA's list ``[{"id", "image", "conversations": [question, caption]}]``.
 
-
-def cut_llava(path: Path) -> Iterator[Chunk]:
-    """LLaVA's list ``[{"id", "image", "conversations": [question, caption]}]``; images in ``images/`` or beside it."""
+    Its images are in ``images/`` or beside it.
+    """
     folders = [folder for folder in (path.parent / "images", path.parent) if folder.is_dir()]
-    return _list_chunks(folders, _llava_entries(path))
+    return _chunks(folders, _llava_entries(path))
 
 
-def _llava_entries(path: Path) -> Iterator[Listed]:
-    seen: set[str] = set()
-    for number, entry in enumerate(_json_list(path)):
+def csv_chunks(path: Path) -> Iterator[Chunk]:
+    """Divide a table with columns ``image`` (a path relative to the table's folder) and ``caption`` or ``text``."""
+    return _chunks([path.parent], _csv_entries(path))
+
+
+def _chunks(folders: Iterable[Path], entries: Iterator[ListEntry]) -> Iterator[Chunk]:
+    folders = tuple(folders)
+    while chunk := tuple(islice(entries, CHUNK_SAMPLES)):
+        yield ListChunk(folders, chunk)
+
+
+def _llava_entries(path: Path) -> Iterator[ListEntry]:
+    ids: set[str] = set()
+    for number, entry in enumerate(_json_elements(path)):
         try:
-            name, caption = entry["image"], entry["conversations"][1]["value"]
+            image, caption = entry["image"], entry["conversations"][1]["value"]
         except (KeyError, IndexError, TypeError):
-            yield Listed(f"entry {number}", None, None, "malformed entry")
+            yield ListEntry(f"entry {number}", None, None, "malformed entry")
             continue
-        given = entry.get("id")
-        id_ = str(given if isinstance(given, str | int) else number)
-        name, caption = (value if isinstance(value, str) else None for value in (name, caption))
-        yield Listed(id_, name, caption, "id came before" if id_ in seen else None)
-        seen.add(id_)
+        id_ = entry.get("id")
+        id_ = str(id_ if isinstance(id_, str | int) else number)
+        image, caption = (value if isinstance(value, str) else None for value in (image, caption))
+        yield ListEntry(id_, image, caption, "duplicate id" if id_ in ids else None)
+        ids.add(id_)
 
 
-def _json_list(path: Path) -> Iterator[Any]:
-    """The elements of a JSON list, one as an object at a time: half a million of LLaVA's take a gigabyte at once.
+def _json_elements(path: Path) -> Iterator[Any]:
+    """Yield the elements of a JSON list one at a time: all objects of LLaVA's list together take a gigabyte.
 
     Raises:
-        UserError: it is no JSON list.
+        UserError: not a JSON list.
     """
     text = path.read_text("utf-8-sig", "surrogateescape")
-    decode, skip = json.JSONDecoder().raw_decode, re.compile(r"[ \t\r\n]*")
+    decode = json.JSONDecoder().raw_decode
 
-    def past_space(place: int) -> int:
-        found = skip.match(text, place)
-        return found.end() if found else place
+    def skip_space(position: int) -> int:
+        match = JSON_SPACE.match(text, position)
+        return match.end() if match else position
 
-    place = past_space(0)
-    if text[place : place + 1] != "[":
-        raise UserError(f"{path}: not a JSON list of samples as LLaVA's")
-    place = past_space(place + 1)
+    position = skip_space(0)
+    if text[position : position + 1] != "[":
+        raise UserError(f"{path}: not a JSON list of samples in LLaVA's format")
+    position = skip_space(position + 1)
     try:
-        while text[place : place + 1] != "]":
-            element, place = decode(text, place)
+        while text[position : position + 1] != "]":
+            element, position = decode(text, position)
             yield element
-            place = past_space(place)
-            if text[place : place + 1] == ",":
-                place = past_space(place + 1)
-            elif text[place : place + 1] != "]":
-                raise json.JSONDecodeError("Expecting ',' or ']'", text, place)
+            position = skip_space(position)
+            if text[position : position + 1] == ",":
+                position = skip_space(position + 1)
+            elif text[position : position + 1] != "]":
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
 
 
-def cut_csv(path: Path) -> Iterator[Chunk]:
-    """A table with columns ``image`` (path relative to the table's folder) and ``caption`` or ``text``."""
-    return _list_chunks([path.parent], _csv_entries(path))
-
-
-def _csv_entries(path: Path) -> Iterator[Listed]:
+def _csv_entries(path: Path) -> Iterator[ListEntry]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             rows = csv.DictReader(file)
             columns = rows.fieldnames or ()
-            image_column, caption_column = (column(path, columns, names) for names in (("image",), CAPTION_COLUMNS))
+            image, caption = (find_column(path, columns, names) for names in (("image",), CAPTION_COLUMNS))
             for number, row in enumerate(rows):
-                yield Listed(f"{number:09d}", row[image_column], row[caption_column], None)
+                yield ListEntry(f"{number:09d}", row[image], row[caption], None)
     except csv.Error as error:
         raise UserError(f"{path}: not readable as CSV ({error})") from None
 
 
 def _read_image(folders: Iterable[Path], name: str | None) -> tuple[bytes | None, str | None]:
-    """The bytes of a file that a list names, or the reason why it cannot be had."""
+    """Return the content of an image file that a list names, and the problem if it cannot be read."""
     if not name:
         return None, "image missing"
     paths = [resolve_inside(folder, name) for folder in folders]
@@ -143,5 +148,5 @@ def _read_image(folders: Iterable[Path], name: str | None) -> tuple[bytes | None
         if path is None:
             return None, "image missing"
         return (path.read_bytes(), None) if path.stat().st_size <= MAX_BYTES else (None, "over 64 MiB")
-    except OSError:  # no right to read it, or a name too long for the file system
-        return None, "image not readable"
+    except OSError:  # no permission, or a name too long for the file system
+        return None, "image cannot be read"

@@ -1,4 +1,4 @@
-"""Captioned images in Parquet files."""
+"""Read captioned images from Parquet files, with bounded memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, column
+from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, find_column
 from babyvlm.io.files import combine_hashes, fingerprint_files
 from babyvlm.io.processes import bounded_memory
 
@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-READ_BYTES = 1 << 20  # of a file at a time, instead of a column of a whole row group
+READ_BYTES = 1 << 20  # read from a file at a time, instead of a column of a complete row group
 BATCH_ROWS = 16
-# That a batch may take while it is unpacked; what unpacks to more is no table of web images.
-MAX_MEMORY = 1 << 29
-IMAGE_COLUMNS = ("image", "jpg")  # img2dataset's output says "jpg"
+MAX_BATCH_BYTES = 1 << 29  # extra memory for unpacking a batch; no table of web images needs more
+IMAGE_COLUMNS = ("image", "jpg")  # the second is img2dataset's
 
 
 @dataclass(frozen=True)
@@ -34,58 +33,63 @@ class ParquetChunk:
 
     @property
     def name(self) -> str:
-        """File and first row."""
+        """File name and first row."""
         return f"{self.path.stem}/{self.first_row:09d}"
 
     @property
     def hash(self) -> str:
-        """Of the file and the place in it."""
+        """Hash of the file and the position in it."""
         return combine_hashes([fingerprint_files([self.path]), self.name, str(self.groups)])
 
     def samples(self) -> Iterator[Sample]:
-        """A sample a row."""
+        """Yield one sample per row."""
         try:
             file = open_table(self.path)
-            names = [column(self.path, file.schema_arrow.names, choice) for choice in (IMAGE_COLUMNS, CAPTION_COLUMNS)]
-            batches = file.iter_batches(BATCH_ROWS, list(self.groups), names)
+            columns = file.schema_arrow.names
+            image, caption = (find_column(self.path, columns, names) for names in (IMAGE_COLUMNS, CAPTION_COLUMNS))
+            batches = file.iter_batches(BATCH_ROWS, list(self.groups), [image, caption])
             number = self.first_row
-            while rows := unpacked(batches):
+            while rows := next_rows(batches):
                 for row in rows:
-                    yield _sample(f"{self.path.stem}/{number:09d}", row[names[0]], row[names[1]])
+                    yield _sample(f"{self.path.stem}/{number:09d}", row[image], row[caption])
                     number += 1
         except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
-            reason = f"file damaged ({type(error).__name__}): the rest of the chunk is not read"
-            yield Sample(self.name, None, None, reason)
+            problem = f"file is damaged ({type(error).__name__}); the rest of the chunk was not read"
+            yield Sample(self.name, None, None, problem)
 
 
-def open_table(path: Path) -> pq.ParquetFile:
-    """A Parquet file that is read in small pieces."""
-    return pq.ParquetFile(path, buffer_size=READ_BYTES)
-
-
-def unpacked(batches: Iterator[pa.RecordBatch]) -> list[dict[str, Any]]:
-    """The rows of the next batch, none at the end; ``MemoryError`` if they ask for too much."""
-    with bounded_memory(MAX_MEMORY):
-        batch = next(batches, None)
-        return [] if batch is None else list(batch.to_pylist())
-
-
-def _sample(name: str, image: object, caption: object) -> Sample:
-    image = image.get("bytes") if isinstance(image, dict) else image
-    text = caption if isinstance(caption, str) else None
-    return Sample(name, image, text, None) if isinstance(image, bytes) else Sample(name, None, text, "image missing")
-
-
-def cut_parquet(path: Path) -> Iterator[Chunk]:
-    """A table with a column of image bytes (or of structs that hold ``bytes``) and one of captions."""
+def parquet_chunks(path: Path) -> Iterator[Chunk]:
+    """Divide a table with a column of image bytes (or of structs with a field ``bytes``) and one of captions."""
     try:
         metadata = pq.ParquetFile(path).metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     except (OSError, pa.ArrowException):
-        sizes = [0]  # the chunk says what is wrong
+        sizes = [0]  # reading the chunk reports the error
     start, first_row = 0, 0
     for group in range(len(sizes)):
-        if sum(sizes[start : group + 1]) >= CHUNK_SAMPLES or group + 1 == len(sizes):
-            count = sum(sizes[start : group + 1])
+        count = sum(sizes[start : group + 1])
+        if count >= CHUNK_SAMPLES or group + 1 == len(sizes):
             yield ParquetChunk(path, tuple(range(start, group + 1)), first_row, count)
             start, first_row = group + 1, first_row + count
+
+
+def open_table(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file that is read in small pieces."""
+    return pq.ParquetFile(path, buffer_size=READ_BYTES)
+
+
+def next_rows(batches: Iterator[pa.RecordBatch]) -> list[dict[str, Any]]:
+    """Return the rows of the next batch; none at the end.
+
+    Raises:
+        MemoryError: unpacking the batch takes more than ``MAX_BATCH_BYTES``.
+    """
+    with bounded_memory(MAX_BATCH_BYTES):
+        batch = next(batches, None)
+        return [] if batch is None else list(batch.to_pylist())
+
+
+def _sample(id_: str, image: object, caption: object) -> Sample:
+    image = image.get("bytes") if isinstance(image, dict) else image
+    text = caption if isinstance(caption, str) else None
+    return Sample(id_, image, text, None) if isinstance(image, bytes) else Sample(id_, None, text, "image missing")

@@ -1,7 +1,7 @@
-"""What readers of captioned images have in common: a source is cut into chunks, a chunk is read into samples.
+"""What all readers of web corpora share: a source is divided into chunks, and a chunk is read into samples.
 
-A reader yields what it finds and says what is wrong with it; it judges neither picture nor caption. A chunk is read by
-itself, in any process: so much work is lost at most if that is killed.
+A reader yields every sample that it finds, with the problem if it cannot be read; it validates neither image nor
+caption. Each chunk can be read independently, in any process, so an interruption costs at most the chunks in progress.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-CHUNK_SAMPLES = 4096  # seconds of work; an archive is read as a whole, img2dataset's hold 10,000
-LONGEST = 200  # of what a file that is no table has for columns, shown
+CHUNK_SAMPLES = 4096  # seconds of work. An archive is one chunk; img2dataset's contain 10,000 samples
+MAX_SHOWN_COLUMNS = 200  # characters of the column names that an error message shows
 CAPTION_COLUMNS = ("caption", "text")
 
 
 class Sample(NamedTuple):
-    """One captioned image as found; ``problem`` says why it cannot be had."""
+    """One captioned image as found; ``problem`` says why it cannot be read."""
 
     id: str
     image: bytes | None
@@ -34,38 +34,38 @@ class Chunk(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the chunk within its source."""
+        """Name of the chunk within its source."""
         ...
 
     @property
     def count(self) -> int | None:
-        """How many samples; None if only reading it tells."""
+        """Number of samples; None if it is unknown before reading."""
         ...
 
     @property
     def hash(self) -> str:
-        """Over what is known of its contents without opening images."""
+        """Hash of what is known of the contents without reading images."""
         ...
 
     def samples(self) -> Iterator[Sample]:
-        """Its samples, the broken ones too."""
+        """Yield all samples, including those that cannot be read."""
         ...
 
 
 def stem(path: Path) -> str:
-    """``a.b.tar.gz`` -> ``a.b``."""
+    """Return the file name without its suffix; ``.tar.gz`` counts as one suffix."""
     return re.sub(r"(\.tar\.gz|\.[^.]+)$", "", path.name)
 
 
-def column(path: Path, columns: Iterable[str], names: tuple[str, ...]) -> str:
-    """The first of ``names`` that a table has.
+def find_column(path: Path, columns: Iterable[str], names: tuple[str, ...]) -> str:
+    """Return the first of ``names`` that is a column of the table ``path``.
 
     Raises:
         UserError: it has none of them.
     """
     present = list(columns)
-    found = next((name for name in names if name in present), None)
-    if found is None:
-        wanted, there = " or ".join(map(repr, names)), " ".join(", ".join(present).split())[:LONGEST] or "nothing"
-        raise UserError(f"{path}: no column {wanted} (found {there})")
-    return found
+    for name in names:
+        if name in present:
+            return name
+    shown = " ".join(", ".join(present).split())[:MAX_SHOWN_COLUMNS] or "no columns"
+    raise UserError(f"{path}: no column {' or '.join(map(repr, names))} (found {shown})")

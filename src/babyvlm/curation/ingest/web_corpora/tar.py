@@ -1,6 +1,7 @@
-"""WebDataset archives, read without trust: nothing is unpacked, and no header may ask for much memory.
+"""Read WebDataset archives from untrusted sources: nothing is written to disk, and no header can request much memory.
 
-Members with the same name up to the first dot, one after another, are a sample.
+Consecutive members with the same name up to the first dot form a sample. ``tarfile`` is not used directly,
+because it reads headers of any size and remembers every member.
 """
 
 from __future__ import annotations
@@ -21,116 +22,113 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp"}
-# Names, links and attributes of a member; tarfile reads as much of them at once as the header says. PATH_MAX is 4 KiB.
+# For the names, links and attributes of a member: tarfile reads as many bytes at once as the header says. PATH_MAX is
+# 4 KiB.
 MAX_HEADER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class TarChunk:
-    """An archive."""
+    """A complete archive."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The archive's."""
+        """Name of the archive."""
         return stem(self.path)
 
     @property
     def count(self) -> None:
-        """Not known."""
+        """Unknown before reading."""
         return
 
     @property
     def hash(self) -> str:
-        """Of its edges and length."""
+        """Hash of the archive's length, start and end."""
         return fingerprint_files([self.path])
 
     def samples(self) -> Iterator[Sample]:
-        """Its samples in order."""
-        return read_tar(self.path)
+        """Yield the samples of the archive.
+
+        The caption is the ``.txt`` member, else ``caption`` in the ``.json`` member. Members that are not regular files
+        or whose names lead out of the archive are never read.
+        """
+        archive = stem(self.path)
+        name, members, damaged = "", dict[str, bytes](), False
+        try:
+            for member, content in _read_members(self.path):
+                if isinstance(content, str):
+                    yield Sample(f"{archive}/{member}", None, None, content)
+                    continue
+                base, suffix = _split_name(member)
+                if base != name:
+                    yield from _sample(archive, name, members)
+                    name, members = base, {}
+                members[suffix] = content
+        except Exception:  # damaged bytes make tarfile and zlib raise many kinds of errors, including RecursionError
+            damaged = True
+        yield from _sample(archive, name, members)
+        if damaged:
+            yield Sample(archive, None, None, "archive is damaged; the rest was not read")
 
 
-def cut_tar(path: Path) -> Iterator[Chunk]:
-    """A WebDataset archive."""
+def tar_chunks(path: Path) -> Iterator[Chunk]:
+    """Return a WebDataset archive as one chunk."""
     yield TarChunk(path)
 
 
-class _Headers:
-    """What tarfile sees of an archive: as much at a time as a header may need."""
+class _HeaderStream:
+    """The stream that tarfile reads headers from. It refuses long reads and remembers the last one."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self.seek, self.tell = stream.seek, stream.tell
-        self.last = b""  # what was read last
+        self.last_read = b""
 
     def read(self, size: int) -> bytes:
         if size > MAX_HEADER_BYTES:
             raise tarfile.ReadError("header too long")
-        self.last = self._stream.read(size)
-        return self.last
+        self.last_read = self._stream.read(size)
+        return self.last_read
 
 
-def read_tar(path: Path) -> Iterator[Sample]:
-    """The samples of an archive.
-
-    The caption is the ``.txt`` member, else ``caption`` in the ``.json`` one. Members that are no plain files or
-    whose names lead out of the archive are never read.
-    """
-    archive = stem(path)
-    name, parts, damaged = "", dict[str, bytes](), False
-    try:
-        for member, content in _contents(path):
-            if isinstance(content, str):
-                yield Sample(f"{archive}/{member}", None, None, content)
-                continue
-            base, suffix = _split_name(member)
-            if base != name:
-                yield from _sample(archive, name, parts)
-                name, parts = base, {}
-            parts[suffix] = content
-    except Exception:  # hostile bytes make tarfile and zlib raise many things, RecursionError among them
-        damaged = True
-    yield from _sample(archive, name, parts)
-    if damaged:
-        yield Sample(archive, None, None, "archive damaged: the rest of it is not read")
-
-
-def _contents(path: Path) -> Iterator[tuple[str, bytes | str]]:
-    """Name and content of each file in an archive, or the reason why it is not read."""
-    with path.open("rb") as file, _plain(file) as stream:
-        headers = _Headers(stream)
+def _read_members(path: Path) -> Iterator[tuple[str, bytes | str]]:
+    """Yield the name of each file in an archive and its content (bytes), or the reason why it is not read (str)."""
+    with path.open("rb") as file, _decompressed(file) as stream:
+        headers = _HeaderStream(stream)
         tar = tarfile.TarFile(fileobj=headers)  # type: ignore[arg-type]
         while (member := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # tarfile remembers them all, and there may be millions
-            problem = _refuse(member)
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all of them, possibly millions
+            problem = _problem(member)
             if problem:
                 yield member.name, problem
                 if stream is not file and member.size > MAX_BYTES:
-                    raise tarfile.ReadError("to pass over it would mean to unpack it")
+                    raise tarfile.ReadError("skipping this member would mean decompressing it")
             elif not member.isdir():
                 stream.seek(member.offset_data)
                 content = stream.read(member.size)
                 if len(content) < member.size:
-                    raise tarfile.ReadError("cut short")
+                    raise tarfile.ReadError("truncated")
                 yield member.name, content
-        if headers.last.strip(b"\0"):
-            raise tarfile.ReadError("tarfile takes a damaged header for the end")
+        if headers.last_read.strip(b"\0"):
+            raise tarfile.ReadError("tarfile treats a damaged header as the end of the archive")
 
 
-def _plain(file: IO[bytes]) -> IO[bytes]:
-    """The archive as a plain one, whatever its name says."""
-    compressed = file.read(2) == b"\x1f\x8b"
+def _decompressed(file: IO[bytes]) -> IO[bytes]:
+    """Return the uncompressed archive; its first bytes decide, not its name."""
+    is_gzip = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    return gzip.GzipFile(fileobj=file) if compressed else file  # type: ignore[return-value]
+    return gzip.GzipFile(fileobj=file) if is_gzip else file  # type: ignore[return-value]
 
 
-def _refuse(member: tarfile.TarInfo) -> str | None:
+def _problem(member: tarfile.TarInfo) -> str | None:
+    """Return why a member must not be read."""
     path = PurePosixPath(member.name.replace("\\", "/"))
     if member.isdir():
         return None
     if not member.isreg() or member.issparse() or path.is_absolute() or ".." in path.parts:
-        return "unsafe member"
+        return "unsafe archive member"
     return "over 64 MiB" if member.size > MAX_BYTES else None
 
 
@@ -141,19 +139,20 @@ def _split_name(name: str) -> tuple[str, str]:
     return f"{folder}/{first}" if folder else first, suffix.lower()
 
 
-def _sample(archive: str, name: str, parts: dict[str, bytes]) -> Iterator[Sample]:
-    if not parts:
+def _sample(archive: str, name: str, members: dict[str, bytes]) -> Iterator[Sample]:
+    if not members:
         return
-    image = next((content for suffix, content in parts.items() if suffix in IMAGE_SUFFIXES), None)
-    caption, problem = _caption(parts)
+    image = next((content for suffix, content in members.items() if suffix in IMAGE_SUFFIXES), None)
+    caption, problem = _caption(members)
     yield Sample(f"{archive}/{name}", image, caption, "image missing" if image is None else problem)
 
 
-def _caption(parts: dict[str, bytes]) -> tuple[str | None, str | None]:
+def _caption(members: dict[str, bytes]) -> tuple[str | None, str | None]:
+    """Return the caption, and the problem if it cannot be decoded."""
     try:
-        if "txt" in parts:
-            return parts["txt"].decode(), None
-        caption: Any = json.loads(parts.get("json", b"{}")).get("caption")
+        if "txt" in members:
+            return members["txt"].decode(), None
+        caption: Any = json.loads(members.get("json", b"{}")).get("caption")
     except (ValueError, AttributeError, RecursionError):
-        return None, "caption not readable"
+        return None, "caption is not valid text"
     return caption if isinstance(caption, str) else None, None

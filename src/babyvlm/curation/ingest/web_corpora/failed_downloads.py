@@ -1,4 +1,4 @@
-"""Links that a download lost. An archive holds the survivors only; img2dataset says beside it what did not come."""
+"""Read img2dataset's records of failed downloads. Its archives contain only the images that could be downloaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from babyvlm.curation.ingest.web_corpora.parquet import open_table, unpacked
+from babyvlm.curation.ingest.web_corpora.parquet import next_rows, open_table
 from babyvlm.curation.ingest.web_corpora.samples import Sample, stem
 from babyvlm.errors import UserError
 from babyvlm.io.files import fingerprint_files
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-TABLE, COUNTS = ".parquet", "_stats.json"  # beside NAME.tar: a row a link, with its status; or their counts alone
+# Beside NAME.tar: a table with one row per link and its status, or only the counts.
+TABLE_SUFFIX, COUNTS_SUFFIX = ".parquet", "_stats.json"
 FAILURES = ("failed_to_download", "failed_to_resize")
 BATCH_ROWS = 1024
 
 
-def find_sidecar(archive: Path) -> Path | None:
-    """What tells beside an archive which links were lost, if anything does: the table, else the counts.
+def find_download_record(archive: Path) -> Path | None:
+    """Return the file beside an archive that records failed downloads: the table, else the counts, else None.
 
     Raises:
         UserError: the table cannot be read.
     """
-    table, counts = (archive.with_name(stem(archive) + ending) for ending in (TABLE, COUNTS))
+    table, counts = (archive.with_name(stem(archive) + suffix) for suffix in (TABLE_SUFFIX, COUNTS_SUFFIX))
     try:
         if table.is_file() and "status" in pq.read_schema(table).names:
             return table
@@ -40,40 +41,40 @@ def find_sidecar(archive: Path) -> Path | None:
 
 
 @dataclass(frozen=True)
-class LostLinks:
-    """The samples that an archive's list named and that never came, as its sidecar tells them."""
+class FailedDownloads:
+    """A chunk of the samples that were requested but not downloaded, from the record at ``path``."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The archive's."""
-        return self.path.name.removesuffix(COUNTS).removesuffix(TABLE)
+        """Name of the archive."""
+        return self.path.name.removesuffix(COUNTS_SUFFIX).removesuffix(TABLE_SUFFIX)
 
     @property
     def count(self) -> int:
-        """Of the lost links; reads the sidecar."""
+        """Number of failed downloads; reads the record."""
         return sum(1 for _ in self.samples())
 
     @property
     def hash(self) -> str:
-        """Of the sidecar."""
+        """Hash of the record."""
         return fingerprint_files([self.path])
 
     def samples(self) -> Iterator[Sample]:
-        """A sample a lost link, with the reason as its problem."""
-        lost = _rows(self.path) if self.path.name.endswith(TABLE) else _counted(self.path)
-        for name, reason in lost:
-            yield Sample(f"{self.name}/{name}", None, None, f"link lost: {reason}")
+        """Yield one sample per failed download, with the reason as its problem."""
+        is_table = self.path.name.endswith(TABLE_SUFFIX)
+        for name, reason in _failures_in_table(self.path) if is_table else _failures_in_counts(self.path):
+            yield Sample(f"{self.name}/{name}", None, None, f"download failed: {reason}")
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str]]:
+def _failures_in_table(path: Path) -> Iterator[tuple[str, str]]:
     try:
         file = open_table(path)
         columns = [name for name in ("key", "status", "error_message") if name in file.schema_arrow.names]
         batches = file.iter_batches(BATCH_ROWS, columns=columns)
         number = 0
-        while rows := unpacked(batches):
+        while rows := next_rows(batches):
             for row in rows:
                 if row["status"] != "success":
                     yield str(row.get("key", f"row {number}")), _reason(row["status"], row.get("error_message"))
@@ -82,13 +83,15 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
         raise _unreadable(path, error) from None
 
 
-def _reason(status: object, message: object) -> str:
-    """A few for the funnel: messages name hosts and addresses, so there are thousands of them."""
+def _reason(status: object, message: object = None) -> str:
+    """Return one of a few reasons: messages name hosts and addresses, so there are thousands of them."""
     code = re.search(r"HTTP Error \d{3}", str(message))
-    return code[0] if code else str(status).replace("_", " ")
+    if code:
+        return code[0]
+    return {"failed_to_download": "other error", "failed_to_resize": "not an image"}.get(str(status), str(status))
 
 
-def _counted(path: Path) -> Iterator[tuple[str, str]]:
+def _failures_in_counts(path: Path) -> Iterator[tuple[str, str]]:
     try:
         counts = json.loads(path.read_bytes())
         failures = [(failure, int(counts[failure])) for failure in FAILURES]
@@ -96,11 +99,11 @@ def _counted(path: Path) -> Iterator[tuple[str, str]]:
         raise _unreadable(path, error) from None
     for failure, count in failures:
         for number in range(count):
-            yield f"{failure} {number}", failure.replace("_", " ")
+            yield f"{failure} {number}", _reason(failure)
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(
-        f"{path}: not readable as img2dataset's record of lost links ({type(error).__name__}); make it again, or remove"
-        " it and say by --expected_count how many samples were listed"
+        f"{path}: not readable as img2dataset's record of failed downloads ({type(error).__name__}). Create it again,"
+        " or remove it and pass the number of links as --expected_count"
     )
