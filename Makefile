@@ -140,5 +140,5 @@ bench-loader: setup ## benchmark image loading: CVCL's transforms, ours, and dec
 bench-open-store: setup ## benchmark opening a store of 625,000 pairs and reading an epoch: time and memory
 	$(VENV)/bin/python perf/open_store.py
 
-docs: setup ## build the documentation in site/
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+docs: setup ## this documentation as a site of plain files, in site/
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(VENV)/bin/mkdocs build --quiet

@@ -1,6 +1,6 @@
 """Generate the CLI reference, the configuration reference, and the pages of the tutorials.
 
-mkdocs runs this script when it builds the site (``mkdocs.yml``, plugin gen-files). The CLI reference comes from the
+mkdocs calls this module when it builds the site (``hooks`` in ``mkdocs.yml``). The CLI reference comes from the
 parsers of ``python -m babyvlm``, the configuration reference from the shipped configs and the signatures and docstrings
 of the classes that they name, and the tutorials from their notebooks.
 """
@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, Any
 import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser, capture_parser
+from mkdocs.structure.files import File, Files
 
 from babyvlm import __main__ as command_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mkdocs.config.defaults import MkDocsConfig
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = "For example:"
@@ -246,27 +249,20 @@ def tutorial_page(notebook: Path) -> str:
     return "\n\n".join([parts[0], source, *parts[1:]]) + "\n"
 
 
-def write_pages() -> None:
-    """Add the generated pages to the site that is being built."""
-    import mkdocs_gen_files
-
-    pages = {
-        f"tutorials/{path.stem}.md": tutorial_page(path) for path in sorted((ROOT / "docs/tutorials").glob("*.ipynb"))
-    }
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages to the site (a hook of mkdocs)."""
+    notebooks = sorted((ROOT / "docs/tutorials").glob("*.ipynb"))
+    pages = {f"tutorials/{path.stem}.md": tutorial_page(path) for path in notebooks}
     arguments, sys.argv = sys.argv, ["babyvlm"]  # LightningCLI reads sys.argv
     try:
         pages |= {"reference/cli.md": cli_page(), "reference/configuration.md": configuration_page()}
     finally:
         sys.argv = arguments
     for name, text in pages.items():
-        with mkdocs_gen_files.open(name, "w") as file:
-            file.write(text)
+        files.append(File.generated(config, name, content=text))
+    return files
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Link to the page of a tutorial in place of its notebook (a hook of mkdocs)."""
-    return re.sub(r"\]\(([^)\s]*tutorials/[^)\s]*)\.ipynb\)", r"](\1.md)", markdown)
-
-
-if __name__ == "<run_path>":  # how the plugin runs a script
-    write_pages()
+    return re.sub(r"\]\((?!\w+:)([^)\s]+)\.ipynb\)", r"](\1.md)", markdown)

@@ -180,9 +180,10 @@ def test_five_lines_caption_an_image_in_a_new_process(folders, tmp_path):
     assert scores == str(model.score(image, ["cup", "ball"]))
 
 
-def test_the_five_lines_of_the_readme_run(folders, tmp_path):
+def test_transformers_example_in_docs_runs(folders, tmp_path):
     cup().save(tmp_path / "cup.jpg")
-    (lines,) = [code for code in code_in(Path(__file__).parents[2] / "README.md") if "from_pretrained" in code]
+    page = Path(__file__).parents[2] / "docs/models/babyllava.md"
+    (lines,) = [code for code in code_in(page) if "from_pretrained" in code]
     assert len(lines.replace("\n\n", "\n").splitlines()) == 5
     (tmp_path / "FOLDER").symlink_to(folders["BabyLLaVA"])
     done = subprocess.run(

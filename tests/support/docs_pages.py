@@ -1,5 +1,6 @@
-"""The code blocks and the commands that stand in README.md, docs/ and the Makefile."""
+"""Read the code blocks and the commands in README.md, docs/, the tutorials, and the Makefile."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -7,18 +8,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-OURS = ["python", "-m", "babyvlm"]
+BABYVLM = ["python", "-m", "babyvlm"]
 PAGES = [
     ROOT / "README.md",
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "playroom-report"),
 ]
+NOTEBOOKS = sorted((ROOT / "docs/tutorials").glob("*.ipynb"))
 BLOCK = re.compile(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 VARIABLE = re.compile(r"[A-Z]+=\S+$|[A-Z]+=(['\"]).*\1$")
 INLINE = re.compile(r"`((?:python -m babyvlm|make) [^`]+)`")
+SHORT = re.compile(r"`((?:curate|store|benchmark build|ablations) [^`]+)`")  # without `python -m babyvlm`
+# `python -m babyvlm store`: `info`, `check` names the commands `store info` and `store check`.
+GROUP = re.compile(r"`(python -m babyvlm [\w -]+)`: (`[\w-]+`(?:, `[\w-]+`)*)")
+# `python -m babyvlm fit`, `test` names the commands `fit` and `test`.
+SIBLINGS = re.compile(r"`python -m babyvlm ((?:\w+ )*)[\w-]+`((?:, `[\w-]+`)+)")
 
 
 class Block(NamedTuple):
-    """What stands between fences."""
+    """The content of a fenced code block."""
 
     language: str
     title: str
@@ -26,12 +33,12 @@ class Block(NamedTuple):
 
 
 def blocks(page):
-    """Those of a page, in its order."""
+    """Return the code blocks of a page in order."""
     return [Block(*found) for found in BLOCK.findall(page.read_text())]
 
 
 def shell_lines(text):
-    """The commands of a shell block as words: continued lines joined, no comments, the block's variables filled in."""
+    """Return the commands of a shell block as lists of words: continuation lines joined, variables filled in."""
     lines = text.replace("\\\n", " ").splitlines()
     for line in filter(VARIABLE.match, lines):
         name, value = shlex.split(line)[0].split("=", 1)
@@ -40,13 +47,27 @@ def shell_lines(text):
 
 
 def commands(page):
-    """All of a page, in its shell blocks or within a line."""
-    in_blocks = [block.text for block in blocks(page) if block.language == "sh"]
-    in_lines = INLINE.findall(BLOCK.sub("", page.read_text()))
-    return [words for text in in_blocks + in_lines for words in shell_lines(text)]
+    """Return all commands of a page or a notebook, from its shell blocks and its text."""
+    if page.suffix == ".ipynb":
+        cells = json.loads(page.read_text())["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        lines = re.findall(r"^%run (-m babyvlm(?:.*\\\n)*.*)$", code, re.MULTILINE)
+        return [words for line in lines for words in shell_lines(f"python {line}")]
+    text = BLOCK.sub("", page.read_text())
+    found = [block.text for block in blocks(page) if block.language == "sh"] + INLINE.findall(text)
+    for group, names in GROUP.findall(text):
+        found += [f"{group} {name}" for name in re.findall(r"`([\w-]+)`", names)]
+    for group, names in SIBLINGS.findall(text):
+        found += [f"python -m babyvlm {group}{name}" for name in re.findall(r"`([\w-]+)`", names)]
+    return [words for text in found for words in shell_lines(text)]
+
+
+def short_commands(page):
+    """Return the commands that a page abbreviates, such as `curate embed --clip NAME`, as lists of words."""
+    return [words for text in SHORT.findall(BLOCK.sub("", page.read_text())) for words in shell_lines(text)]
 
 
 def of_make(target):
-    """The commands of ours that `make TARGET` runs on the tiny world, as words."""
+    """Return the babyvlm commands that `make TARGET` runs on the tiny world, as lists of words."""
     done = subprocess.run(["make", "-n", target, "SIZE=tiny"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return [words[3:] for words in shell_lines(done.stdout) if words[1:3] == OURS[1:]]
+    return [words[3:] for words in shell_lines(done.stdout) if words[1:3] == BABYVLM[1:]]
