@@ -32,7 +32,9 @@ ARGUMENTS = {
     "curate thin": f"--store {DATA}/stores/frames --embeddings {DATA}/embeddings/frames --out deduplicated",
     "store check": f"--store {DATA}/stores/filtered",
     "store export": f"--store {DATA}/stores/filtered --out shared",
+    "store head": f"--store {DATA}/stores/filtered",
     "store info": f"--store {DATA}/stores/filtered",
+    "store sample": f"--store {DATA}/stores/filtered --out sample.html",
 }
 # Named commands that have tests of their own: they need a reviewer, released frames, or the output of these.
 NAMED_ONLY = {
