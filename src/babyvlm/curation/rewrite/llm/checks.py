@@ -12,7 +12,7 @@ from importlib.resources import files
 from babyvlm.curation.rewrite.rules.lexicon import lexicon, read_sections, words_in
 from babyvlm.curation.rewrite.rules.rewriter import MAX_WORDS
 
-RULES_VERSION = 1  # increase it with any change of what is accepted, so that older stores can be told from newer ones
+RULES_VERSION = 1  # recorded in each store; increase it with any change of what is accepted
 # On wordfreq's Zipf scale; 4.0 is 10 occurrences per million words. 7,223 English words reach it, somewhat more than
 # the 5,176 that SAYCam and the transferred data have at least three times. Words in toddler_words.txt may be rarer.
 COMMON_WORD = 4.0

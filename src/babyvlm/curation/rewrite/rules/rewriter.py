@@ -27,7 +27,7 @@ from babyvlm.curation.rewrite.rules.lexicon import Word, lexicon, words_in
 
 MAX_WORDS = 15  # of "one simple utterance": our choice, twice the length of a mother's usual sentence
 ORIGINAL = "original_caption"  # field of a rewritten store that holds the caption before rewriting, with both methods
-RULES_VERSION = 1  # increase it with any change of the utterances, so that older stores can be told from newer ones
+RULES_VERSION = 1  # recorded in each store; increase it with any change of the utterances
 TEMPLATES = {
     "singular": ("look {a}", "see {the}", "here is {a}", "thats {a}", "can you see {the}", "wow {a}"),
     "plural": ("look {a}", "see {the}", "here are {a}", "those are {a}", "can you see {the}", "wow {a}"),
