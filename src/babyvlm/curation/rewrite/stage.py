@@ -58,12 +58,12 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         batch: use the Batch API: half the price, answers within a day.
         requests_per_batch: maximal number of requests in a batch.
         concurrent_requests: number of requests in flight, without batches.
-        timeout: seconds to wait for a reply. A reply after that may have been charged and is not requested again.
+        timeout: seconds to wait for a reply. A reply after that may have been billed and is not requested again.
         poll_seconds: seconds between status checks of a batch.
         prices: price list (TOML) for `estimate` and `max_cost`; see docs/how-to/rewriting.md for an example.
         max_cost: cost limit for all runs with this ledger, in the currency of the price list.
         estimate: print the tokens, cost and time of the captions without an answer; send nothing.
-        retry_failed: send again the captions whose call failed although it was, or may have been, charged.
+        retry_failed: send again the captions whose call failed although it was, or may have been, billed.
         ledger: file in which answers are stored; by default `rewrites.sqlite` beside `out`.
     """
     if method == "rules":

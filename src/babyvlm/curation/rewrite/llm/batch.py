@@ -35,7 +35,7 @@ MAX_SUBMISSIONS = 5  # attempts to send a batch. Our choice.
 TAG = "babyvlm_batch"
 FINISHED = ("completed", "expired", "cancelled")
 QUEUE_FULL = "token_limit_exceeded"
-NOT_EXECUTED = ("batch_expired", "batch_cancelled")  # codes of requests that were not executed and are not charged
+NOT_EXECUTED = ("batch_expired", "batch_cancelled")  # codes of requests that were not executed and are not billed
 
 
 @dataclass

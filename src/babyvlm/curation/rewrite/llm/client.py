@@ -32,7 +32,7 @@ FIRST_WAIT = 1.0
 MAX_WAIT = 60.0
 MAX_RETRY_AFTER = 600.0
 RETRYABLE = (408, 409, 429, 500, 502, 503, 529)  # the server did not process the call and may do so later
-AMBIGUOUS = (504, 524)  # a gateway timed out; the model behind it may have answered, and the call may be charged
+AMBIGUOUS = (504, 524)  # a gateway timed out; the model behind it may have answered, and the call may be billed
 FATAL = (301, 302, 303, 307, 308, 401, 402, 403, 404, 405)  # every further call would fail as well
 NOT_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError")
 
@@ -43,7 +43,7 @@ class RequestError(Exception):
 
     Attributes:
         reason: in our own words, so that no text of a server gets into tables.
-        paid: whether it may have been charged nevertheless.
+        paid: whether it may have been billed nevertheless.
         retry: whether another attempt may succeed.
         wait: seconds requested by the server.
         fatal: every further request would fail as well.
@@ -90,7 +90,7 @@ class Server:
         return text.replace(self._key, "[key]") if self._key else text
 
     def complete(self, body: dict[str, Any], idempotency_key: str, answer: type[BaseModel] = Answer) -> Reply:
-        """Make one chat completion, with retries as long as it is certain that no attempt was charged.
+        """Make one chat completion, with retries as long as it is certain that no attempt was billed.
 
         Sets ``fatal`` and ``last_error`` after a failure.
         """

@@ -1,7 +1,7 @@
 """Record of all calls, answers and costs: a SQLite file in which every step is durable before the next one starts.
 
 A call is recorded as ``open`` before it is sent, and as ``answered`` or ``failed`` when its reply arrives. After a
-crash, the open calls are exactly those that may have been charged without a stored answer. They become failures ("in
+crash, the open calls are exactly those that may have been billed without a stored answer. They become failures ("in
 flight when a run was killed") and are repeated only on the user's request.
 
 Written by hand on purpose: what must not be lost or paid twice depends on the order of these few statements.
@@ -123,7 +123,7 @@ class Ledger:
     def open(self, caption: str, max_input: int, max_output: int, batch: int | None = None) -> str:
         """Record that a call for a caption is about to be sent, at its maximal cost.
 
-        A call that may have been charged is repeated with its previous idempotency key: a server that honors the key
+        A call that may have been billed is repeated with its previous idempotency key: a server that honors the key
         returns the answer already paid for.
 
         Args:
@@ -177,7 +177,7 @@ class Ledger:
         )
 
     def tokens(self) -> dict[bool, tuple[int, int]]:
-        """Return the charged (input, output) tokens, by whether in batches; uncertain calls with their upper bound."""
+        """Return the billed (input, output) tokens, by whether in batches; uncertain calls with their upper bound."""
         query = """SELECT batch IS NOT NULL, sum(input_tokens), sum(output_tokens) FROM calls
                    WHERE prompt = ? AND model = ? GROUP BY 1"""
         return {bool(row[0]): (row[1], row[2]) for row in self._db.execute(query, (self.prompt, self.model))}

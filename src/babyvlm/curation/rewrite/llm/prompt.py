@@ -79,7 +79,7 @@ class Reply:
     Attributes:
         content: text of the model; valid by the schema if ``reason`` is empty.
         reason: why it is not a valid answer; empty if it is.
-        paid: whether the call was charged, as far as the client can know.
+        paid: whether the call was billed, as far as the client can know.
         input_tokens: as counted by the server; None if not reported.
         output_tokens: as counted by the server; None if not reported.
     """

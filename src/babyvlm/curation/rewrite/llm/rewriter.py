@@ -99,7 +99,7 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOp
     with Ledger(ledger_path, prompt_id(), options.model) as ledger:
         if ledger.interrupted:
             print(
-                f"{ledger.interrupted} calls were in flight when a run was killed and may have been charged. They are "
+                f"{ledger.interrupted} calls were in flight when a run was killed and may have been billed. They are "
                 "repeated only with --retry_failed true"
             )
         budget = _send_missing(captions, ledger, server, options)
