@@ -49,8 +49,8 @@ curate-large: setup ## like data, on a world five times as large, with integrity
 	$(MAKE) data SIZE=large DATA=$(LARGE)
 	$(RUN) store check --store $(LARGE)/stores/filtered
 	$(RUN) store check --store $(LARGE)/stores/aug
-	$(RUN) curate funnel --stores '[$(LARGE)/stores/filtered,$(LARGE)/stores/aug,$(LARGE)/stores/random]' --out $(LARGE)/funnel
-	$(RUN) curate contamination --stores '[$(LARGE)/stores/filtered,$(LARGE)/stores/aug]' --out $(LARGE)/contamination \
+	$(RUN) curate summarize --stores '[$(LARGE)/stores/filtered,$(LARGE)/stores/aug,$(LARGE)/stores/random]' --out $(LARGE)/funnel
+	$(RUN) curate check-contamination --stores '[$(LARGE)/stores/filtered,$(LARGE)/stores/aug]' --out $(LARGE)/contamination \
 	    --trials $(subst $(WORLD),$(LARGE)/world,$(TRIALS))
 
 demo: data ## complete pipeline on Playroom, from raw video to a benchmark table (about 10 minutes on two cores)
@@ -92,7 +92,7 @@ benchmark-demo: data ## build benchmarks from held-out recordings (with scripted
 	$(VENV)/bin/python perf/scripted_review.py $(HELD)/pairs
 	$(BUILD) negatives --pairs $(HELD)/pairs --out $(HELD)/negatives
 	$(BUILD) assemble --labeled_s $(HELD)/labeled-s --pairs $(HELD)/pairs --negatives $(HELD)/negatives --out $(HELD)/benchmark
-	for store in filtered aug random; do $(RUN) curate decontaminate --store $(STORES)/$$store --images '[$(HELD)/benchmark]' \
+	for store in filtered aug random; do $(RUN) curate decontaminate --store $(STORES)/$$store --benchmark_images '[$(HELD)/benchmark]' \
 	    --out $(HELD)/stores/$$store || exit 1; done
 	$(RUN) test --config configs/eval/playroom-clip.yaml --config $(HELD)/benchmark/eval.yaml
 

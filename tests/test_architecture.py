@@ -32,7 +32,9 @@ def imported(path):
 
 
 def imported_stages(path):
-    own = (name.split(".") for name in imported(path) if name.startswith("babyvlm."))
+    # Every command that builds an artifact uses the decorator, which belongs to no stage.
+    shared = ("babyvlm.curation.stage", "babyvlm.curation.funnel")
+    own = (name.split(".") for name in imported(path) if name.startswith("babyvlm.") and not name.startswith(shared))
     return {parts[1] for parts in own if parts[1] in STAGES}
 
 

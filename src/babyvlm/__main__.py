@@ -54,11 +54,9 @@ def _run_stage(args: list[str]) -> None:
     from babyvlm.config import OneLineParser
     from babyvlm.curation.check_data.command import check_data
     from babyvlm.curation.clip_filter import filter_pairs
-    from babyvlm.curation.contamination import contamination
-    from babyvlm.curation.decontaminate import decontaminate
-    from babyvlm.curation.deduplicate import thin
+    from babyvlm.curation.decontaminate import check_contamination, decontaminate
+    from babyvlm.curation.deduplicate import deduplicate
     from babyvlm.curation.embed import embed
-    from babyvlm.curation.funnel_report import funnel
     from babyvlm.curation.ingest.frames import frames
     from babyvlm.curation.ingest.released import released
     from babyvlm.curation.ingest.web import web
@@ -67,6 +65,7 @@ def _run_stage(args: list[str]) -> None:
     from babyvlm.curation.store.check import check
     from babyvlm.curation.store.export import export
     from babyvlm.curation.store.inspection import head, info, sample
+    from babyvlm.curation.summarize import summarize
     from babyvlm.data.vocabulary import vocabulary
     from babyvlm.playroom.make import playroom
 
@@ -81,11 +80,11 @@ def _run_stage(args: list[str]) -> None:
         "match": match_stores,
         "match-arrays": match_arrays,
         "sample-random": sample_random,
-        "thin": thin,
-        "contamination": contamination,
+        "deduplicate": deduplicate,
+        "check-contamination": check_contamination,
         "decontaminate": decontaminate,
         "vocabulary": vocabulary,
-        "funnel": funnel,
+        "summarize": summarize,
     }
     store: dict[str, Any] = {
         "_help": "Look into a pair store, check it, export it.",

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake in what the user gave. The message is one line: what is wrong, where, and how to mend it.
+    """A mistake in the user's input. The message is one line: what is wrong, where, and how to fix it.
 
-    The command line prints it without a traceback and exits with 2.
+    The command line prints it without a traceback and exits with status 2.
     """
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, or its name if it says nothing: libraries' messages run over many lines."""
+    """Return the first line of an error's message, or the name of its class if it has none.
+
+    Messages of libraries often span many lines.
+    """
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def require_at_least(minimum: int, **options: int) -> None:
+    """Check that options of a command are not too small.
+
+    >>> require_at_least(1, batch_size=0)
+    Traceback (most recent call last):
+    babyvlm.errors.UserError: --batch_size 0: must be at least 1
+
+    Raises:
+        UserError: an option is smaller than ``minimum``.
+    """
+    for name, value in options.items():
+        if value < minimum:
+            raise UserError(f"--{name} {value}: must be at least {minimum}")

@@ -88,7 +88,7 @@ def test_playroom_draws_the_negative_phrase_and_clip_has_its_say(pairs, tmp_path
         assert open_rgb(out / item.image).tobytes() == again.tobytes()  # the seed makes it again
     assert made.manifest["funnel"]["dropped"] == {"playroom cannot make it": 1}
     negatives(pairs.path, out)
-    assert "whole already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
 
 
 def test_an_image_that_fits_the_positive_phrase_better_is_dropped(pairs, tmp_path, monkeypatch):
@@ -357,7 +357,7 @@ def test_the_folder_has_lists_that_the_benchmarks_read_and_says_how_it_was_made(
     assert artifacts.lineage(out, "benchmark")
     capsys.readouterr()
     assemble(out, tmp_path / "labeled", pairs.path, negatives=tmp_path / "negatives")
-    assert "whole already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
 
 
 def test_licensed_images_can_be_left_out_and_mistakes_are_told(tmp_path):

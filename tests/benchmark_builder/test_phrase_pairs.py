@@ -194,7 +194,7 @@ def test_the_command_makes_balanced_items_that_the_benchmark_can_read(store, wor
     assert funnel["kept"] == len(items)
     assert funnel["in"] == len(items) + sum(funnel["dropped"].values())
     phrase_pairs(store.path, words, out)
-    assert "whole already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
 
 
 PAIRS = {

@@ -101,7 +101,7 @@ def setting(tmp_path, tiny_store, make_vocabulary, draw_jpeg):
 
 def test_a_clean_mix_trains_and_is_checked_once(setting, monkeypatch):
     assert setting() == 1
-    monkeypatch.setattr("babyvlm.curation.contamination.perceptual_hashes", None)  # no image is hashed again
+    monkeypatch.setattr("babyvlm.curation.decontaminate.perceptual_hashes", None)  # no image is hashed again
     assert setting() == 1
 
 
@@ -113,7 +113,7 @@ def test_runs_that_start_together_check_one_after_another(setting, tmp_path, cap
         with artifacts.exclusive(made):
             run = pool.submit(setting)
             told = ""
-            while "another run is making it" not in told:
+            while "another process is building it" not in told:
                 told += capfd.readouterr().err
                 assert not run.done()
                 time.sleep(0.05)
@@ -127,8 +127,8 @@ def test_a_benchmark_image_among_the_training_pairs_is_named_before_training(set
         with pytest.raises(UserError) as error:
             setting(copied=[1])
         told = str(error.value)
-        assert "1 training pairs are nearly the same" in told
-        assert "the first is k00005 of s, like vtwt/1.jpg" in told
+        assert "1 training pairs are near-duplicates" in told
+        assert "the first is k00005 of s, similar to vtwt/1.jpg" in told
         assert "\n" not in told
     assert setting() == 1  # other images, another answer
 
@@ -145,7 +145,7 @@ def test_only_the_images_that_a_list_names_count(setting, tmp_path, draw_jpeg, t
     listed.write_text("image,positive_phrase,negative_phrase\ntest.jpg,red cup,red ball\n")
     assert setting(tests=[VisualTwoWord(listed, frames)]) == 1
     listed.write_text(listed.read_text() + "k00002.jpg,red cup,red ball\n")
-    with pytest.raises(UserError, match=r"1 training pairs .* k00002 of s, like vtwt/k00002\.jpg"):
+    with pytest.raises(UserError, match=r"1 training pairs .* k00002 of s, similar to vtwt/k00002\.jpg"):
         setting(tests=[VisualTwoWord(listed, frames)])
 
 
@@ -169,7 +169,7 @@ def test_what_all_lists_lack_is_told_at_once_and_a_partial_list_is_checked_as_it
         assert "gone.jpg" in told
         assert "\n" not in told
     assert setting(tests=tests(allow_missing=True)) == 1
-    with pytest.raises(UserError, match="k00005 of s, like more/1"):
+    with pytest.raises(UserError, match="k00005 of s, similar to more/1"):
         setting(copied=[1], tests=tests(allow_missing=True))
 
 
@@ -186,14 +186,14 @@ def test_frames_alone_are_checked_against_lists_that_the_check_names(setting, tm
     setting()
     listed = [tmp_path / "bench" / "vtwt.csv"]
     assert setting(tests=[], frames=True, trials=listed) == 1
-    with pytest.raises(UserError, match=r"k00005 of s, like vtwt/2\.jpg"):
+    with pytest.raises(UserError, match=r"k00005 of s, similar to vtwt/2\.jpg"):
         setting(copied=[2], tests=[], frames=True, trials=listed)
     with pytest.raises(UserError, match="needs a PairMix or a FrameMix, and a benchmark among the callbacks or"):
         setting(tests=[], frames=True)
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     listed[0].rename(moved / "vtwt.csv")
-    with pytest.raises(UserError, match=r"k00005 of s, like vtwt/2\.jpg"):
+    with pytest.raises(UserError, match=r"k00005 of s, similar to vtwt/2\.jpg"):
         setting(copied=[2], tests=[], frames=True, trials=[moved / "vtwt.csv"], images=tmp_path / "bench")
 
 
@@ -214,7 +214,7 @@ def test_embeddings_find_what_the_hash_does_not(setting, tmp_path):
     by_embedding = check | {"embeddings": {"s": tmp_path / "e"}}
     assert setting(**by_embedding, cosine=float(alike[-1]) + 0.01) == 1
     count = int((alike > alike[-1] - 0.001).sum())
-    with pytest.raises(UserError, match=f"{count} training pairs .* with --embeddings and --cosine"):
+    with pytest.raises(UserError, match=f"{count} training pairs .* with --embeddings and --threshold"):
         setting(**by_embedding, cosine=float(alike[-1]) - 0.001)
     with pytest.raises(UserError, match="has no embeddings of s"):
         setting(**check, embeddings={"t": tmp_path / "e"})

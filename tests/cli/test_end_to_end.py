@@ -83,7 +83,7 @@ def final_weights(run):
 def test_a_stage_that_is_whole_is_left_as_it_is(world, capsys):
     before = (DATA / "stores/filtered/store.json").stat().st_mtime_ns
     curate("filter", store=DATA / "stores/frames", embeddings=DATA / "embeddings/frames", out=DATA / "stores/filtered")
-    assert "whole already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     assert (DATA / "stores/filtered/store.json").stat().st_mtime_ns == before
 
 

@@ -63,7 +63,7 @@ def test_whole_is_left_and_another_call_refused(tiny_store, tmp_path, capsys):
     store = tiny_store()
     export(store.path, tmp_path / "x")
     export(store.path, tmp_path / "x")
-    assert "nothing to do" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     with pytest.raises(UserError, match="other format"):
         export(store.path, tmp_path / "x", format="folder")
 

@@ -137,7 +137,7 @@ def test_embeddings_by_weights_that_were_trained_anew_are_not_taken_for_the_old(
     weights = torch.load(folder / "bare.pt", weights_only=True)
     weights["visual.proj"] = weights["visual.proj"].flip(0)
     torch.save(weights, folder / "bare.pt")
-    with pytest.raises(UserError, match="made with other clip_sha256"):
+    with pytest.raises(UserError, match="built with a different clip_sha256"):
         embed(store.path, tmp_path / "e", name, accelerator="cpu")
     embed(store.path, tmp_path / "f", name, accelerator="cpu")
     assert not np.allclose(before, Embeddings(tmp_path / "f").image, atol=1e-2)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from babyvlm.curation import clip_filter
-from babyvlm.curation.clip_filter import at_share, cosines, filter_pairs
+from babyvlm.curation.clip_filter import cosine_similarities, filter_pairs, top_share
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store.pair_store import PairStore, write_store
 from babyvlm.errors import UserError
@@ -68,10 +68,10 @@ def test_keeps_what_is_above_and_says_how_similar(tmp_path, monkeypatch, capsys)
     assert out.manifest["arguments"]["clip"] == "ViT-Test/none"
     assert out.manifest["funnel"]["dropped"] == {"similarity <= 0.2": COUNT - len(rows)}
     filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out")
-    assert "nothing to do" in capsys.readouterr().out
-    with pytest.raises(UserError, match="other threshold"):
+    assert "already complete" in capsys.readouterr().out
+    with pytest.raises(UserError, match="a different threshold"):
         filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out", threshold=0.3)
-    with pytest.raises(UserError, match="has clip_similarity already"):
+    with pytest.raises(UserError, match="already has the column clip_similarity"):
         filter_pairs(tmp_path / "out", tmp_path / "e", tmp_path / "again")
 
 
@@ -81,7 +81,7 @@ def test_equal_to_the_threshold_is_not_above(tmp_path):
     filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out", threshold=0)
     assert [row["n"] for row in PairStore(tmp_path / "out").rows()] == [0, 2]
     assert not PairStore(tmp_path / "out").licensed
-    with pytest.raises(UserError, match="nothing was left"):
+    with pytest.raises(UserError, match="no pair is left"):
         filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "none", threshold=1)
 
 
@@ -90,7 +90,11 @@ def test_refuses_other_embeddings(tmp_path):
     make_embeddings(tmp_path / "e", other, *at_angles([0.5] * 4))
     make_embeddings(tmp_path / "f", store, *at_angles([0.5] * 3), keys=["k0000", "k0002", "k0001"])
     make_embeddings(tmp_path / "g", store, np.eye(3), np.diag([1, 0, 1]))
-    for name, message in (("e", "from another store"), ("f", "not those of"), ("g", r"row 1 \(k0001\) has no cosine")):
+    for name, message in (
+        ("e", "from another store"),
+        ("f", "not those of"),
+        ("g", r"row 1 \(k0001\) has no similarity"),
+    ):
         with pytest.raises(UserError, match=message):
             filter_pairs(tmp_path / "in", tmp_path / name, tmp_path / "out")
     with pytest.raises(UserError, match="--threshold 20"):
@@ -106,13 +110,13 @@ def test_cosines_agree_with_float64(seed, rows, width):
         float(np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b)))
         for a, b in zip(image.astype(float), text.astype(float), strict=True)
     ]
-    np.testing.assert_allclose(cosines(image, text), exact, atol=1e-6)
+    np.testing.assert_allclose(cosine_similarities(image, text), exact, atol=1e-6)
 
 
 @given(st.lists(st.integers(-8, 8).map(lambda n: n / 8), min_size=1, max_size=60), st.floats(0, 1, exclude_min=True))
 def test_a_share_keeps_the_most_alike_and_all_that_tie(values, share):
     similarity_N = np.array(values, np.float32)
-    kept = at_share(similarity_N, share).keeps(similarity_N)
+    kept = top_share(similarity_N, share).keeps(similarity_N)
     count = max(1, round(share * len(values)))
     wanted = sorted(values, reverse=True)[count - 1]
     assert kept.tolist() == [value >= wanted for value in values]
@@ -123,16 +127,16 @@ def test_quantile_instead_of_a_threshold(tmp_path, tiny_store):
     store = make_store(tmp_path / "in", 40)
     wanted = np.linspace(0.3, -0.1, 40)
     make_embeddings(tmp_path / "e", store, *at_angles(wanted))
-    filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out", quantile=0.25, review=0)
+    filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out", quantile=0.25, num_review_pairs=0)
     assert [row["n"] for row in PairStore(tmp_path / "out").rows()] == list(range(10))
     (reason,) = PairStore(tmp_path / "out").manifest["funnel"]["dropped"]
     assert reason == f"similarity not in the top 0.25, below {wanted[9]:.4f}"
     numbers = json.loads((tmp_path / "out" / "similarity.json").read_text())
     assert numbers["threshold"] == pytest.approx(wanted[9], abs=1e-3)
-    with pytest.raises(UserError, match="give one of them"):
+    with pytest.raises(UserError, match="pass only one of them"):
         filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "x", threshold=0.2, quantile=0.5)
     for quantile in (0, 1.5):
-        with pytest.raises(UserError, match="the share to keep"):
+        with pytest.raises(UserError, match="must be above 0"):
             filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "x", quantile=quantile)
 
 
@@ -152,11 +156,11 @@ def test_histogram_and_review_page_show_what_was_cut(tmp_path, draw_jpeg):
     store = write_store(tmp_path / "in", rows, arguments={}, funnel=Funnel("x"), licensed=True)
     make_embeddings(tmp_path / "e", store, *at_angles(cosine))
     for name, seed in (("out", 0), ("same", 0), ("other", 1)):
-        filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / name, review=6, seed=seed)
+        filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / name, num_review_pairs=6, seed=seed)
     out = PairStore(tmp_path / "out")
     numbers = json.loads((tmp_path / "out" / "similarity.json").read_text())
     histogram = numbers["histogram"]
-    measured = cosines(*(np.load(tmp_path / "e" / f"{side}.npy") for side in ("image", "text")))
+    measured = cosine_similarities(*(np.load(tmp_path / "e" / f"{side}.npy") for side in ("image", "text")))
     assert sum(histogram["kept"]) == numbers["kept"] == len(out)
     in_all = np.add(histogram["kept"], histogram["dropped"])
     assert in_all.tolist() == np.histogram(measured, histogram["edges"])[0].tolist()

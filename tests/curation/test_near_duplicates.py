@@ -14,14 +14,21 @@ from PIL import Image
 
 from babyvlm.__main__ import main
 from babyvlm.curation import near_duplicates as near_duplicates_module
-from babyvlm.curation.benchmark_images import benchmark_images
+from babyvlm.curation.benchmark_images import find_benchmark_images
 from babyvlm.curation.clip import load_clip
-from babyvlm.curation.contamination import contamination
-from babyvlm.curation.deduplicate import thin
+from babyvlm.curation.decontaminate import check_contamination
+from babyvlm.curation.deduplicate import deduplicate
 from babyvlm.curation.embed import embed
 from babyvlm.curation.embeddings import Embeddings
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.near_duplicates import SAME_BITS, WORDS, Looks, distinct, near_duplicates, perceptual_hashes
+from babyvlm.curation.near_duplicates import (
+    MAX_HASH_DISTANCE,
+    WORDS,
+    Signatures,
+    near_duplicates,
+    perceptual_hashes,
+    select_distinct,
+)
 from babyvlm.curation.store.pair_store import PairStore, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
@@ -57,12 +64,14 @@ def test_a_hash_is_the_signs_of_low_cosine_frequencies():
 
 def test_copies_are_near_and_other_pictures_far():
     scenes = [scene(seed) for seed in range(40)]
-    first = Looks(perceptual_hashes(scenes))
+    first = Signatures(perceptual_hashes(scenes))
     for quality, size in ((95, 96), (50, 96), (75, 64), (75, 224)):
-        second = Looks(perceptual_hashes(recoded(image, quality, size) for image in scenes))
+        second = Signatures(perceptual_hashes(recoded(image, quality, size) for image in scenes))
         assert [(near.first, near.second) for near in near_duplicates(first, second)] == [(n, n) for n in range(40)]
-    between = [near.distance for near in near_duplicates(first, first, distance=256) if near.first != near.second]
-    assert min(between) > 2 * SAME_BITS
+    between = [
+        near.hash_distance for near in near_duplicates(first, first, max_hash_distance=256) if near.first != near.second
+    ]
+    assert min(between) > 2 * MAX_HASH_DISTANCE
 
 
 def test_pictures_of_one_colour_have_one_hash():
@@ -89,7 +98,7 @@ def test_near_duplicates_are_those_of_every_pair_by_itself(seed, n, m, chunk, wi
                 wanted.append((i, j, pytest.approx(alike, abs=1e-5, nan_ok=True), bits))
     before, near_duplicates_module.CHUNK_ROWS = near_duplicates_module.CHUNK_ROWS, chunk
     try:
-        found = near_duplicates(*map(Looks, hashes, vectors), cosine=0.6, distance=2)
+        found = near_duplicates(*map(Signatures, hashes, vectors), threshold=0.6, max_hash_distance=2)
         assert [tuple(near) for near in found] == wanted
     finally:
         near_duplicates_module.CHUNK_ROWS = before
@@ -107,7 +116,7 @@ def test_thinning_is_greedy_in_order_within_parts(seed, rows, parts, chunk):
             kept.append(row)
     before, near_duplicates_module.CHUNK_ROWS = near_duplicates_module.CHUNK_ROWS, chunk
     try:
-        assert np.flatnonzero(distinct(vectors, part_of, 0.7)).tolist() == kept
+        assert np.flatnonzero(select_distinct(vectors, part_of, 0.7)).tolist() == kept
     finally:
         near_duplicates_module.CHUNK_ROWS = before
 
@@ -155,14 +164,14 @@ def test_a_copy_of_a_benchmark_image_is_named_and_exits_with_2(planted, tmp_path
     store, bench = planted
     args = [
         "curate",
-        "contamination",
+        "check-contamination",
         "--stores",
         f"[{store.path}]",
         "--trials",
         f"[{bench}/list.csv]",
         "--out",
         str(tmp_path / "out"),
-        "--workers",
+        "--num_workers",
         "1",
     ]
     for _ in range(2):  # the second time the answer is there already
@@ -173,7 +182,7 @@ def test_a_copy_of_a_benchmark_image_is_named_and_exits_with_2(planted, tmp_path
     heading, row = listed(tmp_path / "out")
     assert heading == ["store", "key", "benchmark_image", "cosine", "different_bits"]
     assert row[:4] == ["store", "k03", "list/sub/b.jpg", ""]
-    assert int(row[4]) <= SAME_BITS
+    assert int(row[4]) <= MAX_HASH_DISTANCE
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["contamination.json", "near_duplicates.csv"]
 
 
@@ -184,31 +193,33 @@ def test_copies_of_benchmark_images_are_left_out(planted, tmp_path, capsys):
         "decontaminate",
         "--store",
         str(store.path),
-        "--images",
+        "--benchmark_images",
         f"[{bench}]",
         "--out",
         str(tmp_path / "clean"),
-        "--workers",
+        "--num_workers",
         "1",
     ]
     main(args)
     clean = PairStore(tmp_path / "clean")
     assert clean.columns("key")["key"].to_pylist() == [f"k{n:02}" for n in range(12) if n != 3]  # k07 is a test row
-    assert clean.manifest["funnel"]["dropped"] == {"nearly the same as a benchmark image": 1}
+    assert clean.manifest["funnel"]["dropped"] == {"near-duplicate of a benchmark image": 1}
     assert clean.licensed
     assert store.fingerprint in clean.lineage
     assert [row[1] for row in listed(tmp_path / "clean.contamination")[1:]] == ["k03"]
-    contamination([clean.path], tmp_path / "check", images=[bench], workers=1)  # does not exit with 2
+    check_contamination(
+        [clean.path], tmp_path / "check", benchmark_images=[bench], num_workers=1
+    )  # does not exit with 2
     capsys.readouterr()
     main(args)
-    assert "nothing to do" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
 
 
 def test_a_clean_benchmark_passes(planted, tmp_path, capsys):
     store, bench = planted
     (bench / "sub" / "b.jpg").unlink()
-    contamination([store.path], tmp_path / "out", images=[bench])
-    assert "none of 12 pairs is nearly the same as one of 4" in capsys.readouterr().out
+    check_contamination([store.path], tmp_path / "out", benchmark_images=[bench])
+    assert "none of 12 pairs is a near-duplicate of one of 4" in capsys.readouterr().out
     assert len(listed(tmp_path / "out")) == 1
 
 
@@ -223,7 +234,9 @@ def test_embeddings_find_what_the_hash_does_not(planted, tmp_path):
     cosines = Embeddings(tmp_path / "e").image.astype(np.float32) @ theirs.T
     threshold = float(np.sort(cosines, axis=None)[-9])
     with pytest.raises(UserError, match="near_duplicates"):
-        contamination([store.path], tmp_path / "out", None, [bench], [tmp_path / "e"], cosine=threshold, workers=1)
+        check_contamination(
+            [store.path], tmp_path / "out", None, [bench], [tmp_path / "e"], threshold=threshold, num_workers=1
+        )
     wanted = {
         (f"k{n:02}", f"bench/{files[m].relative_to(bench)}") for n, m in np.argwhere(cosines > threshold) if n != 7
     }
@@ -246,11 +259,11 @@ def test_what_the_check_finds_by_embedding_is_left_out_as_it_advises(planted, tm
     with torch.no_grad():
         theirs = clip.images(clip.preprocess(Image.open(bench / "shifted.jpg"))[None]).numpy()[0]
     cosine = str(Embeddings(tmp_path / "e").image[5].astype(np.float32) @ theirs - 1e-3)
-    check = ["--trials", f"[{tmp_path}/lists/one.csv]", "--root", str(bench), "--workers", "1"]
+    check = ["--trials", f"[{tmp_path}/lists/one.csv]", "--image_root", str(bench), "--num_workers", "1"]
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/one.csv").write_text("image\nshifted.jpg\n")
     drop = ["curate", "decontaminate", "--store", str(store.path), *check]
-    vectors = ["--embeddings", str(tmp_path / "e"), "--cosine", cosine]
+    vectors = ["--embeddings", str(tmp_path / "e"), "--threshold", cosine]
     main([*drop, "--out", str(tmp_path / "by-hash")])
     assert len(PairStore(tmp_path / "by-hash")) == 12
     main([*drop, *vectors, "--out", str(tmp_path / "clean")])
@@ -260,12 +273,12 @@ def test_what_the_check_finds_by_embedding_is_left_out_as_it_advises(planted, tm
     for name, code in (("by-hash", 2), ("clean", 0)):
         args = [
             "curate",
-            "contamination",
+            "check-contamination",
             "--stores",
             f"[{tmp_path / name}]",
             "--embeddings",
             f"[{tmp_path / 'e'}]",
-            "--cosine",
+            "--threshold",
             cosine,
             *check,
             "--out",
@@ -274,7 +287,7 @@ def test_what_the_check_finds_by_embedding_is_left_out_as_it_advises(planted, tm
         if code:
             with pytest.raises(SystemExit):
                 main(args)
-            assert "decontaminate`, with --embeddings and --cosine" in capsys.readouterr().err
+            assert "decontaminate`, with --embeddings and --threshold" in capsys.readouterr().err
         else:
             main(args)
 
@@ -282,13 +295,13 @@ def test_what_the_check_finds_by_embedding_is_left_out_as_it_advises(planted, tm
 def test_an_interrupted_check_goes_on_with_the_shards_that_are_missing(planted, tmp_path, monkeypatch):
     store, bench = planted
     out = tmp_path / "out"
-    monkeypatch.setattr("babyvlm.curation.contamination.near_duplicates", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("babyvlm.curation.decontaminate.near_duplicates", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        contamination([store.path], out, images=[bench], workers=1)
+        check_contamination([store.path], out, benchmark_images=[bench], num_workers=1)
     monkeypatch.undo()
-    monkeypatch.setattr("babyvlm.curation.contamination._hash_shard", lambda *_: 1 / 0)  # no shard is hashed again
+    monkeypatch.setattr("babyvlm.curation.decontaminate._hash_shard", lambda *_: 1 / 0)  # no shard is hashed again
     with pytest.raises(UserError, match="1 training pairs"):
-        contamination([store.path], out, images=[bench], workers=1)
+        check_contamination([store.path], out, benchmark_images=[bench], num_workers=1)
 
 
 def test_what_cannot_be_checked_is_refused(planted, tmp_path):
@@ -301,22 +314,22 @@ def test_what_cannot_be_checked_is_refused(planted, tmp_path):
         (["bad.csv"], [], r"image \.\./x\.jpg leaves"),
         (["blank.csv"], [], "row 3: names no image"),
         (["blank.csv", "no.csv"], [], r"row 3.*; .*no\.csv: cannot"),
-        (["none.csv"], [], r"none\.csv: no column 'image'"),
+        (["none.csv"], [], r"none\.csv: has no column 'image'"),
         (["no.csv"], [], "cannot be read"),
         ([], [bench / "no"], "no such folder"),
     ]
     for trials, images, say in cases:
         with pytest.raises(UserError, match=say):
-            benchmark_images([bench / name for name in trials], images)
-    with pytest.raises(UserError, match="one each"):
-        contamination([store.path] * 2, tmp_path / "x", images=[bench], embeddings=[tmp_path / "e"])
+            find_benchmark_images([bench / name for name in trials], images)
+    with pytest.raises(UserError, match="Pass one for each"):
+        check_contamination([store.path] * 2, tmp_path / "x", benchmark_images=[bench], embeddings=[tmp_path / "e"])
     (bench / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"broken\.jpg: cannot be read"):
-        contamination([store.path], tmp_path / "x", images=[bench])
+        check_contamination([store.path], tmp_path / "x", benchmark_images=[bench])
     assert not (tmp_path / "x").exists()
 
 
-def test_thin_keeps_the_first_of_each_and_counts_the_others(tmp_path, capsys):
+def test_deduplicate_keeps_the_first_of_each_and_counts_the_others(tmp_path, capsys):
     groups = ["v_1", "v_1", "v_1", "v_2", "v_2", "w_1"]
     store = write_pictures(tmp_path / "store", [scene(n) for n in range(6)], groups=groups)
     x, y = [1, 0], [0.6, 0.8]
@@ -325,7 +338,7 @@ def test_thin_keeps_the_first_of_each_and_counts_the_others(tmp_path, capsys):
         np.save(partial / "image.npy", np.array([x, x, y, x, y, x], np.float16))
         (partial / "keys.json").write_text(json.dumps([f"k{n:02}" for n in range(6)]))
     for within, kept in (("utterance", ["k00", "k02", "k03", "k04", "k05"]), ("video", ["k00", "k02", "k05"])):
-        thin(store.path, tmp_path / "e", tmp_path / within, within, cosine=0.9)
+        deduplicate(store.path, tmp_path / "e", tmp_path / within, within, threshold=0.9)
         out = PairStore(tmp_path / within)
         assert out.columns("key")["key"].to_pylist() == kept
         assert out.manifest["funnel"]["dropped"] == {
@@ -333,10 +346,10 @@ def test_thin_keeps_the_first_of_each_and_counts_the_others(tmp_path, capsys):
         }
         assert out.licensed
         assert store.fingerprint in out.lineage
-        thin(store.path, tmp_path / "e", tmp_path / within, within, cosine=0.9)
-        assert "nothing to do" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--cosine 1"):
-        thin(store.path, tmp_path / "e", tmp_path / "x", cosine=1)
+        deduplicate(store.path, tmp_path / "e", tmp_path / within, within, threshold=0.9)
+        assert "already complete" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--threshold 1"):
+        deduplicate(store.path, tmp_path / "e", tmp_path / "x", threshold=1)
 
 
 def test_lists_of_one_name_and_images_of_one_name_are_told_apart(planted, tmp_path):
@@ -345,7 +358,7 @@ def test_lists_of_one_name_and_images_of_one_name_are_told_apart(planted, tmp_pa
     other.mkdir()
     (other / "a.jpg").write_bytes(jpeg(scene(60)))
     (other / "list.csv").write_text("image\na.jpg\n")
-    found = benchmark_images([bench / "list.csv", other / "list.csv"])
+    found = find_benchmark_images([bench / "list.csv", other / "list.csv"])
     assert found.keys() >= {bench / "a.jpg", other / "a.jpg"}
     assert len(found) == 4
 
@@ -356,12 +369,14 @@ def test_what_lists_lack_is_told_of_all_of_them_at_once_or_left_out(planted, tmp
     lists.mkdir()
     (lists / "one.csv").write_text("image\na.jpg\nx.jpg\ny.jpg\n")
     (lists / "two.csv").write_text("image\nz.jpg\nc.jpg\nc.jpg\n")
-    with pytest.raises(UserError, match=r"one\.csv: none of its 3 images is in .*\(--root FOLDER\); .*two\.csv"):
-        benchmark_images([lists / "one.csv", lists / "two.csv"])
+    with pytest.raises(
+        UserError, match=r"one\.csv: none of its 3 images is in .* with --image_root FOLDER; .*two\.csv"
+    ):
+        find_benchmark_images([lists / "one.csv", lists / "two.csv"])
     with pytest.raises(UserError) as error:
-        benchmark_images([lists / "one.csv", lists / "two.csv"], root=bench)
-    lacking = f"images are missing or empty in {bench} (allow_missing leaves them out)"
+        find_benchmark_images([lists / "one.csv", lists / "two.csv"], root=bench)
+    lacking = f"images are missing or empty in {bench} (allow_missing ignores them)"
     first, second = f"{lists}/one.csv: 2 of 3 {lacking}: x.jpg, y.jpg", f"{lists}/two.csv: 1 of 2 {lacking}: z.jpg"
     assert str(error.value) == f"{first}; {second}"
-    found = benchmark_images([lists / "one.csv", lists / "two.csv"], root=bench, allow_missing=True)
+    found = find_benchmark_images([lists / "one.csv", lists / "two.csv"], root=bench, allow_missing=True)
     assert found == {bench / "a.jpg": "one/a.jpg", bench / "c.jpg": "two/c.jpg"}

@@ -71,7 +71,7 @@ def stages(folder):
         "web": ["curate", "web", "--sources", sources, *to],
         "rewrite": ["curate", "rewrite", "--store", folder / "web", *to],
         "embed": ["curate", "embed", "--store", folder / "pairs", "--accelerator", "cpu", *to],
-        "filter": ["curate", "filter", *store, *vectors, "--review", "4", *to],
+        "filter": ["curate", "filter", *store, *vectors, "--num_review_pairs", "4", *to],
         "match": [
             "curate",
             "match",
@@ -100,20 +100,20 @@ def stages(folder):
         ],
         "sample-random": ["curate", "sample-random", "--candidates", folder / "web", "--like", folder / "few", *to],
         "vocabulary": ["curate", "vocabulary", "--stores", f"[{folder}/filter,{folder}/match]", *to],
-        "thin": ["curate", "thin", *store, *vectors, *to],
-        "contamination": [
+        "deduplicate": ["curate", "deduplicate", *store, *vectors, *to],
+        "check-contamination": [
             "curate",
-            "contamination",
+            "check-contamination",
             "--stores",
             f"[{folder}/filter,{folder}/match]",
             "--trials",
             f"[{folder}/clean.csv]",
-            "--distance",
+            "--max_hash_distance",
             "0",
             *to,
         ],
         "decontaminate": ["curate", "decontaminate", *store, "--trials", f"[{folder}/clean.csv]", *to],
-        "funnel": ["curate", "funnel", "--stores", f"[{folder}/match]", *to],
+        "summarize": ["curate", "summarize", "--stores", f"[{folder}/match]", *to],
         "webdataset": ["store", "export", *store, *to],
         "folder": ["store", "export", *store, "--format", "folder", *to],
     }
@@ -142,7 +142,9 @@ def test_killed(tmp_path, parent, inputs, alone, stage):
     assert not different, f"seed {seed}"
 
 
-@pytest.mark.parametrize("stage", ["frames", "web", "contamination", "decontaminate", "embed", "playroom", "check"])
+@pytest.mark.parametrize(
+    "stage", ["frames", "web", "check-contamination", "decontaminate", "embed", "playroom", "check"]
+)
 def test_a_worker_that_the_system_ends_is_told_in_one_line(tmp_path, parent, inputs, alone, stage):
     others = {
         "playroom": ["playroom", "--size", "tiny", "--out", "out"],
@@ -164,7 +166,7 @@ def test_waits_for_another_run(tmp_path, parent, inputs, stage):
     with FileLock(tmp_path / "out.lock"):
         process = parent.start(stages(inputs)[stage], tmp_path)
         until = time.monotonic() + 60
-        while "out: another run is making it; waiting\n" not in (tmp_path / OUTPUT).read_text():
+        while "out: another process is building it; waiting\n" not in (tmp_path / OUTPUT).read_text():
             assert time.monotonic() < until
             time.sleep(0.01)
         os.kill(process, signal.SIGKILL)

@@ -74,8 +74,8 @@ def test_transformers_reads_it(made, words):
 
 def test_is_whole_or_absent_and_hashed(made, words, capsys):
     vocabulary([made / "store"], made / "vocabulary")
-    assert "whole already" in capsys.readouterr().out
-    with pytest.raises(UserError, match="made with other min_count"):
+    assert "already complete" in capsys.readouterr().out
+    with pytest.raises(UserError, match="built with a different min_count"):
         vocabulary([made / "store"], made / "vocabulary", min_count=2)
     vocabulary([made / "store"], made / "other", min_count=2)
     other = Vocabulary(made / "other")
@@ -148,7 +148,7 @@ def test_transformers_reads_bpe(made, pieces):
 
 
 def test_bpe_is_another_artefact_and_needs_room(made, pieces):
-    with pytest.raises(UserError, match="made with other kind"):
+    with pytest.raises(UserError, match="built with a different kind"):
         vocabulary([made / "store"], made / "vocabulary", kind="bpe")
     with pytest.raises(UserError, match="--size 200: a bpe holds 5 specials and 256 bytes"):
         vocabulary([made / "store"], made / "none", kind="bpe", size=200)

@@ -50,8 +50,8 @@ def one_stopped_and_one_waiting(command, folder):
         first.send_signal(signal.SIGSTOP)
         assert not (folder / "new/store").exists()
         with begun(command, folder) as second:
-            line = next(line for line in second.stderr if "another run" in line)
-            assert line == "new/store: another run is making it; waiting\n"
+            line = next(line for line in second.stderr if "another process" in line)
+            assert line == "new/store: another process is building it; waiting\n"
             yield first, second
 
 
@@ -62,7 +62,7 @@ def test_the_second_waits_and_finds_it_whole(tmp_path, command):
         first.send_signal(signal.SIGCONT)
         assert first.wait(60) == second.wait(60) == 0
         assert "of 9 utterances" in first.stdout.read()
-        assert second.stdout.read() == "new/store: whole already, nothing to do\n"
+        assert second.stdout.read() == "new/store: already complete, skipping\n"
     assert sorted(path.name for path in tmp_path.glob("new/*")) == ["store", "store.frames.csv"]
 
 
@@ -91,12 +91,12 @@ def test_an_error_ends_the_lock(tmp_path):
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("file/store", r"file/store: nothing can be made there \(.*file: (File exists|Not a directory)\)"),
-        ("/proc/store", r"/proc/store: nothing can be made there \(/proc/store.lock: No such file or directory\)"),
-        ("", "names no folder"),
-        (".", "names no folder"),
-        ("/", "names no folder"),
-        ("store/..", "names no folder"),
+        ("file/store", r"file/store: cannot be written \(.*file: (File exists|Not a directory)\)"),
+        ("/proc/store", r"/proc/store: cannot be written \(/proc/store.lock: No such file or directory\)"),
+        ("", "not a valid output folder"),
+        (".", "not a valid output folder"),
+        ("/", "not a valid output folder"),
+        ("store/..", "not a valid output folder"),
     ],
 )
 def test_where_nothing_can_be_made_is_told_in_one_line(tmp_path, monkeypatch, out, message):

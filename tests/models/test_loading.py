@@ -150,7 +150,7 @@ def test_an_export_is_the_run(runs, folders, name):
 
 def test_an_export_is_whole_or_made_again(runs, folders, capsys):
     main(["export", "--run", str(runs["CVCL"]), "--out", str(folders["CVCL"])])
-    assert "whole already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["export", "--run", str(runs["BabyLLaVA"]), "--out", str(folders["CVCL"])])
     assert "other checkpoint" in capsys.readouterr().err

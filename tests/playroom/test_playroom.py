@@ -66,7 +66,7 @@ def test_manifest_says_what_was_made_and_credits_the_pictures(room):
 def test_made_already_is_left_alone_and_other_arguments_are_refused(room, capsys):
     before = (room / "truth.csv").stat().st_mtime_ns
     playroom(room, "tiny", num_workers=1)
-    assert "nothing to do" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     assert (room / "truth.csv").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="other seed"):
         playroom(room, "tiny", seed=5, num_workers=1)

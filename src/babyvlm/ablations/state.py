@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import time
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from babyvlm.ablations.plan import Run, differences, settings_hash
 from babyvlm.io.files import atomic_write
+from babyvlm.io.locks import LockedError, is_locked, lock_open_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,14 +104,7 @@ def steps_wanted(run: Run) -> int | None:
 
 def is_free(run: Run) -> bool:
     """Whether no process has it claimed."""
-    try:
-        with _lock(run).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return True
-    except BlockingIOError:
-        return False
-    return True
+    return not is_locked(_lock(run))
 
 
 @contextmanager
@@ -131,9 +124,9 @@ def claimed(run: Run, waiting: Callable[[], None]) -> Iterator[int]:
     with file.open("a") as lock:
         while True:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_open_file(lock)
                 break
-            except BlockingIOError:
+            except LockedError:
                 waiting()
                 time.sleep(0.5)
         yield lock.fileno()

@@ -94,7 +94,7 @@ def assemble(
         "made_of": list(parts.ancestors),
     }
     if artifacts.is_complete(out, "benchmark", arguments):
-        print(f"{out}: whole already, nothing to do")
+        print(f"{out}: already complete, skipping")
         return
     manifest: artifacts.Manifest = {
         "arguments": arguments,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from babyvlm.errors import UserError, first_line
+from babyvlm.io.extras import require_extra
 from babyvlm.io.images import BrokenImageError, open_rgb
 from babyvlm.playroom.web import studio
 from babyvlm.playroom.world import COLOURS, COUNTS, SIZES, VERBS, Topic, home_things, stream, things
@@ -86,10 +87,8 @@ class DiffusionPainter:
     device: str
 
     def __post_init__(self) -> None:
-        try:
+        with require_extra("gen", "--method diffusers"):
             from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
-        except ImportError as error:
-            raise UserError(f"--method diffusers needs {error.name}; pip install 'babyvlm[gen]'") from None
         kind = AutoPipelineForText2Image if self.strength is None else AutoPipelineForImage2Image
         try:
             self._pipeline = kind.from_pretrained(self.model, use_safetensors=True).to(self.device)
@@ -124,10 +123,8 @@ class ServerPainter:
     """
 
     def __init__(self, model: str, base_url: str, key_file: Path | None, timeout: float, size: str) -> None:
-        try:
+        with require_extra("llm", "--method server"):
             from babyvlm.curation.rewrite.llm.client import open_server
-        except ImportError as error:
-            raise UserError(f"--method server needs {error.name}; pip install 'babyvlm[llm]'") from None
         self.model, self.size = model, size
         self._server = open_server(base_url, key_file, timeout, licensed=None)
 

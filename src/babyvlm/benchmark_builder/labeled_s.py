@@ -64,7 +64,7 @@ def labeled_s(
         "licensed": licensed,
     }
     if artifacts.is_complete(out, "labeled-s", arguments):
-        print(f"{out}: whole already, nothing to do")
+        print(f"{out}: already complete, skipping")
         return
     funnel = Funnel("labeled-s", unit="images")
     usable = _usable(images, digests, funnel)

@@ -93,7 +93,7 @@ def negatives(  # noqa: PLR0913, PLR0917 - each is an option of the command, wit
     if method == "diffusers":
         arguments |= {"steps": steps, "strength": strength}
     if artifacts.is_complete(out, "items", arguments):
-        print(f"{out}: whole already, nothing to do")
+        print(f"{out}: already complete, skipping")
         return
     if "{phrase}" not in prompt or (method != "playroom" and not model):
         raise UserError("--prompt must hold {phrase}, and --model name the model")

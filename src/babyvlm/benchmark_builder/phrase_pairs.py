@@ -17,6 +17,7 @@ from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
+from babyvlm.io.extras import require_extra
 from babyvlm.io.images import BrokenImageError, open_rgb
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def phrase_pairs(  # noqa: PLR0913, PLR0917 - each is an option of the command, 
             licensed=source.path if source.licensed else None,
         )
     if artifacts.is_complete(out, "items", arguments):
-        print(f"{out}: whole already, nothing to do")
+        print(f"{out}: already complete, skipping")
         return
     frames = _frames(source, split, limit, seed)
     proposed = propose(frames)
@@ -129,10 +130,8 @@ def phrase_pairs(  # noqa: PLR0913, PLR0917 - each is an option of the command, 
 
 
 def _llm_proposals() -> ModuleType:
-    try:
+    with require_extra("llm", "--method llm"):
         from babyvlm.benchmark_builder import llm_proposals
-    except ImportError as error:
-        raise UserError(f"--method llm needs {error.name}; pip install 'babyvlm[llm]'") from None
     return llm_proposals
 
 

@@ -12,6 +12,7 @@ from babyvlm.benchmark_builder.agreement import agreement, sentence
 from babyvlm.benchmark_builder.items import Items
 from babyvlm.benchmark_builder.verdicts import VERDICTS, read_all
 from babyvlm.errors import UserError
+from babyvlm.io.extras import require_extra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,12 +36,10 @@ def review(items: Path, verdicts: Path | None = None, port: int = 8017) -> None:
     Raises:
         UserError: the items cannot be read, or the port is taken.
     """
-    try:
+    with require_extra("review", "the review page"):
         from werkzeug.serving import make_server
 
         from babyvlm.benchmark_builder.review_app import QuietHandler, ReviewApp
-    except ImportError as error:
-        raise UserError(f"the review page needs {error.name}; pip install 'babyvlm[review]'") from None
     source = Items(items)
     folder = verdicts or verdicts_of(items)
     with _listening(port) as listener:

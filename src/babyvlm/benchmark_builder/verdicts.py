@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -10,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 from babyvlm.errors import UserError
+from babyvlm.io.locks import LockedError, lock_open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,8 +40,8 @@ class VerdictFile:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a+b")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock_open_file(self._file)
+        except LockedError:
             self._file.close()
             raise UserError(f"{self.path}: another review is writing it; end that one first") from None
         self._file.seek(0)

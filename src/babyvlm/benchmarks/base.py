@@ -13,7 +13,7 @@ from babyvlm.benchmarks.controls import Views, controlled
 from babyvlm.benchmarks.results import licensed, world_of, write_results
 from babyvlm.benchmarks.scoring import score_pairs, tell_cut_texts, vocabulary_facts
 from babyvlm.benchmarks.trials import Trial, with_images
-from babyvlm.curation.benchmark_images import of_all
+from babyvlm.curation.benchmark_images import read_each
 from babyvlm.errors import UserError
 from babyvlm.types import ImageTextScorer, TextScorer, TrialResult
 
@@ -96,7 +96,7 @@ class Benchmark(Callback, ABC):
         tests = benchmarks_of(trainer)
         if self is tests[0]:
             usable = [test for test in tests if test.check(pl_module)]
-            for test, (trials, missing) in zip(usable, of_all(usable, Benchmark.found), strict=True):
+            for test, (trials, missing) in zip(usable, read_each(usable, Benchmark.found), strict=True):
                 test.trials, test.missing = trials, missing
 
     def found(self) -> tuple[list[Trial], int]:

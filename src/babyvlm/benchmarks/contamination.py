@@ -10,15 +10,14 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from babyvlm.benchmarks.base import Benchmark, benchmarks_of
-from babyvlm.curation.benchmark_images import benchmark_images, of_all
-from babyvlm.curation.contamination import refuse_near_duplicates
+from babyvlm.curation.benchmark_images import find_benchmark_images, read_each
+from babyvlm.curation.decontaminate import refuse_near_duplicates
 from babyvlm.curation.embeddings import Embeddings
-from babyvlm.curation.near_duplicates import SAME_BITS
+from babyvlm.curation.near_duplicates import MAX_HASH_DISTANCE
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.frame_mix import FrameMix
 from babyvlm.data.pair_mix import PairMix
 from babyvlm.errors import UserError
-from babyvlm.io import artifacts
 from babyvlm.io.distributed import on_rank_zero
 from babyvlm.io.files import fingerprint_files
 
@@ -44,7 +43,7 @@ class Contamination(Callback):
     def __init__(
         self,
         cache: Path,
-        distance: int = SAME_BITS,
+        distance: int = MAX_HASH_DISTANCE,
         trials: list[Path] | None = None,
         images: Path | None = None,
         allow_missing: bool = False,
@@ -80,21 +79,28 @@ class Contamination(Callback):
         if vectors:
             checked += [[one.fingerprint for one in vectors], self.cosine]
         folder = self.cache / hashlib.sha256(json.dumps(checked).encode()).hexdigest()[:16]
-        with artifacts.exclusive(folder):
-            refuse_near_duplicates(
-                stores, files, folder, vectors, cosine=self.cosine, distance=self.distance, workers=self.workers
-            )
+        refuse_near_duplicates(
+            folder,
+            stores,
+            files,
+            vectors,
+            threshold=self.cosine,
+            max_hash_distance=self.distance,
+            num_workers=self.workers,
+        )
 
     def _pictures(self, tests: list[Benchmark]) -> dict[Path, str]:
         """The images that the lists name, and what to call each."""
         files = {
             (test.images / image).resolve(): f"{test.path.stem}/{image}"
-            for test, (trials, _) in zip(tests, of_all(tests, Benchmark.found), strict=True)
+            for test, (trials, _) in zip(tests, read_each(tests, Benchmark.found), strict=True)
             for trial in trials
             for image, _ in trial.options
         }
         if self.trials:
-            files |= benchmark_images(self.trials, root=self.images, where="images:", allow_missing=self.allow_missing)
+            files |= find_benchmark_images(
+                self.trials, root=self.images, root_option="images:", allow_missing=self.allow_missing
+            )
         return files
 
     def _vectors(self, stores: list[str]) -> list[Embeddings]:

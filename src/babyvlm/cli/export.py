@@ -42,7 +42,7 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
         )
     arguments = {"checkpoint": sha256_file(best_checkpoint(run))}
     if is_complete(out, EXPORT, arguments):
-        print(f"{out}: whole already, nothing to do")
+        print(f"{out}: already complete, skipping")
     else:
         model, recipe = load_run(run)
         manifest: Manifest = {"arguments": arguments, "model": recipe, "licensed": licensed}

@@ -1,4 +1,4 @@
-"""The images that benchmark lists name: which are there, which are not."""
+"""The images that benchmark lists name."""
 
 from __future__ import annotations
 
@@ -15,110 +15,119 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 U = TypeVar("U")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-LEFT_OUT = "allow_missing leaves them out"
 
 
-def of_all(lists: Iterable[T], read: Callable[[T], U]) -> list[U]:
-    """What is read of each list.
+def read_each(lists: Iterable[T], read: Callable[[T], U]) -> list[U]:
+    """Return ``read`` of each list.
 
     Raises:
-        UserError: what is wrong with any of them, in one complaint.
+        UserError: reading some of them failed; the message has the problems of all.
     """
-    found, wrong = [], []
+    results, problems = [], []
     for one in lists:
         try:
-            found.append(read(one))
+            results.append(read(one))
         except UserError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise UserError("; ".join(wrong))
-    return found
+            problems.append(str(error))
+    if problems:
+        raise UserError("; ".join(problems))
+    return results
 
 
-def absent_images(
-    path: Path, names: Iterable[str], root: Path, *, where: str, allow_missing: bool = False, hint: str = ""
+def missing_images(
+    path: Path, names: Iterable[str], root: Path, *, root_option: str, allow_missing: bool = False, hint: str = ""
 ) -> set[str]:
-    """Those of the images that the list ``path`` names which are missing in ``root``, or empty files.
+    """Return the images that the list ``path`` names but that are missing in ``root``, or empty files.
 
     Args:
         path: the list.
         names: its images, as paths below ``root``.
-        root: where they should be.
-        where: the option that says another root.
-        allow_missing: give back what is missing; else it is an error.
-        hint: what to do about it.
+        root: the folder of the images.
+        root_option: the option that sets another root, for the message.
+        allow_missing: return missing images instead of raising an error.
+        hint: what to do about missing images, for the message.
 
     Raises:
-        UserError: an image leaves ``root``; some are missing and must not: the message names them all; or all are.
+        UserError: an image leaves ``root``; some are missing and ``allow_missing`` is not set (the message names all of
+            them); or all are missing.
     """
     images = sorted(set(names))
     outside = [image for image in images if join_inside(root, image) is None]
     if outside:
         raise UserError(f"{path}: image {outside[0]} leaves {root}")
-    absent = [image for image in images if file_size(root / image) <= 0]
-    if len(absent) == len(images):
-        raise UserError(f"{path}: none of its {len(images)} images is in {root}; say where they are ({where} FOLDER)")
-    if absent and not allow_missing:
+    missing = [image for image in images if file_size(root / image) <= 0]
+    if len(missing) == len(images):
         raise UserError(
-            f"{path}: {len(absent)} of {len(images)} images are missing or empty in {root}{hint and f' ({hint})'}: "
-            + ", ".join(absent)
+            f"{path}: none of its {len(images)} images is in {root}. Set their folder with {root_option} FOLDER"
         )
-    return set(absent)
+    if missing and not allow_missing:
+        raise UserError(
+            f"{path}: {len(missing)} of {len(images)} images are missing or empty in {root}{hint and f' ({hint})'}: "
+            + ", ".join(missing)
+        )
+    return set(missing)
 
 
-def benchmark_images(
+def find_benchmark_images(
     trials: Sequence[Path],
     folders: Sequence[Path] = (),
     root: Path | None = None,
     *,
-    where: str = "--root",
+    root_option: str = "--image_root",
     allow_missing: bool = False,
 ) -> dict[Path, str]:
-    """Images that benchmark lists name and folders hold, and what to call each.
+    """Return the images that benchmark lists name and that folders hold, each with a name for messages.
 
     Args:
-        trials: CSVs with a column ``image``.
-        folders: all images in them count.
-        root: folder that the lists' paths start from; each list's own by default.
-        where: the option that says it.
-        allow_missing: leave out what the lists name and is not there.
+        trials: CSV files with a column ``image``.
+        folders: folders of images.
+        root: folder that the paths in the lists start from; by default the folder of each list.
+        root_option: the option that sets it, for messages.
+        allow_missing: ignore images that the lists name but that do not exist.
 
     Raises:
-        UserError: lists are bad or images are missing, all of it in one complaint; a folder is not there; or there is
-            no image at all.
+        UserError: lists are invalid or images are missing (one message has all problems), a folder does not exist, or
+            there is no image at all.
     """
 
-    def listed(path: Path) -> list[tuple[str, Path]]:
-        names, base = _named_in(path), root or path.parent
-        absent = absent_images(path, names, base, where=where, allow_missing=allow_missing, hint=LEFT_OUT)
-        return [(f"{path.stem}/{name}", base / name) for name in names if name not in absent]
+    def images_of(path: Path) -> list[tuple[str, Path]]:
+        names, base = _image_column(path), root or path.parent
+        missing = missing_images(
+            path,
+            names,
+            base,
+            root_option=root_option,
+            allow_missing=allow_missing,
+            hint="allow_missing ignores them",
+        )
+        return [(f"{path.stem}/{name}", base / name) for name in names if name not in missing]
 
     found: dict[Path, str] = {}
-    for name, file in (image for images in of_all(trials, listed) for image in images):
+    for name, file in (image for images in read_each(trials, images_of) for image in images):
         found.setdefault(file.resolve(), name)
     for folder in folders:
         for file in sorted(files_below(folder, IMAGE_SUFFIXES)):
             found.setdefault(file.resolve(), f"{folder.name}/{file.relative_to(folder)}")
     if not found:
-        raise UserError("--trials, --images: no benchmark image is named")
+        raise UserError("--trials, --benchmark_images: there is no benchmark image. Pass a list or a folder of images")
     return found
 
 
-def _named_in(path: Path) -> list[str]:
-    """What a list has in its column ``image``, in its order."""
+def _image_column(path: Path) -> list[str]:
+    """Return the distinct values of a list's column ``image``, in order."""
     names = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if "image" not in (reader.fieldnames or ()):
-                raise UserError(f"{path}: no column 'image'; it is no list of a benchmark")
+                raise UserError(f"{path}: has no column 'image', so it is not a benchmark list")
             for row in reader:
                 if not row.get("image"):
-                    raise UserError(f"{path}: row {reader.line_num}: names no image")
+                    raise UserError(f"{path}, row {reader.line_num}: names no image")
                 names.append(row["image"])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path}: cannot be read as a CSV ({reason})") from None
+        raise UserError(f"{path}: cannot be read as CSV ({reason})") from None
     if not names:
-        raise UserError(f"{path}: holds no row")
+        raise UserError(f"{path}: has no row")
     return list(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""CLIP models by name, and their embeddings of a store by Lightning's ``predict``."""
+"""Load CLIP models by name, and embed a store with Lightning's ``predict``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PLAYROOM_CLIP = Path(babyvlm.playroom.__file__).parent / "clip"
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP with the preprocessing and the tokenizer it was trained with."""
+    """A CLIP model with the preprocessing and the tokenizer that it was trained with."""
 
     model: torch.nn.Module
     preprocess: Callable[[Image.Image], Tensor]
@@ -42,7 +42,7 @@ class Clip:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the weights, by name: the same weights in another file have the same."""
+        """Hash of the names and values of the weights, whatever file they were read from."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
@@ -50,15 +50,15 @@ class Clip:
         return digest.hexdigest()
 
     def images(self, images_BCHW: Tensor) -> Tensor:
-        """(B, D) normalised image embeddings."""
+        """Return (B, D) L2-normalized image embeddings."""
         return normalize(cast("Any", self.model).encode_image(images_BCHW), dim=-1)
 
     def texts(self, texts: Sequence[str], device: torch.device) -> Tensor:
-        """(T, D) normalised text embeddings."""
+        """Return (T, D) L2-normalized text embeddings."""
         return normalize(cast("Any", self.model).encode_text(self.tokenize(list(texts)).to(device)), dim=-1)
 
     def score(self, images_BCHW: Tensor, texts: Sequence[str]) -> Tensor:
-        """(B, T) cosines."""
+        """Return (B, T) cosine similarities."""
         return self.images(images_BCHW) @ self.texts(texts, images_BCHW.device).T
 
 
@@ -70,19 +70,19 @@ def load_clip(name: str) -> Clip:
             ``hf-hub:ORG/NAME`` or ``local-dir:FOLDER``.
 
     Raises:
-        UserError: no such model, its weights cannot be had, or they belong to another activation (GELU or QuickGELU):
-            the features, and the meaning of a similarity of 0.2, would change in silence.
+        UserError: the model does not exist, its weights cannot be loaded, or they were trained with another activation
+            (GELU or QuickGELU), which would silently change all similarities.
     """
     model_name, pretrained = _resolve(name)
     try:
         if pretrained:
             _check_activation(model_name, pretrained)
-        # Without weights it would be a random model, and open_clip would only log a warning.
+        # Without require_pretrained, open_clip only logs a warning and returns random weights.
         model = open_clip.create_model(model_name, pretrained, require_pretrained=True, weights_only=True)
         settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
         preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
         tokenize = open_clip.get_tokenizer(model_name)
-    except Exception as error:  # a config or checkpoint may hold anything, and raise anything
+    except Exception as error:  # an invalid config or checkpoint can raise anything
         raise UserError(f"--clip {name}: open_clip cannot load it ({first_line(error)})") from error
     return Clip(model.eval(), preprocess, tokenize)
 
@@ -94,20 +94,18 @@ def _resolve(name: str) -> tuple[str, str | None]:
         return name, None
     model_name, _, pretrained = name.partition("/")
     if not pretrained:
-        raise UserError(
-            f"--clip {name}: name the weights too, as in ViT-L-14-quickgelu/openai (without them it knows nothing)"
-        )
+        raise UserError(f"--clip {name}: names no weights. Pass MODEL/PRETRAINED, such as ViT-L-14-quickgelu/openai")
     return model_name, pretrained
 
 
 def _check_activation(model_name: str, pretrained: str) -> None:
-    """Make sure that weights meet the activation they were trained with, before they are fetched.
+    """Check, before weights are downloaded, that the architecture has the activation they were trained with.
 
-    Of published weights open_clip knows it. A file tells it by the ``open_clip_config.json`` beside it, if there is
-    one; else the name of the architecture is all there is to go by.
+    open_clip knows the activation of published weights. For a file it is read from the ``open_clip_config.json`` beside
+    it; if there is none, nothing is checked.
 
     Raises:
-        ValueError: the architecture has the other one.
+        ValueError: the architecture has the other activation.
     """
     settings: dict[str, Any] = open_clip.get_pretrained_cfg(model_name, pretrained)
     beside = Path(pretrained).with_name("open_clip_config.json")
@@ -115,21 +113,21 @@ def _check_activation(model_name: str, pretrained: str) -> None:
         settings = json.loads(beside.read_text())["model_cfg"]
     architecture = open_clip.get_model_config(model_name)
     if not settings or architecture is None:
-        return  # open_clip says what is wrong, or there is nothing to compare
+        return  # there is nothing to compare, or open_clip reports the problem
     names = {False: "GELU", True: "QuickGELU"}
     trained, built = bool(settings.get("quick_gelu")), bool(architecture.get("quick_gelu"))
     if trained != built:
         raise ValueError(
-            f"QuickGELU mismatch: {model_name} has {names[built]}, the weights were trained with {names[trained]}; "
-            f"name an architecture that has it, as in ViT-L-14-quickgelu/openai"
+            f"QuickGELU mismatch: {model_name} has {names[built]}, the weights were trained with {names[trained]}. "
+            f"Choose an architecture that has it, such as ViT-L-14-quickgelu"
         )
 
 
-def trainer_for(accelerator: str, devices: int, num_nodes: int) -> Trainer:
-    """What knows the ranks; no other process is begun yet.
+def create_trainer(accelerator: str, devices: int, num_nodes: int) -> Trainer:
+    """Create a Lightning trainer, which knows the ranks; other processes start later.
 
     Raises:
-        UserError: there is no such hardware here.
+        UserError: the hardware is not available.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
@@ -149,13 +147,13 @@ def trainer_for(accelerator: str, devices: int, num_nodes: int) -> Trainer:
 def predict_parts(
     trainer: Trainer, store: PairStore, folder: Path, clip: Clip, *, batch_size: int, num_workers: int
 ) -> None:
-    """Commit the parts that ``folder`` still lacks, on all ranks; done when all of them are.
+    """Compute the parts that are missing in ``folder``, on all ranks; returns when all ranks are done.
 
     Raises:
-        UserError: a process that decodes images was ended from outside.
+        UserError: a data loader worker was killed.
     """
     warnings.filterwarnings("ignore", "predict returned None")  # the parts are on disk
-    warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # its own affair
+    warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # a deprecation inside Lightning
     missing = [n for n in range(-(-len(store) // PART_ROWS)) if not part_path(folder, n).exists()]
     embedder = _Embedder(clip, store, folder, missing, batch_size, num_workers)
     try:
@@ -167,7 +165,7 @@ def predict_parts(
 
 
 class _Parts(Dataset[tuple[int, Tensor, list[str]]]):
-    """Part number -> that number, its images preprocessed, its utterances."""
+    """Number of a part -> the number, its preprocessed images, its utterances."""
 
     def __init__(self, store: PairStore, numbers: list[int], preprocess: Callable[[Image.Image], Tensor]) -> None:
         self.store, self.numbers, self.preprocess = store, numbers, preprocess
@@ -189,10 +187,12 @@ class _Embedder(LightningModule):
         self.clip, self.store, self.folder = clip, store, folder
         self.missing, self.batch_size, self.num_workers = missing, batch_size, num_workers
         self.model = clip.model  # registered, so that Lightning moves it to the device
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # of the last parts there may be too few for all
+        self.allow_zero_length_dataloader_with_multiple_devices = (
+            True  # fewer parts may be missing than there are ranks
+        )
 
     def predict_dataloader(self) -> DataLoader[tuple[int, Tensor, list[str]]]:
-        """The parts of this rank. Lightning's own sampler fails when there are fewer of them than ranks."""
+        """Load the parts of this rank. Lightning's own sampler fails if there are fewer parts than ranks."""
         mine = self.missing[self.trainer.global_rank :: self.trainer.world_size]
         return DataLoader(_Parts(self.store, mine, self.clip.preprocess), batch_size=None, num_workers=self.num_workers)
 
@@ -203,7 +203,7 @@ class _Embedder(LightningModule):
         text = torch.cat([self.clip.texts(texts[i : i + self.batch_size], self.device) for i in chunks])
         both = torch.stack([image, text], 1).half().cpu().numpy()
         path = part_path(self.folder, number)
-        beside = path.with_suffix(f".rank{self.global_rank}")
-        with beside.open("wb") as file:
+        temporary = path.with_suffix(f".rank{self.global_rank}")
+        with temporary.open("wb") as file:
             np.save(file, both)
-        beside.rename(path)
+        temporary.rename(path)

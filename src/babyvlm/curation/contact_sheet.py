@@ -1,4 +1,4 @@
-"""One self-contained HTML page of pairs to look at: nothing on it is fetched, and nothing it quotes is run."""
+"""A self-contained HTML page of pairs. It loads nothing, and texts from the data cannot run as code."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-THUMBNAIL = 224  # pixels of the longer side at most
-LICENSED_NOTE = "Made from a licensed store: this page must not leave this machine."
-# The policy is a second lock: the texts are escaped, and if one were not, the browser would still run and load nothing.
+THUMBNAIL = 224  # maximum length of the longer side in pixels
+LICENSED_NOTE = "Built from a licensed store: this page must not leave this machine."
+# All texts are escaped. The policy is a second safeguard: even if one were not, the browser would load and run nothing.
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
@@ -34,15 +34,22 @@ small {{ color: #555; }}
 
 
 class Card(NamedTuple):
-    """A picture with what was said, and smaller print below."""
+    """An image, its text, and details in small print."""
 
     image: bytes
     text: str
     detail: str
 
 
-def sheet(title: str, note: str, sections: Mapping[str, Sequence[Card]], *, licensed: bool) -> str:
-    """A page with a heading for each section; texts may hold anything."""
+def contact_sheet(title: str, note: str, sections: Mapping[str, Sequence[Card]], *, licensed: bool) -> str:
+    """Return the page as HTML, with a heading for each section. Texts need not be escaped.
+
+    Args:
+        title: title of the page.
+        note: one paragraph below it.
+        sections: cards by heading.
+        licensed: whether the page must say that it must not leave the machine.
+    """
     parts = [
         f'<h2>{html.escape(heading)}</h2>\n<div class="cards">\n{"".join(map(_figure, cards))}</div>\n'
         for heading, cards in sections.items()
@@ -53,18 +60,18 @@ def sheet(title: str, note: str, sections: Mapping[str, Sequence[Card]], *, lice
 
 def _figure(card: Card) -> str:
     try:
-        picture = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(thumbnail(card.image)).decode()}">'
+        image = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(thumbnail(card.image)).decode()}">'
     except BrokenImageError as error:
-        picture = f"<p>image broken: {html.escape(str(error))}</p>"
+        image = f"<p>image cannot be opened: {html.escape(str(error))}</p>"
     text, detail = (html.escape(words.encode(errors="replace").decode()) for words in (card.text, card.detail))
-    return f"<figure>{picture}<figcaption>{text}<br><small>{detail}</small></figcaption></figure>\n"
+    return f"<figure>{image}<figcaption>{text}<br><small>{detail}</small></figcaption></figure>\n"
 
 
 def thumbnail(content: bytes | Path) -> bytes:
-    """A picture as a JPEG of at most ``THUMBNAIL`` pixels, without whatever else its file held.
+    """Return an image as a JPEG of at most ``THUMBNAIL`` pixels, without the metadata of its file.
 
     Raises:
-        BrokenImageError: it cannot be decoded.
+        BrokenImageError: the image cannot be decoded.
     """
     image = open_rgb(content)
     image.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -1,20 +1,21 @@
-"""Embed a store's images and utterances with a CLIP model."""
+"""Embed the images and utterances of a store with a CLIP model."""
 
 from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from babyvlm.curation.embeddings import PART_ROWS, part_path
-from babyvlm.curation.options import at_least
+from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore
+from babyvlm.errors import require_at_least
 from babyvlm.io import artifacts
 
 
+@stage
 def embed(
     store: Path,
     out: Path,
@@ -24,70 +25,66 @@ def embed(
     devices: int = 1,
     num_nodes: int = 1,
     num_workers: int = 0,
-) -> None:
+) -> Stage:
     """Embed the images and utterances of a store with a CLIP model.
 
-    In goes a pair store, out comes a folder of embeddings (`image.npy`, `text.npy` in float16, and the pairs' keys) for
-    `curate filter`, `match`, `thin` and `contamination`. Each image is resized and normalised as that CLIP was trained.
-    Rows are committed in parts: a call that was interrupted goes on with the parts that are missing, whatever the
-    number of devices then and now, and the result does not depend on that number.
+    Reads a pair store; writes a folder of embeddings (`image.npy`, `text.npy` in float16, and the keys of the pairs)
+    for `curate filter`, `match`, `deduplicate` and `check-contamination`. Images are preprocessed as in the training of
+    the CLIP model. Rows are saved in parts: if the command is interrupted, run it again and it computes the parts that
+    are missing. The result does not depend on the number of devices, which may change in between.
 
-    Playroom's CLIP knows Playroom alone; on other data name a large one.
+    Playroom's CLIP was trained on Playroom only; for other data, use a large CLIP.
 
     For example:
         python -m babyvlm curate embed --store stores/frames --clip ViT-L-14-quickgelu/openai --out embeddings/frames
 
     Args:
         store: pair store to embed.
-        out: folder to make.
+        out: folder to create.
         clip: `playroom` (shipped), an open_clip `MODEL/PRETRAINED` such as `ViT-L-14-quickgelu/openai` or
             `ViT-B-32/FILE.pt`, `hf-hub:ORG/NAME` or `local-dir:FOLDER`.
         batch_size: rows encoded at once on a device.
-        accelerator: Lightning's name of the hardware.
-        devices: how many of them on a node.
-        num_nodes: how many nodes.
-        num_workers: processes a device that decode images.
+        accelerator: hardware, as in Lightning.
+        devices: number of devices per node.
+        num_nodes: number of nodes.
+        num_workers: processes per device that decode images.
     """
-    at_least(1, batch_size=batch_size, devices=devices, num_nodes=num_nodes)
-    at_least(0, num_workers=num_workers)
-    from babyvlm.curation.clip import load_clip, predict_parts, trainer_for
+    require_at_least(1, batch_size=batch_size, devices=devices, num_nodes=num_nodes)
+    require_at_least(0, num_workers=num_workers)
+    from babyvlm.curation.clip import create_trainer, load_clip, predict_parts
 
     source, model = PairStore(store), load_clip(clip)
-    trainer = trainer_for(accelerator, devices, num_nodes)
+    trainer = create_trainer(accelerator, devices, num_nodes)
     if source.licensed and clip == "playroom" and trainer.is_global_zero:
         print(
-            f"warning: {store} is licensed, so it is real footage, but Playroom's small CLIP has seen nothing but "
-            "Playroom's drawings: its similarities will mean nothing; embed with --clip ViT-L-14-quickgelu/openai",
+            f"warning: {store} is licensed, so it holds real footage, but Playroom's CLIP was trained on drawings "
+            "only: its similarities are meaningless here. Use --clip ViT-L-14-quickgelu/openai",
             file=sys.stderr,
         )
-    with artifacts.exclusive(out) if trainer.is_global_zero else nullcontext():  # ranks make it together
-        arguments = {"command": "embed", "store": source.fingerprint, "clip": clip, "clip_sha256": model.sha256}
-        if artifacts.is_complete(out, "embeddings", arguments):
-            print(f"{out}: whole already, nothing to do")
-            return
-        manifest: artifacts.Manifest = {"arguments": arguments, "rows": len(source), "ancestors": source.lineage}
-        with artifacts.create(out, "embeddings", manifest, keep_partial=True) as partial:
-            predict_parts(
-                trainer, source, partial / artifacts.SCRATCH, model, batch_size=batch_size, num_workers=num_workers
-            )
-            if not trainer.is_global_zero:
-                raise SystemExit(0)
-            manifest |= _merge(source, partial)
-    print(f"{out}: {len(source):,} pairs embedded by {clip}")
-
-
-def _merge(store: PairStore, partial: Path) -> artifacts.Manifest:
-    """Turn the parts, each (rows, 2, D), into the final files."""
-    paths = [part_path(partial / artifacts.SCRATCH, number) for number in range(-(-len(store) // PART_ROWS))]
+    artifact = Artifact(
+        "embeddings",
+        {"command": "embed", "store": source, "clip": clip, "clip_sha256": model.sha256},
+        manifest={"rows": len(source)},
+        resumable=True,
+        lock=trainer.is_global_zero,  # all ranks build it together
+    )
+    folder = yield artifact
+    scratch = folder / artifacts.SCRATCH
+    predict_parts(trainer, source, scratch, model, batch_size=batch_size, num_workers=num_workers)
+    if not trainer.is_global_zero:
+        raise SystemExit(0)
+    # Each part is (rows, 2, D): image and text.
+    paths = [part_path(scratch, number) for number in range(-(-len(source) // PART_ROWS))]
     width = np.load(paths[0], mmap_mode="r").shape[2]
     for side, name in enumerate(("image", "text")):
-        out = np.lib.format.open_memmap(partial / f"{name}.npy", "w+", np.float16, (len(store), width))
+        merged = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, (len(source), width))
         for number, path in enumerate(paths):
             part = np.load(path)
-            out[number * PART_ROWS : number * PART_ROWS + len(part)] = part[:, side]
-        out.flush()
-    (partial / "keys.json").write_text(json.dumps(store.columns("key")["key"].to_pylist()))
-    return {
+            merged[number * PART_ROWS : number * PART_ROWS + len(part)] = part[:, side]
+        merged.flush()
+    (folder / "keys.json").write_text(json.dumps(source.columns("key")["key"].to_pylist()))
+    artifact.manifest |= {
         "width": width,
-        "sha256": {name: artifacts.sha256_file(partial / f"{name}.npy") for name in ("image", "text")},
+        "sha256": {name: artifacts.sha256_file(folder / f"{name}.npy") for name in ("image", "text")},
     }
+    return f"{len(source):,} pairs embedded by {clip}"

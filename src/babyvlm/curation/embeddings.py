@@ -1,4 +1,4 @@
-"""CLIP embeddings of a store on disk: one row a pair, float16."""
+"""CLIP embeddings of a store on disk: one float16 row per pair."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from babyvlm.curation.store.pair_store import PairStore
 
-PART_ROWS = 512  # rows committed at a time: seconds of work to lose, and a few hundred files a million rows
+PART_ROWS = 512  # rows saved at a time: seconds of work to lose, and a few hundred files per 100,000 rows
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings on disk, in the order of the store they were computed from; rows are L2-normalised."""
+    """Embeddings on disk, in the order of the store that they were computed from; rows are L2-normalized."""
 
     path: Path
 
@@ -34,7 +34,7 @@ class Embeddings:
 
     @cached_property
     def keys(self) -> list[str]:
-        """The N store keys."""
+        """The N keys of the store."""
         return list(json.loads((self.path / "keys.json").read_text()))
 
     @cached_property
@@ -49,54 +49,55 @@ class Embeddings:
 
     @property
     def clip(self) -> str:
-        """The CLIP model: a similarity means nothing without its name."""
+        """The name of the CLIP model; similarities of different models cannot be compared."""
         return str(self.manifest["arguments"]["clip"])
 
     @property
     def clip_sha256(self) -> str:
-        """Hash of that model's weights: a name may come to mean others."""
+        """Hash of the weights of the CLIP model, since the weights behind a name may change."""
         return str(self.manifest["arguments"].get("clip_sha256", ""))
 
     @property
     def lineage(self) -> dict[str, artifacts.Manifest]:
-        """These embeddings and all that they were made from, by fingerprint."""
+        """These embeddings and all that they were built from, by fingerprint."""
         return artifacts.lineage(self.path, "embeddings")
 
     @property
     def store(self) -> str:
-        """Fingerprint of the store they were computed from."""
+        """Fingerprint of the store that they were computed from."""
         return str(self.manifest["arguments"]["store"])
 
     @property
     def fingerprint(self) -> str:
-        """Hash over the contents."""
+        """Hash of the contents."""
         return artifacts.fingerprint(self.path, "embeddings")
 
-    def _open(self, side: str) -> npt.NDArray[Any]:
-        array: npt.NDArray[Any] = np.load(self.path / f"{side}.npy", mmap_mode="r")
+    def _open(self, side: str) -> npt.NDArray[np.float16]:
+        array: npt.NDArray[np.float16] = np.load(self.path / f"{side}.npy", mmap_mode="r")
         return array
 
 
 def check_same_clip(first: Embeddings, *others: Embeddings) -> None:
-    """Make sure that embeddings can be compared.
+    """Check that embeddings can be compared.
 
     Raises:
-        UserError: two were made by other models, or by other weights of the same name.
+        UserError: they were computed by different models, or by different weights of the same name.
     """
     for other in others:
         if first.clip != other.clip:
             raise UserError(
-                f"{first.path} was made by CLIP {first.clip}, {other.path} by {other.clip}; "
-                "embed both with the same model"
+                f"{first.path} was computed by CLIP {first.clip}, {other.path} by {other.clip}. "
+                "Embed both with the same model"
             )
         if first.clip_sha256 != other.clip_sha256:
             raise UserError(
-                f"{first.path} and {other.path} were made by other weights of CLIP {first.clip}; embed both anew"
+                f"{first.path} and {other.path} were computed by different weights of CLIP {first.clip}. "
+                "Embed both again"
             )
 
 
 def embedded_rows(store: PairStore, embeddings: Embeddings) -> tuple[list[str], npt.NDArray[np.float16]]:
-    """The store's keys and their image embeddings (N, D), looked up by key.
+    """Return the keys of a store and the image embeddings (N, D) of its pairs, looked up by key.
 
     Raises:
         UserError: a pair has no embedding.
@@ -108,12 +109,12 @@ def embedded_rows(store: PairStore, embeddings: Embeddings) -> tuple[list[str], 
     missing = [key for key in keys if key not in row_of]
     if missing:
         raise UserError(
-            f"{embeddings.path}: no embedding of {len(missing):,} of the {len(keys):,} pairs of {store.path}, "
-            f"{missing[0]} for one; embed that store"
+            f"{embeddings.path}: lacks {len(missing):,} of the {len(keys):,} pairs of {store.path}, such as "
+            f"{missing[0]}. Embed that store"
         )
     return keys, embeddings.image[[row_of[key] for key in keys]]
 
 
 def part_path(folder: Path, number: int) -> Path:
-    """Where part ``number`` is committed."""
+    """Return the path at which part ``number`` is saved."""
     return folder / f"part-{number:06d}.npy"

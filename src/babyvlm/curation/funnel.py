@@ -1,4 +1,4 @@
-"""What a curation stage took in, kept and dropped, and why."""
+"""Counts of what a curation stage kept and dropped, and why."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class Funnel:
-    """Counts of one stage; ``seen == kept + sum(dropped)`` once it is done.
+    """Counts of one stage; ``seen == kept + sum(dropped)`` at its end.
+
+    >>> funnel = Funnel("filter", unit="pairs")
+    >>> funnel.keep(3)
+    >>> funnel.drop("no caption")
+    >>> print(funnel)
+    filter: 4 pairs in, 3 kept (75.0%)
+      dropped         1  no caption
 
     Attributes:
-        stage: what the counts belong to.
-        unit: what is counted (rows, utterances, captions).
-        kept: how many went on.
-        dropped: how many did not, by reason.
+        stage: name of the stage.
+        unit: what is counted: rows, utterances, captions.
+        kept: number of units kept.
+        dropped: number of units dropped, by reason.
     """
 
     stage: str
@@ -28,19 +35,19 @@ class Funnel:
 
     @property
     def seen(self) -> int:
-        """How many came in."""
+        """Number of units that came in."""
         return self.kept + self.dropped.total()
 
     def keep(self, count: int = 1) -> None:
-        """Count what goes on."""
+        """Count what is kept."""
         self.kept += count
 
     def drop(self, reason: str, count: int = 1) -> None:
-        """Count what does not, under a reason a reader understands."""
+        """Count what is dropped, under a reason that a reader understands."""
         self.dropped[reason] += count
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form, the reasons sorted by name."""
+        """Return the counts as JSON, the reasons sorted by name."""
         return {
             "stage": self.stage,
             "unit": self.unit,
@@ -51,7 +58,7 @@ class Funnel:
 
     @classmethod
     def from_dict(cls, counts: Mapping[str, Any]) -> Funnel:
-        """The inverse of ``as_dict``."""
+        """Read the counts that ``as_dict`` returned."""
         return cls(counts["stage"], counts["unit"], counts["kept"], Counter(counts["dropped"]))
 
     def __str__(self) -> str:

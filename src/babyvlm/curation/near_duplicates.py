@@ -1,6 +1,6 @@
-"""Images that are nearly the same: by their embeddings, and by a perceptual hash that needs no model.
+"""Near-duplicate images, by their embeddings and by a perceptual hash that needs no model.
 
-Shape letters: N and M images, D embedding width, W words of a hash.
+Shape letters: N and M images, D embedding width, W 64-bit words of a hash.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Of the grey thumbnail, and of the low frequencies of its cosine transform: `imagehash.phash(image, hash_size=16)`.
-# The usual 64 bits are too few: of 4,134 frames of Playroom and 3,104 unrelated test images, the nearest differ in 4
-# bits, as many as a recoded copy; of 256 bits, unrelated ones differ in at least 42, and copies in at most 24.
-HASHED_SIDE, KEPT_SIDE = 64, 16
+# Sides of the gray thumbnail and of the low frequencies of its cosine transform that are kept: the same as
+# `imagehash.phash(image, hash_size=16)`. The usual 64 bits are too few: among 4,134 Playroom frames and 3,104 unrelated
+# benchmark images, the two nearest differ in 4 bits, as many as a recompressed copy. With 256 bits, unrelated images
+# differ in at least 42 bits and copies in at most 24.
+THUMBNAIL_SIDE, KEPT_SIDE = 64, 16
 HASH_BITS = KEPT_SIDE * KEPT_SIDE
 WORDS = HASH_BITS // 64
-SAME_BITS = 24
+MAX_HASH_DISTANCE = 24
 CHUNK_ROWS = 1024  # with 5,000 images on the other side, 20 MB of cosines and 40 MB of hashes at a time
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What some images look like.
+class Signatures:
+    """What some images are compared by.
 
     Attributes:
         hashes_NW: their perceptual hashes.
-        vectors_ND: their L2-normalised embeddings, if two sets are to be compared by them.
+        vectors_ND: their L2-normalized embeddings, if they are to be compared by these too.
     """
 
     hashes_NW: NDArray[np.uint64]
@@ -40,42 +41,48 @@ class Looks:
 
 
 class NearDuplicate(NamedTuple):
-    """Two images that are nearly the same: their rows, the cosine of their embeddings (NaN without), differing bits."""
+    """Two near-duplicate images.
+
+    Attributes:
+        first: row of the first image.
+        second: row of the second image.
+        cosine: cosine similarity of their embeddings; NaN without embeddings.
+        hash_distance: bits in which their hashes differ.
+    """
 
     first: int
     second: int
     cosine: float
-    distance: int
+    hash_distance: int
 
 
 def perceptual_hashes(images: Iterable[Image.Image]) -> NDArray[np.uint64]:
-    """(N, W) hashes of 256 bits: pHash (hackerfactor.com/blog, 2011).
+    """Return (N, W) hashes of 256 bits: pHash (hackerfactor.com/blog, 2011).
 
-    A bit says whether one of the 16 x 16 lowest frequencies of the 64 x 64 grey image is above their median.
+    A bit says whether one of the 16 x 16 lowest frequencies of the 64 x 64 gray image is above their median.
     """
     from scipy.fft import dctn
 
-    grey = [
-        np.asarray(image.convert("L").resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.LANCZOS)) for image in images
-    ]
-    if not grey:
+    size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    gray = [np.asarray(image.convert("L").resize(size, Image.Resampling.LANCZOS)) for image in images]
+    if not gray:
         return np.empty((0, WORDS), np.uint64)
-    low = dctn(np.stack(grey), axes=(1, 2))[:, :KEPT_SIDE, :KEPT_SIDE].reshape(len(grey), -1)
-    low = low.round(6)  # of an image of one colour all but the first are zero, and their rounding errors no picture
+    low = dctn(np.stack(gray), axes=(1, 2))[:, :KEPT_SIDE, :KEPT_SIDE].reshape(len(gray), -1)
+    low = low.round(6)  # in an image of one color, all but the first are zero up to rounding errors
     bits = low > np.median(low, axis=1, keepdims=True)
     return np.packbits(bits, axis=1).view(np.uint64)
 
 
 def near_duplicates(
-    first: Looks, second: Looks, *, cosine: float = 1.0, distance: int = SAME_BITS
+    first: Signatures, second: Signatures, *, threshold: float = 1.0, max_hash_distance: int = MAX_HASH_DISTANCE
 ) -> Iterator[NearDuplicate]:
-    """All pairs of an image of ``first`` and one of ``second`` that are nearly the same, in order.
+    """Yield all near-duplicates of an image of ``first`` and an image of ``second``, in order.
 
     Args:
-        first: N images; gone through in chunks, so they may be a memory map.
+        first: N images; read in chunks, so the embeddings may be a memory map.
         second: M images.
-        cosine: pairs whose embeddings are above it count too, if both sides have embeddings.
-        distance: pairs whose hashes differ in at most so many bits count.
+        threshold: cosine similarity above which images are near-duplicates, if both sides have embeddings.
+        max_hash_distance: number of different bits up to which images are near-duplicates.
     """
     with_vectors = first.vectors_ND is not None and second.vectors_ND is not None
     other_DM = np.asarray(second.vectors_ND, np.float32).T if with_vectors else None
@@ -84,54 +91,49 @@ def near_duplicates(
         distance_NM = np.zeros((len(first.hashes_NW[rows]), len(second.hashes_NW)), np.uint16)
         for word_N, word_M in zip(first.hashes_NW[rows].T, second.hashes_NW.T, strict=True):
             distance_NM += np.bitwise_count(word_N[:, None] ^ word_M)
-        near_NM = distance_NM <= distance
+        near_NM = distance_NM <= max_hash_distance
         cosine_NM = None
         if other_DM is not None and first.vectors_ND is not None:
             cosine_NM = np.asarray(first.vectors_ND[rows], np.float32) @ other_DM
-            near_NM |= cosine_NM > cosine
+            near_NM |= cosine_NM > threshold
         for n, m in np.argwhere(near_NM).tolist():
-            alike = float("nan") if cosine_NM is None else float(cosine_NM[n, m])
-            yield NearDuplicate(start + n, m, alike, int(distance_NM[n, m]))
+            cosine = float("nan") if cosine_NM is None else float(cosine_NM[n, m])
+            yield NearDuplicate(start + n, m, cosine, int(distance_NM[n, m]))
 
 
-def distinct(vectors_ND: NDArray[np.float16], parts: Sequence[str], cosine: float) -> NDArray[np.bool_]:
-    """Thin out near-identical images: within a part each is kept unless an earlier kept one is too much like it.
+def select_distinct(vectors_ND: NDArray[np.float16], groups: Sequence[str], threshold: float) -> NDArray[np.bool_]:
+    """Select images greedily: each is kept unless it is a near-duplicate of one kept earlier in its group.
 
     Args:
-        vectors_ND: L2-normalised embeddings.
-        parts: N names; only images of the same part are compared.
-        cosine: above it two images count as the same.
+        vectors_ND: L2-normalized embeddings.
+        groups: N names; only images of the same group are compared.
+        threshold: cosine similarity above which images are near-duplicates.
 
     Returns:
-        (N,) bool, which to keep.
+        (N,) bool, which images to keep.
     """
-    kept_N = np.ones(len(parts), bool)
+    kept_N = np.ones(len(groups), bool)
     rows_of: dict[str, list[int]] = {}
-    for row, part in enumerate(parts):
-        rows_of.setdefault(part, []).append(row)
+    for row, group in enumerate(groups):
+        rows_of.setdefault(group, []).append(row)
     for rows in rows_of.values():
         if len(rows) > 1:
-            kept_N[rows] = _distinct_in_part(np.asarray(vectors_ND[rows], np.float32), cosine)
+            kept_N[rows] = _select_in_group(np.asarray(vectors_ND[rows], np.float32), threshold)
     return kept_N
 
 
-def _distinct_in_part(vectors_ND: NDArray[np.float32], cosine: float) -> NDArray[np.bool_]:
-    """Chunk by chunk: first against what earlier chunks kept, by one matrix product, then one by one within it."""
+def _select_in_group(vectors_ND: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Select by chunks: first against what earlier chunks kept, by matrix products, then row by row in the chunk."""
     kept_N = np.zeros(len(vectors_ND), bool)
     for start in range(0, len(vectors_ND), CHUNK_ROWS):
         chunk = vectors_ND[start : start + CHUNK_ROWS]
-        free = ~_any_above(chunk, vectors_ND[:start][kept_N[:start]], cosine)
-        alike = chunk @ chunk.T > cosine
+        free = np.ones(len(chunk), bool)
+        earlier = vectors_ND[:start][kept_N[:start]]
+        for other in range(0, len(earlier), CHUNK_ROWS):
+            free &= ~(chunk @ earlier[other : other + CHUNK_ROWS].T > threshold).any(axis=1)
+        similar = chunk @ chunk.T > threshold
         for row in range(len(chunk)):
             if free[row]:
-                free[row + 1 :] &= ~alike[row, row + 1 :]
+                free[row + 1 :] &= ~similar[row, row + 1 :]
         kept_N[start : start + CHUNK_ROWS] = free
     return kept_N
-
-
-def _any_above(vectors_ND: NDArray[np.float32], others_MD: NDArray[np.float32], cosine: float) -> NDArray[np.bool_]:
-    """(N,) whether a vector is above ``cosine`` with one of the others."""
-    found = np.zeros(len(vectors_ND), bool)
-    for start in range(0, len(others_MD), CHUNK_ROWS):
-        found |= (vectors_ND @ others_MD[start : start + CHUNK_ROWS].T > cosine).any(axis=1)
-    return found

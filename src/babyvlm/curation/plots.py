@@ -1,4 +1,4 @@
-"""The pictures that curation draws, in colours that colour-blind readers can tell apart."""
+"""Figures of curation, in colors that color-blind readers can distinguish."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from babyvlm.io.artifacts import Manifest
 
-# Okabe and Ito's palette (jfly.uni-koeln.de/color): told apart under every common colour blindness, and in grey.
+# From the palette of Okabe and Ito (jfly.uni-koeln.de/color), which also differ in grayscale.
 KEPT, DROPPED = "#0072B2", "#E69F00"
-BAR_INCHES, HEAD_INCHES = 0.3, 0.4
-LABEL_LETTERS = 60
+BAR_INCHES, TITLE_INCHES = 0.3, 0.4
+MAX_LABEL_LENGTH = 60
 
 
 def draw_histogram(
@@ -28,36 +28,45 @@ def draw_histogram(
     threshold: float,
     title: str,
 ) -> None:
-    """Stacked counts of kept and dropped pairs by similarity, with the threshold as a line."""
+    """Draw stacked counts of kept and dropped pairs by similarity, with the threshold as a line, as PNG.
+
+    Args:
+        path: file to write.
+        edges: (B + 1,) edges of the bins.
+        kept: B counts.
+        dropped: B counts.
+        threshold: cosine similarity at which the line is drawn.
+        title: title of the figure.
+    """
     from matplotlib.figure import Figure  # no pyplot: no window, no display
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     width = edges[1] - edges[0]
-    for counts, below, colour, label in ((dropped, 0, DROPPED, "dropped"), (kept, dropped, KEPT, "kept")):
-        axes.bar(edges[:-1], counts, width, bottom=below, align="edge", color=colour, label=label)
+    for counts, below, color, label in ((dropped, 0, DROPPED, "dropped"), (kept, dropped, KEPT, "kept")):
+        axes.bar(edges[:-1], counts, width, bottom=below, align="edge", color=color, label=label)
     filled = [bin for bin, counts in enumerate(zip(kept, dropped, strict=True)) if any(counts)]
     axes.set_xlim(min(edges[filled[0]], threshold) - width, max(edges[filled[-1] + 1], threshold) + width)
     axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
-    axes.set(xlabel="cosine of image and utterance", ylabel="pairs", title=title)
+    axes.set(xlabel="cosine similarity of image and utterance", ylabel="pairs", title=title)
     axes.legend()
     figure.savefig(path, dpi=120)
 
 
 def draw_funnels(path: Path, stages: Sequence[Manifest]) -> None:
-    """Write the picture of ``funnel_figure`` as PNG."""
+    """Write ``funnel_figure`` as PNG."""
     funnel_figure(stages).savefig(path, dpi=120)
 
 
 def funnel_figure(stages: Sequence[Manifest]) -> Figure:
-    """A block of bars for each stage: what it kept, and what it dropped by reason.
+    """Return a figure with a group of bars for each stage: what it kept, and what it dropped by reason.
 
     Args:
         stages: each with ``name`` and the fields of ``Funnel.as_dict``.
     """
     from matplotlib.figure import Figure
 
-    heights = [HEAD_INCHES + BAR_INCHES * (1 + len(stage["dropped"])) for stage in stages]
+    heights = [TITLE_INCHES + BAR_INCHES * (1 + len(stage["dropped"])) for stage in stages]
     figure = Figure(figsize=(9, sum(heights)), layout="constrained")
     blocks = figure.subplots(len(stages), 1, squeeze=False, height_ratios=heights)
     for axes, stage in zip(blocks[:, 0], stages, strict=True):
@@ -68,8 +77,8 @@ def funnel_figure(stages: Sequence[Manifest]) -> Figure:
 def _draw_funnel(axes: Any, stage: Manifest) -> None:  # noqa: ANN401 - matplotlib is imported late
     reasons = sorted(stage["dropped"].items(), key=lambda item: -item[1])
     bars = [("kept", stage["kept"], KEPT), *((reason, count, DROPPED) for reason, count in reasons)]
-    labels = [label if len(label) <= LABEL_LETTERS else label[: LABEL_LETTERS - 1] + "…" for label, _, _ in bars]
-    drawn = axes.barh(range(len(bars)), [count for _, count, _ in bars], color=[colour for _, _, colour in bars])
+    labels = [label if len(label) <= MAX_LABEL_LENGTH else label[: MAX_LABEL_LENGTH - 1] + "…" for label, _, _ in bars]
+    drawn = axes.barh(range(len(bars)), [count for _, count, _ in bars], color=[color for _, _, color in bars])
     axes.bar_label(drawn, [f" {count:,} ({count / max(stage['in'], 1):.1%})" for _, count, _ in bars])
     axes.set_yticks(range(len(bars)), labels, parse_math=False)
     axes.invert_yaxis()

@@ -13,9 +13,8 @@ from typing import Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from babyvlm.curation.options import at_least
 from babyvlm.curation.store.pair_store import PairStore
-from babyvlm.errors import UserError
+from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
 
 PAD, UNK, SOS, EOS, IMAGE = range(5)
@@ -94,14 +93,14 @@ def vocabulary(
         kind: `word`: whole words. `bpe`: pieces of words, down to bytes, so that any text can be said.
         size: tokens of a `bpe`, specials included, at most (6,000 in the paper); there are as many words as there are.
     """
-    at_least(1, min_count=min_count)
+    require_at_least(1, min_count=min_count)
     if not stores:
         raise UserError("--stores: name at least one store")
     arguments: artifacts.Manifest = {"stores": [PairStore(path).fingerprint for path in stores], "min_count": min_count}
     if kind == "bpe":
         arguments |= {"kind": kind, "size": size}
     if artifacts.is_complete(out, "vocabulary", arguments):
-        print(f"{out}: whole already, nothing to do")
+        print(f"{out}: already complete, skipping")
         return
     tokenizer = _train_words(stores, min_count) if kind == "word" else _train_pieces(stores, min_count, size)
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -7,16 +7,15 @@ import json
 import os
 import shutil
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from filelock import FileLock, Timeout
-
 from babyvlm import __version__
 from babyvlm.errors import UserError
+from babyvlm.io.locks import exclusive_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -103,7 +102,8 @@ def is_complete(folder: Path, kind: str, arguments: Mapping[str, Any]) -> bool:
     changed = sorted(key for key in wanted.keys() | made_by.keys() if wanted.get(key) != made_by.get(key))
     if changed:
         raise UserError(
-            f"{folder}: is there, but was made with other {', '.join(changed)}; remove it or choose another --out"
+            f"{folder}: already exists and was built with a different {', '.join(changed)}. "
+            "Delete it or pass a different --out"
         )
     return True
 
@@ -142,33 +142,27 @@ def create(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other runs from making ``folder`` meanwhile.
+    """Keep other processes from building ``folder`` while the block runs; wait while one of them builds it.
 
-    The lock is the system's: it ends with the run that holds it, however that ends. Its file, beside the folder, is
-    removed; one that a killed run left locks nobody out.
+    The lock file lies beside the folder and is removed at the end.
 
     Raises:
-        UserError: nothing can be made there.
+        UserError: nothing can be written there, or the file system does not support locks.
     """
     if folder.name in ("", ".."):
-        raise UserError(f"{folder}: names no folder that could be made; give it a name of its own")
+        raise UserError(f"{folder}: not a valid output folder. Pass the path of a folder that does not exist yet")
     path = folder.with_name(folder.name + ".lock")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()  # says why, where filelock would try for ever
-        lock = FileLock(path)
+
+    def report_waiting() -> None:
+        print(f"{folder}: another process is building it; waiting", file=sys.stderr)
+
+    with ExitStack() as stack:
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"{folder}: another run is making it; waiting", file=sys.stderr)
-            lock.acquire()
-    except OSError as error:
-        raise UserError(f"{folder}: nothing can be made there ({error.filename or path}: {error.strerror})") from None
-    try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(exclusive_lock(path, report_waiting))
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.filename or path}: {error.strerror})") from None
         yield
-    finally:
-        path.unlink(missing_ok=True)  # first: who waits for a file that is gone asks again, for the new one
-        lock.release()
 
 
 def one_at_a_time(command: Callable[P, T]) -> Callable[P, T]:

@@ -21,16 +21,15 @@ from babyvlm import __version__
 from babyvlm.data.frame_mix import Views
 from babyvlm.errors import UserError, first_line
 from babyvlm.io import artifacts
+from babyvlm.io.extras import require_extra
 from babyvlm.models.networks.vision import VisionEncoder, save_trunk
 from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler, configure, training_steps
 
-try:
+with require_extra("dino", "DINO"):
     from lightly.loss import DINOLoss
     from lightly.models.modules import DINOProjectionHead
     from lightly.models.utils import update_momentum
     from lightly.utils.scheduler import cosine_schedule
-except ImportError as error:
-    raise UserError("DINO needs lightly, which is not installed: pip install 'babyvlm[dino]'") from error
 
 
 class DINO(LightningModule):

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from babyvlm.errors import UserError, first_line
+from babyvlm.io.extras import require_extra
 from babyvlm.models.scoring import given_prefix, mean_or_total
 from babyvlm.models.zero_shot import TestOnly
 
@@ -152,16 +153,15 @@ def _load(name: str, weights: Weights) -> tuple[Any, LlavaForConditionalGenerati
     # LLM.int8() multiplies float16 (Dettmers et al. 2022).
     options: dict[str, Any] = {"dtype": torch.float16 if weights == "int8" else getattr(torch, weights)}
     try:
-        if weights == "int8":
-            from transformers import BitsAndBytesConfig
+        with require_extra("int8", "weights int8"):
+            if weights == "int8":
+                from transformers import BitsAndBytesConfig
 
-            options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
-        model = AutoModelForImageTextToText.from_pretrained(
-            name, trust_remote_code=False, use_safetensors=True, **options
-        )
-    except ImportError as error:
-        raise UserError(f"weights int8: {first_line(error)} (pip install 'babyvlm[int8]')") from error
+                options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+            processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+            model = AutoModelForImageTextToText.from_pretrained(
+                name, trust_remote_code=False, use_safetensors=True, **options
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{name}: transformers cannot load it ({first_line(error)})") from error
     if not isinstance(model, LlavaForConditionalGeneration):

@@ -100,7 +100,7 @@ def playroom(
         raise UserError(f"--num_workers {num_workers} is too few; give 1 or more")
     arguments = {"size": size, "seed": seed, "in_view": in_view, "world_version": WORLD_VERSION}
     if artifacts.is_complete(out, "playroom", arguments):
-        print(f"{out}: whole already, nothing to do")
+        print(f"{out}: already complete, skipping")
         return
     manifest: artifacts.Manifest = {"arguments": arguments, "sizes": asdict(SIZES[size]), "credit": CREDIT}
     with artifacts.create(out, "playroom", manifest) as partial_out:

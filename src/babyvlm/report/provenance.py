@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from babyvlm.curation.funnel_report import chain
+from babyvlm.curation.summarize import pipeline_funnels
 from babyvlm.errors import UserError
 from babyvlm.report.paper import model_of
 from babyvlm.report.runs import Row, Run
@@ -94,11 +94,11 @@ def funnel_stages(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[str]]
     present, missing = [], []
     for path in paths:
         try:
-            chain([path])
+            pipeline_funnels([path])
             present.append(path)
         except UserError:
             missing.append(str(path))
-    return (chain(present) if present else []), missing
+    return (pipeline_funnels(present) if present else []), missing
 
 
 def funnel_table(stages: Sequence[dict[str, Any]]) -> Table:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from babyvlm.curation.benchmark_images import benchmark_images
+from babyvlm.curation.benchmark_images import find_benchmark_images
 from babyvlm.curation.check_data.command import check_data
 from babyvlm.curation.ingest.frames import frames
 from babyvlm.curation.ingest.released import released
@@ -91,8 +91,11 @@ def test_benchmark_images_reads_linked_folders(tmp_path, draw_jpeg):
     (tmp_path / "scratch" / "a.jpg").write_bytes(draw_jpeg(1, 64))
     (tmp_path / "trials" / "ball").symlink_to(tmp_path / "scratch")
     (tmp_path / "trials" / "list.csv").write_text("image\nball/a.jpg\n")
-    for found in (benchmark_images([tmp_path / "trials/list.csv"]), benchmark_images([], [tmp_path / "trials"])):
+    for found in (
+        find_benchmark_images([tmp_path / "trials/list.csv"]),
+        find_benchmark_images([], [tmp_path / "trials"]),
+    ):
         assert [path.name for path in found] == ["a.jpg"]
     (tmp_path / "trials" / "list.csv").write_text("image\n../scratch/a.jpg\n")
     with pytest.raises(UserError, match=r"image \.\./scratch/a\.jpg leaves"):
-        benchmark_images([tmp_path / "trials/list.csv"])
+        find_benchmark_images([tmp_path / "trials/list.csv"])

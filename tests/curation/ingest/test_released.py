@@ -217,7 +217,7 @@ def test_released_leaves_out_damaged_images_with_reason(tmp_path, images, draw_j
         ({"a.json": "[" * 100_000}, "not readable as JSON"),
         ({"a.json": '{"data": 3}'}, "not a list of utterances"),
         ({"a.txt": ""}, r"contains no \.csv or \.json"),
-        ({"a.csv": "image,utterance\n"}, "nothing was left to write"),
+        ({"a.csv": "image,utterance\n"}, "no pair is left"),
     ],
 )
 def test_released_rejects_inconsistent_lists(tmp_path, images, lists, message):
@@ -337,7 +337,7 @@ def test_released_drops_video_with_shifted_numbers(tmp_path, images):
     write_transcript(tmp_path / "transcripts" / f"{VIDEO}.csv", ROWS)
     _, utterances = numbered_utterances(tmp_path / "transcripts" / f"{VIDEO}.csv")
     folder = write_frames(images, [one._replace(number=one.number + 1) for one in utterances])
-    with pytest.raises(UserError, match=r"nothing was left.*does not match the frames"):
+    with pytest.raises(UserError, match=r"no pair is left.*does not match the frames"):
         run_released(folder, tmp_path / "store", transcripts=tmp_path / "transcripts")
 
 

@@ -126,7 +126,7 @@ def test_a_call_goes_on_with_parts_of_another_one(tmp_path, capsys):
         run(tmp_path, [Act(2, "nothing"), Act(0, "nothing"), Act(1, "complain")], 1)
     assert (kept.stat().st_mtime_ns, pq.read_metadata(kept).num_rows) == before
     assert not (tmp_path / "store.parts" / ".123.half").exists()
-    assert "goes on, 1 of 3 parts" in capsys.readouterr().out
+    assert "resuming, 1 of 3 parts" in capsys.readouterr().out
 
 
 def test_no_process_outlives_the_one_that_started_it(tmp_path):

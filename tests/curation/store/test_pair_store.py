@@ -51,7 +51,7 @@ def test_extra_fields_and_equal_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "say"), [([], "nothing was left"), ([*rows(2), *rows(1)], "more than once")], ids=["empty", "twice"]
+    ("content", "say"), [([], "no pair is left"), ([*rows(2), *rows(1)], "more than once")], ids=["empty", "twice"]
 )
 def test_refused_and_absent(tmp_path, content, say):
     with pytest.raises(UserError, match=say):
@@ -95,7 +95,7 @@ def test_made_already_compares_the_arguments(tmp_path):
     assert not artifacts.is_complete(tmp_path / "store", "store", {"n": 1})
     write(tmp_path / "store", rows(2))
     assert artifacts.is_complete(tmp_path / "store", "store", {"n": 1})
-    with pytest.raises(UserError, match="made with other n; remove it"):
+    with pytest.raises(UserError, match="built with a different n"):
         artifacts.is_complete(tmp_path / "store", "store", {"n": 2})
 
 
@@ -115,7 +115,7 @@ def test_made_already_compares_the_arguments(tmp_path):
     [
         lambda store: store.columns("key"),
         lambda store: list(store.rows()),
-        lambda store: list(store.picked(np.arange(2))),
+        lambda store: list(store.take(np.arange(2))),
         lambda store: store.part(0, 256),
         lambda store: (store.extra_fields, store.lineage),
     ],
@@ -133,8 +133,8 @@ def test_a_manifest_that_was_changed_by_hand_is_told(tmp_path, name, value):
     path = tmp_path / "store" / "store.json"
     manifest = json.loads(path.read_text()) | {name: value}
     path.write_text(json.dumps({name: value for name, value in manifest.items() if value is not None}))
-    say = "its shards do not add up to its rows" if value else f"lacks {name}"
-    with pytest.raises(UserError, match=rf"store\.json: {say}; make the store again"):
+    say = "the rows of its shards do not add up" if value else f"lacks {name}"
+    with pytest.raises(UserError, match=rf"store\.json: {say}. Build the store again"):
         len(PairStore(tmp_path / "store"))
 
 

@@ -56,22 +56,22 @@ def bomb():
 def test_a_sound_store(tiny_store, capsys):
     store = tiny_store()
     for workers in (1, 2):
-        store_command("check", store=store.path, workers=workers)
-    store_command("check", store=store.path, images="false")
+        store_command("check", store=store.path, num_workers=workers)
+    store_command("check", store=store.path, decode_images="false")
     out = capsys.readouterr().out
-    assert out.count("sound. 6 pairs in 1 shards") == 3
-    assert out.count("images were not opened") == 1
+    assert out.count("valid. 6 pairs in 1 shards") == 3
+    assert out.count("images were not decoded") == 1
 
 
 DAMAGE = {
-    "bit": (lambda f: (f / "part-00000.parquet").open("r+b").write(b"PAR2"), "part-00000.parquet: has another checks"),
+    "bit": (lambda f: (f / "part-00000.parquet").open("r+b").write(b"PAR2"), "part-00000.parquet: its checksum"),
     "gone": (lambda f: (f / "part-00000.parquet").unlink(), "part-00000.parquet: is missing"),
-    "extra": (lambda f: (f / "part-00007.parquet").write_bytes(b""), "part-00007.parquet: is no part of the store"),
+    "extra": (lambda f: (f / "part-00007.parquet").write_bytes(b""), "part-00007.parquet: is not part of the store"),
     "image": (lambda f: rewrite_shard(f, with_cell("image", 3, b"no image")), r"row 3 \(key 'k00003'\): image cannot"),
-    "bomb": (lambda f: rewrite_shard(f, with_cell("image", 4, bomb())), r"row 4 \(key 'k00004'\): image cannot be ope"),
+    "bomb": (lambda f: rewrite_shard(f, with_cell("image", 4, bomb())), r"row 4 \(key 'k00004'\): image cannot be dec"),
     "null": (lambda f: rewrite_shard(f, with_cell("utterance", 1, None)), r"row 1 .*: utterance is null"),
     "split": (lambda f: rewrite_shard(f, with_cell("split", 5, "dev")), r"row 5 .*: split is 'dev'"),
-    "twice": (lambda f: rewrite_shard(f, with_cell("key", 5, "k00000")), "row 5: key 'k00000' came before"),
+    "twice": (lambda f: rewrite_shard(f, with_cell("key", 5, "k00000")), "row 5: key 'k00000' occurs more"),
     "torn": (
         lambda f: rewrite_shard(f, lambda t: with_cell("split", 1, "val")(with_cell("group", 1, "k00000")(t))),
         "row 1 .*: group 'k00000' is in two splits",
@@ -81,7 +81,7 @@ DAMAGE = {
     "type": (lambda f: rewrite_shard(f, lambda t: t.set_column(0, "key", pa.array(range(6)))), "schema key int64"),
     "parquet": (lambda f: [(f / "part-00000.parquet").write_bytes(b"PAR1 no"), rewrite_manifest(f)], "cannot be read"),
     "count": (lambda f: rewrite_manifest(f, rows=9), "do not add up"),
-    "columns": (lambda f: rewrite_manifest(f, columns=["key"]), "has also the columns group, image"),
+    "columns": (lambda f: rewrite_manifest(f, columns=["key"]), "lacks the columns group, image"),
 }
 
 
@@ -95,13 +95,13 @@ def rewrite_manifest(folder, **changes):
 def test_the_first_bad_shard_and_row_are_named(tiny_store, tmp_path, capsys, name):
     damage, say = DAMAGE[name]
     damage(tiny_store(path=tmp_path / "store").path)
-    assert re.search(say, fails(capsys, "check", store=tmp_path / "store", workers=1))
+    assert re.search(say, fails(capsys, "check", store=tmp_path / "store", num_workers=1))
 
 
 def test_the_bar_ends_before_the_error_is_told(tiny_store, tmp_path, capsys):
     rewrite_shard(tiny_store(path=tmp_path / "store").path, with_cell("split", 5, "dev"))
     with pytest.raises(SystemExit):
-        store_command("check", store=tmp_path / "store", workers=1)
+        store_command("check", store=tmp_path / "store", num_workers=1)
     told = capsys.readouterr().err
     assert -1 < told.find("checking") < told.find("error: ")
 
@@ -111,11 +111,13 @@ def test_what_clashes_between_shards(tmp_path, capsys, draw_jpeg):
     rows = [row | {"key": f"k{n:05}", "group": f"g{n}", "split": "train"} for n in range(4100)]
     write_store(tmp_path / "store", rows, arguments={}, funnel=Funnel("x"), licensed=False)
     changes = [with_cell("key", 2, "k00007"), with_cell("group", 3, "g8")]
-    for change, say in zip(changes, ("row 2: key 'k00007' came before", "'g8' is in two splits"), strict=True):
+    for change, say in zip(
+        changes, ("row 2: key 'k00007' occurs more than once", "'g8' is in two splits"), strict=True
+    ):
         before = (tmp_path / "store/part-00001.parquet").read_bytes()
         change_both = (lambda t, c=change: with_cell("split", 3, "val")(c(t))) if "splits" in say else change
         rewrite_shard(tmp_path / "store", change_both, "part-00001.parquet")
-        line = fails(capsys, "check", store=tmp_path / "store", images="false")
+        line = fails(capsys, "check", store=tmp_path / "store", decode_images="false")
         assert "part-00001.parquet" in line
         assert say in line
         (tmp_path / "store/part-00001.parquet").write_bytes(before)
@@ -141,7 +143,7 @@ def test_info_counts_and_leads_back(tiny_store, tmp_path, capsys):
     store_command("info", store=tmp_path / "second")
     out = capsys.readouterr().out
     assert "6 pairs" in out.splitlines()[0]
-    assert "licensed: may not leave" in out.splitlines()[0]
+    assert "licensed: must not leave" in out.splitlines()[0]
     table = [re.findall(r"\w+", line) for line in out.splitlines() if line.startswith("│")]
     assert table == [
         ["tiny", "test", "1", "1"],
@@ -150,29 +152,29 @@ def test_info_counts_and_leads_back(tiny_store, tmp_path, capsys):
         ["all", "all", "6", "4"],
     ]
     assert "3  too dull" in out
-    assert "raw files of tiny: 2, a.tar to b.tar; a key is SOURCE/ARCHIVE/NAME" in out
+    assert "raw files of tiny: 2, a.tar to b.tar; format of a key: SOURCE/ARCHIVE/NAME" in out
     assert [line.split()[2][:12] for line in out.splitlines() if line.startswith("- ")][1] == first.fingerprint[:12]
 
 
 def test_head_and_sample_show_rows_without_images(tiny_store, tmp_path, capsys):
     store = tiny_store(["plain", "two\nlines \x1b[31mred", "[bold]markup[/bold]", "<script>alert(1)</script>"])
-    store_command("head", store=store.path, rows=3)
+    store_command("head", store=store.path, num_pairs=3)
     out = capsys.readouterr().out
     assert "plain" in out
     assert "\x1b[31m" not in out
     assert "[bold]" in out
     assert "k00003" not in out
-    store_command("sample", store=store.path, rows=2, seed=1)
+    store_command("sample", store=store.path, num_pairs=2, seed=1)
     first = capsys.readouterr().out
-    store_command("sample", store=store.path, rows=2, seed=1)
+    store_command("sample", store=store.path, num_pairs=2, seed=1)
     assert first == capsys.readouterr().out
-    assert "--rows 0" in fails(capsys, "head", store=store.path, rows=0)
+    assert "--num_pairs 0" in fails(capsys, "head", store=store.path, num_pairs=0)
 
 
 @pytest.mark.parametrize("licensed", [True, False])
 def test_a_sample_page_is_self_contained_and_escaped(tiny_store, tmp_path, draw_jpeg, licensed):
     store = tiny_store(["<script>alert(1)</script>", "a & b"], licensed=licensed)
-    store_command("sample", store=store.path, rows=9, out=tmp_path / "page.html")
+    store_command("sample", store=store.path, num_pairs=9, out=tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "<script" not in page
     assert "&lt;script&gt;" in page

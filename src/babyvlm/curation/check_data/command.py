@@ -18,8 +18,7 @@ from babyvlm.curation.check_data.requirements import EMBED_RATE, KEPT_BY_FILTER,
 from babyvlm.curation.check_data.trials import check_trials
 from babyvlm.curation.check_data.web import check_web_source
 from babyvlm.curation.ingest.profiles import find_profile
-from babyvlm.curation.options import at_least
-from babyvlm.errors import UserError
+from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.files import as_list
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or 
 
 
 def _check_options(max_frames: int, num_workers: int, min_fraction: float, embed_rate: float) -> None:
-    at_least(1, max_frames=max_frames, num_workers=num_workers)
+    require_at_least(1, max_frames=max_frames, num_workers=num_workers)
     if not 0 <= min_fraction <= 1:
         raise UserError(f"--min_fraction {min_fraction}: must be between 0 and 1")
     if not 0 < embed_rate < inf:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from babyvlm.curation.benchmark_images import absent_images
+from babyvlm.curation.benchmark_images import missing_images
 from babyvlm.curation.check_data.findings import Findings
 from babyvlm.errors import UserError
 from babyvlm.io.tables import open_csv
@@ -45,7 +45,7 @@ def check_trials(folder: Path, image_root: Path | None = None) -> Findings:
         if items != expected_items:
             findings.notes.append(f"{path}: {items:,} items; the authors' list has {expected_items:,}")
         try:
-            absent_images(path, [row["image"] for row in rows], image_root or folder, where="--image_root")
+            missing_images(path, [row["image"] for row in rows], image_root or folder, root_option="--image_root")
         except UserError as error:
             findings.missing.append(str(error))
     return findings

@@ -23,10 +23,9 @@ from babyvlm.curation.ingest.transcripts import (
     read_transcript,
 )
 from babyvlm.curation.ingest.video import VideoError, crop_frame, encode_jpeg, frames_at
-from babyvlm.curation.options import at_least
 from babyvlm.curation.store.chunked_writer import Log, UnusableInputError, store_from_parts
 from babyvlm.curation.store.pair_store import split_of
-from babyvlm.errors import UserError
+from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.artifacts import one_at_a_time
 from babyvlm.io.files import combine_hashes, files_below, fingerprint_files, require_outside
 
@@ -80,7 +79,7 @@ def frames(
             shared.
     """
     rules = find_profile(profile)
-    at_least(1, image_size=image_size, max_frames=max_frames, num_workers=num_workers)
+    require_at_least(1, image_size=image_size, max_frames=max_frames, num_workers=num_workers)
     if image_size > MAX_IMAGE_SIZE:
         raise UserError(f"--image_size {image_size}: must be at most {MAX_IMAGE_SIZE}")
     require_outside(out, videos, transcripts)

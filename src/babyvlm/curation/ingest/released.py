@@ -12,10 +12,9 @@ from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.caption_lists import CaptionedImages, read_caption_lists, read_frame_transcripts
 from babyvlm.curation.ingest.image_validation import MAX_BYTES, InvalidSampleError, validate_image
 from babyvlm.curation.ingest.transcripts import find_transcripts
-from babyvlm.curation.options import at_least
 from babyvlm.curation.store.chunked_writer import Log, store_from_parts
 from babyvlm.curation.store.pair_store import split_of
-from babyvlm.errors import UserError
+from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.artifacts import one_at_a_time
 from babyvlm.io.files import as_list, combine_hashes, file_size, files_below, join_inside, require_outside
 
@@ -66,8 +65,8 @@ def released(
     """
     if (captions is None) == (transcripts is None):
         raise UserError("pass either --captions or --transcripts, so that each image has an utterance")
-    at_least(0, image_size=image_size)
-    at_least(1, num_workers=num_workers)
+    require_at_least(0, image_size=image_size)
+    require_at_least(1, num_workers=num_workers)
     require_outside(out, frames)
     sizes = {path.relative_to(frames).as_posix(): file_size(path) for path in files_below(frames, IMAGE_SUFFIXES)}
     if not sizes:

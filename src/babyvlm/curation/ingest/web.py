@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
 from babyvlm.curation.ingest.web_corpora.sources import Source, find_source
-from babyvlm.curation.options import at_least
 from babyvlm.curation.store.chunked_writer import Log, store_from_parts
 from babyvlm.curation.store.pair_store import split_of
-from babyvlm.errors import UserError
+from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.artifacts import one_at_a_time
 from babyvlm.io.files import fingerprint_files, require_outside
 
@@ -61,8 +60,8 @@ def web(
         num_workers: number of processes; each reads one archive or a few thousand samples at a time.
         licensed: mark the store so that its images never leave this machine.
     """
-    at_least(0, image_size=image_size, expected_count=expected_count)
-    at_least(1, num_workers=num_workers)
+    require_at_least(0, image_size=image_size, expected_count=expected_count)
+    require_at_least(1, num_workers=num_workers)
     if not 0 <= min_fraction <= 1:
         raise UserError(f"--min_fraction {min_fraction}: must be between 0 and 1")
     require_outside(out, *sources)

@@ -13,9 +13,8 @@ import pyarrow as pa
 from babyvlm.curation.embeddings import Embeddings, check_same_clip, embedded_rows
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.matching.match import Array, Matching, Method, match, match_greedily, match_randomly
-from babyvlm.curation.options import at_least
 from babyvlm.curation.store.pair_store import PairStore, write_rows, write_store
-from babyvlm.errors import UserError
+from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
 
 if TYPE_CHECKING:
@@ -60,8 +59,8 @@ def match_stores(
         batch_size: targets added to the matching at a time.
         seed: random seed of the order in which targets are added, and of `random`.
     """
-    at_least(0, seed=seed)
-    at_least(1, top_k=top_k, batch_size=batch_size)
+    require_at_least(0, seed=seed)
+    require_at_least(1, top_k=top_k, batch_size=batch_size)
     target_store, candidate_store = PairStore(targets), PairStore(candidates)
     target_vectors, candidate_vectors = Embeddings(target_embeddings), Embeddings(candidate_embeddings)
     check_same_clip(target_vectors, candidate_vectors)
@@ -130,8 +129,8 @@ def match_arrays(
         batch_size: targets added to the matching at a time.
         seed: random seed of the order in which targets are added, and of `random`.
     """
-    at_least(0, seed=seed)
-    at_least(1, top_k=top_k, batch_size=batch_size)
+    require_at_least(0, seed=seed)
+    require_at_least(1, top_k=top_k, batch_size=batch_size)
     target_rows, candidate_rows = _open_array(targets), _open_array(candidates)
     arguments = {
         "command": "match-arrays",
@@ -171,7 +170,7 @@ def sample_random(candidates: Path, like: Path, out: Path, seed: int = 0) -> Non
         out: pair store to create, in the order of `candidates`.
         seed: random seed of the sample.
     """
-    at_least(0, seed=seed)
+    require_at_least(0, seed=seed)
     candidate_store, size = PairStore(candidates), len(PairStore(like))
     arguments = {"command": "sample-random", "candidates": candidate_store.fingerprint, "rows": size, "seed": seed}
     if artifacts.is_complete(out, "store", arguments):
@@ -234,7 +233,7 @@ def _matched_rows(
     funnel.drop("not matched to a target", len(candidates) - len(target_keys))
     with tempfile.TemporaryFile() as images:
         rows = {}
-        for row, fields in candidates.picked(np.sort(matching.index)):
+        for row, fields in candidates.take(np.sort(matching.index)):
             image = fields.pop("image")
             rows[row] = fields, images.tell(), len(image)
             images.write(image)

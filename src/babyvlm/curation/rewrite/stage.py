@@ -16,6 +16,7 @@ from babyvlm.curation.rewrite.rules.rewriter import ORIGINAL, RULES_VERSION, rew
 from babyvlm.curation.store.pair_store import PairStore, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
+from babyvlm.io.extras import require_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,10 +70,8 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
     if method == "rules":
         _rewrite_by_rules(store, out)
         return
-    try:
+    with require_extra("llm", "--method llm"):
         from babyvlm.curation.rewrite.llm.rewriter import RewriteOptions, print_estimate, rewrite_by_llm
-    except ImportError as error:
-        raise UserError(f"--method llm needs {error.name}. Install it with: pip install 'babyvlm[llm]'") from None
     options = RewriteOptions(
         model,
         base_url,

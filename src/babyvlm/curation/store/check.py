@@ -1,8 +1,8 @@
-"""Check a pair store to the last pixel."""
+"""The command ``store check``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,106 +12,95 @@ from rich.console import Console
 from rich.progress import Progress
 
 from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, PairStore
-from babyvlm.errors import UserError
+from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
 from babyvlm.io.images import BrokenImageError, open_rgb
 from babyvlm.io.processes import process_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 SPLITS = {"train", "val", "test"}
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """What one shard says of its rows; ``problem`` is empty if it is sound."""
+@dataclass
+class _ShardReport:
+    """The keys and groups of a shard, and the first problem in it; ``problem`` is empty if there is none."""
 
-    keys: list[str]
-    split_of: dict[str, str]
-    problem: str
+    problem: str = ""
+    keys: list[str] = field(default_factory=list)
+    split_of: dict[str, str] = field(default_factory=dict)
 
 
-def check(store: Path, images: bool = True, workers: int = 2) -> None:
-    """Check a store: every checksum, schema and row, that keys are unique, and that every image can be opened.
+def check(store: Path, decode_images: bool = True, num_workers: int = 2) -> None:
+    """Check a store: all checksums, schemas and rows, that keys are unique, and that every image can be decoded.
 
-    Ends with exit code 2 and the first bad shard and row, if there is one.
+    Exits with status 2 and names the first invalid shard and row, if there is one.
 
     For example:
         python -m babyvlm store check --store stores/frames
 
     Args:
         store: pair store.
-        images: decode every image; without it only the tables are checked, which takes seconds.
-        workers: processes, each at one shard.
+        decode_images: decode every image; without it only the tables are checked, which takes seconds.
+        num_workers: processes; each checks one shard at a time.
     """
-    if workers < 1:
-        raise UserError(f"--workers {workers}: must be at least 1")
+    require_at_least(1, num_workers=num_workers)
     source = PairStore(store)
     shards = source.manifest["shards"]
-    _check_files(source)
-    keys: set[str] = set()
-    splits: dict[str, str] = {}
-    check_one = partial(_check_shard, source.path, source.manifest["columns"], images)
-    # A bar in a block of its own ends before an error is told; that of `track` lives as long as its generator.
-    with Progress(console=Console(stderr=True)) as bar, process_pool(workers, [__name__]) as run:
-        checked = bar.track(run(check_one, shards), total=len(shards), description="checking")
-        for shard, found in zip(shards, checked, strict=True):
-            problem = found.problem or _clash(found, keys, splits)
-            if problem:
-                raise UserError(f"{source.path / shard['file']}: {problem}; make the store again")
-            keys.update(found.keys)
-            splits |= found.split_of
-    opened = "every image opens" if images else "images were not opened"
-    print(
-        f"{store}: sound. {len(keys):,} pairs in {len(shards)} shards: checksums, schema and keys are right, {opened}"
-    )
-
-
-def _check_files(source: PairStore) -> None:
-    manifest = source.manifest
-    if not set(FIELDS) <= set(manifest["columns"]):
-        missing = ", ".join(sorted(set(FIELDS) - set(manifest["columns"])))
-        raise UserError(f"{source.path}/store.json: a pair store has also the columns {missing}; make the store again")
+    missing = ", ".join(sorted(set(FIELDS) - set(source.manifest["columns"])))
+    if missing:
+        raise UserError(f"{source.path}/store.json: lacks the columns {missing}. Build the store again")
     unlisted = sorted({file.name for file in source.path.glob("*.parquet")} - {file.name for file in source.files})
     if unlisted:
-        raise UserError(f"{source.path / unlisted[0]}: is no part of the store; remove it")
+        raise UserError(f"{source.path / unlisted[0]}: is not part of the store. Delete it")
+    keys: set[str] = set()
+    split_of: dict[str, str] = {}
+    check_one = partial(_check_shard, source.path, source.manifest["columns"], decode_images)
+    # The bar has a block of its own, so that it ends before an error is printed.
+    with Progress(console=Console(stderr=True)) as bar, process_pool(num_workers, [__name__]) as run:
+        reports = bar.track(run(check_one, shards), total=len(shards), description="checking")
+        for shard, report in zip(shards, reports, strict=True):
+            problem = report.problem or _conflict(report, keys, split_of)
+            if problem:
+                raise UserError(f"{source.path / shard['file']}: {problem}. Build the store again")
+            keys.update(report.keys)
+            split_of |= report.split_of
+    decoded = "all images can be decoded" if decode_images else "images were not decoded"
+    count = f"{len(keys):,} pairs in {len(shards)} shards"
+    print(f"{store}: valid. {count}; checksums, schema and keys are correct, {decoded}")
 
 
-def _check_shard(folder: Path, columns: list[str], images: bool, shard: Mapping[str, Any]) -> _Shard:
+def _check_shard(folder: Path, columns: list[str], decode_images: bool, shard: Mapping[str, Any]) -> _ShardReport:
     path = folder / shard["file"]
     if not path.is_file():
-        return _Shard([], {}, "is missing")
+        return _ShardReport("is missing")
     if artifacts.sha256_file(path) != shard["sha256"]:
-        return _Shard([], {}, "has another checksum than store.json says: it was changed or damaged")
+        return _ShardReport("its checksum is not that of store.json: the file was changed or damaged")
     try:
-        return _check_table(pq.ParquetFile(path), columns, images, shard["rows"])
+        return _check_table(pq.ParquetFile(path), columns, decode_images, shard["rows"])
     except (OSError, pa.ArrowException) as error:
-        return _Shard([], {}, f"cannot be read as Parquet ({error})")
+        return _ShardReport(f"cannot be read as Parquet ({error})")
 
 
-def _check_table(file: pq.ParquetFile, columns: list[str], images: bool, rows: int) -> _Shard:
+def _check_table(file: pq.ParquetFile, columns: list[str], decode_images: bool, rows: int) -> _ShardReport:
     schema = file.schema_arrow
     if schema.names != columns or any(schema.field(name).type != kind for name, kind in FIELDS.items()):
-        return _Shard([], {}, f"has the schema {', '.join(f'{field.name} {field.type}' for field in schema)}")
+        return _ShardReport(f"has the schema {', '.join(f'{column.name} {column.type}' for column in schema)}")
     if file.metadata.num_rows != rows:
-        return _Shard([], {}, f"has {file.metadata.num_rows} rows, store.json says {rows}")
-    keys: list[str] = []
-    split_of: dict[str, str] = {}
-    wanted = columns if images else [name for name in columns if name != "image"]
-    for row in _rows(file, wanted):
-        problem = _problem(row, split_of)
-        if problem:
-            return _Shard(keys, split_of, f"row {len(keys)} (key {row['key']!r}): {problem}")
-        keys.append(row["key"])
-        split_of[row["group"]] = row["split"]
-    return _Shard(keys, split_of, "")
-
-
-def _rows(file: pq.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:
-    for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=columns):
-        yield from batch.to_pylist()
+        return _ShardReport(f"has {file.metadata.num_rows} rows, store.json says {rows}")
+    report = _ShardReport()
+    read = columns if decode_images else [name for name in columns if name != "image"]
+    for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=read):
+        for row in batch.to_pylist():
+            problem = _problem(row, report.split_of)
+            if problem:
+                report.problem = f"row {len(report.keys)} (key {row['key']!r}): {problem}"
+                return report
+            report.keys.append(row["key"])
+            report.split_of[row["group"]] = row["split"]
+    return report
 
 
 def _problem(row: Mapping[str, Any], split_of: Mapping[str, str]) -> str:
@@ -126,16 +115,16 @@ def _problem(row: Mapping[str, Any], split_of: Mapping[str, str]) -> str:
         if "image" in row:
             open_rgb(row["image"])
     except BrokenImageError as error:
-        return f"image cannot be opened ({error})"
+        return f"image cannot be decoded ({error})"
     return ""
 
 
-def _clash(shard: _Shard, keys: set[str], splits: Mapping[str, str]) -> str:
-    """What is wrong only beside the shards before."""
+def _conflict(report: _ShardReport, keys: set[str], split_of: Mapping[str, str]) -> str:
+    """Return the problem that a shard has only together with the shards before it."""
     seen: set[str] = set()
-    for row, key in enumerate(shard.keys):
+    for row, key in enumerate(report.keys):
         if key in keys or key in seen:
-            return f"row {row}: key {key!r} came before"
+            return f"row {row}: key {key!r} occurs more than once"
         seen.add(key)
-    torn = next((group for group, split in shard.split_of.items() if splits.get(group, split) != split), None)
-    return "" if torn is None else f"group {torn!r} is in two splits"
+    split = next((group for group, split in report.split_of.items() if split_of.get(group, split) != split), None)
+    return "" if split is None else f"group {split!r} is in two splits"

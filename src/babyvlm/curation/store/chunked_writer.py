@@ -1,8 +1,8 @@
-"""Stores made in parts, each committed once, so that a stage that was killed goes on where it was.
+"""Write a store in parts, so that a stage that was killed resumes where it stopped.
 
-Half a terabyte of video takes days. A part is what becomes of one input (a video, a chunk of a list); it is a Parquet
-file in ``<store>.parts``, renamed in when it is whole, and named by a hash of all that it is a function of. A later
-call makes only the parts that are missing, then puts the store together and removes them.
+Half a terabyte of video takes days. A part holds what one input contributes (a video, a chunk of a list). It is a
+Parquet file in ``<store>.parts``, renamed into place when it is complete, and named by a hash of everything that
+determines it. A later call builds only the parts that are missing, then assembles the store.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rich.progress import track
 
 from babyvlm import __version__
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, PairStore, write_store
+from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, PairStore, write_pairs
 from babyvlm.io import artifacts
 from babyvlm.io.files import write_csv
 from babyvlm.io.processes import run_in_processes
@@ -37,7 +37,13 @@ SCHEMA = pa.schema(list(FIELDS.items()))
 
 @dataclass
 class Log:
-    """What became of a part's inputs: counts for the funnel, lines for the stage's list, and what to tell at once."""
+    """What became of the inputs of a part.
+
+    Attributes:
+        funnel: counts.
+        lines: rows of the stage's list of inputs.
+        warnings: messages to print.
+    """
 
     funnel: Funnel = field(default_factory=lambda: Funnel("part"))
     lines: list[list[str]] = field(default_factory=list)
@@ -45,34 +51,96 @@ class Log:
 
 
 class UnusableInputError(Exception):
-    """An input that cannot serve as a whole; the message is the reason the funnel shows."""
+    """An input contributes nothing; the message is the reason that the funnel shows."""
 
 
 class Part(Protocol):
-    """One input of a stage. Crosses to another process, so it must be picklable."""
+    """One input of a stage. It is sent to another process, so it must be picklable."""
 
     @property
     def arguments(self) -> Mapping[str, Any]:
-        """All that the rows are a function of, as JSON."""
+        """Everything that determines the rows, as JSON."""
         ...
 
     def rows(self, log: Log) -> Iterator[dict[str, Any]]:
-        """The store's rows, counted in ``log``.
+        """Yield rows of the store, and count them in ``log``.
 
         Raises:
-            UnusableInputError: the input cannot serve; what was yielded and logged before does not count.
+            UnusableInputError: the input cannot be used; what was yielded and logged before is discarded.
         """
         ...
 
     def record_failure(self, reason: str, log: Log) -> None:
-        """Log that there is no row, and why."""
+        """Log that the part has no row, and why."""
         ...
 
 
 def part_name(part: Part) -> str:
-    """File name of a part: a hash of what it is a function of, the code's version included."""
+    """Return the file name of a part: a hash of what determines it, including the version of the code."""
     text = json.dumps({"code_version": __version__, **part.arguments}, sort_keys=True)
     return f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.parquet"
+
+
+def parts_folder(out: Path) -> Path:
+    """Return the folder of the parts of a store; a stage passes it as ``Artifact.state``."""
+    return out.with_name(f"{out.name}.parts")
+
+
+def write_parts(
+    folder: Path,
+    parts: Sequence[Part],
+    *,
+    funnel: Funnel,
+    raw: Mapping[str, Any],
+    licensed: bool,
+    num_workers: int,
+    input_list: Path,
+    heading: Sequence[str],
+    check: Callable[[], None] | None = None,
+) -> artifacts.Manifest:
+    """Build the parts that are missing in several processes, then write all of them, in order, as a store.
+
+    Args:
+        folder: the folder that the stage received.
+        parts: in the order of their rows.
+        funnel: receives the counts of all parts.
+        raw: the raw files and what a key means, see ``write_pairs``.
+        licensed: whether images and utterances must not leave the machine.
+        num_workers: processes; with 1 the work is done in this process, where a crash of a decoder ends the command.
+        input_list: CSV file to write the lines of all parts to.
+        heading: its columns.
+        check: called when everything is counted and listed; may raise to reject the store.
+
+    Returns:
+        The entries of ``store.json``, see ``write_pairs``.
+
+    Raises:
+        UserError: no row is left, or a key occurs twice.
+    """
+    out = folder.with_suffix("")  # without .partial
+    state = parts_folder(out)
+    state.mkdir(parents=True, exist_ok=True)
+    for unfinished in state.glob(".*"):  # left by a call that was killed
+        unfinished.unlink(missing_ok=True)
+    paths = [state / part_name(part) for part in parts]
+    missing = [(part, path) for part, path in zip(parts, paths, strict=True) if not path.exists()]
+    done = len(parts) - len(missing)
+    if done:
+        print(f"{out}: resuming, {done:,} of {len(parts):,} parts are complete")
+    built = run_in_processes(missing, _build_part, num_workers, {type(part).__module__ for part in parts})
+    for (part, path), crash in track(built, funnel.stage, len(parts), done, console=Console(stderr=True)):
+        if crash:
+            _write_failure(part, path, f"decoder crashed ({crash})")
+    lines: list[list[str]] = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for path in paths:
+            yield from _read_part(path, funnel, lines)
+        write_csv(input_list, [heading, *lines])
+        if check:
+            check()
+
+    return write_pairs(folder, rows(), funnel=funnel, licensed=licensed, raw=raw)
 
 
 def store_from_parts(
@@ -88,73 +156,31 @@ def store_from_parts(
     listed: Path | None = None,
     check: Callable[[], None] | None = None,
 ) -> PairStore | None:
-    """Make a store from parts: those that are missing first, in several processes; then all of them, in their order.
-
-    Args:
-        out: store to make.
-        parts: in the order of their rows.
-        funnel: takes the counts of all parts.
-        heading: columns of the list.
-        arguments: what the store is a function of.
-        raw: the raw files and what a key means, as for ``write_store``.
-        licensed: whether it may never leave the machine.
-        workers: processes; 1 works in this one, where a crash of a decoder is the end.
-        listed: CSV for the parts' lines; ``<out>.<stage>.csv`` if not given.
-        check: called when all is counted and listed; may raise to refuse the store.
-
-    Returns:
-        The store, or None if it was whole already.
-
-    Raises:
-        UserError: no row was left, or ``out`` was made from other arguments.
-    """
-    folder = out.with_name(f"{out.name}.parts")
+    """Build a store from parts without ``stage``. Superseded by ``write_parts``."""
     if artifacts.is_complete(out, "store", arguments):
-        shutil.rmtree(folder, ignore_errors=True)
-        print(f"{out}: whole already, nothing to do")
+        shutil.rmtree(parts_folder(out), ignore_errors=True)
+        print(f"{out}: already complete, skipping")
         return None
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*"):  # half a part, of a call that was killed
-        leftover.unlink(missing_ok=True)
-    paths = [folder / part_name(part) for part in parts]
-    missing = [(part, path) for part, path in zip(parts, paths, strict=True) if not path.exists()]
-    done = len(parts) - len(missing)
-    if done:
-        print(f"{out}: goes on, {done:,} of {len(parts):,} parts are made already")
-    committed = run_in_processes(missing, _commit, workers, {type(part).__module__ for part in parts})
-    for (part, path), crash in track(committed, funnel.stage, len(parts), done, console=Console(stderr=True)):
-        if crash:
-            _commit_spoiled(part, path, f"decoder crashed ({crash})")
-    lines: list[list[str]] = []
-    rows = (row for path in paths for row in _read(path, funnel, lines))
-    listed = listed or out.with_name(f"{out.name}.{funnel.stage}.csv")
-    store = write_store(
-        out,
-        _then_list(rows, listed, heading, lines, check),
-        arguments=arguments,
-        funnel=funnel,
-        licensed=licensed,
-        raw=raw,
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    return store
+    manifest: artifacts.Manifest = {"arguments": dict(arguments), "ancestors": {}}
+    with artifacts.create(out, "store", manifest) as folder:
+        manifest |= write_parts(
+            folder,
+            parts,
+            funnel=funnel,
+            raw=raw,
+            licensed=licensed,
+            num_workers=workers,
+            input_list=listed or out.with_name(f"{out.name}.{funnel.stage}.csv"),
+            heading=heading,
+            check=check,
+        )
+        manifest["funnel"] = funnel.as_dict()
+    shutil.rmtree(parts_folder(out), ignore_errors=True)
+    return PairStore(out)
 
 
-def _then_list(
-    rows: Iterator[dict[str, Any]],
-    path: Path,
-    heading: Sequence[str],
-    lines: list[list[str]],
-    check: Callable[[], None] | None,
-) -> Iterator[dict[str, Any]]:
-    yield from rows
-    write_csv(path, [heading, *lines])
-    if check:
-        check()
-
-
-def _read(path: Path, funnel: Funnel, lines: list[list[str]]) -> Iterator[dict[str, Any]]:
-    """The rows of a committed part; adds its log to ``funnel`` and ``lines``."""
+def _read_part(path: Path, funnel: Funnel, lines: list[list[str]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a complete part; add its log to ``funnel`` and ``lines``."""
     file = pq.ParquetFile(path)
     log = json.loads(file.metadata.metadata[b"log"])
     funnel.keep(log["kept"])
@@ -167,28 +193,27 @@ def _read(path: Path, funnel: Funnel, lines: list[list[str]]) -> Iterator[dict[s
         yield from batch.to_pylist()
 
 
-def _commit(task: tuple[Part, Path]) -> None:
-    """Make a part: written beside and renamed in."""
+def _build_part(task: tuple[Part, Path]) -> None:
     part, path = task
     log = Log()
     try:
-        _write(path, part.rows(log), log)
+        _write_part(path, part.rows(log), log)
     except UnusableInputError as error:
-        _commit_spoiled(part, path, str(error))
+        _write_failure(part, path, str(error))
 
 
-def _commit_spoiled(part: Part, path: Path, reason: str) -> None:
+def _write_failure(part: Part, path: Path, reason: str) -> None:
     log = Log()
     part.record_failure(reason, log)
-    _write(path, iter(()), log)
+    _write_part(path, iter(()), log)
 
 
-def _write(path: Path, rows: Iterator[dict[str, Any]], log: Log) -> None:
-    """Write rows as they come, a few hundred held at a time, and the log that is complete after the last."""
+def _write_part(path: Path, rows: Iterator[dict[str, Any]], log: Log) -> None:
+    """Write rows as they come, ``GROUP_ROWS`` in memory at a time, and then the log, which is complete by then."""
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     with pq.ParquetWriter(temporary, SCHEMA, compression="none") as writer:  # image bytes are compressed already
         while chunk := list(islice(rows, GROUP_ROWS)):
             writer.write_table(pa.Table.from_pylist(chunk, SCHEMA))
-        said = {"kept": log.funnel.kept, "dropped": log.funnel.dropped, "lines": log.lines, "warnings": log.warnings}
-        writer.add_key_value_metadata({"log": json.dumps(said, sort_keys=True)})
+        counts = {"kept": log.funnel.kept, "dropped": log.funnel.dropped, "lines": log.lines, "warnings": log.warnings}
+        writer.add_key_value_metadata({"log": json.dumps(counts, sort_keys=True)})
     temporary.replace(path)

@@ -1,35 +1,33 @@
-"""``python -m babyvlm store``: what is in a pair store, where it came from, and whether it is sound."""
+"""The commands ``store info``, ``store head`` and ``store sample``."""
 
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from babyvlm.curation.contact_sheet import Card, sheet
+from babyvlm.curation.contact_sheet import Card, contact_sheet
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.options import at_least
 from babyvlm.curation.store.pair_store import PairStore
+from babyvlm.errors import require_at_least
 from babyvlm.io.files import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
 
-    from babyvlm.io.artifacts import Manifest
-
-SHOWN_LETTERS = 60  # of a cell; longer ones are cut
-LONG_VALUE = 100  # letters of an argument that is told by its length alone
+MAX_CELL_LENGTH = 60
+MAX_ARGUMENT_LENGTH = 100
 
 
 def info(store: Path) -> None:
-    """Say what a store holds, by split and source, and what it was made from, back to the raw files.
+    """Print the contents of a store by split and source, and how it was built, back to the raw files.
 
     For example:
         python -m babyvlm store info --store stores/frames
@@ -40,15 +38,22 @@ def info(store: Path) -> None:
     source = PairStore(store)
     manifest = source.manifest
     size = sum(file.stat().st_size for file in source.files if file.is_file())
-    licence = "licensed: may not leave this machine" if source.licensed else "free to share"
-    print(f"{store}: {len(source):,} pairs, {size / 1e6:,.1f} MB in {len(source.files)} shards, {licence}")
+    license_note = "licensed: must not leave this machine" if source.licensed else "free to share"
+    print(f"{store}: {len(source):,} pairs, {size / 1e6:,.1f} MB in {len(source.files)} shards, {license_note}")
     print(f"schema {manifest['schema_version']}, written by babyvlm {manifest['code_version']}, {source.fingerprint}")
     print(f"columns: {', '.join(manifest['columns'])}\n")
     Console(width=100).print(_counts(source))
-    print("\nmade by, the last first:")
-    lineage = source.lineage
-    for fingerprint in reversed(lineage):
-        _print_step(fingerprint, lineage[fingerprint])
+    print("\nbuilt by (last stage first):")
+    for fingerprint, stage in reversed(source.lineage.items()):
+        rows = stage.get("rows", "?")
+        print(f"- {stage['kind']} {fingerprint[:12]}, {rows} rows, babyvlm {stage['code_version']}")
+        for name, value in stage["arguments"].items():
+            print(f"    {name}: {_shortened(str(value), MAX_ARGUMENT_LENGTH)}")
+        if "funnel" in stage:
+            print(textwrap.indent(str(Funnel.from_dict(stage["funnel"])), "    "))
+        for name, raw in stage.get("raw", {}).items():
+            files = raw["files"]
+            print(f"    raw files of {name}: {len(files)}, {files[0]} to {files[-1]}; format of a key: {raw['key']}")
 
 
 def _counts(source: PairStore) -> Table:
@@ -61,81 +66,63 @@ def _counts(source: PairStore) -> Table:
     return shown
 
 
-def _print_step(fingerprint: str, manifest: Manifest) -> None:
-    print(
-        f"- {manifest['kind']} {fingerprint[:12]}, {manifest.get('rows', '?')} rows, babyvlm {manifest['code_version']}"
-    )
-    for name, value in manifest["arguments"].items():
-        text = str(value)
-        print(f"    {name}: {text if len(text) <= LONG_VALUE else f'{text[:LONG_VALUE]}…'}")
-    if "funnel" in manifest:
-        print(textwrap.indent(str(Funnel.from_dict(manifest["funnel"])), "    "))
-    for source, raw in manifest.get("raw", {}).items():
-        files = raw["files"]
-        print(f"    raw files of {source}: {len(files)}, {files[0]} to {files[-1]}; a key is {raw['key']}")
-
-
-def head(store: Path, rows: int = 10) -> None:
-    """Show the first pairs of a store, without their images.
+def head(store: Path, num_pairs: int = 10) -> None:
+    """Print the first pairs of a store, without their images.
 
     For example:
-        python -m babyvlm store head --store stores/frames --rows 20
+        python -m babyvlm store head --store stores/frames --num_pairs 20
 
     Args:
         store: pair store.
-        rows: how many.
+        num_pairs: number of pairs.
     """
+    require_at_least(1, num_pairs=num_pairs)
     source = PairStore(store)
-    at_least(1, rows=rows)
-    _show(source, np.arange(min(rows, len(source))), None)
+    _show(source, np.arange(min(num_pairs, len(source))), None)
 
 
-def sample(store: Path, rows: int = 10, seed: int = 0, out: Path | None = None) -> None:
-    """Show random pairs of a store: a table, or a page with their images to look at on this machine.
+def sample(store: Path, num_pairs: int = 10, seed: int = 0, out: Path | None = None) -> None:
+    """Print random pairs of a store, or write a page that shows them with their images.
 
     For example:
         python -m babyvlm store sample --store stores/frames --out frames.html
 
     Args:
         store: pair store.
-        rows: how many.
-        seed: of the choice.
-        out: HTML file to write instead of the table.
+        num_pairs: number of pairs.
+        seed: random seed.
+        out: HTML file to write instead of printing a table.
     """
+    require_at_least(1, num_pairs=num_pairs)
+    require_at_least(0, seed=seed)
     source = PairStore(store)
-    at_least(1, rows=rows)
-    at_least(0, seed=seed)
-    chosen = np.random.default_rng(seed).choice(len(source), min(rows, len(source)), replace=False)
+    chosen = np.random.default_rng(seed).choice(len(source), min(num_pairs, len(source)), replace=False)
     _show(source, np.sort(chosen), out)
 
 
-def _show(source: PairStore, rows: npt.NDArray[np.int64], out: Path | None) -> None:
+def _show(source: PairStore, rows_M: npt.NDArray[np.int64], out: Path | None) -> None:
     names = [name for name in source.manifest["columns"] if name != "image"]
     if out is None:
-        Console().print(_table(names, source.columns(*names).take(rows).to_pylist()))
+        table = Table(*names)
+        for row in source.columns(*names).take(rows_M).to_pylist():
+            table.add_row(*(_printable(str(row[name])) for name in names))
+        Console().print(table)
         return
     cards = [
         Card(row["image"], row["utterance"], " · ".join(f"{name} {row[name]}" for name in names if name != "utterance"))
-        for _, row in source.picked(rows)
+        for _, row in source.take(rows_M)
     ]
     title = f"{len(cards)} of {len(source):,} pairs of {source.path.name}"
     with atomic_write(out) as file:
-        file.write(sheet(title, f"Store {source.fingerprint}.", {"": cards}, licensed=source.licensed))
+        file.write(contact_sheet(title, f"Store {source.fingerprint}.", {"": cards}, licensed=source.licensed))
     print(f"{out}: {title}")
 
 
-def _table(names: Sequence[str], rows: Iterable[dict[str, Any]]) -> Table:
-    table = Table(*names)
-    for row in rows:
-        cells = (str(row[name]).encode(errors="replace").decode() for name in names)
-        # Control characters could rewrite the terminal.
-        table.add_row(*(_plain(cell) for cell in cells))
-    return table
+def _printable(text: str) -> str:
+    """Return what a terminal can show safely: control characters could rewrite it."""
+    text = text.encode(errors="replace").decode()
+    return escape(_shortened("".join(letter if letter.isprintable() else "·" for letter in text), MAX_CELL_LENGTH))
 
 
-def _plain(text: str) -> str:
-    """What a terminal may show: no markup, no control characters, not too long."""
-    from rich.markup import escape
-
-    clean = "".join(letter if letter.isprintable() else "·" for letter in text)
-    return escape(clean if len(clean) <= SHOWN_LETTERS else clean[: SHOWN_LETTERS - 1] + "…")
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

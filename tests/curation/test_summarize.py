@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.funnel_report import chain, funnel
 from babyvlm.curation.plots import DROPPED, KEPT, draw_funnels
 from babyvlm.curation.store.pair_store import write_store
+from babyvlm.curation.summarize import pipeline_funnels, summarize
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 
@@ -42,7 +42,7 @@ def stores(tmp_path):
 def test_the_chain_is_found_from_its_ends_alone(stores, tmp_path):
     for name in ("frames", "web", "kept"):  # what a store was made from need not be there any more
         (stores[name].path / "store.json").rename(tmp_path / f"{name}.moved")
-    stages = chain([stores["aug"].path, stores["other"].path])
+    stages = pipeline_funnels([stores["aug"].path, stores["other"].path])
     assert [stage["name"] for stage in stages] == ["frames", "filter 1", "web", "match", "filter 2"]
     place = {stage["fingerprint"]: number for number, stage in enumerate(stages)}
     assert all(place[parent] < place[stage["fingerprint"]] for stage in stages for parent in stage["made_from"])
@@ -52,16 +52,16 @@ def test_the_chain_is_found_from_its_ends_alone(stores, tmp_path):
 
 
 def test_numbers_and_picture_are_written_and_printed(stores, tmp_path, capsys):
-    funnel([stores["aug"].path], tmp_path / "report")
+    summarize([stores["aug"].path], tmp_path / "report")
     numbers = json.loads((tmp_path / "report" / "funnel.json").read_text())
-    assert numbers["stages"] == chain([stores["aug"].path])
+    assert numbers["stages"] == pipeline_funnels([stores["aug"].path])
     assert sum(stage["in"] == stage["kept"] + sum(stage["dropped"].values()) for stage in numbers["stages"]) == 4
     out = capsys.readouterr().out
     assert "web: 14 pairs in, 9 kept (64.3%)" in out
-    funnel([stores["aug"].path], tmp_path / "report")
-    assert "nothing to do" in capsys.readouterr().out
+    summarize([stores["aug"].path], tmp_path / "report")
+    assert "already complete" in capsys.readouterr().out
     with pytest.raises(UserError, match="name at least one"):
-        funnel([], tmp_path / "none")
+        summarize([], tmp_path / "none")
     artifacts.read_manifest(tmp_path / "report", "report")
 
 

@@ -1,0 +1,139 @@
+"""The decorator that every command which builds an artifact shares."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Generator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import wraps
+from inspect import signature
+from pathlib import Path
+from typing import Any, ParamSpec, Protocol, TypeGuard
+
+from babyvlm.curation.funnel import Funnel
+from babyvlm.io import artifacts
+
+P = ParamSpec("P")
+
+
+class Input(Protocol):
+    """An artifact that a stage reads, such as a ``PairStore``."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of its contents."""
+        ...
+
+    @property
+    def lineage(self) -> dict[str, artifacts.Manifest]:
+        """The artifact and all that it was built from, by fingerprint."""
+        ...
+
+
+@dataclass
+class Artifact:
+    """What a stage builds: it identifies the result, so that a second call finds it complete.
+
+    Attributes:
+        kind: names the manifest, ``<kind>.json``.
+        arguments: everything that determines the contents, with the name of the command. A value may be an ``Input`` or
+            a list of them: its fingerprint is compared and its lineage recorded.
+        funnel: counts of what the stage keeps and drops; recorded and printed at the end.
+        manifest: further entries of the manifest. The stage may add entries while it builds.
+        ancestors: lineage of inputs that are not in ``arguments``.
+        resumable: keep the unfinished folder when the stage is interrupted. The stage finds in it what was left by a
+            call with the same arguments; what is needed only to resume belongs in its subfolder ``SCRATCH``.
+        state: a folder of the stage's own, needed only to resume; removed once the artifact is complete.
+        lock: hold the lock while building; False on all but one rank of a distributed stage.
+    """
+
+    kind: str
+    arguments: Mapping[str, Any]
+    funnel: Funnel | None = None
+    manifest: artifacts.Manifest = field(default_factory=dict)
+    ancestors: Mapping[str, artifacts.Manifest] = field(default_factory=dict)
+    resumable: bool = False
+    state: Path | None = None
+    lock: bool = True
+
+    def __post_init__(self) -> None:
+        ancestors = dict(self.ancestors)
+        for value in self.arguments.values():
+            for one in value if isinstance(value, list) else [value]:
+                if _is_input(one):
+                    ancestors |= one.lineage
+        self.arguments = {name: _fingerprints(value) for name, value in self.arguments.items()}
+        self.ancestors = ancestors
+
+
+Stage = Generator[Artifact, Path, str]
+
+
+def stage(function: Callable[P, Stage]) -> Callable[P, None]:
+    """Turn a generator into a command that builds the artifact ``out`` completely or not at all.
+
+    The function checks its options, opens its inputs and yields the ``Artifact`` once. If ``out`` is complete already,
+    it is stopped there. Otherwise it receives the folder to fill, and returns a summary of what it built. The command
+    holds the lock of ``out`` meanwhile, and prints the funnel and the summary.
+
+    For example:
+        @stage
+        def copy(store: Path, out: Path) -> Stage:
+            source = PairStore(store)
+            artifact = Artifact("store", {"command": "copy", "store": source}, Funnel("copy"))
+            folder = yield artifact
+            artifact.manifest |= write_pairs(folder, source.rows(), funnel=artifact.funnel, licensed=source.licensed)
+            return f"{len(source):,} pairs"
+
+    Raises:
+        UserError: by the command, if ``out`` exists and was built from other arguments.
+    """
+    parameters = signature(function)
+
+    @wraps(function)
+    def command(*args: P.args, **kwargs: P.kwargs) -> None:
+        out: Path = parameters.bind(*args, **kwargs).arguments["out"]
+        steps = function(*args, **kwargs)
+        artifact = next(steps)
+        # A complete artifact in a folder that cannot be written to is found all the same.
+        read_only = out.exists() and not os.access(out.parent, os.W_OK)
+        with artifacts.exclusive(out) if artifact.lock and not read_only else nullcontext():
+            if artifacts.is_complete(out, artifact.kind, artifact.arguments):
+                steps.close()
+                summary = "already complete, skipping"
+            else:
+                summary = _build(steps, artifact, out)
+            if artifact.state:
+                shutil.rmtree(artifact.state, ignore_errors=True)
+        print(f"{out}: {summary}")
+
+    return command
+
+
+def _build(steps: Stage, artifact: Artifact, out: Path) -> str:
+    manifest = artifact.manifest
+    manifest |= {"arguments": dict(artifact.arguments), "ancestors": dict(artifact.ancestors)}
+    with artifacts.create(out, artifact.kind, manifest, keep_partial=artifact.resumable) as folder:
+        try:
+            steps.send(folder)
+        except StopIteration as end:
+            summary = str(end.value)
+        else:
+            raise RuntimeError("a stage must yield exactly once")
+        if artifact.funnel:
+            manifest["funnel"] = artifact.funnel.as_dict()
+    if artifact.funnel:
+        print(artifact.funnel)
+    return summary
+
+
+def _fingerprints(value: object) -> object:
+    if isinstance(value, list):
+        return [_fingerprints(one) for one in value]
+    return value.fingerprint if _is_input(value) else value
+
+
+def _is_input(value: object) -> TypeGuard[Input]:
+    return hasattr(type(value), "lineage")  # not of the value itself, which would read it from disk

@@ -1,0 +1,35 @@
+"""Optional dependencies."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from babyvlm.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def require_extra(extra: str, feature: str) -> Iterator[None]:
+    """Report a missing optional package in one line. Put the imports that need it into the block.
+
+    >>> with require_extra("llm", "--method llm"):
+    ...     import json
+
+    Args:
+        extra: the extra of ``pyproject.toml`` that installs the package.
+        feature: what needs it, as the user asked for it: an option, a command or a class.
+
+    Raises:
+        UserError: a package of the extra is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "babyvlm":  # a mistake in this package, not a missing one
+            raise
+        missing = f"needs {package}" if package else f"cannot be used: {first_line(error)}"
+        raise UserError(f"{feature} {missing.rstrip('.')}. Install it with: pip install 'babyvlm[{extra}]'") from error
