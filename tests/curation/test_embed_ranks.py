@@ -33,6 +33,7 @@ CONFIG = {
 def clip(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {}}))
+    torch.set_num_threads(1)  # before the first operation: a forked process must not inherit OpenMP threads
     torch.manual_seed(0)
     safetensors.torch.save_file(open_clip.CLIP(**CONFIG).state_dict(), folder / "open_clip_model.safetensors")
     return f"local-dir:{folder}"
