@@ -257,7 +257,7 @@ def test_images_that_are_not_there_are_all_named(root, tmp_path):
     with pytest.raises(UserError, match=r"l\.csv: every item lacks an image"):
         with_images(lists, root, tmp_path / "l.csv", allow_missing=True)
     with pytest.raises(
-        UserError, match=r"l\.csv: none of its 2 images is in .*; say where they are \(images: FOLDER\)"
+        UserError, match=r"l\.csv: none of its 2 images is in .*\. Set their folder with images: FOLDER"
     ):
         with_images(trial_of("no1.png", "no2.png"), root, tmp_path / "l.csv", allow_missing=True)
 

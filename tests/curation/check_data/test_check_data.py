@@ -202,7 +202,7 @@ def test_check_data_finds_benchmark_images_below_image_root(world, tmp_path, cap
         shutil.copy(path, lists)
     code, out, _ = check(capsys, "--trials", lists)
     assert code == 2
-    assert out.count("say where they are (--image_root FOLDER)") == len(TRIALS)
+    assert out.count("Set their folder with --image_root FOLDER") == len(TRIALS)
     assert check(capsys, "--trials", lists, "--image_root", world / "trials")[0] == 0
 
 

@@ -101,10 +101,10 @@ def test_match_stores_is_deterministic(world, tmp_path, method):
 def test_match_stores_rejects_incompatible_inputs(world, tmp_path):
     paths, targets, _ = world
     other = make_embeddings(tmp_path / "other", ["t0"], targets[:1])
-    with pytest.raises(UserError, match="no embedding of 5 of the 6 pairs"):
+    with pytest.raises(UserError, match="lacks 5 of the 6 pairs"):
         match_stores(**paths | {"target_embeddings": other}, out=tmp_path / "x")
     other = make_embeddings(tmp_path / "vit", ["t0"], targets[:1], clip="ViT-L-14/openai")
-    with pytest.raises(UserError, match="embed both with the same model"):
+    with pytest.raises(UserError, match="Embed both with the same model"):
         match_stores(**paths | {"target_embeddings": other}, out=tmp_path / "x")
     swapped = {
         "targets": paths["candidates"],
