@@ -24,8 +24,8 @@ from babyvlm.benchmarks.results import world_of
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.images import open_rgb
-from babyvlm.playroom.draw import jpeg
-from babyvlm.playroom.web import studio
+from babyvlm.playroom.draw import encode_jpeg
+from babyvlm.playroom.web import draw_studio_image
 
 PHRASES = ["red ball", "blue ball", "wash cup", "fill cup", "big dog", "blue whatnot"]
 # Each phrase is as often the negative as the positive among the first five; the last has no mirror.
@@ -52,8 +52,8 @@ def make_items(folder, licensed=False):
         (partial / "images").mkdir()
         items = []
         for n, (positive, negative, word_class) in enumerate(PAIRS):
-            picture = studio(Random(n), _topic(PHRASES[positive]))
-            (partial / f"images/{n}.jpg").write_bytes(jpeg(picture))
+            picture = draw_studio_image(Random(n), _topic(PHRASES[positive]))
+            (partial / f"images/{n}.jpg").write_bytes(encode_jpeg(picture))
             items.append(Item(f"p{n}", f"images/{n}.jpg", PHRASES[positive], PHRASES[negative], word_class))
         manifest["sha256"] = write_items(partial, items)
     return Items(folder)
@@ -149,7 +149,7 @@ def picture_of(prompt):
     """A server's answer: the phrase in the prompt, drawn."""
     phrase = " ".join(prompt.split()[-2:])
     content = io.BytesIO()
-    studio(Random(0), _topic(phrase) or _topic("red ball")).save(content, "PNG")
+    draw_studio_image(Random(0), _topic(phrase) or _topic("red ball")).save(content, "PNG")
     return {"created": 1, "data": [{"b64_json": base64.b64encode(content.getvalue()).decode()}]}
 
 

@@ -1,4 +1,4 @@
-"""Playroom: what it draws, what it says, and the files it writes."""
+"""Test Playroom: its images, its text, and the files that it writes."""
 
 import csv
 import hashlib
@@ -20,7 +20,7 @@ from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.playroom import camera, draw, home, language, trials, world
 from babyvlm.playroom.make import SIZES, playroom, tree_checksum
-from babyvlm.playroom.web import studio
+from babyvlm.playroom.web import draw_studio_image
 
 TINY = SIZES["tiny"]
 
@@ -42,20 +42,20 @@ def tar_members(path):
         return {member.name: tar.extractfile(member).read() for member in tar}
 
 
-def test_same_bytes_whatever_the_number_of_workers(room, tmp_path):
+def test_playroom_is_independent_of_workers(room, tmp_path):
     playroom(tmp_path / "again", "tiny", num_workers=2)
     assert tree_checksum(tmp_path / "again") == tree_checksum(room)
 
 
-def test_another_seed_is_another_world_in_every_part(room, tmp_path):
+def test_playroom_seed_changes_every_part(room, tmp_path):
     playroom(tmp_path / "other", "tiny", seed=1, num_workers=1)
-    ours = artifacts.read_manifest(room, "playroom")["checksums"]
-    theirs = artifacts.read_manifest(tmp_path / "other", "playroom")["checksums"]
-    assert ours.keys() == theirs.keys() == {"home", "web", "clean", "trials", "truth.csv"}
-    assert not any(ours[part] == theirs[part] for part in ours)
+    first = artifacts.read_manifest(room, "playroom")["checksums"]
+    second = artifacts.read_manifest(tmp_path / "other", "playroom")["checksums"]
+    assert first.keys() == second.keys() == {"home", "web", "clean", "trials", "truth.csv"}
+    assert not any(first[part] == second[part] for part in first)
 
 
-def test_manifest_says_what_was_made_and_credits_the_pictures(room):
+def test_playroom_manifest_has_counts_and_credit(room):
     manifest = artifacts.read_manifest(room, "playroom")
     assert manifest["arguments"]["world_version"] == world.WORLD_VERSION
     assert manifest["credit"] == "OpenMoji, CC BY-SA 4.0"
@@ -63,7 +63,7 @@ def test_manifest_says_what_was_made_and_credits_the_pictures(room):
     assert manifest["checksums"]["clean"] == tree_checksum(room / "clean")
 
 
-def test_made_already_is_left_alone_and_other_arguments_are_refused(room, capsys):
+def test_playroom_skips_complete_world_and_rejects_other_seed(room, capsys):
     before = (room / "truth.csv").stat().st_mtime_ns
     playroom(room, "tiny", num_workers=1)
     assert "already complete" in capsys.readouterr().out
@@ -73,33 +73,33 @@ def test_made_already_is_left_alone_and_other_arguments_are_refused(room, capsys
 
 
 @pytest.mark.parametrize(("given", "message"), [({"in_view": 0.9}, "in_view"), ({"num_workers": 0}, "num_workers")])
-def test_bad_values_are_refused_before_anything_is_made(tmp_path, given, message):
+def test_playroom_rejects_wrong_options(tmp_path, given, message):
     with pytest.raises(UserError, match=message):
         playroom(tmp_path / "out", "tiny", **given)
     assert not list(tmp_path.iterdir())
 
 
-def test_every_glyph_draws_something_of_its_own():
+def test_glyph_image_draws_every_glyph():
     glyphs = [thing.glyph for thing in world.things()] + list(draw.MARKS.values())
-    missing = draw.glyph_image("\U0001fffd").tobytes()  # a code point that no font has
+    missing = draw.glyph_image("\U0001fffd").tobytes()  # a code point that is in no font
     pictures = {glyph: draw.glyph_image(glyph) for glyph in glyphs}
     assert not [glyph for glyph, picture in pictures.items() if picture.tobytes() == missing]
     assert not [glyph for glyph, picture in pictures.items() if np.asarray(picture)[..., 3].mean() < 8]
     assert len({picture.tobytes() for picture in pictures.values()}) == len(set(glyphs))
 
 
-def test_a_glyph_the_font_lacks_is_an_error():
-    with pytest.raises(ValueError, match="draws nothing"):
+def test_glyph_image_rejects_unknown_glyph():
+    with pytest.raises(ValueError, match="has no glyph"):
         draw.glyph_image(" ")
 
 
-def test_colour_words_can_be_seen_on_everything_that_is_tinted():
+def test_tint_glyph_colors_are_distinguishable():
     for thing in world.home_things():
         if not thing.tint:
             continue
         means = {}
         for name, colour in world.COLOURS.items():
-            pixels = np.asarray(draw.tinted(thing.glyph, colour)).reshape(-1, 4).astype(float)
+            pixels = np.asarray(draw.tint_glyph(thing.glyph, colour)).reshape(-1, 4).astype(float)
             seen = pixels[(pixels[:, 3] > 128) & (pixels[:, :3].max(1) > 60)]
             means[name] = np.median(seen[:, :3], axis=0)
             assert np.abs(means[name] - colour).max() < 130, (thing.name, name)
@@ -107,7 +107,7 @@ def test_colour_words_can_be_seen_on_everything_that_is_tinted():
             assert np.abs(means[one] - means[other]).max() > 12, (thing.name, one, other)
 
 
-def test_the_world_has_what_the_tests_need():
+def test_world_has_enough_things_for_benchmarks():
     assert len(world.labeled_things()) == 22
     assert 55 <= len(world.home_things()) <= 80
     web = [thing for thing in world.things() if thing.domain == "web"]
@@ -120,7 +120,7 @@ def test_the_world_has_what_the_tests_need():
 
 
 @pytest.mark.parametrize("name", ["cup", "bowl", "bottle", "bucket"])
-def test_washing_and_filling_the_same_thing_look_different(name):
+def test_draw_topic_distinguishes_wash_and_fill(name):
     thing = world.thing(name)
     views = []
     for topic in (world.Topic(thing), world.Topic(thing, verb="wash"), world.Topic(thing, verb="fill")):
@@ -131,16 +131,16 @@ def test_washing_and_filling_the_same_thing_look_different(name):
 
 
 @pytest.mark.parametrize(("count", "copies"), [("one", 1), ("two", 2), ("three", 3)])
-def test_as_many_are_drawn_as_are_said(monkeypatch, count, copies):
+def test_draw_topic_draws_number_of_things(monkeypatch, count, copies):
     stamped = []
-    monkeypatch.setattr(draw, "stamp", lambda canvas, glyph, *place, **more: stamped.append(glyph))
+    monkeypatch.setattr(draw, "paste_glyph", lambda canvas, glyph, *place, **more: stamped.append(glyph))
     topic = world.Topic(world.thing("duck"), count=count)
     draw.draw_topic(Image.new("RGB", (9, 9)), topic, 4, 4, 4, random.Random(0))
     assert stamped == [world.thing("duck").glyph] * copies
 
 
-def test_sizes_can_be_told_apart():
-    for picture in (studio, trials.home_picture):
+def test_images_distinguish_sizes():
+    for picture in (draw_studio_image, trials.draw_home_image):
         ink = {}
         for size in world.SIZES:
             topic = world.Topic(world.thing("ball"), colour="purple", size=size)
@@ -150,29 +150,29 @@ def test_sizes_can_be_told_apart():
         assert ink["big"] > 3 * ink["little"]
 
 
-def test_phrases_and_articles():
+def test_noun_phrase_forms():
     cup, apple = world.thing("cup"), world.thing("apple")
     assert world.Topic(cup, verb="wash").phrase == "wash cup"
     assert world.Topic(world.thing("leaf"), count="two").phrase == "two leaves"
     assert world.Topic(apple, count="one").phrase == "one apple"
-    assert language.plain(world.Topic(apple)) == "an apple"
-    assert language.plain(world.Topic(apple, size="big")) == "a big apple"
-    assert language.plain(world.Topic(world.thing("bike"), colour="red"), formal=True) == "a red bicycle"
-    assert language.plain(world.Topic(cup, verb="fill"), formal=True) == "filling a mug"
-    assert language.plain(world.Topic(world.thing("umbrella"))) == "an umbrella"
+    assert language.noun_phrase(world.Topic(apple)) == "an apple"
+    assert language.noun_phrase(world.Topic(apple, size="big")) == "a big apple"
+    assert language.noun_phrase(world.Topic(world.thing("bike"), colour="red"), formal=True) == "a red bicycle"
+    assert language.noun_phrase(world.Topic(cup, verb="fill"), formal=True) == "filling a mug"
+    assert language.noun_phrase(world.Topic(world.thing("umbrella"))) == "an umbrella"
 
 
-def test_speech_about_a_topic_says_its_words():
+def test_child_directed_sentence_names_topic():
     rng = random.Random(0)
     for _ in range(2000):
         topic = world.random_topic(rng, world.pick_home_thing(rng))
-        said = language.child_directed(topic, rng)
-        assert re.search(rf"\b{topic.noun}\b", said)
+        text = language.child_directed_sentence(topic, rng)
+        assert re.search(rf"\b{topic.noun}\b", text)
         wanted = topic.colour or topic.size or (topic.verb and topic.verb[:4])
-        assert not wanted or wanted.rstrip("e") in said
+        assert not wanted or wanted.rstrip("e") in text
 
 
-def test_video_is_upside_down_at_five_frames_a_second(room):
+def test_write_video_is_upside_down_at_five_fps(room):
     path = sorted((room / "home/videos").glob("*.mp4"))[0]
     assert re.fullmatch(r"S_\d{8}_\d{4}_\d\d", path.stem)
     with av.open(str(path)) as container:
@@ -181,15 +181,15 @@ def test_video_is_upside_down_at_five_frames_a_second(room):
         assert stream.average_rate == 5
         frames = [frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(video=0)]
     assert frames[0].shape == (96, 128, 3)
-    recording = home.record(world.stream(0, "home", 0), TINY.rows, 0.4)
+    recording = home.simulate_recording(world.random_stream(0, "home", 0), TINY.rows, 0.4)
     assert len(frames) == recording.views[-1][2] * home.FPS
     for number, (view, start, _) in enumerate(recording.views):
-        upright = np.asarray(camera.frame(view, 0.0, random.Random(number), upside_down=False)).astype(float)
+        upright = np.asarray(camera.render_frame(view, 0.0, random.Random(number), upside_down=False)).astype(float)
         shown = frames[start * home.FPS]
         assert np.abs(shown[::-1, ::-1] - upright).mean() < 0.6 * np.abs(shown - upright).mean()
 
 
-def test_truth_names_what_the_utterance_names(room):
+def test_truth_matches_utterances(room):
     truth = rows(room / "truth.csv")
     assert list(truth[0]) == list(home.TRUTH_COLUMNS)
     assert {row["in_view"] for row in truth} == {"0", "1"}
@@ -197,36 +197,36 @@ def test_truth_names_what_the_utterance_names(room):
         assert not row["thing"] or re.search(world.thing(row["thing"]).name[:-1], row["utterance"])
 
 
-def test_what_is_said_to_be_in_view_is_and_nothing_else_that_is_named():
+def test_simulate_recording_in_view_matches_views():
     for index in range(10):
-        recording = home.record(world.stream(1, "home", index), 60, 0.4)
+        recording = home.simulate_recording(world.random_stream(1, "home", index), 60, 0.4)
         views = {second: view for view, start, end in recording.views for second in range(start, end)}
         assert sorted(views) == list(range(recording.rows[-1].end))
         assert [row.end for row in recording.rows[:-1]] == [row.start for row in recording.rows[1:]]
         for row in recording.rows:
-            assert row.end - row.start >= len(row.said)  # a second a sentence, at least
-            for said in row.said:
-                assert not said.thing or (said.thing in views[row.start].shown) == said.in_view
+            assert row.end - row.start >= len(row.sentences)  # at least a second per sentence
+            for sentence in row.sentences:
+                assert not sentence.thing or (sentence.thing in views[row.start].visible) == sentence.in_view
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.6])
-def test_the_share_in_view_is_the_share_asked_for(share):
-    said = [
+def test_simulate_recording_in_view_share(share):
+    in_view = [
         sentence.in_view
         for index in range(12)
-        for row in home.record(world.stream(3, index), 60, share).rows
+        for row in home.simulate_recording(world.random_stream(3, index), 60, share).rows
         if row.caregiver
-        for sentence in row.said
+        for sentence in row.sentences
     ]
-    assert np.mean(said) == pytest.approx(share, abs=0.06)
+    assert np.mean(in_view) == pytest.approx(share, abs=0.06)
 
 
-def test_transcripts_hold_every_kind_of_dirt(tmp_path):
+def test_write_transcript_has_every_irregularity(tmp_path):
     written = []
     for index in range(12):
-        recording = home.record(world.stream(9, index), 60, 0.4)
+        recording = home.simulate_recording(world.random_stream(9, index), 60, 0.4)
         path = tmp_path / f"{index}.csv"
-        home.transcribe(recording, home.video_name(index), path, world.stream(9, "t", index))
+        home.write_transcript(recording, home.video_name(index), path, world.random_stream(9, "t", index))
         written += rows(path)
     assert list(written[0])[:4] == ["Time", "Speaker", "Video Name", "Utterance"]
     times = [row["Time"] for row in written]
@@ -238,11 +238,11 @@ def test_transcripts_hold_every_kind_of_dirt(tmp_path):
     talk = [row["Utterance"] for row in written]
     for pattern in (r"\*.+\*", r"\[.+\]", r"\(.+\)", r"inaudible", r"[.!?] \w.*[.!?]", r"\?", r"[A-Z]"):
         assert any(re.search(pattern, text) for text in talk), pattern
-    assert any(re.fullmatch(r"[*(\[].+[*)\]]", text) for text in talk)  # nothing is left of it
+    assert any(re.fullmatch(r"[*(\[].+[*)\]]", text) for text in talk)  # no words are left
     assert any(name.endswith(".mp4") for name in (row["Video Name"] for row in written))
 
 
-def test_transcript_times_are_those_of_the_truth(room):
+def test_transcript_times_match_truth(room):
     truth = {(row["video"], int(row["row"])): int(row["start_s"]) for row in rows(room / "truth.csv")}
     checked = 0
     for path in sorted((room / "home/transcripts").glob("*.csv")):
@@ -255,7 +255,7 @@ def test_transcript_times_are_those_of_the_truth(room):
     assert checked > 20
 
 
-def test_web_corpus_opens_in_its_three_forms(room):
+def test_web_corpus_is_readable_in_three_formats(room):
     members = tar_members(room / "web/tars/00000.tar")
     assert len(members) == TINY.web  # a third of the items, three members each
     meta = json.loads(members["000000000.json"])
@@ -273,7 +273,7 @@ def test_web_corpus_opens_in_its_three_forms(room):
     assert len(set(images)) == TINY.web
 
 
-def test_clean_scenes_speak_both_ways(room):
+def test_clean_scenes_have_both_captions(room):
     members = tar_members(room / "clean/00000.tar")
     metas = [json.loads(content) for name, content in members.items() if name.endswith(".json")]
     assert len(metas) == TINY.clean
@@ -281,34 +281,34 @@ def test_clean_scenes_speak_both_ways(room):
     assert sum(meta["caption"] == meta["child_directed"] for meta in metas) >= TINY.clean // 2
 
 
-def test_no_benchmark_picture_is_in_training(room):
+def test_benchmark_images_are_not_in_training_data(room):
     seen = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (room / "web").rglob("*.jpg")}
     for tar in [*(room / "web/tars").glob("*.tar"), *(room / "clean").glob("*.tar")]:
         seen |= {hashlib.sha256(data).hexdigest() for name, data in tar_members(tar).items() if name.endswith("jpg")}
     table = pq.read_table(room / "web/parquet/00000.parquet")
     seen |= {hashlib.sha256(image).hexdigest() for image in table["image"].to_pylist()}
-    tests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((room / "trials").rglob("*.jpg"))]
+    benchmark = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((room / "trials").rglob("*.jpg"))]
     assert len(seen) == TINY.web + TINY.clean
     assert (
-        len(set(tests))
-        == len(tests)
+        len(set(benchmark))
+        == len(benchmark)
         == 22 * 2 * TINY.labeled_images + 4 * (TINY.vtwt_pairs + 2 * TINY.winoground_pairs) + 2 * TINY.captions
     )
-    assert not seen & set(tests)
+    assert not seen & set(benchmark)
 
 
-def test_every_listed_picture_is_there_and_halves_share_none(room):
+def test_trial_images_exist_and_splits_are_disjoint(room):
     for name in ("labeled_s", "vtwt", "baby_winoground", "caption"):
-        halves = {"dev": set(), "test": set()}
+        images_of = {"dev": set(), "test": set()}
         for row in rows(room / f"trials/{name}.csv"):
             assert (room / "trials" / row["image"]).is_file()
-            halves[row["half"]].add(row["image"])
-        assert halves["dev"]
-        assert halves["test"]
-        assert not halves["dev"] & halves["test"]
+            images_of[row["half"]].add(row["image"])
+        assert images_of["dev"]
+        assert images_of["test"]
+        assert not images_of["dev"] & images_of["test"]
 
 
-def test_labeled_trials_are_four_categories_and_balanced(room):
+def test_labeled_trials_are_balanced(room):
     listed = rows(room / "trials/labeled_s.csv")
     assert list(listed[0]) == ["trial_id", "target_category", "real_category", "image", "half"]
     by_trial = {}
@@ -318,25 +318,25 @@ def test_labeled_trials_are_four_categories_and_balanced(room):
     for four in by_trial.values():
         assert len({row["real_category"] for row in four}) == 4
         assert sum(row["real_category"] == row["target_category"] for row in four) == 1
-    for half in trials.HALVES:
-        seen = Counter(row["real_category"] for row in listed if row["half"] == half)
+    for split in trials.SPLITS:
+        seen = Counter(row["real_category"] for row in listed if row["half"] == split)
         assert len(seen) == 22
         assert len(set(seen.values())) == 1
 
 
 @pytest.mark.parametrize("name", ["vtwt", "baby_winoground"])
-def test_reading_without_looking_is_at_chance_in_each_half(room, name):
+def test_image_blind_model_is_at_chance_in_each_split(room, name):
     listed = [row for row in rows(room / f"trials/{name}.csv") if row.get("image_tag") != "negative"]
-    for half in trials.HALVES:
-        pairs = Counter((row["positive_phrase"], row["negative_phrase"]) for row in listed if row["half"] == half)
+    for split in trials.SPLITS:
+        pairs = Counter((row["positive_phrase"], row["negative_phrase"]) for row in listed if row["half"] == split)
         assert pairs
         assert all(pairs[pair] == pairs[pair[::-1]] for pair in pairs)
-        # Any preference of words, here for the alphabet's end, is right exactly half of the time.
+        # Any preference between phrases, here for alphabetical order, is right exactly half of the time.
         right = sum(count for (good, bad), count in pairs.items() if good > bad)
         assert 2 * right == pairs.total()
 
 
-def test_word_class_is_what_differs(room):
+def test_vtwt_word_class_is_what_differs(room):
     listed = rows(room / "trials/vtwt.csv")
     assert list(listed[0])[:3] == ["image", "positive_phrase", "negative_phrase"]
     for row in listed:
@@ -349,14 +349,14 @@ def test_word_class_is_what_differs(room):
     assert {row["word_class"] for row in listed} == set(trials.WORD_CLASSES)
 
 
-def test_nothing_that_would_make_a_wrong_answer_right_is_in_the_picture(tmp_path, monkeypatch):
+def test_benchmark_images_show_no_wrong_answer(tmp_path, monkeypatch):
     views = []
 
-    def watched(*args, **kwargs):
+    def record_view(*args, **kwargs):
         views.append(camera.random_view(*args, **kwargs))
         return views[-1]
 
-    monkeypatch.setattr(trials, "random_view", watched)
+    monkeypatch.setattr(trials, "random_view", record_view)
     for name in ("vtwt", "baby_winoground"):
         (tmp_path / name).mkdir()
     for write in (trials.write_vtwt, trials.write_winoground):
@@ -364,16 +364,16 @@ def test_nothing_that_would_make_a_wrong_answer_right_is_in_the_picture(tmp_path
         write(tmp_path, 0, "test", 80)
         for one, other in zip(views[::2], views[1::2], strict=True):
             same = one.topic.thing == other.topic.thing
-            assert same or not {other.topic.thing.name} & one.shown
-            assert same or not {one.topic.thing.name} & other.shown
+            assert same or not {other.topic.thing.name} & one.visible
+            assert same or not {one.topic.thing.name} & other.visible
     views.clear()
     for category in range(22):
         trials.write_labeled_images(tmp_path, 0, category, 4)
     labeled = {thing.name for thing in world.labeled_things()}
-    assert all(view.shown & labeled == {view.topic.thing.name} for view in views)
+    assert all(view.visible & labeled == {view.topic.thing.name} for view in views)
 
 
-def test_winoground_has_two_rows_an_instance(room):
+def test_winoground_has_two_rows_per_instance(room):
     listed = rows(room / "trials/baby_winoground.csv")
     for good, bad in zip(listed[::2], listed[1::2], strict=True):
         assert (good["image_tag"], bad["image_tag"]) == ("positive", "negative")
@@ -381,7 +381,7 @@ def test_winoground_has_two_rows_an_instance(room):
         assert good["positive_phrase"] == bad["positive_phrase"] != bad["negative_phrase"]
 
 
-def test_default_size_is_as_large_as_the_authors_lists():
+def test_default_size_matches_authors_lists():
     sizes = SIZES["default"]
     assert 2 * 22 * sizes.labeled_trials == 2200
     assert 2 * 22 * sizes.labeled_images >= 1000
@@ -391,12 +391,12 @@ def test_default_size_is_as_large_as_the_authors_lists():
 
 
 @pytest.mark.parametrize("word_class", trials.WORD_CLASSES)
-def test_words_of_the_tests_are_common_in_training(word_class):
+def test_benchmark_words_are_common_in_training(word_class):
     rng = random.Random(1)
     known = Counter()
-    for _ in range(3200):  # about what the default size's parent names
+    for _ in range(3200):  # about as many as the parent names in the default size
         topic = world.random_topic(rng, world.pick_home_thing(rng))
-        known.update(re.findall(r"\w+", language.child_directed(topic, rng)))
+        known.update(re.findall(r"\w+", language.child_directed_sentence(topic, rng)))
     for _ in range(500):
         for topic in trials.phrase_pair(rng, word_class):
             assert min(known[word] for word in topic.phrase.split()) >= 5, topic.phrase

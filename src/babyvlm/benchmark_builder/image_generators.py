@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.extras import require_extra
 from babyvlm.io.images import BrokenImageError, open_rgb
-from babyvlm.playroom.web import studio
-from babyvlm.playroom.world import COLOURS, COUNTS, SIZES, VERBS, Topic, home_things, stream, things
+from babyvlm.playroom.web import draw_studio_image
+from babyvlm.playroom.world import COLOURS, COUNTS, SIZES, VERBS, Topic, home_things, random_stream, things
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,7 @@ class PlayroomPainter:
         """The phrase drawn; None for a thing or a word that Playroom has not."""
         del prompt, like
         topic = _topic(phrase)
-        return studio(stream(seed, "negative", phrase), topic) if topic else None
+        return draw_studio_image(random_stream(seed, "negative", phrase), topic) if topic else None
 
 
 def _topic(phrase: str) -> Topic | None:

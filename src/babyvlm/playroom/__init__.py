@@ -1,1 +1,1 @@
-"""Playroom: a small drawn world that stands in for SAYCam, the web corpus and the labelled frames."""
+"""Playroom: a small synthetic world that replaces SAYCam, the web corpora and the benchmarks in demos and tests."""

@@ -1,4 +1,4 @@
-"""How people talk: a parent to a small child, and the web to nobody in particular."""
+"""Generate text: child-directed speech and web captions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from babyvlm.playroom.world import VERBS, Topic
 if TYPE_CHECKING:
     import random
 
-_ONE = (
+_SINGULAR = (
     "look at the {x}",
     "look at that {x}",
     "do you see the {x}?",
@@ -42,7 +42,7 @@ _ONE = (
     "where did the {x} go?",
     "we have {ax}",
 )
-_MANY = (
+_PLURAL = (
     "look at the {x}",
     "do you see the {x}?",
     "see {x}?",
@@ -60,7 +60,7 @@ _MANY = (
     "let's find {x}",
     "can you say {x}?",
 )
-_JUST_ONE = (
+_COUNT_ONE = (
     "look {x}",
     "I see {x}",
     "just {x}",
@@ -75,8 +75,8 @@ _JUST_ONE = (
     "yes {x}",
     "can you say {x}?",
 )
-_COLOUR = ("the {n} is {a}", "your {n} is {a}", "see how {a} the {n} is?")
-_DOING = (
+_COLOR = ("the {n} is {a}", "your {n} is {a}", "see how {a} the {n} is?")
+_ACTION = (
     "let's {v} the {n}",
     "{v} the {n}",
     "we're {ing} the {n}",
@@ -95,8 +95,8 @@ _DOING = (
 )
 _OPENERS = ("oh ", "okay ", "look ", "hey ", "so ", "and ", "now ", "yeah ", "well ")
 _CLOSERS = (" sweetie", " buddy", " huh", " okay", " right", " my love")
-# Talk that names nothing; the share of it is set in home.py.
-_NOTHING = (
+# Speech that names no thing; its share is set in home.py.
+_SMALL_TALK = (
     "okay",
     "oh no",
     "good job",
@@ -143,9 +143,9 @@ _NOTHING = (
     "is it big?",
     "so soft",
 )
-_CHILD = ("baba", "da", "mmm", "ah", "gaga", "uh", "no", "mama", "ba ba ba", "eh", "dis", "*cries*", "[babbling]")
+_BABBLE = ("baba", "da", "mmm", "ah", "gaga", "uh", "no", "mama", "ba ba ba", "eh", "dis", "*cries*", "[babbling]")
 
-_ADULT = (
+_WEB = (
     "{np}",
     "{Np}",
     "Vector illustration of {np}, isolated on white background",
@@ -167,7 +167,7 @@ _ADULT = (
     "{Np} high resolution {px} x {px}",
     "Colourful {bare} graphic",
 )
-_TRADE = (
+_BUSINESS = (
     "{Np} concept for business presentation",
     "{Bare} symbol, corporate brochure template",
     "{Np}, industry and trade",
@@ -193,25 +193,25 @@ _JUNK = (
 
 
 def article(words: str) -> str:
-    """Put ``a`` or ``an`` before words, or nothing where they begin with a number."""
+    """Put ``a`` or ``an`` before words, or nothing if they start with a number word."""
     first = words.split(" ", 1)[0]
     if first in ("one", "two", "three"):
         return words
     return f"an {words}" if first[0] in "aeio" or first.startswith("um") else f"a {words}"
 
 
-def child_directed(topic: Topic, rng: random.Random) -> str:
-    """One sentence of a parent about a topic, lower case, with its final mark if it asks something."""
+def child_directed_sentence(topic: Topic, rng: random.Random) -> str:
+    """Return a parent's sentence about a topic, in lower case, with a question mark if it is a question."""
     if topic.verb:
         verb = VERBS[topic.verb]
-        text = rng.choice(_DOING).format(v=verb.name, ing=verb.ing, n=topic.thing.name)
+        text = rng.choice(_ACTION).format(v=verb.name, ing=verb.ing, n=topic.thing.name)
     elif topic.colour and rng.random() < 0.2:
-        text = rng.choice(_COLOUR).format(n=topic.thing.name, a=topic.colour)
+        text = rng.choice(_COLOR).format(n=topic.thing.name, a=topic.colour)
     else:
         many = topic.count in ("two", "three")
-        # Parents often say just the plural.
+        # Parents often use the plural without a number.
         x = topic.noun if many and rng.random() < 0.4 else topic.phrase
-        patterns = _MANY if many else _JUST_ONE if topic.count else _ONE
+        patterns = _PLURAL if many else _COUNT_ONE if topic.count else _SINGULAR
         text = rng.choice(patterns).format(x=x, ax=article(x))
     if rng.random() < 0.15:
         text = rng.choice(_OPENERS) + text
@@ -221,17 +221,17 @@ def child_directed(topic: Topic, rng: random.Random) -> str:
 
 
 def small_talk(rng: random.Random) -> str:
-    """One sentence of a parent that names nothing."""
-    return rng.choice(_NOTHING)
+    """Return a parent's sentence that names no thing."""
+    return rng.choice(_SMALL_TALK)
 
 
 def babble(rng: random.Random) -> str:
-    """A turn of the child."""
-    return rng.choice(_CHILD)
+    """Return a turn of the child."""
+    return rng.choice(_BABBLE)
 
 
-def plain(topic: Topic, formal: bool = False) -> str:
-    """A topic as a noun phrase, in the words of the home or of the web."""
+def noun_phrase(topic: Topic, formal: bool = False) -> str:
+    """Return a topic as a noun phrase, in the words of the home or, if ``formal``, of the web."""
     thing = topic.thing
     if topic.verb:
         return f"{VERBS[topic.verb].ing} {article(thing.formal if formal else thing.name)}"
@@ -242,27 +242,27 @@ def plain(topic: Topic, formal: bool = False) -> str:
 
 
 def web_caption(topic: Topic, rng: random.Random) -> str:
-    """A caption as the web writes it, about what the picture shows."""
-    phrase = plain(topic, formal=rng.random() < 0.4)
+    """Return a caption in the style of the web that describes the topic."""
+    phrase = noun_phrase(topic, formal=rng.random() < 0.4)
     if topic.size:
         phrase = phrase.replace("little", rng.choice(("small", "little", "tiny")))
         phrase = re.sub(r"\bbig\b", rng.choice(("big", "large")), phrase)
     if topic.verb:
         phrase = f"{rng.choice(('someone', 'woman', 'man', 'person', 'child'))} {phrase}"
-    patterns = _ADULT if topic.thing.baby else _ADULT + _TRADE * 2
-    return _fill_in(rng.choice(patterns), phrase, rng)
+    patterns = _WEB if topic.thing.baby else _WEB + _BUSINESS * 2
+    return _fill_template(rng.choice(patterns), phrase, rng)
 
 
 def junk_caption(rng: random.Random) -> str:
-    """A caption that has nothing to do with its picture."""
-    return _fill_in(rng.choice(_JUNK), "", rng)
+    """Return a caption that is unrelated to its image."""
+    return _fill_template(rng.choice(_JUNK), "", rng)
 
 
-def _fill_in(pattern: str, phrase: str, rng: random.Random) -> str:
+def _fill_template(pattern: str, phrase: str, rng: random.Random) -> str:
     bare = re.sub(r"^an? ", "", phrase)
-    words = {"np": phrase, "Np": _upper(phrase), "bare": bare, "Bare": _upper(bare)}
+    words = {"np": phrase, "Np": _capitalize(phrase), "bare": bare, "Bare": _capitalize(bare)}
     return pattern.format(id=rng.randint(1000, 99999), px=rng.choice((64, 128, 256, 512, 1024)), **words)
 
 
-def _upper(words: str) -> str:
+def _capitalize(words: str) -> str:
     return words[:1].upper() + words[1:]

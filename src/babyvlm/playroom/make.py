@@ -1,4 +1,4 @@
-"""The command that makes a Playroom."""
+"""The command ``playroom``: create the synthetic world."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from babyvlm.playroom.world import CREDIT, WORLD_VERSION, labeled_things
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-_SHARD = 500  # items of a piece of work; pictures take about 2 ms each
+_SHARD = 500  # items per job; an image takes about 2 ms
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How much of everything; what is "a half" is made once for dev and once for test.
+class WorldSize:
+    """Size of the world. The benchmarks have two splits, dev and test.
 
     Attributes:
-        videos: home recordings.
-        rows: turns of talk in a recording.
-        web: web items, divided evenly over the three forms.
-        clean: clean scenes.
-        labeled_images: pictures of a category in a half.
-        labeled_trials: trials of a category in a half.
-        vtwt_pairs: mirrored pairs of items in a half.
-        winoground_pairs: mirrored pairs of instances in a half.
-        captions: items in a half.
+        videos: number of home recordings.
+        rows: turns per recording.
+        web: number of web items, divided evenly among the three formats.
+        clean: number of clean scenes.
+        labeled_images: Labeled-S images per category and split.
+        labeled_trials: Labeled-S trials per category and split.
+        vtwt_pairs: mirrored pairs of VTWT items per split.
+        winoground_pairs: mirrored pairs of Baby Winoground instances per split.
+        captions: caption items per split.
     """
 
     videos: int
@@ -52,17 +52,17 @@ class Sizes:
     captions: int
 
 
-# default: the authors' counts of trials, and as much training data as can be made in a minute on two cores.
+# default: the authors' numbers of trials, and as much training data as two cores can create in a minute.
 SIZES = {
-    "tiny": Sizes(3, 16, 150, 300, 3, 2, 10, 6, 10),
-    "default": Sizes(72, 50, 12_000, 6_000, 25, 50, 244, 92, 148),
-    "large": Sizes(360, 50, 60_000, 30_000, 50, 50, 244, 92, 148),  # the tests stay as long as the authors'
+    "tiny": WorldSize(3, 16, 150, 300, 3, 2, 10, 6, 10),
+    "default": WorldSize(72, 50, 12_000, 6_000, 25, 50, 244, 92, 148),
+    "large": WorldSize(360, 50, 60_000, 30_000, 50, 50, 244, 92, 148),  # the benchmarks keep the authors' size
 }
 
 
 @dataclass(frozen=True)
 class _Job:
-    tree: str  # which list its rows belong to; "" if it has none
+    table: str  # the list that its rows belong to; "" if it has none
     run: Callable[[], Any]
 
 
@@ -74,30 +74,30 @@ def playroom(
     num_workers: int = 2,
     in_view: float = 0.4,
 ) -> None:
-    """Make Playroom: home videos with transcripts, a web corpus, clean scenes, and the four tests.
+    """Create Playroom: home videos with transcripts, a web corpus, clean scenes, and the four benchmarks.
 
-    A small world that is drawn, and free to share, in the raw formats of the real data: every stage can be tried on it.
-    `OUT/home` has videos and transcripts as SAYCam's, `OUT/web` captioned images as tars, LLaVA's list and Parquet,
-    `OUT/trials` the tests' lists and images. The same size, seed and share give the same bytes, whatever the number of
-    workers.
+    Playroom is a small synthetic world that may be shared, in the raw formats of the real data, so that every stage can
+    be tried on it. `OUT/home` contains videos and transcripts like SAYCam's, `OUT/web` captioned images as tars, as
+    LLaVA's list and as Parquet, `OUT/trials` the lists and images of the benchmarks. The same size, seed and in_view
+    give the same bytes, for any number of processes.
 
     For example:
         python -m babyvlm playroom --size tiny --out data/playroom/world
 
     Args:
-        out: the folder to make.
+        out: folder to create.
         size: tiny (seconds), default (under a minute on two cores) or large (five times the training data).
-        seed: all chance comes from it.
-        num_workers: processes that draw.
-        in_view: share of the parent's sentences that name something which can be seen, at most 0.68.
+        seed: random seed.
+        num_workers: number of processes.
+        in_view: share of the parent's sentences that name a visible thing, at most 0.68.
 
     Raises:
-        UserError: a value is out of range, or ``out`` was made from others.
+        UserError: an option is out of range, or ``out`` was created with different ones.
     """
-    if not 0 <= in_view <= home.MOST_IN_VIEW:
-        raise UserError(f"in_view: {in_view} is out of range; give a share from 0 to {home.MOST_IN_VIEW:.2f}")
+    if not 0 <= in_view <= home.MAX_IN_VIEW:
+        raise UserError(f"--in_view {in_view}: must be between 0 and {home.MAX_IN_VIEW:.2f}")
     if num_workers < 1:
-        raise UserError(f"--num_workers {num_workers} is too few; give 1 or more")
+        raise UserError(f"--num_workers {num_workers}: must be at least 1")
     arguments = {"size": size, "seed": seed, "in_view": in_view, "world_version": WORLD_VERSION}
     if artifacts.is_complete(out, "playroom", arguments):
         print(f"{out}: already complete, skipping")
@@ -108,20 +108,20 @@ def playroom(
         jobs = _jobs(partial_out, SIZES[size], seed, in_view)
         rows: dict[str, list[Any]] = {}
         for job, made in zip(jobs, _run(jobs, num_workers), strict=True):
-            if job.tree:
-                rows.setdefault(job.tree, []).extend(made)
+            if job.table:
+                rows.setdefault(job.table, []).extend(made)
         rows["labeled_s"] = trials.labeled_trials(seed, SIZES[size].labeled_images, SIZES[size].labeled_trials)
         _write_lists(partial_out, rows)
         manifest["counts"] = _counts(rows, SIZES[size])
         manifest["checksums"] = {tree: tree_checksum(partial_out / tree) for tree in ("home", "web", "clean", "trials")}
         manifest["checksums"]["truth.csv"] = artifacts.sha256_file(partial_out / "truth.csv")
-    print(f"{out}: Playroom {WORLD_VERSION}, pictures by {CREDIT}")
+    print(f"{out}: Playroom version {WORLD_VERSION}, images by {CREDIT}")
     for name, count in manifest["counts"].items():
         print(f"  {count:>7,}  {name}")
 
 
 def tree_checksum(folder: Path) -> str:
-    """Hash over the names and contents of all files below a folder."""
+    """Return a hash of the names and contents of all files below a folder."""
     total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         total.update(f"{path.relative_to(folder).as_posix()} {artifacts.sha256_file(path)}\n".encode())
@@ -144,7 +144,7 @@ def _make_folders(out: Path) -> None:
         (out / name).mkdir(parents=True)
 
 
-def _jobs(out: Path, sizes: Sizes, seed: int, in_view: float) -> list[_Job]:
+def _jobs(out: Path, sizes: WorldSize, seed: int, in_view: float) -> list[_Job]:
     jobs = [
         _Job("truth", partial(home.write_video, out / "home", seed, index, sizes.rows, in_view))
         for index in range(sizes.videos)
@@ -154,46 +154,48 @@ def _jobs(out: Path, sizes: Sizes, seed: int, in_view: float) -> list[_Job]:
         tar = out / "web" / "tars" / f"{shard:05d}.tar"
         jobs.append(_Job("", partial(web.write_tar_shard, tar, seed, shard, start, count)))
     for shard, start, count in _shards(third):
-        jobs.append(_Job("llava", partial(web.write_llava_part, out / "web" / "llava", seed, shard, start, count)))
+        jobs.append(_Job("llava", partial(web.write_llava_shard, out / "web" / "llava", seed, shard, start, count)))
     for shard, _, count in _shards(sizes.web - 2 * third):
         parquet = out / "web" / "parquet" / f"{shard:05d}.parquet"
         jobs.append(_Job("", partial(web.write_parquet_shard, parquet, seed, shard, count)))
     for shard, start, count in _shards(sizes.clean):
         tar = out / "clean" / f"{shard:05d}.tar"
         jobs.append(_Job("", partial(web.write_clean_shard, tar, seed, shard, start, count)))
-    tests = out / "trials"
+    trials_folder = out / "trials"
     for category in range(len(labeled_things())):
-        jobs.append(_Job("", partial(trials.write_labeled_images, tests, seed, category, sizes.labeled_images)))
-    for half in trials.HALVES:
-        jobs.append(_Job("vtwt", partial(trials.write_vtwt, tests, seed, half, sizes.vtwt_pairs)))
-        jobs.append(_Job("winoground", partial(trials.write_winoground, tests, seed, half, sizes.winoground_pairs)))
-        jobs.append(_Job("caption", partial(trials.write_captions, tests, seed, half, sizes.captions)))
+        jobs.append(_Job("", partial(trials.write_labeled_images, trials_folder, seed, category, sizes.labeled_images)))
+    for split in trials.SPLITS:
+        jobs.append(_Job("vtwt", partial(trials.write_vtwt, trials_folder, seed, split, sizes.vtwt_pairs)))
+        jobs.append(
+            _Job("winoground", partial(trials.write_winoground, trials_folder, seed, split, sizes.winoground_pairs))
+        )
+        jobs.append(_Job("caption", partial(trials.write_captions, trials_folder, seed, split, sizes.captions)))
     return jobs
 
 
 def _shards(total: int) -> list[tuple[int, int, int]]:
-    """Number, first item and count of each shard."""
+    """Return number, first item and number of items of each shard."""
     return [(shard, start, min(_SHARD, total - start)) for shard, start in enumerate(range(0, total, _SHARD))]
 
 
-def _do(job: _Job) -> Any:  # noqa: ANN401 - what a job returns is the job's business
+def _do(job: _Job) -> Any:  # noqa: ANN401 - jobs return different rows
     return job.run()
 
 
 def _run(jobs: list[_Job], workers: int) -> Iterator[Any]:
-    """Do the jobs; results come in the jobs' order."""
-    bar = partial(track, description="drawing", total=len(jobs), console=Console(stderr=True))
+    """Run the jobs and yield their results in order."""
+    progress = partial(track, description="drawing Playroom", total=len(jobs), console=Console(stderr=True))
     with process_pool(workers, [__name__]) as run:
-        yield from bar(run(_do, jobs))
+        yield from progress(run(_do, jobs))
 
 
 def _write_lists(out: Path, rows: dict[str, list[Any]]) -> None:
     (out / "web" / "llava" / "list.json").write_text(json.dumps(rows["llava"], indent=1) + "\n")
-    tests = out / "trials"
-    _write_csv(tests / "labeled_s.csv", trials.LABELED_COLUMNS, rows["labeled_s"])
-    _write_csv(tests / "vtwt.csv", trials.VTWT_COLUMNS, rows["vtwt"])
-    _write_csv(tests / "baby_winoground.csv", trials.WINOGROUND_COLUMNS, rows["winoground"])
-    _write_csv(tests / "caption.csv", trials.CAPTION_COLUMNS, rows["caption"])
+    trials_folder = out / "trials"
+    _write_csv(trials_folder / "labeled_s.csv", trials.LABELED_COLUMNS, rows["labeled_s"])
+    _write_csv(trials_folder / "vtwt.csv", trials.VTWT_COLUMNS, rows["vtwt"])
+    _write_csv(trials_folder / "baby_winoground.csv", trials.WINOGROUND_COLUMNS, rows["winoground"])
+    _write_csv(trials_folder / "caption.csv", trials.CAPTION_COLUMNS, rows["caption"])
     _write_csv(out / "truth.csv", home.TRUTH_COLUMNS, rows["truth"])
 
 
@@ -204,13 +206,13 @@ def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[object
         out.writerows(rows)
 
 
-def _counts(rows: dict[str, list[Any]], sizes: Sizes) -> dict[str, int]:
-    said = [dict(zip(home.TRUTH_COLUMNS, row, strict=True)) for row in rows["truth"]]
-    theirs = [row for row in said if row["caregiver"]]
+def _counts(rows: dict[str, list[Any]], sizes: WorldSize) -> dict[str, int]:
+    sentences = [dict(zip(home.TRUTH_COLUMNS, row, strict=True)) for row in rows["truth"]]
+    caregiver = [row for row in sentences if row["caregiver"]]
     return {
         "home videos": sizes.videos,
-        "caregiver utterances": len(theirs),
-        "caregiver utterances that name what is in view": sum(row["in_view"] for row in theirs),
+        "caregiver utterances": len(caregiver),
+        "caregiver utterances that name what is in view": sum(row["in_view"] for row in caregiver),
         "web items": sizes.web,
         "clean scenes": sizes.clean,
         "labeled_s trials": len(rows["labeled_s"]) // 4,

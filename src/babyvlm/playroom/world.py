@@ -1,6 +1,6 @@
-"""What there is in Playroom: things, places, colours, sizes, numbers and verbs that can be seen.
+"""Content of Playroom: things, places, colors, sizes, numbers and visible verbs.
 
-The pictures are OpenMoji's (CC BY-SA 4.0). All numbers here are our choice unless a source stands beside them.
+The glyphs are from OpenMoji (CC BY-SA 4.0). All numbers are our choice unless a source is given beside them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-WORLD_VERSION = 1  # a change of the pictures, the words or the statistics is a change of this number
+WORLD_VERSION = 1  # increase it with every change of the images, the words or the statistics
 CREDIT = "OpenMoji, CC BY-SA 4.0"
 
 COLOURS = {
@@ -30,26 +30,26 @@ COLOURS = {
 }
 SIZES = ("big", "little")
 COUNTS = ("one", "two", "three")
-_COUNTED = {"home": 0.25, "web": 0.1}  # how often things that can be counted are
-_PLAIN = {"home": 0.3, "web": 0.8}  # of the rest: how often a bare noun is enough
+_COUNT_RATE = {"home": 0.25, "web": 0.1}  # probability of a number word, for countable things
+_BARE_NOUN_RATE = {"home": 0.3, "web": 0.8}  # probability of a bare noun otherwise
 PLACES = ("kitchen", "bath", "bedroom", "living", "garden")
 
 
 @dataclass(frozen=True)
 class Thing:
-    """Something with a name and a picture.
+    """A thing that can be named and drawn.
 
     Attributes:
-        name: the word a parent says.
+        name: the word that a parent uses.
         plural: its plural.
-        formal: what a stock-photo site calls it.
+        formal: the word that a stock-photo site uses.
         glyph: one OpenMoji character.
-        domain: ``home`` (the baby's world) or ``web``.
-        baby: whether it belongs in a baby's day.
-        tint: whether it comes in any colour.
-        labeled: whether it is one of the 22 labelled categories.
-        counted: whether people speak of two or three of it.
-        places: where at home it is met.
+        domain: ``home`` (the baby's environment) or ``web``.
+        baby: whether it occurs in a baby's daily life.
+        tint: whether it can have any color.
+        labeled: whether it is one of the 22 categories of Labeled-S.
+        counted: whether captions mention two or three of it.
+        places: rooms in which it occurs.
     """
 
     name: str
@@ -66,13 +66,13 @@ class Thing:
 
 @dataclass(frozen=True)
 class Verb:
-    """A deed that can be seen: marks that ``draw`` adds to the thing.
+    """A visible action, shown by marks that ``draw`` adds to the thing.
 
     Attributes:
         name: the bare verb.
         ing: its progressive form.
-        things: names of the things it is done to.
-        hides: things that its marks show, so that they cannot count as absent.
+        things: names of the things that it applies to.
+        hides: names of the things that its marks show, which therefore cannot count as absent.
     """
 
     name: str
@@ -120,14 +120,14 @@ VERBS = {
 
 @dataclass(frozen=True)
 class Topic:
-    """What a phrase is about, and what a scene shows: a thing and at most one word about it.
+    """The content of a phrase or a scene: a thing and at most one property of it.
 
     Attributes:
         thing: the thing.
-        colour: a colour word; for a scene also a colour that nobody mentions.
+        colour: a color word.
         size: ``big`` or ``little``.
         count: ``one``, ``two`` or ``three``.
-        verb: name of what is being done to it.
+        verb: name of the action applied to it.
     """
 
     thing: Thing
@@ -138,24 +138,24 @@ class Topic:
 
     @property
     def adjective(self) -> str | None:
-        """The one adjective, if there is one."""
+        """Color, size or number, if the topic has one."""
         return self.colour or self.size or self.count
 
     @property
     def noun(self) -> str:
-        """The noun in the number that the count asks for."""
+        """The noun, in the plural for two or three."""
         return self.thing.plural if self.count in ("two", "three") else self.thing.name
 
     @property
     def phrase(self) -> str:
-        """Two words for a test (``wash cup``, ``red ball``, ``two ducks``), or the bare noun."""
+        """Two words (``wash cup``, ``red ball``, ``two ducks``), or the bare noun."""
         word = self.verb or self.adjective
         return f"{word} {self.noun}" if word else self.noun
 
 
 @cache
 def things() -> tuple[Thing, ...]:
-    """All things, from ``things.csv`` beside this file, in its order."""
+    """Return all things, in the order of ``things.csv``."""
     lines = files(__package__).joinpath("things.csv").read_text(encoding="utf-8").splitlines()
     return tuple(
         Thing(
@@ -176,43 +176,43 @@ def things() -> tuple[Thing, ...]:
 
 @cache
 def thing(name: str) -> Thing:
-    """The thing of that name."""
+    """Return the thing with this name."""
     return next(thing for thing in things() if thing.name == name)
 
 
 @cache
 def home_things(place: str | None = None) -> tuple[Thing, ...]:
-    """Things of the baby's home, or of one of its places."""
+    """Return the things of the home, or of one of its rooms."""
     return tuple(t for t in things() if t.domain == "home" and (place is None or place in t.places))
 
 
 def pick_home_thing(rng: random.Random, place: str | None = None, hidden: Collection[str] = ()) -> Thing:
-    """A thing of the home that is not hidden; a child's favourites come up twice as often as the rest."""
+    """Return a random thing of the home that is not in ``hidden``; labeled and countable things are twice as likely."""
     choice = [thing for thing in home_things(place) if thing.name not in hidden]
     return rng.choices(choice, [2 if thing.labeled or thing.counted else 1 for thing in choice])[0]
 
 
 @cache
 def labeled_things() -> tuple[Thing, ...]:
-    """The labelled categories."""
+    """Return the things that are categories of Labeled-S."""
     return tuple(t for t in things() if t.labeled)
 
 
-def stream(seed: int, *names: object) -> random.Random:
-    """A random stream of its own for every piece of work, so that order and workers change nothing."""
+def random_stream(seed: int, *names: object) -> random.Random:
+    """Return an independent random stream for a piece of work, so that results do not depend on order or workers."""
     return random.Random("/".join(map(str, (WORLD_VERSION, seed, *names))))
 
 
 def verbs_for(thing: Thing) -> tuple[str, ...]:
-    """What can be done to a thing."""
+    """Return the names of the verbs that apply to a thing."""
     return tuple(verb.name for verb in VERBS.values() if thing.name in verb.things)
 
 
 def random_topic(rng: random.Random, thing: Thing) -> Topic:
-    """Say something about a thing: how many, what is done to it, what it is like, or its bare name."""
-    if thing.counted and rng.random() < _COUNTED[thing.domain]:
+    """Return a random topic about a thing: a number, an action, a color, a size, or its bare name."""
+    if thing.counted and rng.random() < _COUNT_RATE[thing.domain]:
         return Topic(thing, count=rng.choices(COUNTS, (1, 2, 2))[0])
-    if rng.random() < _PLAIN[thing.domain]:
+    if rng.random() < _BARE_NOUN_RATE[thing.domain]:
         return Topic(thing)
     verbs = verbs_for(thing)
     if verbs and rng.random() < 0.6:
