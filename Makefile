@@ -104,7 +104,7 @@ playroom-clip: setup ## train the CLIP model shipped in src/babyvlm/playroom/cli
 	cp lightning_logs/CLIP-clean/$$(ls -v lightning_logs/CLIP-clean | tail -1)/open_clip/* src/babyvlm/playroom/clip/
 
 playroom-dino: data ## train the DINO backbone shipped in src/babyvlm/playroom/dino
-	$(FIT) --config configs/playroom/dino.yaml --config configs/mix/frames.yaml
+	$(FIT) --config configs/playroom/dino.yaml --config configs/mix/frames.yaml $(SCORE)
 	cp lightning_logs/DINO-frames/$$(ls -v lightning_logs/DINO-frames | tail -1)/backbone.* src/babyvlm/playroom/dino/
 
 probe: data ## linear probe of the shipped DINO backbone, compared with random backbones

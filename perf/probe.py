@@ -16,7 +16,7 @@ from common import make_parser
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, cross_entropy
 
-from babyvlm.benchmarks.trials import half_of, read_rows
+from babyvlm.benchmarks.trials import read_rows, split_of
 from babyvlm.data.transforms import eval_transform
 from babyvlm.io.images import open_rgb
 from babyvlm.models.networks.vision import VisionEncoder
@@ -32,7 +32,7 @@ def read_frames(trials: Path, image_size: int) -> dict[str, Labeled]:
     categories = sorted({row["real_category"] for row in rows.values()})
     transform, splits = eval_transform(image_size), {}
     for split in ("dev", "test"):
-        chosen = [(image, row) for image, row in sorted(rows.items()) if half_of(row, image, 0.5, trials) == split]
+        chosen = [(image, row) for image, row in sorted(rows.items()) if split_of(row, image, 0.5, trials) == split]
         images_NCHW = torch.stack([transform(open_rgb(trials.parent / image)) for image, _ in chosen])
         splits[split] = images_NCHW, torch.tensor([categories.index(row["real_category"]) for _, row in chosen])
     return splits

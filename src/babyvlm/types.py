@@ -58,29 +58,31 @@ class Batch:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How one test item came out, by one measure.
+    """The result of one trial by one measure.
 
     Attributes:
-        item: the item's id in its list.
-        half: ``dev`` (may choose a checkpoint) or ``test`` (stands in tables).
-        category: what the item is counted under besides the total (object category, word class).
-        control: what was taken from the model's sight (``blank``, ``shuffled``, ``text_only``); empty if nothing was.
-        measure: what counts as right (``accuracy``; Winoground and METEOR have several).
-        scores: the score of each option, in the list's order.
-        choice: the option with the highest score, the first of them if tied; None where no option is chosen.
-        credit: 1 right, 0 wrong, 1/k if the right option is among k tied best; of a caption, its METEOR.
-        said: the caption, if that is what was asked for.
+        item: id of the trial in its list.
+        split: ``dev`` (may choose a checkpoint) or ``test`` (reported).
+        category: what the trial is counted under besides the total (object category, word class).
+        control: what was taken from the model (``blank``, ``shuffled``, ``text_only``); empty for the trial itself.
+        measure: how it was judged (``accuracy``; Winoground and METEOR have several).
+        scores: score of each option, in the order of the list.
+        choice: index of the option with the highest score, the first if tied; None if no option is chosen.
+        credit: 1 correct, 0 wrong, 1/k if the right option is among k tied best; for a caption, its METEOR.
+        output: the generated text, if the benchmark asks for one.
+        group: trials of one group are not independent; empty for a trial that is.
     """
 
     item: str
-    half: str
+    split: str
     category: str
     control: str
     measure: str
     scores: tuple[float, ...]
     choice: int | None
     credit: float
-    said: str = ""
+    output: str = ""
+    group: str = ""
 
 
 @runtime_checkable

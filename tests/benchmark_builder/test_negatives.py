@@ -328,7 +328,7 @@ def test_the_folder_has_lists_that_the_benchmarks_read_and_says_how_it_was_made(
     )
 
     assert len(labeled_s.LabeledS(out / "labeled_s.csv").read(out / "labeled_s.csv")) == 12
-    rows = vtwt.VisualTwoWord(out / "vtwt.csv").read(out / "vtwt.csv")
+    rows = vtwt.VTWT(out / "vtwt.csv").read(out / "vtwt.csv")
     # bob refused p5, the mirror of p4, and p6 has none: four of seven are balanced
     assert [trial.options[0][1] for trial in rows] == ["red ball", "blue ball", "wash cup", "fill cup"]
     trials = winoground.BabyWinoground(out / "baby_winoground.csv").read(out / "baby_winoground.csv")

@@ -17,7 +17,7 @@ from babyvlm.benchmark_builder.items import Items
 from babyvlm.benchmark_builder.phrase_pairs import phrase_pairs
 from babyvlm.benchmark_builder.rule_proposals import mirror, propose_by_rules
 from babyvlm.benchmarks.phrases import Contrast, balanced, derived_class, flaw, phrase_said
-from babyvlm.benchmarks.vtwt import VisualTwoWord
+from babyvlm.benchmarks.vtwt import VTWT
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
 from support import fake_llm
@@ -189,7 +189,7 @@ def test_the_command_makes_balanced_items_that_the_benchmark_can_read(store, wor
         assert phrase_said(row["utterance"])[0] == item.positive
         assert row["split"] == "test"
     assert len({(item.notes["key"], item.positive, item.negative) for item in items}) == len(items)
-    assert len(VisualTwoWord(out / "items.csv").read(out / "items.csv")) == len(items)
+    assert len(VTWT(out / "items.csv").read(out / "items.csv")) == len(items)
     funnel = Items(out).manifest["funnel"]
     assert funnel["kept"] == len(items)
     assert funnel["in"] == len(items) + sum(funnel["dropped"].values())

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from babyvlm.benchmarks import BabyWinoground, Caption, LabeledS, VisualTwoWord
+from babyvlm.benchmarks import VTWT, BabyWinoground, EvaluationCallback, LabeledS, SAYCamCaption
 from babyvlm.report.command import report
 from babyvlm.report.runs import find_rows
 from babyvlm.report.tables import detail_tables
@@ -104,17 +104,17 @@ class Known(LightningModule):
     ],
 )
 def test_known_models_get_what_they_must(tmp_path, trials, name, model, labeled, two_word, winoground, caption):
-    callbacks = [
+    benchmarks = [
         LabeledS(trials / "labeled_s.csv", dev_fraction=0.0),
-        VisualTwoWord(trials / "vtwt.csv"),
+        VTWT(trials / "vtwt.csv"),
         BabyWinoground(trials / "baby_winoground.csv"),
-        Caption(trials / "SAYCam_caption.csv"),
+        SAYCamCaption(trials / "SAYCam_caption.csv"),
     ]
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
         logger=CSVLogger(tmp_path, name),
-        callbacks=callbacks,
+        callbacks=[EvaluationCallback(benchmarks)],
         enable_progress_bar=False,
         enable_model_summary=False,
     )

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from babyvlm.benchmarks import BabyWinoground, LabeledS, VisualTwoWord
+from babyvlm.benchmarks import VTWT, BabyWinoground, EvaluationCallback, LabeledS
 from babyvlm.benchmarks.controls import controlled, derangement
 from babyvlm.benchmarks.trials import Trial
 from babyvlm.types import TextScorer
@@ -78,12 +78,12 @@ def root(tmp_path_factory):
     return folder
 
 
-def evaluate(folder, model, benchmark, stage="test"):
+def evaluate(folder, model, benchmark, stage="test", **options):
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
         logger=CSVLogger(folder),
-        callbacks=[benchmark],
+        callbacks=[EvaluationCallback([benchmark], **options)],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -111,7 +111,7 @@ def test_labeled_s_costs_one_pass_an_image_and_one_score_a_pair(root, tmp_path):
 def test_two_words_without_the_image(root, tmp_path):
     model = Reader()
     assert isinstance(model, TextScorer)
-    means = evaluate(tmp_path, model, VisualTwoWord(root / "vtwt.csv"))
+    means = evaluate(tmp_path, model, VTWT(root / "vtwt.csv"))
     assert means["", "accuracy"] == 1
     assert means["blank", "accuracy"] == 1 / 2
     assert means["text_only", "accuracy"] == 1 / 2  # the short phrase is right in every second trial
@@ -128,14 +128,14 @@ def test_a_text_prior_makes_one_context_look_good(root, tmp_path):
 
 
 def test_a_model_that_cannot_do_without_images_has_two_controls(root, tmp_path):
-    means = evaluate(tmp_path, Looker(), VisualTwoWord(root / "vtwt.csv"))
+    means = evaluate(tmp_path, Looker(), VTWT(root / "vtwt.csv"))
     assert {control for control, _ in means} == {"", "blank", "shuffled"}
 
 
 def test_controls_may_be_left_out_and_are_on_dev(root, tmp_path):
     for options, stage in (({"controls": False}, "test"), ({}, "validate")):
         model = Reader()
-        assert evaluate(tmp_path, model, VisualTwoWord(root / "vtwt.csv", **options), stage) == {("", "accuracy"): 1}
+        assert evaluate(tmp_path, model, VTWT(root / "vtwt.csv"), stage, **options) == {("", "accuracy"): 1}
         assert not model.texts
         assert sum(model.images.values()) == (54 if stage == "test" else 6)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import distributed
 from torch.utils.data import DataLoader
 
-from babyvlm.benchmarks import BabyWinoground, VisualTwoWord
+from babyvlm.benchmarks import VTWT, BabyWinoground, EvaluationCallback
 from babyvlm.benchmarks.scoring import score_pairs
 from babyvlm.errors import UserError
 from babyvlm.io.distributed import map_over_ranks, on_rank_zero
@@ -146,15 +146,12 @@ def evaluate(root, folder, devices):
     }.items():
         with (folder / f"{name}.csv").open("w", newline="") as file:
             csv.writer(file).writerows(rows)
-    callbacks = [
-        VisualTwoWord(folder / "vtwt.csv", root, batch_size=2),
-        BabyWinoground(folder / "baby_winoground.csv", root, batch_size=2),
-    ]
+    benchmarks = [VTWT(folder / "vtwt.csv", root), BabyWinoground(folder / "baby_winoground.csv", root)]
     trainer = Trainer(
         accelerator="cpu",
         devices=devices,
         strategy="ddp_fork" if devices > 1 else "auto",
-        callbacks=callbacks,
+        callbacks=[EvaluationCallback(benchmarks, batch_size=2)],
         logger=CSVLogger(folder / f"logs{devices}", version=0),
         enable_progress_bar=False,
         enable_model_summary=False,

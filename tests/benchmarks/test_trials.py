@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from babyvlm.benchmarks import LabeledS, VisualTwoWord
-from babyvlm.benchmarks.results import RESULT_SCHEMA, write_results
+from babyvlm.benchmarks import VTWT, LabeledS
+from babyvlm.benchmarks.results import RESULT_SCHEMA, result_table, write_results
 from babyvlm.benchmarks.scoring import score_pairs
-from babyvlm.benchmarks.trials import Row, Trial, half_of, read_rows, with_images
+from babyvlm.benchmarks.trials import Row, Trial, read_rows, split_of, with_images
 from babyvlm.errors import UserError
 from babyvlm.types import ImageTextScorer, TrialResult
 
@@ -92,12 +92,12 @@ def accuracy(benchmark, rule, root, batch_size=64):
     trials = benchmark.read(benchmark.path)
     scores = score_pairs(Rule(rule), pairs_of(trials), root, device=CPU, batch_size=batch_size)
     judged = [benchmark.judge(trial, tuple(scores[option] for option in trial.options)) for trial in trials]
-    credit = [credit for ((_, _, credit),) in judged]
+    credit = [judgement.credit for (judgement,) in judged]
     return sum(credit) / len(credit)
 
 
 @pytest.mark.parametrize(
-    ("make", "header", "rows"), [(LabeledS, LABELED, labeled_rows(5)), (VisualTwoWord, TWO_WORD, two_word_rows(7))]
+    ("make", "header", "rows"), [(LabeledS, LABELED, labeled_rows(5)), (VTWT, TWO_WORD, two_word_rows(7))]
 )
 @given(data=st.data())
 @settings(max_examples=15)
@@ -116,7 +116,7 @@ def test_a_guesser_is_near_chance(options, chance):
     for item in range(2000):
         pairs = tuple((f"{item}-{n}.png", "ball") for n in range(options))
         trial = Trial(str(item), "test", "", pairs, draw.randrange(options))
-        credit.append(VisualTwoWord(Path("x")).judge(trial, tuple(draw.random() for _ in pairs))[0][2])
+        credit.append(VTWT(Path("x")).judge(trial, tuple(draw.random() for _ in pairs))[0].credit)
     assert sum(credit) / 2000 == pytest.approx(chance, abs=0.035)  # three standard errors of the wider
     assert set(credit) == {0.0, 1.0}
 
@@ -136,7 +136,7 @@ def test_a_guesser_is_near_chance(options, chance):
 )
 def test_ties_share_a_point(scores, answer, credit, choice):
     trial = Trial("i", "dev", "c", tuple((f"{n}.png", "ball") for n in range(4)), answer)
-    assert LabeledS(Path("x")).judge(trial, scores) == [("accuracy", choice, credit)]
+    assert LabeledS(Path("x")).judge(trial, scores) == [("accuracy", credit, choice)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -161,7 +161,7 @@ def test_each_image_once_and_only_the_pairs_that_are_read_are_wanted(tmp_path, r
 
 def test_a_score_that_is_not_a_number_is_refused_where_it_is_read(tmp_path, root):
     rows = [["ball0.png", "see ball", "see cup"], ["dog0.png", "see dog", "see bed"]]
-    trials = VisualTwoWord(write_csv(tmp_path / "v.csv", TWO_WORD, rows)).read(tmp_path / "v.csv")
+    trials = VTWT(write_csv(tmp_path / "v.csv", TWO_WORD, rows)).read(tmp_path / "v.csv")
     elsewhere = Rule(lambda thing, text: float("nan") if (thing, text) == ("ball", "see bed") else thing in text)
     assert len(score_pairs(elsewhere, pairs_of(trials), root, device=CPU)) == 4
     broken = Rule(lambda thing, text: float("nan") if (thing, text) == ("dog", "see bed") else thing in text)
@@ -180,39 +180,47 @@ GOOD = [
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
-        (["trial_id", "target_category", "image", "x"], GOOD, "column real_category is missing; it has trial_id"),
-        (LABELED, [*GOOD[:2], ["a", "ball", " ", "dog0.png"], GOOD[3]], "row 4: real_category is empty"),
-        (LABELED, [*GOOD[:3], ["a", "ball", "bed"]], "row 5: image is empty"),
-        (LABELED, GOOD[:3], "trial a has 3 rows, 1 of its target 'ball'; it needs 4 rows"),
-        (LABELED, [*GOOD, GOOD[1]], "trial a has 5 rows"),
-        (LABELED, [*GOOD[:3], ["a", "ball", "ball", "ball1.png"]], "trial a has 4 rows, 2 of its target 'ball'"),
-        (LABELED, [["a", "cat", *row[2:]] for row in GOOD], "trial a has 4 rows, 0 of its target 'cat'"),
-        (LABELED, [*GOOD[:3], ["a", "cup", "bed", "bed0.png"]], "trial a: its rows differ in target_category or half"),
-        ([*LABELED, "half"], [[*row, "train"] for row in GOOD], "item a: half is 'train', must be dev or test"),
-        ([*LABELED, "half"], [[*row, ""] for row in GOOD], "item a: half is '', must be dev or test"),
-        ([*LABELED, "half"], GOOD, "item a: half is None, must be dev or test"),
+        (
+            ["trial_id", "target_category", "image", "x"],
+            GOOD,
+            ": column real_category is missing; its columns are trial_id",
+        ),
+        (LABELED, [*GOOD[:2], ["a", "ball", " ", "dog0.png"], GOOD[3]], ", row 4: real_category is empty"),
+        (LABELED, [*GOOD[:3], ["a", "ball", "bed"]], ", row 5: image is empty"),
+        (LABELED, GOOD[:3], ": trial a has 3 rows, 1 of its target 'ball'; it needs 4 rows"),
+        (LABELED, [*GOOD, GOOD[1]], ": trial a has 5 rows"),
+        (LABELED, [*GOOD[:3], ["a", "ball", "ball", "ball1.png"]], ": trial a has 4 rows, 2 of its target 'ball'"),
+        (LABELED, [["a", "cat", *row[2:]] for row in GOOD], ": trial a has 4 rows, 0 of its target 'cat'"),
+        (
+            LABELED,
+            [*GOOD[:3], ["a", "cup", "bed", "bed0.png"]],
+            ": trial a: its rows differ in target_category or half",
+        ),
+        ([*LABELED, "half"], [[*row, "train"] for row in GOOD], ": item a: half is 'train', must be dev or test"),
+        ([*LABELED, "half"], [[*row, ""] for row in GOOD], ": item a: half is '', must be dev or test"),
+        ([*LABELED, "half"], GOOD, ": item a: half is None, must be dev or test"),
         (
             [*LABELED, "half"],
             [[*row, half] for row, half in zip(GOOD, ["dev", "dev", "dev", "test"], strict=True)],
-            "trial a: its rows differ in target_category or half",
+            ": trial a: its rows differ in target_category or half",
         ),
-        (LABELED, [], "holds no row"),
+        (LABELED, [], ": no rows"),
     ],
 )
 def test_bad_lists_are_told(tmp_path, header, rows, message):
     path = write_csv(tmp_path / "labeled_s.csv", header, rows)
     with pytest.raises(UserError) as refusal:
         LabeledS(path).read(path)
-    assert str(refusal.value).startswith(f"{path}: {message}")
+    assert str(refusal.value).startswith(f"{path}{message}")
 
 
 def test_two_word_rows_are_told(tmp_path):
     path = write_csv(tmp_path / "vtwt.csv", TWO_WORD, [["ball0.png", "wash ball", ""]])
-    with pytest.raises(UserError, match=r"vtwt\.csv: row 2: negative_phrase is empty"):
-        VisualTwoWord(path).read(path)
+    with pytest.raises(UserError, match=r"vtwt\.csv, row 2: negative_phrase is empty"):
+        VTWT(path).read(path)
     path = write_csv(path, [*TWO_WORD, "half"], [["ball0.png", "wash ball", "kick ball", "val"]])
     with pytest.raises(UserError, match=r"item 2:ball0\.png: half is 'val'"):
-        VisualTwoWord(path).read(path)
+        VTWT(path).read(path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00a", b"image\n\x00\n" + b"x" * 140_000])
@@ -228,7 +236,7 @@ def test_files_that_are_no_list(tmp_path, content):
 def test_a_list_saved_by_a_spreadsheet_is_read(tmp_path):
     path = tmp_path / "v.csv"
     path.write_bytes('\ufeffimage,positive_phrase,negative_phrase\r\nball0.png,"wash, ball",kick ball\r\n'.encode())
-    assert VisualTwoWord(path).read(path)[0].options == (("ball0.png", "wash, ball"), ("ball0.png", "kick ball"))
+    assert VTWT(path).read(path)[0].options == (("ball0.png", "wash, ball"), ("ball0.png", "kick ball"))
 
 
 def trial_of(*images):
@@ -254,7 +262,7 @@ def test_images_that_are_not_there_are_all_named(root, tmp_path):
     )
     whole = trial_of("ball0.png", "cup0.png")
     assert with_images([*lists, *whole], root, tmp_path / "l.csv", allow_missing=True) == whole
-    with pytest.raises(UserError, match=r"l\.csv: every item lacks an image"):
+    with pytest.raises(UserError, match=r"l\.csv: every trial lacks an image"):
         with_images(lists, root, tmp_path / "l.csv", allow_missing=True)
     with pytest.raises(
         UserError, match=r"l\.csv: none of its 2 images is in .*\. Set their folder with images: FOLDER"
@@ -275,25 +283,25 @@ def test_a_broken_picture_is_told(tmp_path, draw_jpeg):
 def test_halves_are_stable_and_as_large_as_asked(tmp_path_factory, seed, fraction):
     path = tmp_path_factory.getbasetemp() / "list.csv"
     items = [f"{seed}-{n}" for n in range(1000)]
-    halves = [half_of(Row(1, {}), item, fraction, path) for item in items]
-    assert halves == [half_of(Row(1, {}), item, fraction, path) for item in items]
+    halves = [split_of(Row(1, {}), item, fraction, path) for item in items]
+    assert halves == [split_of(Row(1, {}), item, fraction, path) for item in items]
     assert halves.count("dev") / 1000 == pytest.approx(fraction, abs=0.08)
-    more = [half_of(Row(1, {}), item, min(1.0, fraction + 0.1), path) for item in items]
+    more = [split_of(Row(1, {}), item, min(1.0, fraction + 0.1), path) for item in items]
     assert all(new == "dev" for old, new in zip(halves, more, strict=True) if old == "dev")
 
 
 def test_halves_survive_a_change_of_version(tmp_path):
     golden = ["dev", "dev", "test", "dev", "dev", "test", "test", "dev"]  # SHA-256 of the ids: 5fec.., 6b86.., d473..
-    assert [half_of(Row(1, {}), str(item), 0.5, tmp_path) for item in range(8)] == golden
-    assert half_of(Row(1, {"half": "dev"}), "0", 0.0, tmp_path) == "dev"
-    assert half_of(Row(1, {"half": "test"}), "0", 1.0, tmp_path) == "test"
+    assert [split_of(Row(1, {}), str(item), 0.5, tmp_path) for item in range(8)] == golden
+    assert split_of(Row(1, {"half": "dev"}), "0", 0.0, tmp_path) == "dev"
+    assert split_of(Row(1, {"half": "test"}), "0", 1.0, tmp_path) == "test"
 
 
 def test_the_authors_lists_have_their_halves(tmp_path):
     labeled = LabeledS(write_csv(tmp_path / "l.csv", LABELED, labeled_rows(400)))
-    assert Counter(trial.half for trial in labeled.read(labeled.path))["dev"] == pytest.approx(200, abs=40)
-    two_word = VisualTwoWord(write_csv(tmp_path / "v.csv", TWO_WORD, two_word_rows(50)))
-    assert {trial.half for trial in two_word.read(two_word.path)} == {"test"}
+    assert Counter(trial.split for trial in labeled.read(labeled.path))["dev"] == pytest.approx(200, abs=40)
+    two_word = VTWT(write_csv(tmp_path / "v.csv", TWO_WORD, two_word_rows(50)))
+    assert {trial.split for trial in two_word.read(two_word.path)} == {"test"}
 
 
 def test_results_are_written_whole(tmp_path):
@@ -301,19 +309,20 @@ def test_results_are_written_whole(tmp_path):
         TrialResult("1", "test", "ball", "", "accuracy", (0.5, 0.25), 0, 1.0),
         TrialResult("2", "test", "", "blank", "overall", (1.0, 1.0), None, 0.5),
     ]
-    write_results(tmp_path / "results" / "x.parquet", results, {"world": "real"})
+    write_results(tmp_path / "results" / "x.parquet", result_table(results, {"world": "real"}))
     table = pq.read_table(tmp_path / "results" / "x.parquet")
     assert table.schema.equals(RESULT_SCHEMA)
     assert table.to_pylist()[1] == {
         "item": "2",
-        "half": "test",
+        "split": "test",
         "category": "",
         "control": "blank",
         "measure": "overall",
         "scores": [1.0, 1.0],
         "choice": None,
         "credit": 0.5,
-        "said": "",
+        "output": "",
+        "group": "",
     }
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["x.parquet"]
     assert table.schema.metadata[b"world"] == b"real"

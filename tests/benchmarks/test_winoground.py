@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from babyvlm.benchmarks import BabyWinoground
-from babyvlm.benchmarks.scoring import alike, score_pairs, tell_cut_texts, vocabulary_facts
+from babyvlm.benchmarks.scoring import indistinguishable, report_truncated_texts, score_pairs, vocabulary_facts
 from babyvlm.benchmarks.trials import Trial
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
@@ -27,7 +27,7 @@ CHANCES = {
 def judged(scores):
     """Credit by measure of one instance, of its four scores (i+,p+), (i+,p-), (i-,p+), (i-,p-)."""
     trial = Trial("i", "test", "", (("+", "p"), ("+", "n"), ("-", "p"), ("-", "n")))
-    return {measure: credit for measure, _, credit in BabyWinoground(Path("x")).judge(trial, tuple(scores))}
+    return {measure: credit for measure, credit, _ in BabyWinoground(Path("x")).judge(trial, tuple(scores))}
 
 
 def test_chance_over_all_orders_of_four_scores_is_that_of_the_paper():
@@ -80,7 +80,7 @@ def test_two_rows_an_instance_in_any_order_with_blank_lines(tmp_path):
         ("b.png", "wash cup"),
         ("b.png", "kick ball"),
     )
-    assert {trial.half for trial in trials} == {"test"}  # the authors' list is a test set as a whole
+    assert {trial.split for trial in trials} == {"test"}  # the authors' list is a test set as a whole
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_phrases_that_encode_alike_tie_and_are_scored_once(tmp_path, vocabulary)
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     scorer = Noise(vocabulary)
     texts = ["zebra red", "yak red", "Yak, red", "red ball", "ball red"]
-    assert alike(scorer, texts) == {
+    assert indistinguishable(scorer, texts) == {
         "Yak, red": "Yak, red",
         "yak red": "Yak, red",
         "zebra red": "Yak, red",
@@ -134,18 +134,18 @@ def test_what_a_model_does_not_read_is_no_difference_and_told_once(tmp_path, voc
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     scorer = Noise(vocabulary)
     texts = ["look at the red ball", "look at the red cup", "look at the red dog", "look at the ball"]
-    assert len(set(alike(scorer, texts).values())) == 4
+    assert len(set(indistinguishable(scorer, texts).values())) == 4
     scorer.max_tokens = 6
-    assert set(alike(scorer, texts).values()) == {"look at the ball", "look at the red ball"}
+    assert set(indistinguishable(scorer, texts).values()) == {"look at the ball", "look at the red ball"}
     scores = score_pairs(scorer, [("a.png", text) for text in texts], tmp_path, device=torch.device("cpu"))
     assert len({scores["a.png", text] for text in texts}) == 2
     for _ in range(2):
-        tell_cut_texts(scorer, [*texts, *texts], tmp_path / "list.csv")
-    tell_cut_texts(scorer, texts[3:], tmp_path / "other.csv")
-    tell_cut_texts(object(), texts, tmp_path / "list.csv")
+        report_truncated_texts(scorer, [*texts, *texts], tmp_path / "list.csv")
+    report_truncated_texts(scorer, texts[3:], tmp_path / "other.csv")
+    report_truncated_texts(object(), texts, tmp_path / "list.csv")
     said = capsys.readouterr().out
     assert said.count("\n") == 1
-    assert "list.csv: 3 of 4 texts are cut to the model's 6 tokens" in said
+    assert "list.csv: 3 of 4 texts are truncated to the model's 6 tokens" in said
     assert "the longest has 7" in said
 
 

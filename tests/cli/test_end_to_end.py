@@ -149,7 +149,7 @@ def test_shipped_config_runs(world, overlay):
     elif folder == "benchmarks" or name == "base" or name in PHASE_OF.values():
         pass  # part of the runs of the models
     else:
-        scored = not name.startswith(("language", "dino", "clip"))
+        scored = not name.startswith(("language", "clip"))
         names = [f"{folder}/{name}", *([f"{folder}/{PHASE_OF[name]}"] if name in PHASE_OF else [])]
         extra = ["--data.max_tokens", "32"] * name.startswith("language")
         if folder == "saycam":

@@ -178,7 +178,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 import test_cvcl as t
-from babyvlm.benchmarks import VisualTwoWord
+from babyvlm.benchmarks import VTWT, EvaluationCallback
 from babyvlm.types import Batch
 
 vocabulary, folder, devices = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -195,7 +195,7 @@ class Split(torch.utils.data.Dataset):
 
 cvcl = t.model(t.Path(vocabulary), frozen=True)
 logger = CSVLogger(folder, "run")
-words = VisualTwoWord(t.Path(folder) / "vtwt.csv")
+words = EvaluationCallback([VTWT(t.Path(folder) / "vtwt.csv")])
 trainer = Trainer(
     accelerator="cpu", devices=devices, strategy="ddp_fork" if devices > 1 else "auto", logger=logger, max_epochs=2,
     callbacks=[words], use_distributed_sampler=False, enable_progress_bar=False, enable_model_summary=False,

@@ -49,14 +49,15 @@ def make_run(
         rows = [
             {
                 "item": names[n],
-                "half": "test",
+                "split": "test",
                 "category": (categories or [""] * len(credit))[n],
                 "control": control,
                 "measure": measure,
                 "scores": [0.0, 1.0],
                 "choice": 0,
                 "credit": float(value) * less * part,
-                "said": words[n],
+                "group": "",
+                "output": words[n],
             }
             for measure, part in by_measure.items()
             for control, less in (controls or {"": 1}).items()

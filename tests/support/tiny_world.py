@@ -9,7 +9,8 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 MATRIX = Path("ablations.yaml")
 WORDS = ["look", "red", "ball", "dog", "cup", "runs", "wash"]
-TEST = {"class_path": "babyvlm.benchmarks.VisualTwoWord", "init_args": {"trials": "vtwt.csv", "dev_fraction": 0.5}}
+VTWT = {"class_path": "babyvlm.benchmarks.VTWT", "init_args": {"trials": "vtwt.csv", "dev_fraction": 0.5}}
+TEST = {"class_path": "babyvlm.benchmarks.EvaluationCallback", "init_args": {"benchmarks": [VTWT]}}
 BASE = {
     "seed_everything": 0,
     "trainer": {

@@ -47,7 +47,8 @@ TEXTS = {
     "class_path": "babyvlm.data.text_mix.TextMix",
     "init_args": {name: value for name, value in PAIRS["init_args"].items() if name != "image_size"},
 }
-VTWT = {"class_path": "babyvlm.benchmarks.VisualTwoWord", "init_args": {"trials": "vtwt.csv", "dev_fraction": 0.5}}
+LIST = {"class_path": "babyvlm.benchmarks.VTWT", "init_args": {"trials": "vtwt.csv", "dev_fraction": 0.5}}
+VTWT = {"class_path": "babyvlm.benchmarks.EvaluationCallback", "init_args": {"benchmarks": [LIST]}}
 CONFIG = {
     "seed_everything": 3,
     "name": "run",

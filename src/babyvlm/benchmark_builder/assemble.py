@@ -24,7 +24,7 @@ from babyvlm.io.files import write_csv
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-CALLBACKS = {"labeled_s": "LabeledS", "vtwt": "VisualTwoWord", "baby_winoground": "BabyWinoground"}
+CLASSES = {"labeled_s": "LabeledS", "vtwt": "VTWT", "baby_winoground": "BabyWinoground"}
 
 
 @dataclass
@@ -208,11 +208,12 @@ def _write_images(parts: _Parts, folder: Path, *, copy: bool) -> dict[str, str]:
 
 
 def _overlay(lists: Iterable[str], out: Path) -> str:
-    """The callbacks of the lists, with paths from where the command was run."""
-    callbacks = [
-        {"class_path": f"babyvlm.benchmarks.{CALLBACKS[name]}", "init_args": {"trials": str(out / f"{name}.csv")}}
+    """Return an overlay that evaluates on the lists, with paths from where the command was run."""
+    benchmarks = [
+        {"class_path": f"babyvlm.benchmarks.{CLASSES[name]}", "init_args": {"trials": str(out / f"{name}.csv")}}
         for name in lists
     ]
-    return "# Tests a model on this folder: the last --config of `python -m babyvlm test`.\n" + yaml.safe_dump(
-        {"trainer": {"callbacks": callbacks}}, sort_keys=False
+    callback = {"class_path": "babyvlm.benchmarks.EvaluationCallback", "init_args": {"benchmarks": benchmarks}}
+    return "# Evaluates a model on this folder. Pass it as the last --config of `python -m babyvlm test`.\n" + (
+        yaml.safe_dump({"trainer": {"callbacks+": [callback]}}, sort_keys=False)
     )

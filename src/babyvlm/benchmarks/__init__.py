@@ -1,29 +1,44 @@
-"""Tests made for babies, as Lightning callbacks, and how such tests are made (``build``).
+"""Benchmarks of what a model knows, and how a model is evaluated on them.
 
-The callbacks are loaded when they are asked for: making tests needs no Lightning.
+Names are imported on first use: building a benchmark needs neither torch nor Lightning.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from babyvlm.benchmarks.caption import Caption
-    from babyvlm.benchmarks.contamination import Contamination
+    from babyvlm.benchmarks.base import Benchmark, ForcedChoice, Judgement, Measure, ScoreBenchmark
+    from babyvlm.benchmarks.contamination_check import ContaminationCheck
+    from babyvlm.benchmarks.evaluation_callback import EvaluationCallback
     from babyvlm.benchmarks.labeled_s import LabeledS
-    from babyvlm.benchmarks.vtwt import VisualTwoWord
+    from babyvlm.benchmarks.saycam_caption import SAYCamCaption
+    from babyvlm.benchmarks.vtwt import VTWT
     from babyvlm.benchmarks.winoground import BabyWinoground
 
-__all__ = ["BabyWinoground", "Caption", "Contamination", "LabeledS", "VisualTwoWord"]
+__all__ = [
+    "VTWT",
+    "BabyWinoground",
+    "Benchmark",
+    "ContaminationCheck",
+    "EvaluationCallback",
+    "ForcedChoice",
+    "Judgement",
+    "LabeledS",
+    "Measure",
+    "SAYCamCaption",
+    "ScoreBenchmark",
+]
 _MODULES = {
     "BabyWinoground": "winoground",
-    "Caption": "caption",
-    "Contamination": "contamination",
+    "ContaminationCheck": "contamination_check",
+    "EvaluationCallback": "evaluation_callback",
     "LabeledS": "labeled_s",
-    "VisualTwoWord": "vtwt",
+    "SAYCamCaption": "saycam_caption",
+    "VTWT": "vtwt",
 }
 
 
 def __getattr__(name: str) -> object:
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'base')}"), name)

@@ -1,197 +1,187 @@
-"""Benchmarks as callbacks: the dev half on validation, the test half on ``test``."""
+"""What a benchmark is: how its list is read, what a model is asked, and how the answers are judged.
+
+A benchmark is a plain class. ``evaluate.py`` runs it on a model; ``evaluation_callback.py`` does the same during a run
+of Lightning. A benchmark of your own is a subclass with ``name``, ``measures`` and ``read``; nothing else must change.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-
-from babyvlm.benchmarks.controls import Views, controlled
-from babyvlm.benchmarks.results import licensed, world_of, write_results
-from babyvlm.benchmarks.scoring import score_pairs, tell_cut_texts, vocabulary_facts
 from babyvlm.benchmarks.trials import Trial, with_images
-from babyvlm.curation.benchmark_images import read_each
 from babyvlm.errors import UserError
 from babyvlm.types import ImageTextScorer, TextScorer, TrialResult
 
-Judgement = tuple[str, int | None, float]  # measure, choice, credit
+if TYPE_CHECKING:
+    import torch
+
+    from babyvlm.benchmarks.controls import Views
 
 
-def benchmarks_of(trainer: Trainer) -> list[Benchmark]:
-    """The benchmarks of a run, in their order."""
-    return [callback for callback in getattr(trainer, "callbacks", []) if isinstance(callback, Benchmark)]
+@dataclass(frozen=True)
+class Measure:
+    """One way to judge the answers.
+
+    Attributes:
+        title: what the heading of its column adds to the benchmark's title; may be empty.
+        chance: mean credit of a model that knows nothing; None if there is no such number.
+        main: whether it stands in the main table; other measures stand in the tables of details.
+    """
+
+    title: str = ""
+    chance: float | None = None
+    main: bool = True
 
 
-class Benchmark(Callback, ABC):
-    """Tests a model on a list of items.
+class Judgement(NamedTuple):
+    """The credit of a trial by one measure, and the option that was chosen, if the measure is about a choice."""
 
-    The mean credit is logged as ``<name>_<half>``, that of further measures as ``<name>_<measure>_<half>``. Item by
-    item they go to ``results/`` in the run's folder.
+    measure: str
+    credit: float
+    choice: int | None = None
+
+
+class Benchmark(ABC):
+    """A list of trials with the rules by which a model is scored on it.
 
     Args:
         trials: CSV list.
-        images: folder that the list's image paths start from; the list's own by default.
-        batch_size: images encoded at once.
-        dev_fraction: share of the items in the dev half, where the list has no column ``half``; None for the
+        images: folder that image paths in the list start from; by default the folder of the list.
+        dev_fraction: share of the trials in the dev split, if the list has no column ``half``; by default the
             benchmark's own.
-        allow_missing: score a list of which some images are missing; the result says so.
-        controls: on ``test``, run it also without its images (``controls.py``).
-        seed: of the control that exchanges the images.
+        allow_missing: leave out trials whose images are missing, instead of raising an error. The results record how
+            many were left out.
+
+    Attributes:
+        name: identifies the benchmark in logged metrics and names of result files.
+        title: heading of its columns in tables.
+        order: position of its columns in tables.
+        measures: by name; the first one is ``EvaluationResult.mean``.
+        category: what ``Trial.category`` stands for (``word class``); empty if trials have no categories.
+        dev_fraction: see above; 0 by default, since the authors' lists are test sets.
     """
 
-    name: str
-    measure: str = "accuracy"  # the one that is meant by the benchmark's name
-    dev_fraction: float = 0.0  # the authors' lists are test sets as a whole
+    name: ClassVar[str]
+    title: ClassVar[str]
+    order: ClassVar[int] = 1000
+    measures: ClassVar[Mapping[str, Measure]]
+    category: ClassVar[str] = ""
+    dev_fraction: float = 0.0
 
     def __init__(
         self,
-        trials: Path,
-        images: Path | None = None,
-        batch_size: int = 64,
+        trials: Path | str,
+        images: Path | str | None = None,
         dev_fraction: float | None = None,
         allow_missing: bool = False,
-        controls: bool = True,
-        seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.path = trials
-        self.images = images or trials.parent
-        self.batch_size = batch_size
+        self.path = Path(trials)
+        self.images = self.path.parent if images is None else Path(images)
         if dev_fraction is not None:
             self.dev_fraction = dev_fraction
         self.allow_missing = allow_missing
-        self.controls, self.seed = controls, seed
-        self.trials: list[Trial] = []
-        self.missing = 0
 
     @abstractmethod
     def read(self, path: Path) -> list[Trial]:
-        """The trials of a list."""
+        """Return the trials of a list.
+
+        Raises:
+            UserError: The list is malformed.
+        """
 
     @abstractmethod
-    def check(self, model: LightningModule) -> bool:
-        """Whether there is something to test a model on; a ``UserError`` where there should be."""
+    def accepts(self, model: object) -> bool:
+        """Return whether a model can be scored. False means that a run skips the benchmark.
+
+        Raises:
+            UserError: The model must be scored and cannot be, or a program that the benchmark needs is missing.
+        """
 
     @abstractmethod
-    def results(self, model: LightningModule, views: Views) -> list[TrialResult]:
-        """The results of one half and of its controls, the same on every rank."""
+    def results(self, model: object, views: Views, *, device: torch.device, batch_size: int) -> list[TrialResult]:
+        """Return the results of trials and their controls, the same on every rank.
 
-    def facts(self) -> dict[str, str]:
-        """What else the results have to say of the list."""
-        return {}
+        Args:
+            model: A model that the benchmark accepts.
+            views: The trials under ``""``, and the trials of each control under its name.
+            device: Where the model is.
+            batch_size: Images encoded at once.
+        """
 
-    def can_read(self, model: LightningModule) -> bool:
-        """Whether the items make sense to a model without any image."""
+    def reads_text_alone(self, model: object) -> bool:
+        """Return whether the control without images makes sense for a model."""
         return False
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Read the list and find its images before anything runs; the first benchmark of a run does it for all.
+    def facts(self) -> dict[str, str]:
+        """Return what else the metadata of the results say about the list."""
+        return {}
+
+    def load(self) -> tuple[list[Trial], int]:
+        """Return the trials whose images exist, and the number of other trials.
 
         Raises:
-            UserError: lists or images are bad or missing, all of it told at once, or the model cannot be tested.
-        """
-        tests = benchmarks_of(trainer)
-        if self is tests[0]:
-            usable = [test for test in tests if test.check(pl_module)]
-            for test, (trials, missing) in zip(usable, read_each(usable, Benchmark.found), strict=True):
-                test.trials, test.missing = trials, missing
-
-    def found(self) -> tuple[list[Trial], int]:
-        """The trials of the list whose images are there, and how many others it has.
-
-        Raises:
-            UserError: the list or an image is bad or missing.
+            UserError: The list is malformed, or an image is missing and ``allow_missing`` is false.
         """
         listed = self.read(self.path)
         trials = with_images(listed, self.images, self.path, allow_missing=self.allow_missing)
         return trials, len(listed) - len(trials)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score the dev half."""
-        if not trainer.sanity_checking:
-            self._run(trainer, pl_module, "dev", f"{self.name}-dev-step{trainer.global_step:07d}.parquet")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score the test half."""
-        self._run(trainer, pl_module, "test", f"{self.name}-test.parquet")
-
-    def _run(self, trainer: Trainer, pl_module: LightningModule, half: str, file: str) -> None:
-        trials = [trial for trial in self.trials if trial.half == half]
-        if not trials:  # a list without a dev half has nothing to choose a checkpoint by
-            return
-        views = {"": trials}
-        if self.controls and half == "test":
-            views |= controlled(trials, text_only=self.can_read(pl_module), seed=self.seed)
-        results = self.results(pl_module, views)
-        for name, value in self._means(results, half).items():
-            pl_module.log(name, value, prog_bar=name == f"{self.name}_{half}", rank_zero_only=False)
-        folder = trainer.log_dir  # asked on every rank: it is broadcast
-        if trainer.is_global_zero and folder is not None:
-            facts = {
-                "world": world_of(self.path),
-                "missing_items": str(self.missing),
-                "licensed": str(licensed(self.path, self.images)),
-                **self.facts(),
-            }
-            texts = [[text for _, text in trial.options] for trial in trials]
-            write_results(Path(folder) / "results" / file, results, facts | vocabulary_facts(pl_module, texts))
-
-    def _means(self, results: Sequence[TrialResult], half: str) -> dict[str, float]:
-        """Mean credit by the name it is logged under."""
-        credits: dict[str, list[float]] = {}
-        for result in results:
-            if not result.control:
-                credits.setdefault(result.measure, []).append(result.credit)
-        names = {measure: self.name if measure == self.measure else f"{self.name}_{measure}" for measure in credits}
-        return {f"{names[measure]}_{half}": sum(credit) / len(credit) for measure, credit in credits.items()}
+    def metric_name(self, measure: str) -> str:
+        """Return the name under which a measure is logged: the benchmark's, if it has only one main measure."""
+        main = [name for name, one in self.measures.items() if one.main]
+        return self.name if main == [measure] else f"{self.name}_{measure}"
 
 
 class ScoreBenchmark(Benchmark):
-    """A benchmark that is a comparison of scores."""
+    """A benchmark that compares scores of (image, text) pairs."""
 
     @abstractmethod
     def judge(self, trial: Trial, scores: tuple[float, ...]) -> list[Judgement]:
-        """What the scores of a trial's options are worth by each measure; the first is what a table shows."""
+        """Return the credit of a trial by each measure, given the scores of its options."""
 
-    def check(self, model: LightningModule) -> bool:
-        """It must be a scorer.
+    def accepts(self, model: object) -> bool:
+        """Require an ``ImageTextScorer``.
 
         Raises:
-            UserError: the model does not score images with texts.
+            UserError: The model does not score images with texts.
         """
         if not isinstance(model, ImageTextScorer):
-            raise UserError(f"{type(model).__name__} has no preprocess() and score(): {self.name} cannot test it")
+            raise UserError(f"{type(model).__name__} has no preprocess() and score(), which {self.name} needs")
         return True
 
-    def can_read(self, model: LightningModule) -> bool:
-        """If it scores texts."""
+    def reads_text_alone(self, model: object) -> bool:
+        """Return whether the model scores texts."""
         return isinstance(model, TextScorer)
 
-    def results(self, model: LightningModule, views: Views) -> list[TrialResult]:
-        """Judge each trial by the scores of its options."""
+    def results(self, model: object, views: Views, *, device: torch.device, batch_size: int) -> list[TrialResult]:
+        """Judge each trial by the scores of its options; each distinct pair is scored once."""
+        from babyvlm.benchmarks.scoring import report_truncated_texts, score_pairs
+
         assert isinstance(model, ImageTextScorer)
-        tell_cut_texts(model, (text for trial in self.trials for _, text in trial.options), self.path)
+        report_truncated_texts(model, (text for trial in views[""] for _, text in trial.options), self.path)
         pairs = [option for view in views.values() for trial in view for option in trial.options]
-        scores = score_pairs(
-            model, pairs, self.images, device=model.device, batch_size=self.batch_size, label=self.name
-        )
+        scores = score_pairs(model, pairs, self.images, device=device, batch_size=batch_size, label=self.name)
         return [
-            TrialResult(trial.item, trial.half, trial.category, control, measure, values, choice, credit)
+            TrialResult(
+                trial.item, trial.split, trial.category, control, measure, values, choice, credit, group=trial.group
+            )
             for control, view in views.items()
             for trial in view
             for values in [tuple(scores[option] for option in trial.options)]
-            for measure, choice, credit in self.judge(trial, values)
+            for measure, credit, choice in self.judge(trial, values)
         ]
 
 
 class ForcedChoice(ScoreBenchmark):
-    """Right when the right option scores highest."""
+    """Correct if the right option has the highest score. Its first measure is the accuracy."""
 
     def judge(self, trial: Trial, scores: tuple[float, ...]) -> list[Judgement]:
-        """A choice among k tied best is worth 1/k if the right one is among them."""
+        """Return credit 1/k if the right option is among k options with the highest score, else 0."""
         best = max(scores)
         tied = [index for index, score in enumerate(scores) if score == best]
-        return [("accuracy", tied[0], 1 / len(tied) if trial.answer in tied else 0.0)]
+        credit = 1 / len(tied) if trial.answer in tied else 0.0
+        return [Judgement(next(iter(self.measures)), credit, tied[0])]

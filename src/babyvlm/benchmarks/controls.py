@@ -1,4 +1,4 @@
-"""What looking was worth: the same trials with the pictures taken away, or exchanged."""
+"""Image-blind baselines: the same trials with blank, shuffled or no images."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from dataclasses import replace
 
 from babyvlm.benchmarks.trials import Trial
 
-# In an image's place; no path of a file can hold a NUL.
-BLANK = "\0blank"  # an empty picture
-ABSENT = "\0absent"  # none at all: how likely the text is by itself
+# They stand where an image's path would; no path can contain a NUL.
+BLANK = "\0blank"  # an empty image
+ABSENT = "\0absent"  # no image: the likelihood of the text alone
+CONTROLS = {"blank": "blank image", "shuffled": "shuffled images", "text_only": "text only"}  # titles in tables
 
-Views = dict[str, list[Trial]]  # the trials as they are under "", and by the name of each control
+Views = dict[str, list[Trial]]  # the trials themselves under "", and those of each control under its name
 
 
 def controlled(trials: Sequence[Trial], *, text_only: bool, seed: int) -> Views:
-    """The trials of each control.
+    """Return the trials of each control.
 
     - ``blank``: every image is the same empty one;
-    - ``shuffled``: every image is another one of these trials;
+    - ``shuffled``: every image is replaced by another image of these trials;
     - ``text_only``: no image.
 
     Args:
-        trials: as they are.
-        text_only: whether the model can do without an image.
-        seed: of the shuffle.
+        trials: The trials themselves.
+        text_only: Whether the model can score texts without an image.
+        seed: Of the shuffle.
     """
     views = {"blank": _with_images(trials, lambda image: BLANK)}
     other = derangement({image for trial in trials for image, _ in trial.options}, seed)
@@ -37,7 +38,7 @@ def controlled(trials: Sequence[Trial], *, text_only: bool, seed: int) -> Views:
 
 
 def derangement(images: set[str], seed: int) -> dict[str, str]:
-    """For each image another one, each taken once: the next on a random round. Empty if there are not two."""
+    """Map each image to another one, each used once: the next in a random circle. Empty for fewer than two images."""
     around = sorted(images)
     random.Random(seed).shuffle(around)
     return dict(zip(around, around[1:] + around[:1], strict=True)) if len(around) > 1 else {}

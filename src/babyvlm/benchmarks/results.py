@@ -1,10 +1,12 @@
-"""What a benchmark leaves on disk: one row for each item, measure and control."""
+"""Result files of benchmarks: one row for each item, measure and control."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,55 +14,78 @@ import pyarrow.parquet as pq
 from babyvlm.io.artifacts import read_manifest
 from babyvlm.types import TrialResult
 
+if TYPE_CHECKING:
+    from babyvlm.benchmarks.base import Benchmark
+
 RESULT_SCHEMA = pa.schema(
     [
         ("item", pa.string()),
-        ("half", pa.string()),
+        ("split", pa.string()),
         ("category", pa.string()),
+        ("group", pa.string()),
         ("control", pa.string()),
         ("measure", pa.string()),
         ("scores", pa.list_(pa.float64())),
         ("choice", pa.int32()),
         ("credit", pa.float64()),
-        ("said", pa.string()),
+        ("output", pa.string()),
     ]
 )
 
 
+def benchmark_facts(benchmark: Benchmark) -> dict[str, str]:
+    """Return the metadata of a benchmark's results, from which a report makes its tables.
+
+    Returns:
+        ``title``, ``order``, ``measures`` (JSON list of name, title, chance and main), ``category`` (what categories
+        stand for), ``trials`` and ``images`` (paths), ``world`` and ``licensed`` (see below), and ``Benchmark.facts``.
+    """
+    measures = [{"name": name, **asdict(measure)} for name, measure in benchmark.measures.items()]
+    return {
+        "title": benchmark.title,
+        "order": str(benchmark.order),
+        "measures": json.dumps(measures),
+        "category": benchmark.category,
+        "trials": str(benchmark.path),
+        "images": str(benchmark.images),
+        "world": world_of(benchmark.path),
+        "licensed": str(licensed(benchmark.path, benchmark.images)),
+        **benchmark.facts(),
+    }
+
+
 def world_of(path: Path) -> str:
-    """``playroom`` for a list of the embedded world, which is told by the manifest above it; else ``real``."""
-    if (path.parent / "benchmark.json").is_file():  # made by `benchmark build assemble`
+    """Return ``playroom`` for a list of the embedded world, by the manifest in a folder above it; else ``real``."""
+    if (path.parent / "benchmark.json").is_file():  # built by `benchmark build assemble`
         return str(read_manifest(path.parent, "benchmark")["world"])
     embedded = any((folder / "playroom.json").is_file() for folder in path.resolve().parents)
     return "playroom" if embedded else "real"
 
 
 def licensed(path: Path, images: Path) -> bool:
-    """Whether a list's phrases and images may never leave the machine: yes, unless what it stands in says no.
+    """Return whether a list's phrases and images must stay on this machine: yes, unless a manifest says no.
 
     Args:
-        path: the list.
-        images: where its images are; elsewhere than what says no, they are others.
+        path: The list.
+        images: Folder of its images; the manifest says nothing about images outside of its own folder.
     """
     path, images = path.resolve(), images.resolve()
     for folder in path.parents:
-        made = folder == path.parent and (folder / "benchmark.json").is_file()
-        if made or (folder / "playroom.json").is_file():
-            told = read_manifest(folder, "benchmark").get("licensed") if made else False
-            return told is not False or not images.is_relative_to(folder)
+        built = folder == path.parent and (folder / "benchmark.json").is_file()
+        if built or (folder / "playroom.json").is_file():
+            flag = read_manifest(folder, "benchmark").get("licensed") if built else False
+            return flag is not False or not images.is_relative_to(folder)
     return True
 
 
-def write_results(path: Path, results: Sequence[TrialResult], facts: Mapping[str, str]) -> None:
-    """Write results beside and rename them in.
+def result_table(results: Sequence[TrialResult], facts: Mapping[str, str]) -> pa.Table:
+    """Return results as a table, with facts about them as its metadata."""
+    return pa.Table.from_pylist([asdict(result) for result in results], RESULT_SCHEMA.with_metadata(dict(facts)))
 
-    Args:
-        path: Parquet file.
-        results: its rows.
-        facts: what every table made of them has to know, for the file's metadata.
-    """
+
+def write_results(path: Path, table: pa.Table) -> None:
+    """Write a table of results as Parquet, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
-    schema = RESULT_SCHEMA.with_metadata(dict(facts))
-    pq.write_table(pa.Table.from_pylist([asdict(result) for result in results], schema), beside)
-    beside.rename(path)
+    partial = path.with_suffix(".partial")
+    pq.write_table(table, partial)
+    partial.rename(path)

@@ -1,4 +1,4 @@
-"""Scores of (image, text) pairs by any ``ImageTextScorer``: each distinct pair once, each distinct image once."""
+"""Score (image, text) pairs with any ``ImageTextScorer``: each distinct pair once, each distinct image once."""
 
 from __future__ import annotations
 
@@ -9,22 +9,44 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from PIL import Image
+from torch import Tensor
 
 from babyvlm.benchmarks.controls import ABSENT, BLANK
-from babyvlm.benchmarks.trial_images import load_images
 from babyvlm.benchmarks.trials import ImageText
 from babyvlm.data.vocabulary import UNK, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.io.distributed import is_rank_zero, map_over_ranks, progress
-from babyvlm.types import ImageTextScorer, TextScorer
+from babyvlm.io.images import BrokenImageError, open_rgb
+from babyvlm.types import Captioner, ImageTextScorer, TextScorer
 
 Scores = dict[ImageText, float]
 TEXTS_AT_ONCE = 256  # with one image or none: our choice, it bounds the memory
+MEAN_COLOR = (124, 116, 104)  # ImageNet's: about zero after the normalization of any model
+BLANK_SIZE = 224  # side of the blank image in pixels; a model's preprocessing resizes it
+
+
+def load_images(model: ImageTextScorer | Captioner, images: Sequence[str], root: Path, device: torch.device) -> Tensor:
+    """Return (B, C, H, W): images below ``root``, preprocessed by the model.
+
+    Raises:
+        UserError: An image cannot be read.
+    """
+    return torch.stack([model.preprocess(_open(root, image)) for image in images]).to(device)
+
+
+def _open(root: Path, image: str) -> Image.Image:
+    if image == BLANK:
+        return Image.new("RGB", (BLANK_SIZE, BLANK_SIZE), MEAN_COLOR)
+    try:
+        return open_rgb(root / image)
+    except BrokenImageError as error:
+        raise UserError(f"{root / image}: cannot be read as an image ({error})") from None
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Images that are encoded together, and which texts are wanted with each."""
+    """Images that are encoded together, and the texts that are scored with each."""
 
     images: Sequence[str]
     texts_of: Mapping[str, set[str]]
@@ -41,21 +63,21 @@ def score_pairs(
 ) -> Scores:
     """Score pairs, on all ranks of a distributed run.
 
-    The batches are the same for any number of ranks, since what stands in a batch together changes the last digits.
+    The batches are the same for any number of ranks, since the other items of a batch change the last digits.
 
     Args:
-        scorer: the model; a ``TextScorer`` too, if there are pairs with ``ABSENT`` in the image's place.
-        pairs: images below ``root`` with texts.
-        root: folder of the images.
-        device: where the model is.
-        batch_size: images encoded at once.
-        label: of the progress bar.
+        scorer: The model; also a ``TextScorer`` if there are pairs with ``ABSENT`` instead of an image.
+        pairs: Images below ``root`` with texts.
+        root: Folder of the images.
+        device: Where the model is.
+        batch_size: Images encoded at once.
+        label: Of the progress bar.
 
     Raises:
-        UserError: an image cannot be read, or a score is NaN.
+        UserError: An image cannot be read, or a score is NaN.
     """
     pairs = list(dict.fromkeys(pairs))
-    same = alike(scorer, {text for _, text in pairs})
+    same = indistinguishable(scorer, {text for _, text in pairs})
     batches = _plan({(image, same[text]) for image, text in pairs}, batch_size)
 
     def work(batches: Sequence[_Batch]) -> Scores:
@@ -69,11 +91,11 @@ def score_pairs(
     return {(image, text): scores[image, same[text]] for image, text in pairs}
 
 
-def alike(scorer: object, texts: Iterable[str]) -> dict[str, str]:
-    """For each text the first by alphabet that the model cannot tell from it: scored once, the two tie exactly.
+def indistinguishable(scorer: object, texts: Iterable[str]) -> dict[str, str]:
+    """Map each text to the first text, by alphabet, that is the same to the model: scored once, they tie exactly.
 
-    Told only for a model with a ``vocabulary``: two words that it has not are both ``<unk>`` to it, and with
-    ``max_tokens`` it reads no further.
+    This is known only for a model with a ``vocabulary``: two out-of-vocabulary words are both ``<unk>``, and a text is
+    truncated to ``max_tokens``.
     """
     texts = sorted(texts)
     vocabulary = getattr(scorer, "vocabulary", None)
@@ -84,57 +106,57 @@ def alike(scorer: object, texts: Iterable[str]) -> dict[str, str]:
     return {text: first.setdefault(code, text) for text, code in zip(texts, codes, strict=True)}
 
 
-def tell_cut_texts(model: object, texts: Iterable[str], path: Path) -> None:
-    """Say, once, how many texts are longer than the model reads; nothing of a model without a ``vocabulary``.
+def report_truncated_texts(model: object, texts: Iterable[str], path: Path) -> None:
+    """Print, once, how many texts are longer than the model reads. Silent for a model without a ``vocabulary``.
 
     Args:
-        model: with ``max_tokens``, if there is a limit.
-        texts: of a list.
-        path: of the list.
+        model: Has ``max_tokens`` if there is a limit.
+        texts: Of a list.
+        path: Of the list.
     """
-    vocabulary, most = getattr(model, "vocabulary", None), getattr(model, "max_tokens", None)
-    if isinstance(vocabulary, Vocabulary) and most is not None:
+    vocabulary, limit = getattr(model, "vocabulary", None), getattr(model, "max_tokens", None)
+    if isinstance(vocabulary, Vocabulary) and limit is not None:
         lengths = [len(ids) for ids in vocabulary.encode(sorted(set(texts)), max_tokens=None)]
-        cut = sum(length > most for length in lengths)
+        cut = sum(length > limit for length in lengths)
         if cut:
-            _say_once(
-                f"{path}: {cut} of {len(lengths)} texts are cut to the model's {most} tokens (data.max_tokens), <sos> "
-                f"and <eos> among them; the longest has {max(lengths)}"
+            _print_once(
+                f"{path}: {cut} of {len(lengths)} texts are truncated to the model's {limit} tokens "
+                f"(data.max_tokens), <sos> and <eos> included; the longest has {max(lengths)}"
             )
 
 
 @cache
-def _say_once(text: str) -> None:
+def _print_once(text: str) -> None:
     if is_rank_zero():
         print(text)
 
 
 def vocabulary_facts(model: object, texts_of_items: Sequence[Sequence[str]]) -> dict[str, str]:
-    """What a model with a ``vocabulary`` can read of a test's texts; nothing for another.
+    """Return how well the vocabulary of a model covers the texts of a benchmark; empty for a model without one.
 
     Returns:
-        ``unknown_words``, the share of the words that are ``<unk>`` to it, and ``items_alike``, how many items have
-        different texts that are the same to it.
+        ``unknown_words``, the share of out-of-vocabulary words, and ``items_alike``, the number of items with different
+        texts that are the same to the model.
     """
     vocabulary = getattr(model, "vocabulary", None)
     if not isinstance(vocabulary, Vocabulary):
         return {}
     texts = [text for texts in texts_of_items for text in texts]
     words = [token for ids in vocabulary.encode(texts, max_tokens=None) for token in ids[1:-1]]
-    same = alike(model, set(texts))
-    blurred = sum(len({same[text] for text in texts}) < len(set(texts)) for texts in texts_of_items)
-    return {"unknown_words": f"{words.count(UNK) / max(1, len(words)):.4f}", "items_alike": str(blurred)}
+    same = indistinguishable(model, set(texts))
+    alike = sum(len({same[text] for text in texts}) < len(set(texts)) for texts in texts_of_items)
+    return {"unknown_words": f"{words.count(UNK) / max(1, len(words)):.4f}", "items_alike": str(alike)}
 
 
 def _plan(pairs: Iterable[ImageText], batch_size: int) -> list[_Batch]:
     texts_of: dict[str, set[str]] = {}
     for image, text in pairs:
         texts_of.setdefault(image, set()).add(text)
-    alone = {image: sorted(texts_of.pop(image)) for image in (BLANK, ABSENT) if image in texts_of}
-    # Images with the same texts stand together, so that a batch asks for few others.
+    single = {image: sorted(texts_of.pop(image)) for image in (BLANK, ABSENT) if image in texts_of}
+    # Images with the same texts are neighbors, so that a batch needs few other texts.
     images = sorted(texts_of, key=lambda image: (sorted(texts_of[image]), image))
     plan = [_Batch(images[first : first + batch_size], texts_of) for first in range(0, len(images), batch_size)]
-    for image, texts in alone.items():  # with all the texts there are
+    for image, texts in single.items():  # one image, or none, with all texts
         chunks = [set(texts[first : first + TEXTS_AT_ONCE]) for first in range(0, len(texts), TEXTS_AT_ONCE)]
         plan += [_Batch([image], {image: chunk}) for chunk in chunks]
     return plan

@@ -1,4 +1,4 @@
-"""Test items, as they stand in CSV lists."""
+"""Trials of a benchmark, and the CSV lists that hold them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ from pathlib import Path
 from babyvlm.curation.benchmark_images import missing_images
 from babyvlm.errors import UserError
 
-ImageText = tuple[str, str]  # an image's path below the list's root, and a text
+ImageText = tuple[str, str]  # an image's path below the root of the list, and a text
+SPLITS = ("dev", "test")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Some (image, text) pairs that are compared with each other.
+    """(image, text) pairs that are compared with each other.
 
     Attributes:
         item: id, unique in its list.
-        half: ``dev`` or ``test``.
-        category: what the item is counted under besides the total.
+        split: ``dev`` (may choose a checkpoint) or ``test`` (reported).
+        category: what the trial is counted under besides the total (object category, word class).
         options: the pairs.
-        answer: index of the right one.
+        answer: index of the right option.
+        group: trials of one group are not independent, so intervals resample them together; empty for a trial that is
+            independent of all others.
     """
 
     item: str
-    half: str
+    split: str
     category: str
     options: tuple[ImageText, ...]
     answer: int = 0
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,11 @@ class Row:
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
-    """Rows of a trial list; blank lines are no rows.
+    """Return the rows of a list. Blank lines are skipped.
 
     Raises:
-        UserError: no such file, a column that is missing, an empty cell in one of ``columns``, or no row at all.
+        UserError: The file is missing or not a CSV, lacks one of ``columns``, has an empty cell in one of them, or has
+            no rows.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -59,53 +64,54 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
         raise UserError(f"{path}: cannot be read as a CSV ({error})") from None
     missing = [column for column in columns if column not in found]
     if missing:
-        raise UserError(f"{path}: column {missing[0]} is missing; it has {', '.join(found) or 'none'}")
+        raise UserError(f"{path}: column {missing[0]} is missing; its columns are {', '.join(found) or 'none'}")
     for row in rows:
         empty = [column for column in columns if not (row[column] or "").strip()]
         if empty:
-            raise UserError(f"{path}: row {row.line}: {empty[0]} is empty")
+            raise UserError(f"{path}, row {row.line}: {empty[0]} is empty")
     if not rows:
-        raise UserError(f"{path}: holds no row")
+        raise UserError(f"{path}: no rows")
     return rows
 
 
 def group_rows(rows: Sequence[Row], column: str) -> dict[str, list[Row]]:
-    """Rows by what they hold in a column, in the order of the list."""
+    """Return the rows by their value in a column, in the order of the list."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row[column], []).append(row)
     return groups
 
 
-def agree(rows: Sequence[Row], columns: Sequence[str]) -> bool:
-    """Whether rows hold the same in some columns, or all lack them."""
+def same_in(rows: Sequence[Row], columns: Sequence[str]) -> bool:
+    """Return whether rows have the same values in some columns, or all lack them."""
     return len({tuple(row.cells.get(column) for column in columns) for row in rows}) == 1
 
 
-def half_of(row: Row, item: str, dev_fraction: float, path: Path) -> str:
-    """The half of an item: its list's own column ``half``, else by a hash of the item.
+def split_of(row: Row, item: str, dev_fraction: float, path: Path) -> str:
+    """Return the split of a trial: the list's column ``half``, else by a hash of the item.
 
     Raises:
-        UserError: the column holds something else than ``dev`` or ``test``.
+        UserError: The column holds something other than ``dev`` or ``test``.
     """
     if "half" not in row.cells:
         position = int.from_bytes(hashlib.sha256(item.encode()).digest()[:4], "big") / 2**32
         return "dev" if position < dev_fraction else "test"
-    if row["half"] not in ("dev", "test"):
+    if row["half"] not in SPLITS:
         raise UserError(f"{path}: item {item}: half is {row['half']!r}, must be dev or test")
     return row["half"]
 
 
 def with_images(trials: Sequence[Trial], root: Path, path: Path, *, allow_missing: bool = False) -> list[Trial]:
-    """The trials whose images are all there, below ``root``: all of them, unless a partial list is allowed.
+    """Return the trials whose images all exist below ``root``.
 
     Raises:
-        UserError: an image leaves ``root``; or some are missing and must not, or all are: the message names them all.
+        UserError: An image path leaves ``root``; images are missing and ``allow_missing`` is false (the message names
+            all of them); or no trial is left.
     """
     images = [image for trial in trials for image, _ in trial.options]
     hint = "allow_missing: true scores the rest"
     absent = missing_images(path, images, root, root_option="images:", allow_missing=allow_missing, hint=hint)
-    whole = [trial for trial in trials if not any(image in absent for image, _ in trial.options)]
-    if not whole:
-        raise UserError(f"{path}: every item lacks an image in {root}")
-    return whole
+    kept = [trial for trial in trials if not any(image in absent for image, _ in trial.options)]
+    if not kept:
+        raise UserError(f"{path}: every trial lacks an image in {root}")
+    return kept

@@ -1,39 +1,48 @@
-"""The Visual Two-Word Test: one image, two phrases that differ in little; which one fits?"""
+"""The Visual Two-Word Test (BabyVLM): one image, two phrases that differ in one or both words; which one fits?"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
-from babyvlm.benchmarks.base import ForcedChoice
+from babyvlm.benchmarks.base import ForcedChoice, Measure
 from babyvlm.benchmarks.phrases import derived_class
-from babyvlm.benchmarks.trials import Trial, half_of, read_rows
+from babyvlm.benchmarks.trials import Trial, read_rows, split_of
 
 COLUMNS = ("image", "positive_phrase", "negative_phrase")
 
 
-class VisualTwoWord(ForcedChoice):
-    """Right when the positive phrase scores higher than the negative one; chance 1/2.
+class VTWT(ForcedChoice):
+    """Correct if the positive phrase scores higher than the negative one. Chance: 1/2.
 
-    The list has the authors' columns ``image,positive_phrase,negative_phrase``; a column ``word_class`` says what
-    differs (noun, verb, adjective, both), a column ``half`` which half a row is in. The authors' list says nothing of
-    word classes: then they are derived from the phrases, and the results say so.
+    The list has the authors' columns ``image,positive_phrase,negative_phrase``. A column ``word_class`` says what
+    differs (``noun``, ``verb``, ``adjective``, ``both``), a column ``half`` in which split a row is. The authors' list
+    has no word classes: then they are derived from the phrases, and the results say so.
     """
 
     name = "vtwt"
+    title = "VTWT"
+    order = 10
+    measures: ClassVar = {"accuracy": Measure(chance=1 / 2)}
+    category = "word class"
     derived = False
 
     def read(self, path: Path) -> list[Trial]:
-        """Trials, one a row, named by the row's line in the file."""
+        """Return one trial for each row, named by the row's line in the file.
+
+        Trials about the same two phrases are one group: their results are not independent.
+        """
         trials = []
         for row in read_rows(path, COLUMNS):
             item = f"{row.line}:{row['image']}"
-            pairs = ((row["image"], row["positive_phrase"]), (row["image"], row["negative_phrase"]))
-            half = half_of(row, item, self.dev_fraction, path)
-            word_class = row.cells.get("word_class") or derived_class(row["positive_phrase"], row["negative_phrase"])
-            trials.append(Trial(item, half, word_class, pairs))
+            phrases = row["positive_phrase"], row["negative_phrase"]
+            word_class = row.cells.get("word_class") or derived_class(*phrases)
             self.derived |= not row.cells.get("word_class")
+            pairs = tuple((row["image"], phrase) for phrase in phrases)
+            split = split_of(row, item, self.dev_fraction, path)
+            trials.append(Trial(item, split, word_class, pairs, group=" / ".join(sorted(phrases))))
         return trials
 
     def facts(self) -> dict[str, str]:
-        """Whether any item's word class is ours."""
+        """Return whether any word class was derived."""
         return {"derived_categories": "true"} if self.derived else {}

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from babyvlm.benchmarks import LabeledS, VisualTwoWord
+from babyvlm.benchmarks import VTWT, Benchmark, EvaluationCallback, LabeledS
 from babyvlm.benchmarks.results import RESULT_SCHEMA
 from babyvlm.errors import UserError
 
@@ -65,12 +65,15 @@ class Learner(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def trainer(folder, *callbacks, **options):
+def trainer(folder, *callbacks, batch_size=64, **options):
+    """A trainer with one ``EvaluationCallback`` of the benchmarks among ``callbacks``."""
+    benchmarks = [one for one in callbacks if isinstance(one, Benchmark)]
+    callbacks = [one for one in callbacks if one not in benchmarks]
     return Trainer(
         accelerator="cpu",
         devices=1,
         logger=CSVLogger(folder / "logs", "learner-toy"),
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, EvaluationCallback(benchmarks, batch_size)],
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
@@ -90,7 +93,7 @@ def run_results(run):
 @pytest.mark.parametrize(("weight", "labeled", "two_word"), [(1.0, 1, 1), (-1.0, 0, 0), (0.0, 1 / 4, 1 / 2)])
 def test_validation_logs_dev_and_test_logs_test(lists, weight, labeled, two_word):
     model = Learner(weight)
-    run = trainer(lists, LabeledS(lists / "labeled_s.csv"), VisualTwoWord(lists / "vtwt.csv"))
+    run = trainer(lists, LabeledS(lists / "labeled_s.csv"), VTWT(lists / "vtwt.csv"))
     (metrics,) = run.validate(model, loader(), verbose=False)
     assert metrics == pytest.approx({"val_loss": -weight, "labeled_s_dev": labeled, "vtwt_dev": two_word})
     (metrics,) = run.test(model, loader(), verbose=False)
@@ -131,7 +134,7 @@ def test_a_checkpoint_is_chosen_on_dev(lists):
 def test_a_list_without_a_dev_half_is_skipped_on_validation(lists):
     rows = (lists / "vtwt.csv").read_text().replace(",dev", ",test")
     (lists / "vtwt.csv").write_text(rows)
-    run = trainer(lists, VisualTwoWord(lists / "vtwt.csv"))
+    run = trainer(lists, VTWT(lists / "vtwt.csv"))
     assert run.validate(Learner(), loader(), verbose=False) == [{"val_loss": 1.0}]
     assert run_results(run) == {}
     assert run.test(Learner(), loader(), verbose=False) == [{"vtwt_test": 0.0}]
@@ -143,8 +146,8 @@ def test_images_may_stand_elsewhere(lists, tmp_path):
     elsewhere.mkdir()
     (lists / "vtwt.csv").rename(elsewhere / "vtwt.csv")
     with pytest.raises(UserError, match=r"vtwt\.csv: none of its 4 images is in"):
-        trainer(lists, VisualTwoWord(elsewhere / "vtwt.csv")).test(Learner(1.0), loader(), verbose=False)
-    run = trainer(lists, VisualTwoWord(elsewhere / "vtwt.csv", lists, batch_size=1))
+        trainer(lists, VTWT(elsewhere / "vtwt.csv")).test(Learner(1.0), loader(), verbose=False)
+    run = trainer(lists, VTWT(elsewhere / "vtwt.csv", lists), batch_size=1)
     assert run.test(Learner(1.0), loader(), verbose=False) == [{"vtwt_test": 1.0}]
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from babyvlm.benchmarks import Caption
+from babyvlm.benchmarks import EvaluationCallback, SAYCamCaption
 from babyvlm.benchmarks.meteor import meteor_nltk
 from babyvlm.benchmarks.meteor_jar import meteor_15
 from babyvlm.types import Captioner
@@ -58,12 +58,12 @@ def captions(tmp_path):
     return tmp_path / "caption.csv"
 
 
-def trainer(folder, *callbacks):
+def trainer(folder, benchmark, batch_size=64):
     return Trainer(
         accelerator="cpu",
         devices=1,
         logger=CSVLogger(folder / "logs"),
-        callbacks=list(callbacks),
+        callbacks=[EvaluationCallback([benchmark], batch_size)],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -73,7 +73,7 @@ def trainer(folder, *callbacks):
 def test_oracle_and_mute(captions, capsys):
     for rule, score in ((lambda thing: thing, meteor_15(["a red ball"], ["a red ball"])[0]), (lambda thing: "", 0)):
         model = Speaker(rule)
-        run = trainer(captions.parent, Caption(captions, batch_size=2))
+        run = trainer(captions.parent, SAYCamCaption(captions), batch_size=2)
         (metrics,) = run.test(model, DataLoader([0]), verbose=False)
         assert metrics == {"caption_meteor_15_test": pytest.approx(score)}
         assert model.asked == {0: 1, 1: 1, 124: 1}  # each image once, and an empty one
@@ -85,7 +85,7 @@ def test_oracle_and_mute(captions, capsys):
 @pytest.mark.usefixtures("wordnet")
 def test_both_meteors_under_their_own_names(captions):
     model = Speaker(lambda thing: thing.replace("cup", "mug"))
-    run = trainer(captions.parent, Caption(captions))
+    run = trainer(captions.parent, SAYCamCaption(captions))
     (metrics,) = run.test(model, DataLoader([0]), verbose=False)
     right = meteor_nltk(["a red ball"], ["a red ball"])[0]  # a synonym is as good, and the chunk as long
     assert metrics["caption_meteor_nltk_test"] == pytest.approx(right)
@@ -94,18 +94,18 @@ def test_both_meteors_under_their_own_names(captions):
 
 @pytest.mark.usefixtures("no_wordnet")
 def test_each_item_has_what_was_said_and_its_controls(captions):
-    run = trainer(captions.parent, Caption(captions))
+    run = trainer(captions.parent, SAYCamCaption(captions))
     run.test(Speaker(lambda thing: f"look {thing}"), DataLoader([0]), verbose=False)
     rows = pq.read_table(Path(run.log_dir, "results", "caption-test.parquet")).to_pylist()
     by_control = {c: [row for row in rows if row["control"] == c] for c in ("", "blank", "shuffled")}
     assert sum(map(len, by_control.values())) == len(rows) == 3 * 4
     assert [row["item"] for row in by_control[""]] == ["2:0.png", "3:1.png", "6:1.png", "7:0.png"]
-    assert [row["said"] for row in by_control[""]] == [f"look {THINGS[n]}" for n in (0, 1, 1, 0)]
-    assert [row["said"] for row in by_control["shuffled"]] == [f"look {THINGS[n]}" for n in (1, 0, 0, 1)]
-    assert [row["said"] for row in by_control["blank"]] == [""] * 4
+    assert [row["output"] for row in by_control[""]] == [f"look {THINGS[n]}" for n in (0, 1, 1, 0)]
+    assert [row["output"] for row in by_control["shuffled"]] == [f"look {THINGS[n]}" for n in (1, 0, 0, 1)]
+    assert [row["output"] for row in by_control["blank"]] == [""] * 4
     references = [THINGS[n] for n in (0, 1, 1, 0)]
     for view in by_control.values():
-        assert [row["credit"] for row in view] == meteor_15([row["said"] for row in view], references)
+        assert [row["credit"] for row in view] == meteor_15([row["output"] for row in view], references)
     means = [sum(row["credit"] for row in by_control[control]) for control in ("", "shuffled", "blank")]
     assert means[0] > means[1] > means[2] == 0
 
@@ -113,7 +113,7 @@ def test_each_item_has_what_was_said_and_its_controls(captions):
 @pytest.mark.usefixtures("no_wordnet")
 def test_validation_is_on_dev_without_controls(captions):
     model = Speaker()
-    run = trainer(captions.parent, Caption(captions))
+    run = trainer(captions.parent, SAYCamCaption(captions))
     (metrics,) = run.validate(model, DataLoader([0]), verbose=False)
     assert set(metrics) == {"caption_meteor_15_dev"}
     assert model.asked == {0: 1, 2: 1}
@@ -126,7 +126,7 @@ class Mute(LightningModule):
 
 def test_a_model_that_does_not_caption_is_left_alone(tmp_path):
     assert not isinstance(Mute(), Captioner)
-    run = trainer(tmp_path, Caption(tmp_path / "no-such-list.csv"))
+    run = trainer(tmp_path, SAYCamCaption(tmp_path / "no-such-list.csv"))
     assert run.test(Mute(), DataLoader([0]), verbose=False) == [{}]
     assert not Path(run.log_dir, "results").exists()
 
@@ -142,7 +142,7 @@ def test_captions_are_the_same_on_two_processes(captions):
             strategy="ddp_fork" if devices > 1 else "auto",
             logger=CSVLogger(captions.parent / f"logs{devices}", version=0),
             enable_progress_bar=False,
-            callbacks=[Caption(captions, batch_size=1)],
+            callbacks=[EvaluationCallback([SAYCamCaption(captions)], batch_size=1)],
             enable_model_summary=False,
         )
         run.test(Speaker(lambda thing: f"look {thing}"), DataLoader([0]), verbose=False)

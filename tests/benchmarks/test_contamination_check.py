@@ -12,7 +12,7 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from babyvlm.benchmarks import Caption, Contamination, VisualTwoWord
+from babyvlm.benchmarks import VTWT, ContaminationCheck, EvaluationCallback, LabeledS, SAYCamCaption
 from babyvlm.curation.clip import load_clip
 from babyvlm.curation.embed import embed
 from babyvlm.curation.embeddings import Embeddings
@@ -81,8 +81,9 @@ def setting(tmp_path, tiny_store, make_vocabulary, draw_jpeg):
         mix = PairMix("s", tmp_path / "stores", [Source("s")], "s", words, batch_size=4, image_size=32)
         if frames:
             mix = FrameMix("s", tmp_path / "stores", [Source("s")], 4, 32, Crops(1, 16))
-        tests = [VisualTwoWord(bench / "vtwt.csv")] if tests is None else tests
-        callbacks = [Contamination(tmp_path / "cache", distance=0, **options), *tests]
+        tests = [VTWT(bench / "vtwt.csv")] if tests is None else tests
+        callbacks = [ContaminationCheck(tmp_path / "cache", max_hash_distance=0, **options)]
+        callbacks += [EvaluationCallback(tests)] if tests else []
         trainer = Trainer(
             accelerator="cpu",
             max_steps=1,
@@ -143,10 +144,10 @@ def test_only_the_images_that_a_list_names_count(setting, tmp_path, draw_jpeg, t
     listed = tmp_path / "lists" / "vtwt.csv"
     listed.parent.mkdir()
     listed.write_text("image,positive_phrase,negative_phrase\ntest.jpg,red cup,red ball\n")
-    assert setting(tests=[VisualTwoWord(listed, frames)]) == 1
+    assert setting(tests=[VTWT(listed, frames)]) == 1
     listed.write_text(listed.read_text() + "k00002.jpg,red cup,red ball\n")
     with pytest.raises(UserError, match=r"1 training pairs .* k00002 of s, similar to vtwt/k00002\.jpg"):
-        setting(tests=[VisualTwoWord(listed, frames)])
+        setting(tests=[VTWT(listed, frames)])
 
 
 def test_what_all_lists_lack_is_told_at_once_and_a_partial_list_is_checked_as_it_is(setting, tmp_path):
@@ -157,7 +158,7 @@ def test_what_all_lists_lack_is_told_at_once_and_a_partial_list_is_checked_as_it
     (bench / "more.csv").write_text("image,positive_phrase,negative_phrase\n" + rows)
 
     def tests(**options):
-        return [VisualTwoWord(bench / "more.csv", **options), Caption(bench / "caption.csv", **options)]
+        return [VTWT(bench / "more.csv", **options), SAYCamCaption(bench / "caption.csv", **options)]
 
     for one in ({"trials": [bench / "vtwt.csv"]}, {}):
         with pytest.raises(UserError) as error:
@@ -174,10 +175,13 @@ def test_what_all_lists_lack_is_told_at_once_and_a_partial_list_is_checked_as_it
 
 
 def test_without_the_check_a_run_tells_what_all_lists_lack_too(tmp_path):
-    for name in ("one", "two"):
-        (tmp_path / f"{name}.csv").write_text(f"image,positive_phrase,negative_phrase\n{name}.jpg,a b,a c\n")
-    tests = [VisualTwoWord(tmp_path / f"{name}.csv") for name in ("one", "two")]
-    trainer = Trainer(accelerator="cpu", callbacks=tests, logger=False, enable_checkpointing=False)
+    (tmp_path / "one.csv").write_text("image,positive_phrase,negative_phrase\none.jpg,a b,a c\n")
+    rows = "".join(f"1,cup,{name},{name}.jpg\n" for name in ("cup", "ball", "dog", "bed"))
+    (tmp_path / "two.csv").write_text(f"trial_id,target_category,real_category,image\n{rows}")
+    tests = [VTWT(tmp_path / "one.csv"), LabeledS(tmp_path / "two.csv")]
+    trainer = Trainer(
+        accelerator="cpu", callbacks=[EvaluationCallback(tests)], logger=False, enable_checkpointing=False
+    )
     with pytest.raises(UserError, match=r"one\.csv: none of .*; .*two\.csv: none of"):
         trainer.test(Model(), DataLoader([0]), verbose=False)
 
@@ -188,7 +192,7 @@ def test_frames_alone_are_checked_against_lists_that_the_check_names(setting, tm
     assert setting(tests=[], frames=True, trials=listed) == 1
     with pytest.raises(UserError, match=r"k00005 of s, similar to vtwt/2\.jpg"):
         setting(copied=[2], tests=[], frames=True, trials=listed)
-    with pytest.raises(UserError, match="needs a PairMix or a FrameMix, and a benchmark among the callbacks or"):
+    with pytest.raises(UserError, match="needs a PairMix or a FrameMix, and benchmarks in an EvaluationCallback"):
         setting(tests=[], frames=True)
     moved = tmp_path / "elsewhere"
     moved.mkdir()
@@ -212,11 +216,11 @@ def test_embeddings_find_what_the_hash_does_not(setting, tmp_path):
     check = {"tests": [], "trials": [tmp_path / "mirrored.csv"], "images": tmp_path / "bench"}
     assert setting(**check) == 1
     by_embedding = check | {"embeddings": {"s": tmp_path / "e"}}
-    assert setting(**by_embedding, cosine=float(alike[-1]) + 0.01) == 1
+    assert setting(**by_embedding, threshold=float(alike[-1]) + 0.01) == 1
     count = int((alike > alike[-1] - 0.001).sum())
     with pytest.raises(UserError, match=f"{count} training pairs .* with --embeddings and --threshold"):
-        setting(**by_embedding, cosine=float(alike[-1]) - 0.001)
-    with pytest.raises(UserError, match="has no embeddings of s"):
+        setting(**by_embedding, threshold=float(alike[-1]) - 0.001)
+    with pytest.raises(UserError, match="has no embeddings of store s"):
         setting(**check, embeddings={"t": tmp_path / "e"})
 
 
@@ -228,7 +232,7 @@ def test_on_several_ranks_the_first_checks_and_all_are_told(setting, tmp_path):
 
     def check(rank):
         trainer = SimpleNamespace(datamodule=mix, callbacks=[])
-        Contamination(tmp_path / "ranks", trials=[listed], images=tmp_path / "bench").setup(trainer, None, "fit")
+        ContaminationCheck(tmp_path / "ranks", trials=[listed], images=tmp_path / "bench").setup(trainer, None, "fit")
 
     assert on_ranks(2, check, tmp_path) == [None, None]
     assert len([path for path in (tmp_path / "ranks").iterdir() if path.is_dir()]) == 1

@@ -1,0 +1,273 @@
+"""Evaluate a model on a benchmark, without a Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from babyvlm.benchmarks.base import Benchmark
+from babyvlm.benchmarks.controls import CONTROLS, controlled
+from babyvlm.benchmarks.results import benchmark_facts, result_table, write_results
+from babyvlm.benchmarks.scoring import vocabulary_facts
+from babyvlm.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+    from babyvlm.benchmarks.trials import Trial
+    from babyvlm.types import TrialResult
+
+BATCH_SIZE = 64  # images encoded at once; our choice
+RESAMPLES = 2000  # our choice: the ends of an interval move by less than 0.002 between seeds
+
+
+def evaluate(
+    model: object,
+    benchmark: str | Benchmark,
+    *,
+    trials: Path | str | None = None,
+    images: Path | str | None = None,
+    split: Literal["dev", "test"] = "test",
+    batch_size: int = BATCH_SIZE,
+    controls: bool = True,
+    device: torch.device | str | None = None,
+    allow_missing: bool = False,
+    seed: int = 0,
+) -> EvaluationResult:
+    r"""Evaluate a model on a benchmark.
+
+    The numbers are those that ``EvaluationCallback`` logs in a run. A module is in evaluation mode meanwhile.
+
+    Args:
+        model: An ``ImageTextScorer``, or a ``Captioner`` for SAYCam Caption (``babyvlm.types``): for example what
+            ``babyvlm.load`` returns, or an object of your own with ``preprocess`` and ``score``.
+        benchmark: The name of a benchmark (``labeled_s``, ``vtwt``, ``baby_winoground``, ``caption``, or that of a
+            class of your own) together with ``trials``; or a benchmark, which knows its list.
+        trials: CSV list of the benchmark.
+        images: Folder that image paths in the list start from; by default the folder of the list.
+        split: Trials to use, by the list's column ``half`` (see ``Benchmark``).
+        batch_size: Images encoded at once.
+        controls: Also score the trials with blank, shuffled and no images (``controls.py``).
+        device: Where to put the images; by default the device of the model's parameters, else the CPU.
+        allow_missing: Leave out trials whose images are missing.
+        seed: Of the control that shuffles the images.
+
+    Raises:
+        UserError: The benchmark is unknown, its list is malformed, images are missing, or the model cannot be scored.
+
+    A scorer that prefers long texts, on a list of two trials:
+
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (8, 8)).save(folder / "cup.png")
+        >>> rows = ["image,positive_phrase,negative_phrase", "cup.png,red cup,cup", "cup.png,big cup,big table"]
+        >>> _ = (folder / "vtwt.csv").write_text("\n".join(rows))
+        >>> class LongTexts:
+        ...     def preprocess(self, image):
+        ...         return torch.zeros(3, 8, 8)
+        ...
+        ...     def score(self, images_BCHW, texts, wanted_BT=None):
+        ...         return torch.tensor([[float(len(text)) for text in texts]] * len(images_BCHW))
+        >>> result = evaluate(LongTexts(), "vtwt", trials=folder / "vtwt.csv", controls=False)
+        >>> result.mean
+        0.5
+        >>> print(result)
+        vtwt on vtwt.csv, test split, 2 trials
+        measure   control  mean   95% CI          chance
+        accuracy           0.500  [0.000, 1.000]  0.500
+    """
+    if isinstance(benchmark, Benchmark):
+        if (trials, images, allow_missing) != (None, None, False):
+            raise UserError("trials, images and allow_missing belong to the benchmark; pass them to its class")
+    elif trials is None:
+        raise UserError(f"pass the list of benchmark {benchmark!r} as trials=")
+    else:
+        benchmark = _benchmark_class(benchmark)(trials, images, allow_missing=allow_missing)
+    if not benchmark.accepts(model):
+        raise UserError(f"{type(model).__name__} lacks a method that {benchmark.name} needs (babyvlm.types)")
+    loaded, missing = benchmark.load()
+    chosen = [trial for trial in loaded if trial.split == split]
+    if not chosen:
+        raise UserError(f"{benchmark.path}: no trial is in the {split} split")
+    with _in_evaluation_mode(model):
+        return run(
+            model,
+            benchmark,
+            chosen,
+            missing=missing,
+            batch_size=batch_size,
+            controls=controls,
+            device=torch.device(device) if device is not None else device_of(model),
+            seed=seed,
+        )
+
+
+def run(
+    model: object,
+    benchmark: Benchmark,
+    trials: Sequence[Trial],
+    *,
+    missing: int,
+    batch_size: int,
+    controls: bool,
+    device: torch.device,
+    seed: int,
+) -> EvaluationResult:
+    """Evaluate a model that the benchmark accepts on trials of one split; on all ranks of a distributed run.
+
+    Args:
+        model: In evaluation mode.
+        benchmark: The rules.
+        trials: At least one, all of one split.
+        missing: Number of trials of the list that were left out.
+        batch_size: Images encoded at once.
+        controls: Also score the image-blind baselines.
+        device: Where the model is.
+        seed: Of the control that shuffles the images.
+    """
+    views = {"": list(trials)}
+    if controls:
+        views |= controlled(trials, text_only=benchmark.reads_text_alone(model), seed=seed)
+    results = benchmark.results(model, views, device=device, batch_size=batch_size)
+    texts = [[text for _, text in trial.options] for trial in trials]
+    facts = benchmark_facts(benchmark) | {"missing_items": str(missing)} | vocabulary_facts(model, texts)
+    return EvaluationResult(benchmark, trials[0].split, results, facts)
+
+
+@dataclass(frozen=True, repr=False)
+class EvaluationResult:
+    """The results of a model on one split of a benchmark.
+
+    Attributes:
+        benchmark: What the model was evaluated on.
+        split: ``dev`` or ``test``.
+        results: One for each trial, measure and control.
+        facts: About the list and the model's vocabulary; the metadata of the saved file.
+    """
+
+    benchmark: Benchmark
+    split: str
+    results: Sequence[TrialResult]
+    facts: Mapping[str, str]
+
+    @property
+    def mean(self) -> float:
+        """Mean credit by the benchmark's first measure."""
+        return self.means()[next(iter(self.benchmark.measures))]
+
+    def means(self, control: str = "") -> dict[str, float]:
+        """Return the mean credit by measure, of the trials themselves or of a control (``blank``, ...)."""
+        return {measure: float(credits_N.mean()) for measure, credits_N in self._credits(control).items()}
+
+    def metrics(self) -> dict[str, float]:
+        """Return the means by the names under which a run logs them, such as ``vtwt_test``."""
+        means = self.means().items()
+        return {f"{self.benchmark.metric_name(measure)}_{self.split}": mean for measure, mean in means}
+
+    def interval(self, measure: str | None = None, control: str = "") -> tuple[float, float]:
+        """Return the 95% percentile bootstrap interval of a mean; trials of one group are resampled together.
+
+        Args:
+            measure: By default the benchmark's first.
+            control: By default the trials themselves.
+        """
+        measure = measure or next(iter(self.benchmark.measures))
+        credits_N = self._credits(control)[measure]
+        groups = [one.group or one.item for one in self.results if (one.measure, one.control) == (measure, control)]
+        _, group_N = np.unique(groups, return_inverse=True)
+        sum_G, size_G = np.bincount(group_N, credits_N), np.bincount(group_N)
+        if np.ptp(sum_G / size_G) == 0:  # every resample has the same mean
+            return float(credits_N.mean()), float(credits_N.mean())
+        from scipy.stats import bootstrap
+
+        interval = bootstrap(
+            (sum_G, size_G),
+            lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis),
+            paired=True,
+            n_resamples=RESAMPLES,
+            method="percentile",
+            rng=np.random.default_rng(0),
+            batch=100,
+        ).confidence_interval
+        return float(interval.low), float(interval.high)
+
+    def table(self) -> pa.Table:
+        """Return one row for each trial, measure and control; ``.to_pandas()`` makes it a data frame."""
+        return result_table(self.results, self.facts)
+
+    def save(self, path: Path | str) -> None:
+        """Write ``table()`` as Parquet, as runs do in their folder ``results/``."""
+        write_results(Path(path), self.table())
+
+    def __repr__(self) -> str:
+        rows = [["measure", "control", "mean", "95% CI", "chance"]]
+        for control in dict.fromkeys(result.control for result in self.results):
+            for measure, mean in self.means(control).items():
+                low, high = self.interval(measure, control)
+                chance = self.benchmark.measures[measure].chance
+                shown = "-" if chance is None else f"{chance:.3f}"
+                rows.append([measure, CONTROLS.get(control, ""), f"{mean:.3f}", f"[{low:.3f}, {high:.3f}]", shown])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        count = len({result.item for result in self.results})
+        name, file = self.benchmark.name, self.benchmark.path.name
+        return "\n".join([f"{name} on {file}, {self.split} split, {count} trials", *lines])
+
+    def _credits(self, control: str) -> dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]:
+        """Credit of N trials by measure."""
+        credits: dict[str, list[float]] = {}
+        for result in self.results:
+            if result.control == control:
+                credits.setdefault(result.measure, []).append(result.credit)
+        return {measure: np.array(values) for measure, values in credits.items()}
+
+
+def device_of(model: object) -> torch.device:
+    """Return the device of a model's parameters; the CPU if it has none."""
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if first is None else first.device
+
+
+@contextmanager
+def _in_evaluation_mode(model: object) -> Iterator[None]:
+    """Disable dropout and the like; afterwards every submodule is in its former mode."""
+    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    if isinstance(model, nn.Module):
+        model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _benchmark_class(name: str) -> type[Benchmark]:
+    """Find a benchmark by name among the shipped ones and every other subclass that was imported.
+
+    Raises:
+        UserError: There is none.
+    """
+    for module in ("labeled_s", "vtwt", "winoground", "saycam_caption"):
+        import_module(f"babyvlm.benchmarks.{module}")
+    found = {one.name: one for one in _subclasses(Benchmark) if hasattr(one, "name")}
+    if name not in found:
+        raise UserError(f"no benchmark is called {name!r}; there are {', '.join(sorted(found))}")
+    return found[name]
+
+
+def _subclasses(parent: type) -> Iterator[type[Benchmark]]:
+    for child in cast("list[type[Benchmark]]", parent.__subclasses__()):
+        yield child
+        yield from _subclasses(child)

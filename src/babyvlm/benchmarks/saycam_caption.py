@@ -1,0 +1,114 @@
+"""SAYCam Caption (BabyVLM): describe the image as the caregiver did."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from babyvlm.benchmarks.base import Benchmark, Measure
+from babyvlm.benchmarks.trials import Trial, read_rows, split_of
+from babyvlm.errors import UserError
+from babyvlm.types import Captioner, TrialResult
+
+if TYPE_CHECKING:
+    import torch
+
+    from babyvlm.benchmarks.controls import Views
+
+COLUMNS = ("image", "text")
+MAX_NEW_TOKENS = 25  # paper, section 4
+Pairs = Sequence[tuple[str, str]]  # hypothesis, reference
+
+
+class SAYCamCaption(Benchmark):
+    """Mean METEOR of greedy captions, by METEOR 1.5 and, where WordNet is installed, by NLTK.
+
+    The list has the authors' columns ``image,text``. A run skips the benchmark if its model does not caption.
+    """
+
+    name = "caption"
+    title = "Caption"
+    order = 30
+    measures: ClassVar = {"meteor_15": Measure("METEOR 1.5"), "meteor_nltk": Measure("METEOR NLTK")}
+
+    def read(self, path: Path) -> list[Trial]:
+        """Return one trial for each row, named by the row's line in the file."""
+        trials = []
+        for row in read_rows(path, COLUMNS):
+            item = f"{row.line}:{row['image']}"
+            split = split_of(row, item, self.dev_fraction, path)
+            trials.append(Trial(item, split, "", ((row["image"], row["text"]),)))
+        return trials
+
+    def accepts(self, model: object) -> bool:
+        """Return whether the model is a ``Captioner``.
+
+        Raises:
+            UserError: METEOR 1.5 is not installed.
+        """
+        from babyvlm.benchmarks.meteor import load_wordnet, meteor_nltk
+        from babyvlm.benchmarks.meteor_jar import find_program, meteor_15
+        from babyvlm.io.distributed import is_rank_zero
+
+        if not isinstance(model, Captioner):
+            return False
+        find_program()
+        self._meteor = {"meteor_15": meteor_15}
+        try:
+            load_wordnet()
+            self._meteor["meteor_nltk"] = meteor_nltk
+        except UserError as error:
+            if is_rank_zero():
+                print(f"{self.name}: METEOR by NLTK is left out: {error}")
+        return True
+
+    def results(self, model: object, views: Views, *, device: torch.device, batch_size: int) -> list[TrialResult]:
+        """Score the caption of each trial's image."""
+        assert isinstance(model, Captioner)
+        trials = [(control, trial) for control, view in views.items() for trial in view]
+        images = sorted({trial.options[0][0] for _, trial in trials})
+        caption_of = self._captions(model, images, device, batch_size)
+        pairs = [(caption_of[trial.options[0][0]], trial.options[0][1]) for _, trial in trials]
+        return [
+            TrialResult(trial.item, trial.split, "", control, measure, (), None, score[pair], output=pair[0])
+            for measure, score in self._scores(pairs).items()
+            for (control, trial), pair in zip(trials, pairs, strict=True)
+        ]
+
+    def _captions(
+        self, model: Captioner, images: Sequence[str], device: torch.device, batch_size: int
+    ) -> dict[str, str]:
+        """Caption each image once; the batches are shared out over the ranks."""
+        import torch
+
+        from babyvlm.benchmarks.meteor_jar import start_jar
+        from babyvlm.benchmarks.scoring import load_images
+        from babyvlm.io.distributed import is_rank_zero, map_over_ranks, progress
+
+        def work(batches: Sequence[Sequence[str]]) -> dict[str, str]:
+            caption_of: dict[str, str] = {}
+            for batch in progress(batches, self.name):
+                with torch.no_grad():
+                    captions = model.caption(load_images(model, batch, self.images, device), MAX_NEW_TOKENS)
+                caption_of.update(zip(batch, captions, strict=True))
+            return caption_of
+
+        if is_rank_zero():
+            start_jar(os.getpid())  # Java needs ten seconds to start, which pass while the model captions
+        batches = [images[first : first + batch_size] for first in range(0, len(images), batch_size)]
+        return {image: caption for part in map_over_ranks(batches, work) for image, caption in part.items()}
+
+    def _scores(self, pairs: Pairs) -> Mapping[str, Mapping[tuple[str, str], float]]:
+        """Score each distinct pair by each measure, on the first rank, and send the scores to the others."""
+        from babyvlm.io.distributed import map_over_ranks
+
+        def work(tasks: Sequence[Pairs]) -> list[dict[str, dict[tuple[str, str], float]]]:
+            return [
+                {name: dict(zip(pairs, score(*zip(*pairs, strict=True)), strict=True)) for name, score in measures}
+                for pairs in tasks
+            ]
+
+        measures = self._meteor.items()
+        return map_over_ranks([list(dict.fromkeys(pairs))], work)[0][0]
