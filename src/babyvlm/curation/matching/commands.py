@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ import pyarrow as pa
 from babyvlm.curation.embeddings import Embeddings, check_same_clip, embedded_rows
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.matching.match import Array, Matching, Method, match, match_greedily, match_randomly
-from babyvlm.curation.store.pair_store import PairStore, write_rows, write_store
+from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.curation.store.pair_store import PairStore, copy_pairs, write_pairs
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_COMPARED_PAIRS = 1 << 30
 
 
-@artifacts.one_at_a_time
+@stage
 def match_stores(
     targets: Path,
     target_embeddings: Path,
@@ -36,7 +36,7 @@ def match_stores(
     top_k: int = 512,
     batch_size: int = 2048,
     seed: int = 0,
-) -> None:
+) -> Stage:
     r"""Match each target pair to the candidate pair with the most similar image, one to one (the paper's matching).
 
     Input: two stores, usually the filtered pairs of the child and the rewritten web pairs, with embeddings of both.
@@ -64,43 +64,41 @@ def match_stores(
     target_store, candidate_store = PairStore(targets), PairStore(candidates)
     target_vectors, candidate_vectors = Embeddings(target_embeddings), Embeddings(candidate_embeddings)
     check_same_clip(target_vectors, candidate_vectors)
-    arguments = {
-        "command": "match",
-        "targets": target_store.fingerprint,
-        "candidates": candidate_store.fingerprint,
-        "target_embeddings": target_vectors.fingerprint,
-        "candidate_embeddings": candidate_vectors.fingerprint,
-        "method": method,
-        "top_k": top_k,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
+    funnel = Funnel("match", "candidates")
     checkpoint = out.with_name(out.name + ".matching")  # an interrupted run resumes from here
-    if artifacts.is_complete(out, "store", arguments):
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        print(f"{out}: already complete, skipping")
-        return
+    artifact = Artifact(
+        "store",
+        {
+            "command": "match",
+            "targets": target_store,
+            "candidates": candidate_store,
+            "target_embeddings": target_vectors,
+            "candidate_embeddings": candidate_vectors,
+            "method": method,
+            "top_k": top_k,
+            "batch_size": batch_size,
+            "seed": seed,
+        },
+        funnel,
+        state=checkpoint,
+    )
+    folder = yield artifact
     target_keys, target_images = embedded_rows(target_store, target_vectors)
     _, candidate_images = embedded_rows(candidate_store, candidate_vectors)
     matching = _match_by(
         method, target_images, candidate_images, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=checkpoint
     )
-    funnel = Funnel("match", "candidates")
-    write_store(
-        out,
+    artifact.manifest |= write_pairs(
+        folder,
         _matched_rows(candidate_store, target_keys, matching, funnel),
-        arguments=arguments,
         funnel=funnel,
         licensed=candidate_store.licensed,
         extra_fields=candidate_store.extra_fields | {"match_key": pa.string(), "match_similarity": pa.float32()},
-        ancestors=target_store.lineage | candidate_store.lineage | target_vectors.lineage | candidate_vectors.lineage,
     )
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    print(funnel)
-    _print_quality(matching, target_images, candidate_images, seed)
+    return _describe(matching, target_images, candidate_images, seed)
 
 
-@artifacts.one_at_a_time
+@stage
 def match_arrays(
     targets: Path,
     candidates: Path,
@@ -109,7 +107,7 @@ def match_arrays(
     top_k: int = 512,
     batch_size: int = 2048,
     seed: int = 0,
-) -> None:
+) -> Stage:
     """Match the rows of two embedding files one to one, for embeddings that were computed elsewhere.
 
     Input: two `.npy` files, which are memory-mapped. Output: the row of the second file chosen for each row of the
@@ -132,33 +130,33 @@ def match_arrays(
     require_at_least(0, seed=seed)
     require_at_least(1, top_k=top_k, batch_size=batch_size)
     target_rows, candidate_rows = _open_array(targets), _open_array(candidates)
-    arguments = {
-        "command": "match-arrays",
-        "targets": artifacts.sha256_file(targets),
-        "candidates": artifacts.sha256_file(candidates),
-        "method": method,
-        "top_k": top_k,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
-    if artifacts.is_complete(out, "matching", arguments):
-        print(f"{out}: already complete, skipping")
-        return
-    manifest: artifacts.Manifest = {"arguments": arguments}
-    with artifacts.create(out, "matching", manifest, keep_partial=True) as partial:
-        checkpoint = partial / artifacts.SCRATCH / "checkpoint"
-        matching = _match_by(
-            method, target_rows, candidate_rows, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=checkpoint
-        )
-        for name in ("index", "similarity", "prices"):
-            np.save(partial / f"{name}.npy", getattr(matching, name))
-            manifest[f"{name}_sha256"] = artifacts.sha256_file(partial / f"{name}.npy")
-        manifest |= {"primal": matching.primal, "dual": matching.dual, "gap": matching.gap}
-    _print_quality(matching, target_rows, candidate_rows, seed)
+    artifact = Artifact(
+        "matching",
+        {
+            "command": "match-arrays",
+            "targets": artifacts.sha256_file(targets),
+            "candidates": artifacts.sha256_file(candidates),
+            "method": method,
+            "top_k": top_k,
+            "batch_size": batch_size,
+            "seed": seed,
+        },
+        resumable=True,
+    )
+    folder = yield artifact
+    checkpoint = folder / artifacts.SCRATCH / "checkpoint"
+    matching = _match_by(
+        method, target_rows, candidate_rows, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=checkpoint
+    )
+    for name in ("index", "similarity", "prices"):
+        np.save(folder / f"{name}.npy", getattr(matching, name))
+        artifact.manifest[f"{name}_sha256"] = artifacts.sha256_file(folder / f"{name}.npy")
+    artifact.manifest |= {"primal": matching.primal, "dual": matching.dual, "gap": matching.gap}
+    return _describe(matching, target_rows, candidate_rows, seed)
 
 
-@artifacts.one_at_a_time
-def sample_random(candidates: Path, like: Path, out: Path, seed: int = 0) -> None:
+@stage
+def sample_random(candidates: Path, like: Path, out: Path, seed: int = 0) -> Stage:
     """Sample as many random pairs as another store has, without replacement (the paper's `filtered-random`).
 
     For example:
@@ -172,18 +170,18 @@ def sample_random(candidates: Path, like: Path, out: Path, seed: int = 0) -> Non
     """
     require_at_least(0, seed=seed)
     candidate_store, size = PairStore(candidates), len(PairStore(like))
-    arguments = {"command": "sample-random", "candidates": candidate_store.fingerprint, "rows": size, "seed": seed}
-    if artifacts.is_complete(out, "store", arguments):
-        print(f"{out}: already complete, skipping")
-        return
     if size > len(candidate_store):
         raise UserError(f"{candidates}: has {len(candidate_store):,} pairs, fewer than the {size:,} of {like}")
-    rows = np.sort(np.random.default_rng(seed).choice(len(candidate_store), size, replace=False))
     funnel = Funnel("sample-random", "candidates")
+    artifact = Artifact(
+        "store", {"command": "sample-random", "candidates": candidate_store, "rows": size, "seed": seed}, funnel
+    )
+    folder = yield artifact
+    rows = np.sort(np.random.default_rng(seed).choice(len(candidate_store), size, replace=False))
     funnel.drop("not sampled", len(candidate_store) - size)
     funnel.keep(size)
-    write_rows(out, candidate_store, rows, arguments=arguments, funnel=funnel)
-    print(funnel)
+    artifact.manifest |= copy_pairs(folder, candidate_store, rows, funnel=funnel)
+    return f"{size:,} pairs"
 
 
 def _match_by(
@@ -196,18 +194,21 @@ def _match_by(
     return match(targets, candidates, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=checkpoint)
 
 
-def _print_quality(matching: Matching, targets: Array, candidates: Array, seed: int) -> None:
-    """Print the certificate, and the scores of the other methods where they are cheap to compute."""
-    print(matching.certificate())
+def _describe(matching: Matching, targets: Array, candidates: Array, seed: int) -> str:
+    """Return the certificate, and the scores of the other methods where they are cheap to compute."""
+    lines = [matching.certificate()]
     others = [match_randomly(targets, candidates, seed=seed)]
     if len(targets) * len(candidates) <= MAX_COMPARED_PAIRS:
         others.append(match_greedily(targets, candidates, seed=seed, progress=False))
     else:
-        print("greedy: not compared, it would need another pass over all pairs (see --method greedy)")
+        lines.append("greedy: not compared, it would need another pass over all pairs (see --method greedy)")
     for other in others:
         if other.method != matching.method:
             change = (other.primal - matching.primal) / abs(matching.primal)
-            print(f"for comparison, {other.method} matching: total similarity {other.primal:.4f} ({change:+.2%})")
+            lines.append(
+                f"for comparison, {other.method} matching: total similarity {other.primal:.4f} ({change:+.2%})"
+            )
+    return "\n".join(lines)
 
 
 def _open_array(path: Path) -> Array:

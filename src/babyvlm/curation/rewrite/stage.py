@@ -13,9 +13,9 @@ from rich.progress import Progress
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.rewrite.rules.lexicon import word_list
 from babyvlm.curation.rewrite.rules.rewriter import ORIGINAL, RULES_VERSION, rewrite_caption
-from babyvlm.curation.store.pair_store import PairStore, write_store
+from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.curation.store.pair_store import PairStore, write_pairs
 from babyvlm.errors import UserError
-from babyvlm.io import artifacts
 from babyvlm.io.extras import require_extra
 
 if TYPE_CHECKING:
@@ -92,34 +92,29 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         rewrite_by_llm(store, out, path, options)
 
 
-@artifacts.one_at_a_time
-def _rewrite_by_rules(store: Path, out: Path) -> None:
+@stage
+def _rewrite_by_rules(store: Path, out: Path) -> Stage:
     source = PairStore(store)
-    words = hashlib.sha256(word_list().encode()).hexdigest()
-    arguments = {
-        "command": "rewrite",
-        "store": source.fingerprint,
-        "rewriter": f"rules {RULES_VERSION}",
-        "words": words,
-    }
-    if artifacts.is_complete(out, "store", arguments):
-        print(f"{out}: already complete, skipping")
-        return
     if ORIGINAL in source.extra_fields:
         raise UserError(f"{store}: already has the field {ORIGINAL}. Rewrite the store it was created from")
+    words = hashlib.sha256(word_list().encode()).hexdigest()
     funnel = Funnel("rewrite", unit="captions")
+    artifact = Artifact(
+        "store",
+        {"command": "rewrite", "store": source, "rewriter": f"rules {RULES_VERSION}", "words": words},
+        funnel,
+    )
+    folder = yield artifact
     with Progress(console=Console(stderr=True)) as bar:
         rows = bar.track(source.rows(), total=len(source), description="rewriting")
-        made = write_store(
-            out,
+        artifact.manifest |= write_pairs(
+            folder,
             _rewritten(rows, funnel),
-            arguments=arguments,
             funnel=funnel,
             licensed=source.licensed,
             extra_fields={**source.extra_fields, ORIGINAL: pa.string()},
-            ancestors=source.lineage,
         )
-    print(f"{funnel}\n{out}: {len(made):,} pairs")
+    return f"{funnel.kept:,} pairs"
 
 
 def _rewritten(rows: Iterable[dict[str, Any]], funnel: Funnel) -> Iterator[dict[str, Any]]:

@@ -296,26 +296,6 @@ def copy_pairs(folder: Path, source: PairStore, rows_M: NDArray[np.int64], *, fu
         return write_pairs(folder, rows, funnel=funnel, licensed=source.licensed, extra_fields=source.extra_fields)
 
 
-def write_rows(
-    out: Path,
-    source: PairStore,
-    rows_M: NDArray[np.int64],
-    *,
-    arguments: Mapping[str, Any],
-    funnel: Funnel,
-    ancestors: Mapping[str, artifacts.Manifest] | None = None,
-) -> PairStore:
-    """Write some rows of a store as another store. Superseded by ``copy_pairs``."""
-    manifest: artifacts.Manifest = {
-        "arguments": dict(arguments),
-        "ancestors": source.lineage | dict(ancestors or {}),
-        "funnel": funnel.as_dict(),
-    }
-    with artifacts.create(out, "store", manifest) as folder:
-        manifest |= copy_pairs(folder, source, rows_M, funnel=funnel)
-    return PairStore(out)
-
-
 def _write_shard(path: Path, schema: pa.Schema, groups: Iterable[list[Mapping[str, Any]]]) -> list[str]:
     """Write groups of rows as they come, one in memory at a time; return their keys."""
     keys: list[str] = []

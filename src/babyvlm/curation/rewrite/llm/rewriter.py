@@ -20,7 +20,8 @@ from babyvlm.curation.rewrite.llm.ledger import Call, Ledger
 from babyvlm.curation.rewrite.llm.prices import Budget, estimate, read_price
 from babyvlm.curation.rewrite.llm.prompt import Answer, clean, digest, prompt_id
 from babyvlm.curation.rewrite.rules.rewriter import ORIGINAL
-from babyvlm.curation.store.pair_store import PairStore, write_store
+from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.curation.store.pair_store import PairStore, write_pairs
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import write_csv
@@ -71,31 +72,34 @@ class Outcome:
     text: str
 
 
-@artifacts.one_at_a_time
-def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOptions) -> None:
+@stage
+def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOptions) -> Stage:
     """Send every caption of a store that has no answer yet, then write the rewritten store."""
     options.check()
     source = PairStore(store)
-    arguments = {
-        "command": "rewrite",
-        "store": source.fingerprint,
-        "rewriter": f"llm {options.model}",
-        "prompt": prompt_id(),
-        "checks": RULES_VERSION,
-    }
-    if artifacts.is_complete(out, "store", arguments):
-        failed = sum(
-            n for reason, n in PairStore(out).manifest["funnel"]["dropped"].items() if reason.startswith("failed: ")
-        )
-        if options.retry_failed and failed:
-            raise UserError(f"{out}: already complete, without {failed} failed captions. Delete it to retry them")
-        print(f"{out}: already complete, skipping")
-        return
     if ORIGINAL in source.extra_fields:
         raise UserError(f"{source.path}: already has the field {ORIGINAL}. Rewrite the store it was created from")
+    funnel = Funnel("rewrite", unit="captions")
+    artifact = Artifact(
+        "store",
+        {
+            "command": "rewrite",
+            "store": source,
+            "rewriter": f"llm {options.model}",
+            "prompt": prompt_id(),
+            "checks": RULES_VERSION,
+        },
+        funnel,
+    )
+    if options.retry_failed and artifacts.is_complete(out, "store", artifact.arguments):
+        dropped = PairStore(out).manifest["funnel"]["dropped"]
+        if failed := sum(count for reason, count in dropped.items() if reason.startswith("failed: ")):
+            raise UserError(f"{out}: already complete, without {failed} failed captions. Delete it to retry them")
+    folder = yield artifact
     licensed = source.path if source.licensed else None
     server = open_server(options.base_url, options.key_file, options.timeout, licensed)
     captions = _captions(source)
+    left_out = out.with_name(f"{out.name}.left_out.csv")
     with Ledger(ledger_path, prompt_id(), options.model) as ledger:
         if ledger.interrupted:
             print(
@@ -103,18 +107,14 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOp
                 "repeated only with --retry_failed true"
             )
         budget = _send_missing(captions, ledger, server, options)
-        funnel = Funnel("rewrite", unit="captions")
-        left_out = out.with_name(f"{out.name}.left_out.csv")
-        made = write_store(
-            out,
+        artifact.manifest |= write_pairs(
+            folder,
             _rewritten_rows(source, ledger, funnel, left_out),
-            arguments=arguments,
             funnel=funnel,
             licensed=source.licensed,
             extra_fields={**source.extra_fields, ORIGINAL: pa.string()},
-            ancestors=source.lineage,
         )
-    print(f"{funnel}\n{out}: {len(made):,} pairs; captions left out: {left_out}; total cost so far: {budget}")
+    return f"{funnel.kept:,} pairs; captions left out: {left_out}; total cost so far: {budget}"
 
 
 def print_estimate(store: Path, ledger_path: Path, options: RewriteOptions) -> None:
