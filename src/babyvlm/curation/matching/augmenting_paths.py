@@ -7,15 +7,30 @@ u_i + v_j - s_ij >= 0. Prices only rise.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from babyvlm.curation.matching.top_k import ROUNDING, compiled
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
+Function = TypeVar("Function", bound="Callable[..., Any]")
 UNASSIGNED = -1
 INFEASIBLE = -2
+# Scores minus prices are float32 differences of numbers below 8; bounds computed from them are raised by more than
+# their rounding error.
+ROUNDING = 5e-7
+
+
+def compiled(function: Function) -> Function:
+    """Compile without the interpreter's lock, and cache the machine code beside the module for later processes.
+
+    The cache is valid as long as the module is not modified, so a compiled function must not use constants of another
+    module.
+    """
+    return cast("Function", numba.njit(nogil=True, cache=True)(function))
 
 
 class CandidateLists(NamedTuple):

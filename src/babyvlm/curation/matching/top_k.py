@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from babyvlm.curation.matching.augmenting_paths import ROUNDING, compiled
 
-Function = TypeVar("Function", bound="Callable[..., Any]")
 Floats = NDArray[np.float32]
 
 # A thread's scores take 4 MB and stay in the last-level cache between product and scan; BLAS is at full speed from this
@@ -31,14 +29,6 @@ ROWS_PER_TASK = 512
 # core on AVX2, against 0.5 with a length known only at run time).
 STRIDE = 64
 STEP = 8
-# Scores minus prices are float32 differences of numbers below 8; bounds computed from them are raised by more than
-# their rounding error.
-ROUNDING = 5e-7
-
-
-def compiled(function: Function) -> Function:
-    """Compile without the interpreter's lock, and cache the machine code beside the module for later processes."""
-    return cast("Function", numba.njit(nogil=True, cache=True)(function))
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         base_url: URL of the server, ending in `/v1`. The API key is read from $OPENAI_API_KEY; local servers need none.
         key_file: file with the API key, readable by its owner only, instead of the environment variable.
         batch: use the Batch API: half the price, answers within a day.
-        requests_per_batch: maximal number of requests in a batch.
+        requests_per_batch: maximum number of requests in a batch.
         concurrent_requests: number of requests in flight, without batches.
         timeout: seconds to wait for a reply. A reply after that may have been billed and is not requested again.
         poll_seconds: seconds between status checks of a batch.

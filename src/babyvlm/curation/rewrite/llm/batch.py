@@ -46,7 +46,7 @@ class BatchRunner:
         server: server to call.
         ledger: record of all calls.
         budget: limit on the cost.
-        requests_per_batch: maximal number of requests in a batch.
+        requests_per_batch: maximum number of requests in a batch.
         poll_seconds: seconds between status checks.
         captions: all cleaned captions of the store by digest.
         on_replies: called with the number of captions whose replies arrived.
@@ -94,7 +94,7 @@ class BatchRunner:
                 sleep(self.poll_seconds)
 
     def _send_next(self) -> None:
-        """Record a batch with its maximal cost, and send it."""
+        """Record a batch with its maximum cost, and send it."""
         with tempfile.TemporaryFile() as file:
             chosen = list(self._write_requests(file))
             if not chosen:

@@ -107,7 +107,7 @@ class CallRunner:
         return True
 
     def _reserve(self, caption: str) -> bool:
-        """Reserve the maximal cost of a call; if the budget is used up, wait for what calls in flight release."""
+        """Reserve the maximum cost of a call; if the budget is used up, wait for what calls in flight release."""
         if self.budget.reserve(caption, batch=False):
             return True
         self._await_replies(all_replies=True)

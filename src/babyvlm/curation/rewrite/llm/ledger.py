@@ -121,7 +121,7 @@ class Ledger:
         return Call(*row) if row else None
 
     def open(self, caption: str, max_input: int, max_output: int, batch: int | None = None) -> str:
-        """Record that a call for a caption is about to be sent, at its maximal cost.
+        """Record that a call for a caption is about to be sent, at its maximum cost.
 
         A call that may have been billed is repeated with its previous idempotency key: a server that honors the key
         returns the answer already paid for.

@@ -94,7 +94,7 @@ def read_price(path: Path, model: str) -> Price:
 
 @dataclass
 class Budget:
-    """A limit on the cost: every call counts with its maximal cost until its actual cost is known.
+    """A limit on the cost: every call counts with its maximum cost until its actual cost is known.
 
     Attributes:
         price: None if no price list is given; then everything costs 0.
@@ -114,7 +114,7 @@ class Budget:
             self.spent = sum(self.price.cost(tokens, batch=batch) for batch, tokens in ledger.tokens().items())
 
     def reserve(self, cleaned: str, *, batch: bool) -> bool:
-        """Reserve the maximal cost of a call; return False if that would exceed the limit."""
+        """Reserve the maximum cost of a call; return False if that would exceed the limit."""
         cost = self._max_cost(cleaned, batch=batch)
         if self.limit is not None and self.spent + cost > self.limit:
             return False
