@@ -22,7 +22,7 @@ import yaml
 from jsonargparse import ArgumentParser, capture_parser
 from mkdocs.structure.files import File, Files
 
-from babyvlm import __main__ as command_line
+from babyvlm.cli import main as command_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +106,7 @@ def leaves(parser: ArgumentParser, words: tuple[str, ...]) -> Iterator[tuple[tup
 
 def parser_of(*words: str) -> ArgumentParser:
     """Return the parser that ``python -m babyvlm WORDS`` uses."""
-    return capture_parser(command_line.main, list(words))
+    return capture_parser(command_line.run, list(words))
 
 
 def options(parser: ArgumentParser) -> str:
@@ -169,8 +169,7 @@ def _lightning_parser(cli: type) -> ArgumentParser:
 def cli_page() -> str:
     """Return the CLI reference."""
     sections = [LIGHTNING + "\n" + lightning_options()]
-    sections += [command_section((command,), parser_of(command)) for command in command_line.RUN_COMMANDS]
-    sections += [command_section(words, parser) for words, parser in leaves(parser_of(), ())]
+    sections += [command_section(tuple(name.split()), parser_of(*name.split())) for name in command_line.COMMANDS]
     return CLI_INTRODUCTION + "\n" + "\n\n".join(sections)
 
 

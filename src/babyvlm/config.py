@@ -1,4 +1,4 @@
-"""How every command line is parsed: one line for a mistake, and no import that a config may not ask for."""
+"""Parsing of every command line and config: errors of one line, and no import that a config may not ask for."""
 
 from __future__ import annotations
 
@@ -11,43 +11,56 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import docstring_parser
 import jsonargparse
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace  # type: ignore[attr-defined]
 
+from babyvlm.allowed import check_config, import_paths, refusal
 from babyvlm.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What a config may instantiate. Anything else is refused before its module is imported.
-ALLOWED_PACKAGES = ["babyvlm", "lightning", "torch", "torchmetrics"]
-
-# What a model takes from its data: the command line links them, so that no config can say two things.
+# Arguments that a model takes from its data. The command line links them, so that a config cannot contradict itself.
 LINKED = ("vocabulary", "image_size", "max_tokens")
+
+_allowed_before: set[str] = set()
 
 
 def restrict_imports() -> None:
-    """Hold imports by config to ``ALLOWED_PACKAGES``."""
-    jsonargparse.set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=ALLOWED_PACKAGES)
+    """Restrict what jsonargparse imports, instantiates and reads, in this process, to what ``babyvlm.allowed`` lists.
+
+    Every parser of the package calls this; it is repeated because importing Lightning's command line lets configs be
+    read from URLs, and because the user may allow a module later.
+    """
+    paths = import_paths()
+    withdrawn = sorted(_allowed_before.difference(paths))
+    jsonargparse.set_parsing_settings(
+        import_path_denylist=["*", *withdrawn],
+        import_path_allowlist=paths,
+        instantiate_subclass_spec_in_any=False,
+        config_read_mode_urls_enabled=False,
+        config_read_mode_fsspec_enabled=False,
+    )
+    _allowed_before.update(paths)
 
 
 def check_yaml(path: Path) -> dict[str, Any]:
-    """Make sure that a config can be parsed: jsonargparse does not say which one could not.
+    """Read a config and check that it can be parsed: jsonargparse does not name the file that cannot be.
 
     Returns:
-        What it says; nothing if it is missing, which is told well enough.
+        Its settings; an empty dictionary if the file is missing, which the parser reports.
 
     Raises:
-        UserError: it is no YAML of settings; names the file, and the line.
+        UserError: the file is not a YAML mapping; the message names the file and the line.
     """
     if not path.is_file():
         return {}
     try:
-        said = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        settings = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(said, dict):
-        raise UserError(f"{path}: holds no settings; write `key: value` lines, as in configs/")
-    return said
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: contains no settings. Write `key: value` lines, as in configs/")
+    return settings
 
 
 # Lines of jsonargparse's nested messages that hold no cause: the attempts at other members of a union, and headings.
@@ -58,10 +71,14 @@ _KEY = re.compile(r"""Parser key ["']([^"']+)["']:\s*""")
 _TYPE = re.compile(r"<class '([^']+)'>")
 _NO_LIST = re.compile(r"Expected a list\b(?!.*Got value: \[).*")
 _CLASS = re.compile(r"Problem with given class_path '([^']+)':")
+_DENIED = re.compile(r"Importing '([^']+)' is not allowed")
 
 
 def one_line(message: str) -> str:
-    """The deepest cause in a parser's nested complaint, behind the key and the class that it belongs to."""
+    """Return the innermost cause in jsonargparse's nested message, after the key and the class that it belongs to."""
+    if denied := _DENIED.search(message):
+        key = _KEY.search(message)
+        return refusal(denied[1], key[1] if key else "")
     where: list[str] = []
     causes: list[tuple[int, str]] = []
     for line in message.splitlines():
@@ -73,7 +90,7 @@ def one_line(message: str) -> str:
             where += _KEY.findall(text)
             text = _KEY.sub("", text)
             if not _NOT_A_CAUSE.match(text):
-                causes.append((indent, text.split(" Add the import path")[0]))
+                causes.append((indent, text))
     if not causes:
         return " ".join(message.split())
     deepest = max(indent for indent, _ in causes)
@@ -82,9 +99,9 @@ def one_line(message: str) -> str:
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """Help that says an option's default and type, under a description whose paragraphs are filled.
+    """Help that shows every option's default and type below a description with filled paragraphs.
 
-    Its indented lines, a list or an example to copy, stay as they are.
+    Indented lines of the description, a list or an example to copy, stay as they are.
     """
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
@@ -96,19 +113,49 @@ class HelpFormatter(DefaultHelpFormatter):
 
 
 class OneLineParser(ArgumentParser):
-    """A parser whose complaint is one line on standard error and exit code 2."""
+    """A parser whose error is one line on standard error and exit code 2."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - argparse's arguments, passed on
+        restrict_imports()
         # An abbreviation and a typo look alike: --trainer.max_epoch must not mean something.
         ours: dict[str, Any] = {"allow_abbrev": False, "formatter_class": HelpFormatter}
         super().__init__(*args, **ours | kwargs)
 
     def add_function_arguments(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[str]:  # noqa: ANN401 - passed on
-        """Add a command's options; its help shows all that the function's docstring says before them, not one line."""
+        """Add a command's options; its help shows the complete description in the function's docstring."""
         self.description = docstring_parser.parse(function.__doc__ or "").description
         return super().add_function_arguments(function, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the innermost cause and exit."""
+        if not self.exit_on_error:
+            super().error(message, ex)
         sys.stderr.write(f"error: {one_line(message)}\n")
         raise SystemExit(2)
+
+
+class CheckedParser(OneLineParser):
+    """A parser of configs, which somebody else may have written: it instantiates nothing that ``allowed`` refuses."""
+
+    def instantiate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> Namespace:  # noqa: ANN401 - passed on
+        """Instantiate the classes of a parsed config.
+
+        Raises:
+            UserError: the config names a class, an argument or a value that is not allowed.
+        """
+        check_config(namespace)
+        instantiated: Namespace = super().instantiate(namespace, *args, **kwargs)
+        return instantiated
+
+
+class CommandParser(OneLineParser):
+    """The parser of a command other than Lightning's: its options come from the command line alone.
+
+    There is no ``--config``: some options start programs (``--launcher``) or send data (``--base_url``).
+    """
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - argparse's signature
+        """Add an option, unless it would read other options from a file."""
+        if kwargs.get("action") is ActionConfigFile:
+            return None
+        return super().add_argument(*args, **kwargs)

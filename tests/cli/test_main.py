@@ -26,8 +26,8 @@ def test_a_refusal_of_the_disk_is_one_line(monkeypatch, tmp_path, capsys, number
 def test_a_full_disk_is_one_line(tmp_path):
     """A real one: /dev/full refuses every byte."""
     code = (
-        "from babyvlm import __main__ as m\n"
-        "m._run_stage = lambda args: open('/dev/full', 'w', buffering=1).write('x\\n')\n"
+        "from babyvlm.cli import main as m\n"
+        "m.run = lambda args: open('/dev/full', 'w', buffering=1).write('x\\n')\n"
         "m.main(['store'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -39,8 +39,8 @@ def test_a_full_disk_is_one_line(tmp_path):
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly():
     code = (
-        "import babyvlm.__main__ as m\n"
-        "m._run_stage = lambda args: [print(number) for number in range(100_000)]\n"
+        "from babyvlm.cli import main as m\n"
+        "m.run = lambda args: [print(number) for number in range(100_000)]\n"
         "m.main(['store'])"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from babyvlm import config
 from babyvlm.__main__ import main
 from support.docs_pages import ROOT, blocks, shell_lines
 from support.tiny_world import BASE, lay_out
@@ -31,7 +30,8 @@ def followed(tmp_path_factory, tiny_store, make_vocabulary):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(folder)  # as Python does for the folder of a script
-        _refused_without_the_script()  # first: what jsonargparse has once let in stays so in this process
+        patch.delenv("BABYVLM_ALLOW", raising=False)
+        _refused_where_not_allowed()
         for block in PAGE:
             if block.language == "sh":
                 for command in shell_lines(block.text):
@@ -41,7 +41,7 @@ def followed(tmp_path_factory, tiny_store, make_vocabulary):
         yield folder
 
 
-def _refused_without_the_script():
+def _refused_where_not_allowed():
     with pytest.raises(SystemExit) as end:
         main(["test", "--config", "sigmoid-pairs.yaml"])
     assert end.value.code == 2
@@ -49,14 +49,10 @@ def _refused_without_the_script():
 
 
 def _run(command, patch):
-    assert command[0] == "python"
-    if command[1:3] == ["-m", "babyvlm"]:
+    assert command[:3] == ["python", "-m", "babyvlm"]
+    with patch.context() as own:  # a process of its own would begin with nothing allowed
+        own.setenv("BABYVLM_ALLOW", "")
         main(command[3:])
-        return
-    with patch.context() as own:  # a process of its own would begin with the list as it is shipped
-        own.setattr(config, "ALLOWED_PACKAGES", [*config.ALLOWED_PACKAGES])
-        own.setattr(sys, "argv", command[1:])
-        runpy.run_path(command[1], run_name="__main__")
 
 
 def test_the_quick_starts_script_scores_pictures(followed, monkeypatch, capsys):

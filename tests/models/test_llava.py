@@ -113,7 +113,7 @@ def test_models_that_cannot_be_had(folder, tmp_path):
     (tmp_path / "bert").mkdir()
     BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path / "bert")
     for name, message in [
-        ("llava-hf/no-such-model", "transformers cannot load it"),
+        ("llava-hf/no-such-model", "no such folder, and the hub does not provide it"),
         (str(tmp_path), "transformers cannot load it"),
         (str(tmp_path / "bert"), "transformers cannot load it"),
     ]:

@@ -259,7 +259,7 @@ def test_a_hostile_config_makes_nothing(runs, tmp_path, place, monkeypatch):
 
 
 def test_mistakes_are_told(runs, folders, tmp_path):
-    with pytest.raises(UserError, match=r"nowhere: no such folder, and it cannot be had from the hub"):
+    with pytest.raises(UserError, match=r"nowhere: no such folder, and the hub does not provide it"):
         babyvlm.load("nowhere")
     with pytest.raises(UserError, match="neither a run nor an exported model"):
         babyvlm.load(tmp_path)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
 
-from babyvlm.config import one_line
+from babyvlm.config import CheckedParser, one_line
 from babyvlm.errors import UserError
 
-Options = dict[str, Any]  # as on the command line: ``trainer.max_steps: 500``
+Value = bool | int | float | str | None
+Options = dict[
+    str, Value | list[Value] | dict[str, Value | list[Value]]
+]  # as on the command line: ``trainer.max_steps: 500``
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def read_matrix(file: Path) -> Matrix:
     Raises:
         UserError: there is none, its YAML says something else, or a step is named that is none.
     """
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser = CheckedParser(exit_on_error=False)
     parser.add_class_arguments(Matrix, "matrix")
     try:
         given = yaml.safe_load(file.read_text())

@@ -15,11 +15,11 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch.callbacks import Callback, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from babyvlm.ablations.state import FINISHED
-from babyvlm.config import LINKED, OneLineParser, check_yaml
+from babyvlm.config import LINKED, CheckedParser, check_yaml
 from babyvlm.errors import UserError
 from babyvlm.report.runs import Row, Run, has_test_results
 from babyvlm.report.tables import main_table
@@ -34,7 +34,7 @@ from babyvlm.training.save_config import SaveConfig
 from babyvlm.training.signals import SignalNote, end
 
 
-class _Parser(OneLineParser, LightningArgumentParser):
+class _Parser(CheckedParser, LightningArgumentParser):
     """Lightning's parser with one-line errors."""
 
 
@@ -85,8 +85,35 @@ class BabyVLMCLI(LightningCLI):
         for argument in LINKED:
             parser.link_arguments(f"data.init_args.{argument}", f"model.init_args.{argument}")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and refuse what could run code or leave the folder of runs.
+
+        Raises:
+            UserError: a checkpoint that is not a local file, ``weights_only: false``, or a name that is a path.
+        """
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        if config.weights_only is False:
+            raise UserError("weights_only: false would run the code in a checkpoint; leave it out")
+        config.weights_only = True
+        if config.trainer.model_registry is not None:
+            raise UserError("trainer.model_registry: runs are uploaded by `export --hub` only")
+        if config.trainer.default_root_dir is not None:  # Lightning would resume from what lies there
+            raise UserError("trainer.default_root_dir: use --log_dir for the folder of runs, resume to continue one")
+        for option in ("name", "data.init_args.name"):
+            value = config.get(option)
+            if isinstance(value, str) and (
+                not value or value in (".", "..") or not value.isprintable() or "/" in value
+            ):
+                raise UserError(
+                    f"{option} {value!r}: name a folder, without `/`; --log_dir says where runs are written"
+                )
+        # Lightning would read hyperparameters from the checkpoint, over those of the config; ours hold none.
+        self._checkpoint, config.ckpt_path = _local_checkpoint(config.ckpt_path), None
+
     def before_instantiate_classes(self) -> None:
         """Let signals end the process at once from now on."""
+        self.config[self.config.subcommand].ckpt_path = self._checkpoint
         self._signals.listen()
 
     def _end_at_once(self, received: int) -> int:
@@ -148,8 +175,8 @@ class BabyVLMCLI(LightningCLI):
             return
         self._recovery.stop_if_told_to(self.trainer, f"training was over; {GO_ON} {self.trainer.log_dir} tests it")
         if self._get(self.config_init, "test_after_fit"):
-            checkpoint = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=checkpoint or None, weights_only=True)
+            best = _local_checkpoint(getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None)
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True)
             print(f"run: {self.trainer.log_dir}")
         self._finish()
 
@@ -165,6 +192,19 @@ class BabyVLMCLI(LightningCLI):
         (folder / FINISHED).touch()
         if has_test_results(folder):
             main_table([Row([Run(folder)])]).print()
+
+
+def _local_checkpoint(path: str | Path | None) -> str | None:
+    """Return the path of a checkpoint to load.
+
+    Raises:
+        UserError: it is not a file on this machine. A folder, as distributed checkpoints are, holds pickled metadata.
+    """
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise UserError(f"ckpt_path {path}: not a file on this machine; name a .ckpt file")
+    return str(path)
 
 
 def _row_and_run(logs: Path, folder: Path) -> tuple[str, str]:
@@ -197,7 +237,7 @@ def resume(run: Path, *options: str) -> None:
     if not config.is_file():
         raise UserError(f"{run}: no run to go on with ({config.name} is missing)")
     said = check_yaml(config)
-    if "log_dir" not in said:
+    if not isinstance(said.get("log_dir"), str):
         raise UserError(f"{config}: `log_dir` is missing; put back what fit wrote")
     made_in = Path(said["log_dir"])
     if not run.resolve().is_relative_to(made_in.resolve()):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,9 +27,12 @@ import babyvlm.playroom
 from babyvlm.curation.embeddings import PART_ROWS, part_path
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError, first_line
+from babyvlm.io.artifacts import sha256_file
+from babyvlm.io.hub import fetch, refuse_code
 from babyvlm.io.images import open_rgb
 from babyvlm.io.processes import killed_from_outside
 
+FILES = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.txt", "*.model")  # what is fetched of a hub model
 PLAYROOM_CLIP = Path(babyvlm.playroom.__file__).parent / "clip"
 
 
@@ -77,8 +81,11 @@ def load_clip(name: str) -> Clip:
     try:
         if pretrained:
             _check_activation(model_name, pretrained)
-        # Without require_pretrained, open_clip only logs a warning and returns random weights.
-        model = open_clip.create_model(model_name, pretrained, require_pretrained=True, weights_only=True)
+        if pretrained and _is_torchscript(Path(pretrained)):
+            model: Any = _from_openai(model_name, Path(pretrained))
+        else:
+            # Without require_pretrained, open_clip only logs a warning and returns random weights.
+            model = open_clip.create_model(model_name, pretrained, require_pretrained=True, weights_only=True)
         settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
         preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
         tokenize = open_clip.get_tokenizer(model_name)
@@ -90,12 +97,46 @@ def load_clip(name: str) -> Clip:
 def _resolve(name: str) -> tuple[str, str | None]:
     if name == "playroom":
         return f"local-dir:{PLAYROOM_CLIP}", None
-    if name.startswith(("hf-hub:", "local-dir:")):
+    if name.startswith("hf-hub:"):
+        return f"local-dir:{fetch(name.removeprefix('hf-hub:'), FILES)}", None
+    if name.startswith("local-dir:"):
+        refuse_code(Path(name.removeprefix("local-dir:")))
         return name, None
     model_name, _, pretrained = name.partition("/")
     if not pretrained:
         raise UserError(f"--clip {name}: names no weights. Pass MODEL/PRETRAINED, such as ViT-L-14-quickgelu/openai")
     return model_name, pretrained
+
+
+def _is_torchscript(file: Path) -> bool:
+    """Return whether a file is an archive of TorchScript, which is a program, and not a state dict."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
+
+
+def _from_openai(model_name: str, file: Path) -> torch.nn.Module:
+    """Build a model with the weights of one of OpenAI's published archives.
+
+    The one exception to "no file is executed": these archives exist in no other format at their source, and each is
+    loaded only if it is the published file, bit by bit.
+
+    Raises:
+        ValueError: the file is another one.
+    """
+    known = {
+        url.split("/")[-2]
+        for name in open_clip.list_openai_models()
+        if (url := str(open_clip.get_pretrained_url(name, "openai") or "")).endswith(".pt")
+    }
+    if sha256_file(file) not in known:
+        raise ValueError(f"{file} is TorchScript, which is a program; only OpenAI's published files are loaded")
+    state = torch.jit.load(file, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+    model = open_clip.create_model(model_name, load_weights=False)
+    wanted = model.state_dict()
+    model.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in state.items() if name in wanted})
+    return cast("torch.nn.Module", model)
 
 
 def _check_activation(model_name: str, pretrained: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast
@@ -173,5 +174,6 @@ class BabyLLaVA(CausalModule):
         processor(self.vocabulary.path / "tokenizer.json", self.image_size, self.image_length).save_pretrained(folder)
 
     def load_pretrained(self, folder: Path) -> None:
-        """Take the weights of such a folder."""
-        self.vlm.load_state_dict(type(self.vlm).from_pretrained(folder).state_dict())
+        """Take the weights of such a folder; its own config.json is not read."""
+        weights = type(self.vlm).from_pretrained(folder, config=copy.deepcopy(self.vlm.config), use_safetensors=True)
+        self.vlm.load_state_dict(weights.state_dict())

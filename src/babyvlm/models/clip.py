@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +20,18 @@ from torch import Tensor
 from babyvlm.curation.clip import Clip
 from babyvlm.data.transforms import MEAN, STD, eval_transform
 from babyvlm.data.vocabulary import EOS, PAD, Vocabulary
+from babyvlm.errors import UserError
+from babyvlm.io.hub import refuse_code
 from babyvlm.models import initialization
 from babyvlm.models.contrastive import ContrastiveModule
 from babyvlm.models.networks.vision import halved
 from babyvlm.models.optimization import configure
 from babyvlm.types import Batch
+
+Number = bool | int | float
+TowerShape = dict[str, Number | str | list[Number] | None]
+# What open_clip would fetch, or pass on to another library, is no shape of a tower.
+_ELSEWHERE = re.compile(r"(hf|timm|tokenizer)_|.*(kwargs|pretrained)")
 
 
 def our_optimizer(parameters: object) -> torch.optim.Optimizer:
@@ -48,13 +56,17 @@ class ClipTraining(ContrastiveModule, initialization.VocabularyModule):
         self,
         vocabulary: Path,
         embed_dim: int,
-        vision: dict[str, Any],
-        text: dict[str, Any],
+        vision: TowerShape,
+        text: TowerShape,
         optimizer: OptimizerCallable = our_optimizer,
         image_size: int = 64,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
+        for name in (*vision, *text):
+            if _ELSEWHERE.match(name):
+                raise UserError(f"model.vision, model.text: {name} is not a setting of a CLIP that is trained here")
+        refuse_code(vocabulary)
         self.vocabulary = Vocabulary(vocabulary)
         special = {
             "vocab_size": len(self.vocabulary),
@@ -69,7 +81,9 @@ class ClipTraining(ContrastiveModule, initialization.VocabularyModule):
             "text_cfg": text | special,
         }
         self.model = open_clip.CLIP(**self.config)
-        tokenize = open_clip.tokenizer.HFTokenizer(str(vocabulary), context_length=text["context_length"])
+        tokenize = open_clip.tokenizer.HFTokenizer(
+            str(vocabulary), context_length=cast("int", text["context_length"]), trust_remote_code=False
+        )
         self.clip = Clip(self.model, eval_transform(image_size), tokenize)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,12 +14,14 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.extras import require_extra
+from babyvlm.io.hub import fetch, refuse_code
 from babyvlm.models.scoring import given_prefix, mean_or_total
 from babyvlm.models.zero_shot import TestOnly
 
 PROMPT = "USER: What's the object in the image? <image> ASSISTANT:"  # BabyVLM's evaluation code
 # The paper asks for a short sentence to a child about the image; the words are ours, the form is LLaVA-1.5's.
 CAPTION_PROMPT = "USER: <image>\nSay one short sentence to a young child about this image. ASSISTANT:"
+FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # what is fetched of a hub model
 Weights = Literal["float32", "bfloat16", "float16", "int8"]
 _BLANK, _WIDE = (Image.new("RGB", size) for size in ((224, 224), (448, 224)))
 
@@ -151,6 +154,8 @@ def _without_image(prompt: str) -> str:
 
 def _load(name: str, weights: Weights) -> tuple[Any, LlavaForConditionalGeneration]:
     # LLM.int8() multiplies float16 (Dettmers et al. 2022).
+    folder = Path(name) if Path(name).is_dir() else fetch(name, FILES)
+    refuse_code(folder)
     options: dict[str, Any] = {"dtype": torch.float16 if weights == "int8" else getattr(torch, weights)}
     try:
         with require_extra("int8", "weights int8"):
@@ -158,9 +163,9 @@ def _load(name: str, weights: Weights) -> tuple[Any, LlavaForConditionalGenerati
                 from transformers import BitsAndBytesConfig
 
                 options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-            processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+            processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
             model = AutoModelForImageTextToText.from_pretrained(
-                name, trust_remote_code=False, use_safetensors=True, **options
+                folder, trust_remote_code=False, use_safetensors=True, **options
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{name}: transformers cannot load it ({first_line(error)})") from error

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from jsonargparse import ArgumentParser
 from lightning import LightningModule
 from safetensors.torch import save_file
 
-from babyvlm.config import LINKED, one_line, restrict_imports
+from babyvlm import allowed
+from babyvlm.config import LINKED, CheckedParser, one_line
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.artifacts import read_manifest
+from babyvlm.io.hub import fetch, refuse_code
 from babyvlm.models import initialization
 from babyvlm.models.babyllava import BabyLLaVA
 
@@ -26,22 +26,24 @@ FILES = ("*.json", "*.safetensors", "vocabulary/*.json")  # nothing else goes to
 TRAINING_ONLY = ("weights", "pretrained", "init_from", "init_language", "optimizer", "scheduler")
 
 
-def load(source: str | Path, device: str = "cpu") -> LightningModule:
+def load(source: str | Path, device: str = "cpu", allow: Sequence[str] = ()) -> LightningModule:
     """Give back a model with its tokenizer and its transform, ready to ``score`` or ``caption``.
 
     Args:
         source: a run's folder (its best checkpoint is taken), a folder made by ``export``, or such a folder's name on
             the Hugging Face hub, ``ORG/NAME``.
         device: where to put it.
+        allow: modules of your own whose classes the model may name, as ``--allow`` on the command line.
 
     Returns:
-        The module of the run's config, in evaluation mode. Nothing but this project's, Lightning's and torch's own
-        classes is made, and no pickled object is ever executed.
+        The module of the run's config, in evaluation mode. Only classes listed in ``babyvlm.allowed`` are instantiated,
+        and no pickled object is executed.
 
     Raises:
         UserError: there is no such model, or config and weights do not belong together.
     """
-    folder = Path(source) if Path(source).is_dir() else _from_hub(str(source))
+    allowed.allow(*allow)
+    folder = Path(source) if Path(source).is_dir() else fetch(str(source), FILES)
     model = _exported(folder) if (folder / f"{EXPORT}.json").is_file() else load_run(folder)[0]
     return model.to(device).eval()
 
@@ -82,8 +84,10 @@ def build(recipe: dict[str, Any], where: Path) -> LightningModule:
     Raises:
         UserError: it says nothing that can be made; names ``where`` it stands.
     """
-    restrict_imports()
-    parser = ArgumentParser(exit_on_error=False)
+    path = str(recipe.get("class_path"))
+    if path not in allowed.TRAINED_MODELS and not allowed.is_user_allowed(path):
+        raise UserError(f"{where}: {allowed.refusal(path, 'model.class_path')}")
+    parser = CheckedParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningModule, "model")
     known = recipe | {"init_args": {k: v for k, v in recipe["init_args"].items() if k not in LINKED}}
     for name in LINKED:
@@ -106,7 +110,14 @@ def without(config: Any, names: tuple[str, ...]) -> Any:  # noqa: ANN401 - YAML
 
 
 def _exported(folder: Path) -> LightningModule:
-    recipe = read_manifest(folder, EXPORT)["model"]
+    refuse_code(folder)
+    recipe = without(read_manifest(folder, EXPORT)["model"], TRAINING_ONLY)
+    if not isinstance(recipe, dict) or not isinstance(recipe.setdefault("init_args", {}), dict):
+        raise UserError(f"{folder / EXPORT}.json: `model` is not a class with its arguments")
+    if unknown := sorted(recipe.keys() - {"class_path", "init_args"}):
+        raise UserError(
+            f"{folder / EXPORT}.json: model.{unknown[0]}: unknown key; a model has class_path and init_args"
+        )
     vocabulary = folder / "vocabulary"
     if vocabulary.is_dir():
         recipe["init_args"]["vocabulary"] = str(vocabulary)
@@ -127,10 +138,3 @@ def _config(run: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise UserError(f"{file}: names no model")
     return config
-
-
-def _from_hub(name: str) -> Path:
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise UserError(f"{name}: no such folder, and it cannot be had from the hub ({first_line(error)})") from error

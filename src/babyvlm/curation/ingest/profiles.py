@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 
-from babyvlm.config import one_line
+from babyvlm.config import CheckedParser, one_line
 from babyvlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _profile_from_fields(path: Path, values: Mapping[object, object]) -> Profile
     unknown = [name for name in values if name not in known]
     if unknown:
         raise UserError(f"{path}: {unknown[0]}: no such field. A profile has {', '.join(known)}")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = CheckedParser(exit_on_error=False)
     parser.add_class_arguments(Profile)
     try:
         return Profile(**parser.parse_object((asdict(PROFILES[base]) if base else {}) | values).as_dict())

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from babyvlm.models.networks.connector import image_tokens
+from babyvlm.models.networks.vision import check_trunk
 
 
 class ImageTokensConfig(TimmWrapperConfig):  # type: ignore[misc] # transformers is not typed
@@ -39,6 +40,10 @@ class ImageTokensModel(TimmWrapperModel):  # type: ignore[misc]
     """A timm trunk whose hidden states are its last map as (B, P, C)."""
 
     config_class = ImageTokensConfig
+
+    def __init__(self, config: ImageTokensConfig) -> None:
+        check_trunk(config.architecture, config.model_args or {})  # a folder's config.json may hold anything
+        super().__init__(config)
 
     def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutput:  # noqa: ANN401 - options of other towers
         """The map, as the only hidden state."""

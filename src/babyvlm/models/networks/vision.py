@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +21,95 @@ from babyvlm.errors import UserError, first_line
 PLAYROOM_DINO = Path(babyvlm.playroom.__file__).parent / "dino" / "backbone.safetensors"
 
 
+Number = bool | int | float
+TrunkOptions = dict[str, Number | str | list[Number] | None]
+# Arguments of timm's constructors that shape a network. Those that fetch or read files (`pretrained_cfg`, `cache_dir`,
+# `checkpoint_path`) or belong to timm's builder are not among them.
+TRUNK_OPTIONS = frozenset(
+    (
+        "act_layer",
+        "attn_drop_rate",
+        "base_width",
+        "block_reduce_first",
+        "cardinality",
+        "channels",
+        "class_token",
+        "conv_mlp",
+        "depth",
+        "depths",
+        "dims",
+        "down_kernel_size",
+        "drop_path_rate",
+        "drop_rate",
+        "dynamic_img_pad",
+        "dynamic_img_size",
+        "embed_dim",
+        "embed_dims",
+        "expand_ratio",
+        "fc_norm",
+        "global_pool",
+        "head_hidden_size",
+        "img_size",
+        "in_chans",
+        "init_values",
+        "kernel_sizes",
+        "layers",
+        "ls_init_value",
+        "mlp_ratio",
+        "mlp_ratios",
+        "no_embed_class",
+        "norm_eps",
+        "norm_layer",
+        "num_heads",
+        "output_stride",
+        "patch_drop_rate",
+        "patch_size",
+        "pos_drop_rate",
+        "pos_embed",
+        "pre_norm",
+        "proj_drop_rate",
+        "qk_norm",
+        "qkv_bias",
+        "reg_tokens",
+        "replace_stem_pool",
+        "stem_type",
+        "stem_width",
+        "strides",
+        "use_fc_norm",
+        "weight_init",
+        "window_size",
+        "zero_init_last",
+    )
+)
+_BACKBONE = re.compile(r"[A-Za-z0-9_.]+")  # timm's `hf-hub:` and `local-dir:` would read arguments from elsewhere
+_WORD = re.compile(r"[A-Za-z0-9_.-]*")
+
+
+def check_trunk(backbone: str, options: Mapping[str, object]) -> None:
+    """Refuse what would make timm read more than its own definition of a backbone.
+
+    Raises:
+        UserError: the name is not one of timm's own, or an option is unknown or has a value that shapes no network.
+    """
+    if not _BACKBONE.fullmatch(backbone):
+        raise UserError(f"vision backbone {backbone}: not a name in timm's list; give weights by `weights`")
+    for name, value in options.items():
+        if name not in TRUNK_OPTIONS:
+            known = ", ".join(sorted(TRUNK_OPTIONS))
+            raise UserError(f"vision backbone {backbone}: options.{name} is not allowed. Choose from: {known}")
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if not (item is None or isinstance(item, Number) or (isinstance(item, str) and _WORD.fullmatch(item))):
+                raise UserError(
+                    f"vision backbone {backbone}: options.{name} must be a number, a word or a list of them"
+                )
+
+
 class VisionEncoder(nn.Module):
     """Images -> one vector each.
 
     Args:
         backbone: timm's name of it (``resnext50_32x4d`` in the paper).
-        options: further arguments of timm's constructor.
+        options: further arguments of timm's constructor, out of ``TRUNK_OPTIONS``.
         weights: a local file, ``hf-hub:ORG/NAME/FILE``, or ``playroom`` for the shipped DINO backbone; a DINO or CVCL
             checkpoint or a plain state dict.
         pretrained: take timm's own weights for the name instead.
@@ -38,13 +122,14 @@ class VisionEncoder(nn.Module):
     def __init__(
         self,
         backbone: str = "resnext50_32x4d",
-        options: dict[str, Any] | None = None,
+        options: TrunkOptions | None = None,
         weights: str | None = None,
         pretrained: bool = False,
         frozen: bool = False,
     ) -> None:
         super().__init__()
         self.backbone, self.options = backbone, options or {}
+        check_trunk(backbone, self.options)
         try:
             self.trunk = timm.create_model(backbone, pretrained=pretrained, num_classes=0, **self.options)
         except (RuntimeError, TypeError, ValueError, OSError) as error:

@@ -1,0 +1,238 @@
+"""The command line: ``babyvlm`` or ``python -m babyvlm``. A command's module is imported when it runs, not before."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+from babyvlm import __version__
+from babyvlm.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PROGRAM = "python -m babyvlm"
+
+
+class Command(NamedTuple):
+    """Where a command's function is, and what the command does in one line.
+
+    Attributes:
+        function: ``module:function``; its signature is the command's options, its docstring the command's help.
+        summary: shown in the list of commands.
+        positional: whether required arguments are given without an option's name.
+    """
+
+    function: str
+    summary: str
+    positional: bool = False
+
+
+LIGHTNING = {
+    "fit": "train a model, then test its best checkpoint",
+    "validate": "evaluate on the validation split and the benchmarks' dev splits",
+    "test": "evaluate on the test split and the benchmarks' test splits",
+    "predict": "compute the embeddings of the test split",
+}
+COMMANDS = {
+    "resume": Command("babyvlm.cli.resume:resume", "continue a training run that was interrupted", positional=True),
+    "report": Command("babyvlm.report.command:report", "tables, figures and findings of all tested runs", True),
+    "compare": Command("babyvlm.report.command:compare", "compare two runs item by item", positional=True),
+    "export": Command("babyvlm.cli.export:export", "export a run's best checkpoint, tokenizer, config and model card"),
+    "playroom": Command("babyvlm.playroom.make:playroom", "create the Playroom demo world"),
+    "check-data": Command("babyvlm.curation.check_data.command:check_data", "check raw data before curating it"),
+    "curate frames": Command("babyvlm.curation.ingest.frames:frames", "extract frames and utterances from raw video"),
+    "curate released": Command("babyvlm.curation.ingest.released:released", "import frames released as images"),
+    "curate web": Command("babyvlm.curation.ingest.web:web", "import web corpora of images and captions"),
+    "curate embed": Command("babyvlm.curation.embed:embed", "compute CLIP embeddings of a store"),
+    "curate filter": Command("babyvlm.curation.clip_filter:filter_pairs", "keep pairs whose CLIP similarity is high"),
+    "curate rewrite": Command(
+        "babyvlm.curation.rewrite.stage:rewrite", "rewrite captions as child-directed utterances"
+    ),
+    "curate match": Command("babyvlm.curation.matching.commands:match_stores", "match a web store to a home store"),
+    "curate match-arrays": Command("babyvlm.curation.matching.commands:match_arrays", "match the rows of two arrays"),
+    "curate sample-random": Command(
+        "babyvlm.curation.matching.commands:sample_random", "draw a random subset, the baseline of matching"
+    ),
+    "curate deduplicate": Command("babyvlm.curation.deduplicate:deduplicate", "remove near-duplicate frames"),
+    "curate check-contamination": Command(
+        "babyvlm.curation.decontaminate:check_contamination", "find near-duplicates of benchmark images in stores"
+    ),
+    "curate decontaminate": Command(
+        "babyvlm.curation.decontaminate:decontaminate", "remove near-duplicates of benchmark images from a store"
+    ),
+    "curate vocabulary": Command("babyvlm.data.vocabulary:vocabulary", "build a vocabulary from stores"),
+    "curate summarize": Command("babyvlm.curation.summarize:summarize", "report what each stage kept and dropped"),
+    "store info": Command("babyvlm.curation.store.inspection:info", "show a store's size, splits and origin"),
+    "store check": Command("babyvlm.curation.store.check:check", "check a store's integrity"),
+    "store head": Command("babyvlm.curation.store.inspection:head", "print a store's first pairs"),
+    "store sample": Command("babyvlm.curation.store.inspection:sample", "show random pairs of a store"),
+    "store export": Command("babyvlm.curation.store.export:export", "export a store as WebDataset or as a folder"),
+    "benchmark build labeled-s": Command("babyvlm.benchmark_builder.labeled_s:labeled_s", "build Labeled-S trials"),
+    "benchmark build phrase-pairs": Command(
+        "babyvlm.benchmark_builder.phrase_pairs:phrase_pairs", "propose pairs of two-word phrases"
+    ),
+    "benchmark build review": Command("babyvlm.benchmark_builder.review:review", "review proposed items in a browser"),
+    "benchmark build negatives": Command(
+        "babyvlm.benchmark_builder.negatives:negatives", "create images of the negative phrases"
+    ),
+    "benchmark build assemble": Command(
+        "babyvlm.benchmark_builder.assemble:assemble", "assemble reviewed items into benchmark lists"
+    ),
+    "ablations run": Command("babyvlm.ablations.runner:run", "train and test every row of a matrix"),
+    "ablations status": Command("babyvlm.ablations.status:status", "show the progress of a matrix"),
+}
+GROUPS = {
+    "curate": "turn raw data into pair stores, one stage per command",
+    "store": "inspect, check and export pair stores",
+    "benchmark": "build benchmarks",
+    "benchmark build": "build benchmarks, one step per command",
+    "ablations": "train and test every row of the paper's tables",
+}
+HELP = f"""From raw baby video to a benchmark table.
+
+usage: {PROGRAM} [--allow MODULE] COMMAND [OPTIONS]
+
+{{commands}}
+
+`{PROGRAM} COMMAND --help` lists the options of a command.
+"""
+OPTIONS = """
+options:
+  --help           show this message
+  --version        show the version
+  --allow MODULE   let configs name the classes of a module of your own (or set BABYVLM_ALLOW); repeatable
+"""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one command.
+
+    A user's mistake ends in one line on standard error and exit code 2, an interruption in exit code 130.
+    """
+    # Threads that wait should sleep, not spin: with loader workers on few cores spinning costs up to half of the time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        run(sys.argv[1:] if args is None else args)
+    except KeyboardInterrupt:
+        print("Interrupted. Run the same command again to continue.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
+        sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        message = _user_error(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(args: list[str]) -> None:
+    """Run one command; errors are raised."""
+    args = _take_allowed(args)
+    if args and args[0] in LIGHTNING:
+        from babyvlm.cli.lightning import main as lightning_main
+
+        lightning_main(args)
+        return
+    name, rest = find_command(args)
+    if name not in COMMANDS:
+        _show_group(name, rest)
+        return
+    from jsonargparse import auto_cli
+
+    from babyvlm.config import CommandParser
+
+    command = COMMANDS[name]
+    auto_cli(
+        load_function(name),
+        args=rest,
+        as_positional=command.positional,
+        parser_class=CommandParser,
+        prog=f"{PROGRAM} {name}",
+    )
+
+
+def load_function(name: str) -> Callable[..., object]:
+    """Import the function of a command."""
+    module, _, function = COMMANDS[name].function.partition(":")
+    loaded: Callable[..., object] = getattr(import_module(module), function)
+    return loaded
+
+
+def find_command(args: list[str]) -> tuple[str, list[str]]:
+    """Split a command line into the longest name of a command or group that it begins with, and the rest."""
+    names = [" ".join(args[:length]) for length in range(1, len(args) + 1)]
+    found = next((name for name in reversed(names) if name in COMMANDS or name in GROUPS), "")
+    return found, args[len(found.split()) :]
+
+
+def _take_allowed(args: list[str]) -> list[str]:
+    """Note the modules that ``--allow`` names before the command or after it; return the other arguments."""
+    rest, modules = [], []
+    remaining = iter(args)
+    for argument in remaining:
+        option, _, value = argument.partition("=")
+        if option != "--allow":
+            rest.append(argument)
+            continue
+        module = value or next(remaining, "")
+        if not module or module.startswith("-"):
+            raise UserError("--allow: name a module, as in --allow mypackage")
+        modules.append(module)
+    if modules:
+        from babyvlm.allowed import allow
+
+        allow(*modules)
+    if os.environ.get("BABYVLM_ALLOW") and os.getcwd() not in sys.path and "" not in sys.path:  # noqa: PTH109
+        sys.path.append(os.getcwd())  # noqa: PTH109 - the console script has no folder of modules of its own
+    return rest
+
+
+def _show_group(name: str, rest: list[str]) -> None:
+    """Print the commands of a group, or all of them.
+
+    Raises:
+        UserError: something else was asked for.
+    """
+    if not name and rest == ["--version"]:
+        print(f"{PROGRAM} {__version__}")
+    elif not rest or rest[0] in ("--help", "-h"):
+        lines = "\n".join(_listed(name))
+        if name:
+            print(f"{GROUPS[name]}\n\nusage: {PROGRAM} {name} COMMAND [OPTIONS]\n\ncommands:\n{lines}")
+        else:
+            print(HELP.format(commands=f"commands:\n{lines}\n{OPTIONS}".rstrip()), end="")
+    else:
+        known = [line.split("  ")[1] for line in _listed(name)]
+        raise UserError(f"{' '.join([name, rest[0]]).strip()}: no such command. Choose from: {', '.join(known)}")
+    raise SystemExit(0)
+
+
+def _listed(group: str) -> Iterator[str]:
+    """The commands below a group, or below none, a line each."""
+    summaries = LIGHTNING | GROUPS | {name: command.summary for name, command in COMMANDS.items()}
+    prefix = f"{group} " if group else ""
+    for name, summary in summaries.items():
+        last = name.removeprefix(prefix)
+        if name.startswith(prefix) and " " not in last:
+            yield f"  {last:<19}  {summary}"
+
+
+# What a machine refuses and its user can change: no space, no permission.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def _user_error(error: BaseException | None) -> str | None:
+    """Return the message of the user error that caused an error, if any: jsonargparse wraps what constructors raise."""
+    while error is not None and not isinstance(error, UserError):
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            return f"{error.filename or 'the disk'}: {error.strerror}"
+        error = error.__cause__ or error.__context__
+    # From a loader's worker it comes inside that process's traceback, whose last line is the cause.
+    return None if error is None else str(error).rpartition("UserError: ")[2].strip()

@@ -1,0 +1,89 @@
+"""Model folders that somebody else made: what is fetched of them, and what is refused before a library reads them.
+
+transformers, diffusers and open_clip run Python files of a model's repository if its configuration asks for it and a
+caller, or an answer at a prompt, agrees. Here nothing agrees, and nobody is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from babyvlm.errors import UserError, first_line
+
+# Code (`auto_map`, `custom_pipelines`), the consent to it, and files or addresses that another library would read.
+REFUSED_KEYS: Final = frozenset(
+    (
+        "auto_map",
+        "cache_dir",
+        "checkpoint_path",
+        "custom_generate",
+        "custom_pipelines",
+        "hf_model_name",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "trust_remote_code",
+    )
+)
+# Plain names; with `ORG/NAME` the first two ask for a kernel, which is code, and the last for another repository.
+_NAMES: Final = ("attn_implementation", "_attn_implementation", "timm_model_name")
+_ANOTHER_MODEL: Final = "adapter_config.json"  # names the model to load in this one's place
+
+
+def fetch(name: str, patterns: Sequence[str]) -> Path:
+    """Download the files of a Hugging Face hub model that match; Python files never do.
+
+    Args:
+        name: ``ORG/NAME``.
+        patterns: names of files, such as ``*.json``.
+
+    Returns:
+        Their folder in the cache, after ``refuse_code``.
+
+    Raises:
+        UserError: there is no such model, the hub cannot be reached, or the model asks for code.
+    """
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=["*.py", "*.pkl"]))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise UserError(f"{name}: no such folder, and the hub does not provide it ({first_line(error)})") from error
+    refuse_code(folder)
+    return folder
+
+
+def refuse_code(folder: Path) -> None:
+    """Refuse a model folder whose configuration asks for code, or for another model's files.
+
+    Raises:
+        UserError: the message names the file and the key.
+    """
+    for file in sorted(folder.rglob("*.json")):
+        if file.name == _ANOTHER_MODEL:
+            raise UserError(f"{file}: adapters of another model are not loaded")
+        if not file.name.endswith("config.json") and file.name != "model_index.json":
+            continue  # vocabularies and weights' indices: their keys are words
+        try:
+            settings = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{file}: cannot be read as JSON ({first_line(error)})") from None
+        for key, value in _items(settings):
+            if key in REFUSED_KEYS and value not in (None, False):
+                raise UserError(f"{file}: `{key}` asks for code or files from elsewhere; such models are not loaded")
+            if key in _NAMES and re.search(r"[/:]", str(value)):
+                raise UserError(f"{file}: `{key}: {value}` asks for code or files from elsewhere; it is not loaded")
+
+
+def _items(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield str(key), inner
+            yield from _items(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _items(inner)
