@@ -62,11 +62,12 @@ _OWN: Final = {
     "babyvlm.data.pair_mix.PairMix": None,
     "babyvlm.data.text_mix.TextMix": None,
     "babyvlm.data.frame_mix.FrameMix": None,
-    "babyvlm.benchmarks.LabeledS": "babyvlm.benchmarks.labeled_s",
-    "babyvlm.benchmarks.VisualTwoWord": "babyvlm.benchmarks.vtwt",
     "babyvlm.benchmarks.BabyWinoground": "babyvlm.benchmarks.winoground",
-    "babyvlm.benchmarks.Caption": "babyvlm.benchmarks.caption",
-    "babyvlm.benchmarks.Contamination": "babyvlm.benchmarks.contamination",
+    "babyvlm.benchmarks.ContaminationCheck": "babyvlm.benchmarks.contamination_check",
+    "babyvlm.benchmarks.EvaluationCallback": "babyvlm.benchmarks.evaluation_callback",
+    "babyvlm.benchmarks.LabeledS": "babyvlm.benchmarks.labeled_s",
+    "babyvlm.benchmarks.SAYCamCaption": "babyvlm.benchmarks.saycam_caption",
+    "babyvlm.benchmarks.VTWT": "babyvlm.benchmarks.vtwt",
 }
 _OPTIMIZERS: Final = {
     "torch.optim.Adadelta": "torch.optim.adadelta",

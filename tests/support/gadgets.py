@@ -132,7 +132,10 @@ PLACES = {
     "dirpath": one_of("trainer.callbacks", f"{LIGHTNING}.callbacks.ModelCheckpoint", "dirpath"),
     "logger.dict_kwargs": argument("trainer.logger", f"{LIGHTNING}.loggers.TensorBoardLogger", "x", "dict_kwargs"),
     "experiment": argument("trainer.logger", f"{LIGHTNING}.loggers.WandbLogger", "experiment"),
-    "a benchmark": one_of("trainer.callbacks", "babyvlm.benchmarks.VisualTwoWord", "trials"),
+    "benchmarks": one_of("trainer.callbacks", "babyvlm.benchmarks.EvaluationCallback", "benchmarks"),
+    "a benchmark": lambda gadget: one_of("trainer.callbacks", "babyvlm.benchmarks.EvaluationCallback", "benchmarks")(
+        [gadget]
+    ),
     "recovery": at("recovery"),
     "recovery.every_seconds": at("recovery", "every_seconds"),
     "seed_each_batch": at("seed_each_batch"),
