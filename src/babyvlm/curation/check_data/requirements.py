@@ -66,7 +66,7 @@ def web_requirements(pairs: int, image_bytes: float, embed_rate: float, targets:
     ]
     if targets:
         disk = min(targets, pairs) / pairs * image_bytes
-        basis = "67,000 x 558,000 in 260.5 s (README)"
+        basis = "67,000 x 558,000 in 260 s (README)"
         seconds = targets * pairs / MATCH_RATE
         requirements.append(Requirement("curate match", f"{targets:,} x {pairs:,}", disk, seconds, basis))
     return requirements

@@ -23,10 +23,10 @@ from babyvlm.curation.ingest.transcripts import (
     read_transcript,
 )
 from babyvlm.curation.ingest.video import VideoError, crop_frame, encode_jpeg, frames_at
-from babyvlm.curation.store.chunked_writer import Log, UnusableInputError, store_from_parts
+from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.curation.store.chunked_writer import Log, UnusableInputError, parts_folder, write_parts
 from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError, require_at_least
-from babyvlm.io.artifacts import one_at_a_time
 from babyvlm.io.files import combine_hashes, files_below, fingerprint_files, require_outside
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ MAX_IMAGE_SIZE = 4096  # our choice: no video is larger
 REPORT_COLUMNS = ("transcript", "video", "utterances", "frames", "problem", "notes")
 
 
-@one_at_a_time
+@stage
 def frames(
     videos: Path,
     transcripts: Path,
@@ -50,7 +50,7 @@ def frames(
     num_workers: int = 2,
     skip_bad_transcripts: bool = False,
     licensed: bool = True,
-) -> None:
+) -> Stage:
     """Extract the frames of each utterance from videos and write them to a pair store.
 
     Input: a folder of videos and a folder of transcripts (CSV, one row per turn with start time, speaker and text). The
@@ -101,15 +101,21 @@ def frames(
         "videos": combine_hashes(part.video_hash for part in parts),
     }
     funnel = Funnel("frames", unit="utterances")
-    raw = {rules.source: {"files": [transcript.path.name for transcript in read], "key": KEY}}
-    store = store_from_parts(
-        out, parts, funnel, REPORT_COLUMNS, arguments=arguments, raw=raw, licensed=licensed, workers=num_workers
+    artifact = Artifact("store", arguments, funnel, state=parts_folder(out))
+    report = out.with_name(f"{out.name}.frames.csv")
+    folder = yield artifact
+    artifact.manifest |= write_parts(
+        folder,
+        parts,
+        funnel=funnel,
+        raw={rules.source: {"files": [transcript.path.name for transcript in read], "key": KEY}},
+        licensed=licensed,
+        num_workers=num_workers,
+        input_list=report,
+        heading=REPORT_COLUMNS,
     )
-    if store:
-        print(
-            f"{funnel}\n{out}: {len(store):,} frames of {funnel.kept:,} utterances."
-            f" See {out}.frames.csv for the result of each video"
-        )
+    count = artifact.manifest["rows"]
+    return f"{count:,} frames of {funnel.kept:,} utterances. See {report} for the result of each video"
 
 
 @dataclass(frozen=True)

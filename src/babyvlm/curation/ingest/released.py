@@ -12,10 +12,10 @@ from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.caption_lists import CaptionedImages, read_caption_lists, read_frame_transcripts
 from babyvlm.curation.ingest.image_validation import MAX_BYTES, InvalidSampleError, validate_image
 from babyvlm.curation.ingest.transcripts import find_transcripts
-from babyvlm.curation.store.chunked_writer import Log, store_from_parts
+from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts
 from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError, require_at_least
-from babyvlm.io.artifacts import one_at_a_time
 from babyvlm.io.files import as_list, combine_hashes, file_size, files_below, join_inside, require_outside
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 REPORT_COLUMNS = ("image", "problem")
 
 
-@one_at_a_time
+@stage
 def released(
     frames: Path,
     out: Path,
@@ -37,7 +37,7 @@ def released(
     image_size: int = 0,
     num_workers: int = 2,
     licensed: bool = True,
-) -> None:
+) -> Stage:
     """Create a pair store from frames that are already extracted, such as the CVCL authors' 600,285.
 
     Input: a folder of images, and their utterances: either lists that assign images to utterances, or SAYCam's raw
@@ -86,12 +86,20 @@ def released(
         "licensed": licensed,
         "images": combine_hashes(part.content for part in parts),
     }
-    raw = {source: {"files": [path.name for path in as_list(captions or transcripts)], "key": KEY}}
-    store = store_from_parts(
-        out, parts, funnel, REPORT_COLUMNS, arguments=arguments, raw=raw, licensed=licensed, workers=num_workers
+    artifact = Artifact("store", arguments, funnel, state=parts_folder(out))
+    report = out.with_name(f"{out.name}.released.csv")
+    folder = yield artifact
+    artifact.manifest |= write_parts(
+        folder,
+        parts,
+        funnel=funnel,
+        raw={source: {"files": [path.name for path in as_list(captions or transcripts)], "key": KEY}},
+        licensed=licensed,
+        num_workers=num_workers,
+        input_list=report,
+        heading=REPORT_COLUMNS,
     )
-    if store:
-        print(f"{funnel}\n{out}: {len(store):,} images. See {out}.released.csv for the images that were left out")
+    return f"{artifact.manifest['rows']:,} images. See {report} for the images that were left out"
 
 
 @dataclass(frozen=True)

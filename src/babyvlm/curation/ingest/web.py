@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
 from babyvlm.curation.ingest.web_corpora.sources import Source, find_source
-from babyvlm.curation.store.chunked_writer import Log, store_from_parts
+from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts
 from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError, require_at_least
-from babyvlm.io.artifacts import one_at_a_time
 from babyvlm.io.files import fingerprint_files, require_outside
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 REPORT_COLUMNS = ("key", "reason")
 
 
-@one_at_a_time
+@stage
 def web(
     sources: list[Path],
     out: Path,
@@ -33,7 +33,7 @@ def web(
     hold_out: bool = False,
     num_workers: int = 2,
     licensed: bool = False,
-) -> None:
+) -> Stage:
     """Read captioned images from web corpora into a pair store.
 
     Input: LLaVA's list (`.json`, with its images in `images/` or beside it), WebDataset tars, Parquet (`image`,
@@ -96,20 +96,20 @@ def web(
                 f" {quarantine}). Fix the sources or lower --min_fraction {min_fraction:g}"
             )
 
-    store = store_from_parts(
-        out,
+    artifact = Artifact("store", arguments, funnel, state=parts_folder(out))
+    folder = yield artifact
+    artifact.manifest |= write_parts(
+        folder,
         parts,
-        funnel,
-        REPORT_COLUMNS,
-        listed=quarantine,
-        check=check_counts,
-        arguments=arguments,
-        licensed=licensed,
+        funnel=funnel,
         raw={source.name: {"files": [file.name for file in source.files], "key": source.key} for source in found},
-        workers=num_workers,
+        licensed=licensed,
+        num_workers=num_workers,
+        input_list=quarantine,
+        heading=REPORT_COLUMNS,
+        check=check_counts,
     )
-    if store:
-        print(f"{funnel}\n{out}: {len(store):,} pairs. See {quarantine} for the samples that were left out")
+    return f"{artifact.manifest['rows']:,} pairs. See {quarantine} for the samples that were left out"
 
 
 @dataclass(frozen=True)
