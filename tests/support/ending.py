@@ -1,9 +1,9 @@
-"""Ends a run by a signal to itself at an exact place, if the environment says where: END_AT=place:count.
+"""End a run by a signal to itself at an exact place, given in the environment: END_AT=place:count.
 
-END_BY is the signal's name, SIGKILL by default. Imported into the warm parent of `warm.py`, so that its children have
-it. The places: in the midst of writing a checkpoint, in validation, between two epochs, between two batches whose
-gradients are accumulated; before training, when a store is opened, the features of some images are kept, or validation
-is tried, or a loader's worker is made; after it, when the run is tested or its last state is written.
+END_BY is the signal's name (default SIGKILL). The module is imported into the parent of `warm.py` and inherited by its
+children. Places during training: while a checkpoint is written, in validation, between two epochs, between two batches
+of accumulated gradients. Before training: when a store is opened, when features are written to the cache, at the sanity
+check, or when a loader's worker is forked. After training: when the last checkpoint is written or in the test.
 """
 
 import os
@@ -22,7 +22,7 @@ _save = torch.save
 
 
 def _meet(place):
-    """Whether this is where the process shall end."""
+    """Return whether the process ends here."""
     wanted, _, count = os.environ.get("END_AT", "").partition(":")
     _met[place] += 1
     return place == wanted and _met[place] == int(count)
@@ -58,7 +58,7 @@ def _accumulating(self, trainer, *_):
 
 
 def _before(place, owner, name):
-    """End before a function is called."""
+    """End the process before a function is called."""
     function = getattr(owner, name)
 
     def ending(*args, **options):

@@ -1,4 +1,4 @@
-"""Commands as real processes that are killed at random moments and run again, compared with one that was left alone."""
+"""Kill commands at random moments, run them again, and compare the result with an undisturbed run."""
 
 import os
 import random
@@ -11,13 +11,13 @@ OUTPUT = "output.txt"  # what a command prints, by ``warm.WarmParent``
 
 
 def tree(folder):
-    """Every file and folder below ``folder``, with the bytes of files; what was printed is left out."""
+    """Return every file and folder below ``folder`` with the bytes of files, without the command's output."""
     paths = [path for path in sorted(folder.rglob("*")) if path.name != OUTPUT]
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
 def undisturbed(parent, args, folder):
-    """Run a command; the seconds it took and what it left."""
+    """Run a command and return its duration in seconds and the files that it wrote."""
     folder.mkdir()
     began = time.monotonic()
     finish(parent, args, folder)
@@ -25,25 +25,25 @@ def undisturbed(parent, args, folder):
 
 
 def finish(parent, args, folder):
-    """Run a command to its end."""
+    """Run a command to its end and check its exit code."""
     parent.start(args, folder)
     code = parent.wait()
     assert code == 0, (folder / OUTPUT).read_text()
 
 
 def kill_a_worker(process):
-    """End a process that works for ``process``, forked by a server or by itself: the first that is seen."""
+    """Kill the first worker process of ``process`` that appears, forked by a server or by itself."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
         commands = {child: _command(child) for child in _children(process)}
         servers = [child for child, command in commands.items() if b"forkserver" in command]
         workers = _children(servers[0]) if servers else []
-        # What is about to become a server looks like a worker that was forked, for a moment.
+        # For a moment, a process that becomes a fork server looks like a forked worker.
         workers += [child for child, command in commands.items() if command == _command(process) and _is_old(child)]
         if workers:
             return os.kill(workers[0], signal.SIGKILL)
         time.sleep(0.001)
-    raise AssertionError("no worker was seen")
+    raise AssertionError("no worker appeared")
 
 
 def _is_old(process):
@@ -65,7 +65,7 @@ def _command(process):
 
 
 def kill(parent, args, folder, after):
-    """Run a command and end it after some seconds, its children by themselves; whether the kill found it alive."""
+    """Kill a command after some seconds, but not its children; return whether it was still running."""
     process = parent.start(args, folder)
     time.sleep(after)
     with suppress(ProcessLookupError):
@@ -74,10 +74,10 @@ def kill(parent, args, folder, after):
 
 
 def differences(parent, args, folder, seconds, wanted, seed, kills):
-    """Kill a command at so many random moments of its time, one after another, then let it end.
+    """Kill a command at random moments of its duration, ``kills`` times, then run it to its end.
 
     Returns:
-        How many kills found it alive, and the names of what differs from ``wanted``.
+        The number of kills that hit a running process, and the names of files that differ from ``wanted``.
     """
     folder.mkdir()
     generator = random.Random(seed)

@@ -1,4 +1,4 @@
-"""Real processes that talk by gloo."""
+"""Real processes that communicate by gloo."""
 
 import multiprocessing
 import traceback
@@ -7,7 +7,7 @@ from torch import distributed
 
 
 def on_ranks(ranks, work, folder):
-    """What ``work(rank)`` gives, or the name and message of what it raises, on processes forked from this one."""
+    """Return ``work(rank)`` of each rank, or the name and message of its exception, in forked processes."""
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
 
