@@ -73,17 +73,17 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
     with require_extra("llm", "--method llm"):
         from babyvlm.curation.rewrite.llm.rewriter import RewriteOptions, print_estimate, rewrite_by_llm
     options = RewriteOptions(
-        model,
-        base_url,
-        key_file,
-        batch,
-        requests_per_batch,
-        concurrent_requests,
-        timeout,
-        poll_seconds,
-        prices,
-        max_cost,
-        retry_failed,
+        model=model,
+        base_url=base_url,
+        key_file=key_file,
+        batch=batch,
+        requests_per_batch=requests_per_batch,
+        concurrent_requests=concurrent_requests,
+        timeout=timeout,
+        poll_seconds=poll_seconds,
+        prices=prices,
+        max_cost=max_cost,
+        retry_failed=retry_failed,
     )
     path = ledger or out.with_name("rewrites.sqlite")
     if estimate:
