@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from babyvlm.curation.embeddings import Embeddings, check_same_clip, embedded_rows
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.matching.match import Array, Matching, Method, match, match_greedily, match_randomly
+from babyvlm.curation.matching.match import Matching, Method, Vectors, match, match_greedily, match_randomly
 from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore, copy_pairs, write_pairs
 from babyvlm.errors import UserError, require_at_least
@@ -185,7 +185,7 @@ def sample_random(candidates: Path, like: Path, out: Path, seed: int = 0) -> Sta
 
 
 def _match_by(
-    method: Method, targets: Array, candidates: Array, *, top_k: int, batch_size: int, seed: int, checkpoint: Path
+    method: Method, targets: Vectors, candidates: Vectors, *, top_k: int, batch_size: int, seed: int, checkpoint: Path
 ) -> Matching:
     if method == "greedy":
         return match_greedily(targets, candidates, seed=seed)
@@ -194,7 +194,7 @@ def _match_by(
     return match(targets, candidates, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=checkpoint)
 
 
-def _describe(matching: Matching, targets: Array, candidates: Array, seed: int) -> str:
+def _describe(matching: Matching, targets: Vectors, candidates: Vectors, seed: int) -> str:
     """Return the certificate, and the scores of the other methods where they are cheap to compute."""
     lines = [matching.certificate()]
     others = [match_randomly(targets, candidates, seed=seed)]
@@ -211,14 +211,14 @@ def _describe(matching: Matching, targets: Array, candidates: Array, seed: int) 
     return "\n".join(lines)
 
 
-def _open_array(path: Path) -> Array:
+def _open_array(path: Path) -> Vectors:
     """Memory-map an array file.
 
     Raises:
         UserError: it is missing or not a ``.npy`` file.
     """
     try:
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: Vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not readable as a .npy array ({error}). Write it with numpy.save") from None
     return array

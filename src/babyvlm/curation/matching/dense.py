@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +9,7 @@ from babyvlm.errors import UserError
 
 
 def solve_dense(
-    targets: NDArray[Any], candidates: NDArray[Any], forbidden: NDArray[np.int64]
+    targets: NDArray[np.floating], candidates: NDArray[np.floating], forbidden: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
     """Match with all N x M similarities in memory.
 

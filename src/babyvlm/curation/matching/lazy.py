@@ -65,8 +65,8 @@ HASHED_ROWS = 8192
 
 
 def solve_lazily(
-    targets: NDArray[Any],
-    candidates: NDArray[Any],
+    targets: NDArray[np.floating],
+    candidates: NDArray[np.floating],
     forbidden: NDArray[np.int64],
     *,
     top_k: int,
@@ -206,10 +206,10 @@ class Checkpoint:
     def open(
         cls,
         folder: Path,
-        targets: NDArray[Any],
-        candidates: NDArray[Any],
+        targets: NDArray[np.floating],
+        candidates: NDArray[np.floating],
         forbidden: NDArray[np.int64],
-        arguments: Mapping[str, Any],
+        arguments: Mapping[str, int],
     ) -> Checkpoint:
         """Open the folder, or create it.
 

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Method = Literal["exact", "greedy", "random"]
-Array = NDArray[Any]
+Vectors = NDArray[np.floating]
 
 NORM_TOLERANCE = 1e-2  # float16 rounds a norm by 5e-4; anything further from 1 was never normalized
 BLOCK_ROWS = 8192  # rows converted to float32 at a time: 16 MB at a width of 512
@@ -76,13 +76,13 @@ class Matching:
 
 
 def match(
-    targets: Array,
-    candidates: Array,
+    targets: Vectors,
+    candidates: Vectors,
     *,
     top_k: int = 512,
     batch_size: int = 2048,
     seed: int = 0,
-    forbidden: Array | None = None,
+    forbidden: NDArray[np.integer] | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> Matching:
@@ -136,7 +136,12 @@ def match(
 
 
 def match_greedily(
-    targets: Array, candidates: Array, *, seed: int = 0, forbidden: Array | None = None, progress: bool = True
+    targets: Vectors,
+    candidates: Vectors,
+    *,
+    seed: int = 0,
+    forbidden: NDArray[np.integer] | None = None,
+    progress: bool = True,
 ) -> Matching:
     """Let each target, in random order, take the most similar candidate still available. Arguments as in ``match``."""
     from rich.console import Console
@@ -163,7 +168,7 @@ def match_greedily(
     return _evaluate(targets, candidates, index, started=started, passes=1.0, method="greedy")
 
 
-def match_randomly(targets: Array, candidates: Array, *, seed: int = 0) -> Matching:
+def match_randomly(targets: Vectors, candidates: Vectors, *, seed: int = 0) -> Matching:
     """Match each target to a different random candidate. Arguments as in ``match``."""
     started = time.perf_counter()
     check_inputs(targets, candidates, None)
@@ -171,7 +176,7 @@ def match_randomly(targets: Array, candidates: Array, *, seed: int = 0) -> Match
     return _evaluate(targets, candidates, index, started=started, passes=0.0, method="random")
 
 
-def scores_of(targets: Array, candidates: Array) -> NDArray[np.float32]:
+def scores_of(targets: Vectors, candidates: Vectors) -> NDArray[np.float32]:
     """Return all similarities (N, M) in float32, converting the candidates a block at a time."""
     targets32 = targets.astype(np.float32)
     scores = np.empty((len(targets), len(candidates)), np.float32)
@@ -182,8 +187,8 @@ def scores_of(targets: Array, candidates: Array) -> NDArray[np.float32]:
 
 
 def _evaluate(
-    targets: Array,
-    candidates: Array,
+    targets: Vectors,
+    candidates: Vectors,
     index: NDArray[np.int64],
     *,
     started: float,
@@ -213,7 +218,7 @@ def _evaluate(
     )
 
 
-def check_inputs(targets: Array, candidates: Array, forbidden: Array | None) -> NDArray[np.int64]:
+def check_inputs(targets: Vectors, candidates: Vectors, forbidden: NDArray[np.integer] | None) -> NDArray[np.int64]:
     """Check the inputs of ``match`` and return the forbidden pairs as (F, 2) int64.
 
     Raises:
@@ -241,7 +246,7 @@ def check_inputs(targets: Array, candidates: Array, forbidden: Array | None) -> 
     return np.unique(pairs.astype(np.int64), axis=0)
 
 
-def check_embeddings(name: str, embeddings: Array) -> None:
+def check_embeddings(name: str, embeddings: Vectors) -> None:
     """Check that embeddings are (rows, D), finite and of norm 1; NaN would pass every later comparison silently.
 
     Raises:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numba
 import numpy as np
@@ -57,7 +56,7 @@ class TopKSearch:
     """
 
     def __init__(
-        self, targets: NDArray[Any], candidates: NDArray[Any], forbidden: NDArray[np.int64], seed: int
+        self, targets: NDArray[np.floating], candidates: NDArray[np.floating], forbidden: NDArray[np.int64], seed: int
     ) -> None:
         self.targets = targets
         self.candidates_MD = candidates.astype(np.float32)
