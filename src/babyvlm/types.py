@@ -1,6 +1,6 @@
-"""The few types that stages share.
+"""Types that stages share: data classes for what is passed on, protocols for what a model offers.
 
-Shape letters: B images, T texts, L tokens, C channels, H height, W width, D embedding width.
+Shape letters: B images, T texts, L tokens, P image tokens, C channels, H height, W width, D embedding width.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:  # torch costs seconds; the commands that train nothing never 
 
 @dataclass(frozen=True)
 class Pair:
-    """One image and what was said while it was seen: a row of a pair store.
+    """An image and the utterance that goes with it: a row of a pair store.
 
     Attributes:
         key: stable and unique within its store.
         image: JPEG, PNG or WebP bytes.
-        utterance: lower-case text; ``<unk>`` stands for what could not be heard.
-        source: the corpus the pair came from.
+        utterance: lower-case text; ``<unk>`` stands for unintelligible speech.
+        source: the corpus that the pair came from.
         group: the utterance that several frames share; equal to ``key`` for single images.
-        split: ``train``, ``val`` or ``test``; one group is always in one split.
+        split: ``train``, ``val`` or ``test``; all pairs of a group are in the same split.
     """
 
     key: str
@@ -38,15 +38,14 @@ class Pair:
 
 @dataclass
 class Batch:
-    """What a model trains on.
+    """A batch of training pairs.
 
     Attributes:
         keys: B store keys, for messages and per-item randomness.
-        images_BCHW: float32, normalised.
-        tokens_BL: int64, ``<sos> words <eos>`` padded at the right with 0.
-        utterances: the B texts as written, for models with a tokenizer of their own.
-        features: what the model's frozen vision encoder makes of the images, where that is cached: (B, D) pooled or
-            (B, P, D) for P image tokens; then ``images_BCHW`` is empty.
+        images_BCHW: float32, normalized; empty if ``features`` are given.
+        tokens_BL: int64, ``<sos> words <eos>``, padded on the right with 0.
+        utterances: the B texts, for models with their own tokenizer.
+        features: cached output of the model's frozen vision encoder: (B, D) pooled, or (B, P, D).
     """
 
     keys: list[str]
@@ -87,10 +86,10 @@ class TrialResult:
 
 @runtime_checkable
 class ImageTextScorer(Protocol):
-    """Says how well texts fit images. Higher is better; the scale is the model's own."""
+    """A model that scores how well texts describe images. Higher is better; the scale is the model's own."""
 
     def preprocess(self, image: Image) -> Tensor:
-        """Turn an RGB picture into the (C, H, W) tensor that ``score`` takes."""
+        """Return the (C, H, W) tensor of an RGB image that ``score`` expects."""
         ...
 
     def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
@@ -99,7 +98,8 @@ class ImageTextScorer(Protocol):
         Args:
             images_BCHW: preprocessed images.
             texts: T texts.
-            wanted_BT: bool; the pairs that will be read. A scorer for which a pair is dear may leave NaN elsewhere.
+            wanted_BT: bool; the pairs whose scores are needed. A model for which each pair is expensive may return NaN
+                for the others.
 
         Returns:
             (B, T) float scores.
@@ -109,30 +109,45 @@ class ImageTextScorer(Protocol):
 
 @runtime_checkable
 class TextScorer(Protocol):
-    """Says how likely texts are by themselves, so that a benchmark can tell what looking was worth."""
+    """A model that also scores texts without an image, for the image-blind baseline."""
 
     def score_texts(self, texts: Sequence[str]) -> Tensor:
-        """(T,) scores on the scale of ``score``, no image given."""
+        """Score texts without an image.
+
+        Args:
+            texts: T texts.
+
+        Returns:
+            (T,) float scores on the scale of ``score``.
+        """
         ...
 
 
 @runtime_checkable
 class FrozenVision(Protocol):
-    """A model whose vision encoder may not learn, so that its features can be computed once."""
+    """A model whose vision encoder may be frozen, so that its features can be cached."""
 
     def frozen_vision(self) -> nn.Module | None:
-        """The module that turns images into ``Batch.features``, in evaluation mode; None if it learns."""
+        """Return the module that maps images to ``Batch.features``, in evaluation mode; None if it is trained."""
         ...
 
 
 @runtime_checkable
 class Captioner(Protocol):
-    """Says what it sees."""
+    """A model that describes images."""
 
     def preprocess(self, image: Image) -> Tensor:
-        """Turn an RGB picture into the (C, H, W) tensor that ``caption`` takes."""
+        """Return the (C, H, W) tensor of an RGB image that ``caption`` expects."""
         ...
 
     def caption(self, images_BCHW: Tensor, max_new_tokens: int = 25) -> list[str]:
-        """Caption B images greedily, each with at most ``max_new_tokens`` tokens."""
+        """Caption images greedily.
+
+        Args:
+            images_BCHW: preprocessed images.
+            max_new_tokens: maximum number of tokens per caption.
+
+        Returns:
+            B captions.
+        """
         ...

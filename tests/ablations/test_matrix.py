@@ -152,7 +152,7 @@ def test_missing_data_and_numbers_out_of_range_are_one_line(world, capsys):
     shutil.rmtree("data/playroom/stores/aug")
     main(["ablations", "status", "--matrix", str(MATRIX)])
     out = capsys.readouterr().out
-    assert out.count("stores/aug: no such folder; make it first") == 12  # of those rows alone: two models, two mixes
+    assert out.count("stores/aug: no such folder. Build it first") == 12  # of those rows alone: two models, two mixes
 
 
 def test_samples_seen_are_told_and_a_difference_is_loud(world, capsys):

@@ -46,10 +46,10 @@ MISTAKES = {
     "curate vocabulary --stores '[small]' --out ''": "not a valid output folder",
     "store sample --store small --seed -1": "--seed -1: must be at least 0",
     "store head --store small --num_pairs 0": "--num_pairs 0: must be at least 1",
-    "store sample --store small --out pictures": "pictures: is a folder; name a file",
+    "store sample --store small --out pictures": "pictures: is a folder. Pass the path",
     "store sample --store small --out file/page.html": "file/page.html: cannot be written",
     "store sample --store small --out /proc/page.html": "/proc/page.html: cannot be written",
-    "store info --store pictures": "pictures: no store folder",
+    "store info --store pictures": "pictures: is not a store folder",
     "check-data --frames pictures --embed_rate .inf": "--embed_rate (inf|nan): must be a positive",
     "check-data --frames pictures --embed_rate .nan": "--embed_rate (inf|nan): must be a positive",
 }

@@ -155,7 +155,7 @@ def test_a_worker_that_the_system_ends_is_told_in_one_line(tmp_path, parent, inp
     assert parent.wait() == 2
     output = (tmp_path / OUTPUT).read_text()
     assert "Traceback" not in output
-    assert output.splitlines()[-1].startswith("error: a worker process was ended from outside")
+    assert output.splitlines()[-1].startswith("error: a worker process was killed from outside")
     finish(parent, command, tmp_path)
     assert stage in others or tree(tmp_path) == alone(stage)[1]
 

@@ -1,4 +1,4 @@
-"""Folders that are whole or absent: made beside, described by a manifest, renamed in."""
+"""Artifacts: folders that are built under another name, described by a manifest, and renamed when complete."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 Manifest = dict[str, Any]
-SCRATCH = "scratch"  # subfolder of a folder in the making
+SCRATCH = "scratch"  # subfolder of an unfinished artifact
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the SHA-256 of a file as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -36,32 +36,32 @@ def read_manifest(folder: Path, kind: str) -> Manifest:
     """Read ``<folder>/<kind>.json``.
 
     Raises:
-        UserError: the folder is missing, is no artefact of this kind, or its manifest cannot be read.
+        UserError: the folder is missing, is not an artifact of this kind, or its manifest cannot be read.
     """
     path = folder / f"{kind}.json"
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; make it first (python -m babyvlm --help lists the stages)")
+        raise UserError(f"{folder}: no such folder. Build it first (python -m babyvlm --help lists the commands)")
     try:
         manifest = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{folder}: no {kind} folder ({path.name} is missing)") from None
+        raise UserError(f"{folder}: is not a {kind} folder ({path.name} is missing)") from None
     except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); remove {folder} and make it again") from None
+        raise UserError(f"{path}: not valid JSON ({error}). Delete {folder} and build it again") from None
     if not isinstance(manifest, dict):
-        raise UserError(f"{path}: holds no JSON object; remove {folder} and make it again")
+        raise UserError(f"{path}: is not a JSON object. Delete {folder} and build it again")
     return manifest
 
 
 def fingerprint(folder: Path, kind: str) -> str:
-    """Hash of an artefact: of its manifest, which holds the checksums of its files."""
+    """Return the hash of an artifact: of its manifest, which holds the checksums of its files."""
     read_manifest(folder, kind)
     return sha256_file(folder / f"{kind}.json")
 
 
 def lineage(folder: Path, kind: str) -> dict[str, Manifest]:
-    """All that an artefact was made from, back to the raw files, and the artefact itself: fingerprint -> manifest.
+    """Return the manifests of an artifact and of all that it was built from, by fingerprint.
 
-    Each comes after what it was made from. Lists of files are left out.
+    Each comes after its inputs. Lists of files are left out.
     """
     manifest = read_manifest(folder, kind)
     own = {name: value for name, value in manifest.items() if name not in ("ancestors", "shards", "sha256")}
@@ -80,7 +80,7 @@ def lineage(folder: Path, kind: str) -> dict[str, Manifest]:
 
 
 def parents(manifest: Manifest, lineage: Mapping[str, Manifest]) -> list[str]:
-    """Fingerprints of what an artefact was made from: those of ``lineage`` that its arguments name."""
+    """Return the fingerprints of the inputs of an artifact: those of ``lineage`` that are among its arguments."""
     named: list[Any] = []
     for value in manifest["arguments"].values():
         named += value if isinstance(value, list) else [value]
@@ -88,18 +88,18 @@ def parents(manifest: Manifest, lineage: Mapping[str, Manifest]) -> list[str]:
 
 
 def is_complete(folder: Path, kind: str, arguments: Mapping[str, Any]) -> bool:
-    """Tell whether ``folder`` is there, whole, and made by the same call.
+    """Return whether ``folder`` exists and was built from the same arguments.
 
     Raises:
-        UserError: it is there but was made from other arguments or inputs.
+        UserError: it exists but was built from other arguments or inputs.
     """
     partial = _partial(folder)
     if not folder.exists() and _read(partial / f"{kind}.json").get("arguments") == _as_json(arguments):
-        _name(partial, folder)  # all was written when a kill came
+        _rename(partial, folder)  # the process was killed just before the rename
     if not folder.exists():
         return False
-    wanted, made_by = _as_json(arguments), read_manifest(folder, kind).get("arguments", {})
-    changed = sorted(key for key in wanted.keys() | made_by.keys() if wanted.get(key) != made_by.get(key))
+    wanted, found = _as_json(arguments), read_manifest(folder, kind).get("arguments", {})
+    changed = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
     if changed:
         raise UserError(
             f"{folder}: already exists and was built with a different {', '.join(changed)}. "
@@ -110,24 +110,24 @@ def is_complete(folder: Path, kind: str, arguments: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def create(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = False) -> Iterator[Path]:
-    """Make ``folder`` whole or not at all.
+    """Build the artifact ``folder`` completely or not at all.
 
-    Yields ``<folder>.partial`` to fill. When the block ends without an error, ``manifest`` (which the block may go on
-    filling) is written into it as ``<kind>.json`` and the folder takes its name.
+    Yields ``<folder>.partial`` to fill. When the block ends without an error, ``manifest`` (to which the block may add
+    entries) is written into it as ``<kind>.json``, and the folder is renamed.
 
     Args:
-        folder: the artefact to make; must not exist.
+        folder: the artifact to build; must not exist.
         kind: names the manifest file.
-        manifest: must hold ``arguments``; the code version is added.
-        keep_partial: keep what an interrupted call with the same arguments left, for stages that go on where they
-            were. What is needed only to go on belongs in the subfolder ``SCRATCH``, which is removed at the end.
+        manifest: must hold ``arguments``; the version of the code is added.
+        keep_partial: keep the files of an interrupted call with the same arguments, so that the block can resume. What
+            is needed only to resume belongs in the subfolder ``SCRATCH``, which is removed at the end.
     """
     partial = _partial(folder)
-    begun = partial / SCRATCH / "arguments.json"
-    if not keep_partial or _read(begun) != _as_json(manifest["arguments"]):
+    started_with = partial / SCRATCH / "arguments.json"
+    if not keep_partial or _read(started_with) != _as_json(manifest["arguments"]):
         shutil.rmtree(partial, ignore_errors=True)
-    begun.parent.mkdir(parents=True, exist_ok=True)
-    _write(begun, manifest["arguments"])
+    started_with.parent.mkdir(parents=True, exist_ok=True)
+    _write(started_with, manifest["arguments"])
     try:
         yield partial
     except BaseException:
@@ -137,7 +137,7 @@ def create(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = 
     ready = partial / SCRATCH / f"{kind}.json"
     _write(ready, {"kind": kind, "code_version": __version__, **manifest})
     ready.replace(partial / f"{kind}.json")
-    _name(partial, folder)
+    _rename(partial, folder)
 
 
 @contextmanager
@@ -183,18 +183,18 @@ def _partial(folder: Path) -> Path:
     return folder.with_name(folder.name + ".partial")
 
 
-def _name(partial: Path, folder: Path) -> None:
+def _rename(partial: Path, folder: Path) -> None:
     shutil.rmtree(partial / SCRATCH, ignore_errors=True)
     partial.rename(folder)
 
 
 def _as_json(value: Mapping[str, Any]) -> Manifest:
-    """As it comes back from a file: tuples as lists, paths as text."""
+    """Return a value as it is read back from JSON: tuples as lists, paths as text."""
     return dict(json.loads(json.dumps(dict(value), default=str)))
 
 
 def _read(path: Path) -> Manifest:
-    """What ``_write`` wrote; empty if there is nothing of it."""
+    """Read what ``_write`` wrote; empty if the file does not exist."""
     try:
         return dict(json.loads(path.read_text()))
     except FileNotFoundError:
@@ -202,6 +202,6 @@ def _read(path: Path) -> Manifest:
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
-    beside = path.with_name(f"{path.name}.{os.getpid()}")  # ranks may write the same at the same time
-    beside.write_text(json.dumps(dict(value), indent=2, sort_keys=True, default=str) + "\n")
-    beside.replace(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")  # ranks may write the same file at the same time
+    temporary.write_text(json.dumps(dict(value), indent=2, sort_keys=True, default=str) + "\n")
+    temporary.replace(path)

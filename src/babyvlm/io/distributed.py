@@ -1,4 +1,4 @@
-"""Work that is shared by the processes of a distributed run."""
+"""Share work among the processes of a distributed run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from babyvlm.errors import UserError, first_line
 
 T = TypeVar("T")
 U = TypeVar("U")
-PATIENCE = timedelta(days=7)  # our choice: longer than any job may run
+TIMEOUT = timedelta(days=7)  # our choice: longer than any job may run
 
 
 def is_rank_zero() -> bool:
-    """Whether this process may speak for all."""
+    """Return whether this is the first process, or the only one."""
     return not _distributed() or distributed.get_rank() == 0
 
 
 def progress(tasks: Sequence[T], label: str) -> Iterable[T]:
-    """The tasks, with a bar on standard error while the first rank goes through them."""
+    """Return the tasks; the first rank shows a progress bar on standard error while it iterates over them."""
     console = Console(stderr=True)
     return track(tasks, label, console=console, transient=True, disable=not (is_rank_zero() and console.is_terminal))
 
@@ -31,14 +31,19 @@ def progress(tasks: Sequence[T], label: str) -> Iterable[T]:
 def map_over_ranks(
     tasks: Sequence[T], work: Callable[[Sequence[T]], U], group: distributed.ProcessGroup | None = None
 ) -> list[U]:
-    """Do tasks on all ranks, each its part, and give every rank what all made of theirs, by rank.
+    """Divide tasks among all ranks, and return the results of all ranks, by rank, on every rank.
 
-    A task is the unit: it is never split, so what comes out of it does not depend on how many ranks there are. A rank
-    may have no task. All ranks must call this with the same tasks; they meet in ``group``, by default that of the run.
+    A task is never split, so its result does not depend on the number of ranks. A rank may have no task. All ranks must
+    call this function with the same tasks.
+
+    Args:
+        tasks: the tasks of all ranks.
+        work: called with the tasks of this rank.
+        group: process group; by default that of the run.
 
     Raises:
-        UserError, RuntimeError: the work failed on another rank; on the one where it did, its own error. So no rank
-            waits for one that will not come.
+        UserError, RuntimeError: the work failed on another rank (on the rank where it failed, its own error is raised),
+            so that no rank waits for one that has failed.
     """
     if not _distributed():
         return [work(tasks)]
@@ -61,15 +66,15 @@ def map_over_ranks(
 
 
 def on_rank_zero(work: Callable[[], T]) -> T:
-    """What the first rank makes of it, on every rank, however long that takes.
+    """Call ``work`` on the first rank and return its result on every rank, however long it takes.
 
     Raises:
         UserError, RuntimeError: as ``map_over_ranks``.
     """
     if not _distributed():
         return work()
-    # In the run's own group the others would be ended while they wait: NCCL's patience is ten minutes.
-    group = cast("distributed.ProcessGroup", distributed.new_group(backend="gloo", timeout=PATIENCE))
+    # In the group of the run the others would time out while they wait: NCCL's limit is ten minutes.
+    group = cast("distributed.ProcessGroup", distributed.new_group(backend="gloo", timeout=TIMEOUT))
     try:
         return cast("T", map_over_ranks([work], lambda mine: mine[0]() if mine else None, group)[0])
     finally:

@@ -1,4 +1,4 @@
-"""What the stages that read users' files share."""
+"""Reading and writing users' files: paths, hashes, atomic writes, tables."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from babyvlm.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-EDGE_BYTES = 1 << 20  # hashed at either end of a large file: our choice, a corpus of videos is half a terabyte
+EDGE_BYTES = 1 << 20  # hashed at either end of a large file; our choice, since a video corpus is half a terabyte
 
 
 def as_list(paths: list[Path] | Path | None) -> list[Path]:
-    """One path or several, as a user may give them."""
+    """Return one path, several paths or None as a list."""
     if paths is None:
         return []
     return [paths] if isinstance(paths, Path) else paths
 
 
 def resolve_inside(root: Path, name: str) -> Path | None:
-    """The path ``root/name``, or None if it would leave ``root`` (``..``, an absolute path, a link that leads out)."""
+    """Return ``root/name``, or None if it leaves ``root`` (``..``, an absolute path, a symbolic link to elsewhere)."""
     try:
         path = (root / name).resolve()
         return path if path.is_relative_to(root.resolve()) else None
-    except (OSError, ValueError, RuntimeError):  # a NUL in the name, a loop of links
+    except (OSError, ValueError, RuntimeError):  # a NUL in the name, or a loop of links
         return None
 
 
 def require_outside(out: Path, *sources: Path) -> None:
-    """Make sure that what is made does not lie among what it is made of, where the next call would find it.
+    """Check that an output does not lie inside an input folder, where the next call would read it as input.
 
     Raises:
-        UserError: ``out`` is in one of the folders.
+        UserError: ``out`` is inside one of the folders.
     """
     for source in sources:
         if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-            raise UserError(f"--out {out}: lies in {source}, whose files are only read; choose another place")
+            raise UserError(f"--out {out}: is inside the input folder {source}. Choose another folder")
 
 
 def join_inside(root: Path, name: str) -> Path | None:
-    """The path ``root/name``, or None if the name itself would leave ``root``.
+    """Return ``root/name``, or None if the name itself leaves ``root``.
 
-    Symbolic links are followed, so use this only for folders that the user made. For untrusted data, use
+    Symbolic links are followed, so use this only for folders that the user created. For untrusted data, use
     ``resolve_inside``.
     """
     parts = PurePosixPath(name)
@@ -56,13 +56,13 @@ def join_inside(root: Path, name: str) -> Path | None:
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """The files in a folder and its subfolders whose names end so, in any case; hidden ones are none.
+    """Yield the files in a folder and its subfolders that have one of the suffixes, in any case; no hidden files.
 
-    Linked folders count as subfolders. Each folder is gone through once, by its own path if it has one, and none above
-    ``folder``: links may go round in circles.
+    Linked folders are searched too. Each folder is searched once, and none above ``folder``, because links may form
+    cycles.
 
     Raises:
-        UserError: there is no such folder, or one cannot be read.
+        UserError: the folder does not exist, or a folder cannot be read.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -77,7 +77,7 @@ def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
             seen.add(_identity(Path(parent)))
             links += [path for path in (Path(parent, name) for name in sorted(folders)) if path.is_symlink()]
             for name in names:
-                if name.lower().endswith(suffixes) and not name.startswith("."):  # "._x.mp4": a Mac's leftovers
+                if name.lower().endswith(suffixes) and not name.startswith("."):  # "._x.mp4" is created by macOS
                     yield Path(parent, name)
         waiting = links
 
@@ -92,15 +92,15 @@ def _unreadable(error: OSError) -> None:
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a file; -1 if it is none, or a link that leads nowhere."""
+    """Return the size of a file in bytes; -1 if it does not exist, or is not a file."""
     return path.stat().st_size if path.is_file() else -1
 
 
 def fingerprint_files(paths: Iterable[Path]) -> str:
-    """Hash of the names and contents of files, in the order given.
+    """Return a hash of the names and contents of files, in the order given.
 
-    Of a file over 2 MiB only the length, the first and the last MiB are read, so a change deep inside it that keeps
-    the length is not seen. A file that is not there counts as such.
+    Only the length and the first and last MiB of a file over 2 MiB are hashed, so a change inside it that keeps the
+    length is not noticed. A missing file changes the hash too.
     """
     digest = hashlib.sha256()
     for path in paths:
@@ -116,31 +116,31 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
 
 
 def combine_hashes(hashes: Iterable[str]) -> str:
-    """Hash of hashes, in the order given."""
+    """Return a hash of hashes, in the order given."""
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[TextIO]:
-    """Write a text file whole or not at all.
+    """Write a text file completely or not at all.
 
     Raises:
-        UserError: no file can be written there.
+        UserError: the file cannot be written.
     """
     if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file")
-    beside = path.with_name(f".{path.name}.partial")
+        raise UserError(f"{path}: is a folder. Pass the path of a file")
+    temporary = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        opened = beside.open("w", newline="", encoding="utf-8")
+        opened = temporary.open("w", newline="", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.filename}: {error.strerror})") from None
     with opened as file:
         yield file
-    beside.replace(path)
+    temporary.replace(path)
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Write rows, the heading first, whole or not at all."""
+    """Write rows, heading first, completely or not at all."""
     with atomic_write(path) as file:
         csv.writer(file).writerows(rows)

@@ -1,4 +1,4 @@
-"""One way to open a picture that may be broken or hostile."""
+"""Open images that may be broken or hostile."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ _END_OF_JPEG = b"\xff\xd9"
 
 
 class BrokenImageError(Exception):
-    """A picture that cannot be decoded, or is too large to be one. The message is the cause."""
+    """An image cannot be decoded, or is too large. The message is the reason."""
 
 
 def open_rgb(source: bytes | Path) -> Image.Image:
-    """Decode a whole picture, by its bytes or its path, to RGB.
+    """Decode a complete image, given its bytes or path, to RGB.
 
     Raises:
-        BrokenImageError: it is missing, truncated, no image, or larger than Pillow's limit against bombs.
+        BrokenImageError: it is missing, truncated, not an image, or exceeds Pillow's limit against decompression bombs.
     """
     with _opened(source) as image:
         return to_rgb(image)
 
 
 def rgb_pixels(encoded: bytes) -> MatLike:
-    """uint8 (H, W, 3), writable: the pixels of ``open_rgb``, in half of its time for the usual JPEG.
+    """Return the pixels of ``open_rgb`` as a writable uint8 (H, W, 3) array, in half the time for a usual JPEG.
 
     Raises:
-        BrokenImageError: as ``open_rgb``, after the same look at the header.
+        BrokenImageError: as ``open_rgb``, after the same check of the header.
     """
     import cv2
     import numpy as np
 
     with _opened(encoded) as image:
-        # Grey, CMYK, alpha and other formats are Pillow's; so are truncated JPEGs, which OpenCV would fill up.
+        # Pillow decodes gray, CMYK, alpha and other formats, and truncated JPEGs, which OpenCV would fill with gray.
         if (image.format, image.mode) != ("JPEG", "RGB") or not encoded.endswith(_END_OF_JPEG):
             return np.array(to_rgb(image))
-        as_it_lies = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # Pillow does not turn pictures either
-        pixels_HWC = cv2.imdecode(np.frombuffer(encoded, np.uint8), as_it_lies)
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # Pillow does not rotate images either
+        pixels_HWC = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
         if pixels_HWC is None or pixels_HWC.shape[1::-1] != image.size:
             raise OSError("broken JPEG data")
         return pixels_HWC
@@ -55,7 +55,7 @@ def rgb_pixels(encoded: bytes) -> MatLike:
 
 @contextmanager
 def _opened(source: bytes | Path) -> Iterator[Image.Image]:
-    """A picture whose header was read, and that is not too large; whatever fails with it is a broken image."""
+    """Open an image that is not too large; any error in the block means that the image is broken."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -66,7 +66,7 @@ def _opened(source: bytes | Path) -> Iterator[Image.Image]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB at 8 bits. Pillow by itself would cut 16-bit grey off at 255, which leaves a white page."""
+    """Convert to 8-bit RGB. Pillow alone would clip 16-bit gray at 255, which gives a white image."""
     if image.mode.startswith("I;16"):
         import numpy as np
 

@@ -53,6 +53,7 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
         OSError: the lock file cannot be created.
     """
     path.touch()  # raises the reason at once; filelock would retry for ever
+    is_locked(path)  # raises if there are no locks here; filelock would use a marker file, which outlives its process
     lock = FileLock(path)
     with _explain_unsupported(path):
         try:
@@ -124,8 +125,8 @@ def is_locked(path: Path) -> bool:
 def _explain_unsupported(path: Path | str) -> Iterator[None]:
     try:
         yield
-    except (OSError, NotImplementedError) as error:  # filelock raises the latter for ENOSYS
-        if isinstance(error, OSError) and error.errno not in _UNSUPPORTED:
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
             raise
         raise UserError(
             f"{path}: this file system does not support file locks. Use a folder on a local disk, or mount the network "

@@ -1,7 +1,7 @@
-"""Work on many inputs at once, each in a process of its own.
+"""Process many inputs in parallel, each in its own process.
 
-A decoder that crashes takes no other input with it, and what it leaked goes when its process ends. The processes are
-forked from a server that has made the imports, and has no threads whose locks a fork would copy.
+If a decoder crashes, no other input is affected, and memory that it leaked is freed when its process ends. The
+processes are forked from a server that has done the imports and has no threads whose locks a fork would copy.
 """
 
 from __future__ import annotations
@@ -28,86 +28,86 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 Task = TypeVar("Task")
-# What hostile bytes may do to a decoder. Any other signal comes from outside, and says nothing about the input.
+# Signals that hostile bytes can cause in a decoder. Any other signal comes from outside and is not due to the input.
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 
 
 def run_in_processes(
-    tasks: Iterable[Task], work: Callable[[Task], None], workers: int, imports: Iterable[str]
+    tasks: Iterable[Task], work: Callable[[Task], None], num_workers: int, imports: Iterable[str]
 ) -> Iterator[tuple[Task, str]]:
-    """Do ``work`` on each task, ``workers`` at a time.
+    """Call ``work`` on each task, ``num_workers`` at a time.
 
     Args:
         tasks: picklable.
-        work: a function of a module, for it is named to the other process.
-        workers: processes; with 1 the work is done in this one, where a crash is the end.
-        imports: modules that the work needs, imported once for all.
+        work: a module-level function, because it is pickled by name.
+        num_workers: processes; with 1 the work is done in this process, where a crash ends the command.
+        imports: modules that the work needs, imported once for all processes.
 
     Yields:
-        Each task when it is done, with the name of the signal that its process died of, or "".
+        Each task when it is done, with the name of the signal that killed its process, or "".
 
     Raises:
-        UserError: a process was ended from outside.
+        UserError: a process was killed from outside.
         Exception: what ``work`` raised.
     """
-    if workers == 1:
+    if num_workers == 1:
         for task in tasks:
             work(task)
             yield task, ""
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *imports])
-    waiting = iter(tasks)
-    under_way: list[_Worker[Task]] = []
+    remaining = iter(tasks)
+    running: list[_Worker[Task]] = []
     try:
         while True:
-            under_way += [_Worker.start(context, work, task) for task in islice(waiting, workers - len(under_way))]
-            if not under_way:
+            running += [_Worker.start(context, work, task) for task in islice(remaining, num_workers - len(running))]
+            if not running:
                 return
-            ended = wait([worker.process.sentinel for worker in under_way])
-            done = [worker for worker in under_way if worker.process.sentinel in ended]
-            under_way = [worker for worker in under_way if worker not in done]
+            ended = wait([worker.process.sentinel for worker in running])
+            done = [worker for worker in running if worker.process.sentinel in ended]
+            running = [worker for worker in running if worker not in done]
             for worker in done:
                 yield worker.task, worker.finish()
     finally:
-        for worker in under_way:
+        for worker in running:
             worker.process.kill()
 
 
 @contextmanager
-def process_pool(workers: int, imports: Iterable[str]) -> Iterator[Callable[..., Iterable[Any]]]:
-    """``map``, by several processes: what they make of each task, in the tasks' order.
+def process_pool(num_workers: int, imports: Iterable[str]) -> Iterator[Callable[..., Iterable[Any]]]:
+    """Yield a ``map`` that uses several processes and returns the results in the order of the tasks.
 
     Raises:
-        UserError: a process was ended from outside.
+        UserError: a process was killed from outside.
     """
-    if workers == 1:
+    if num_workers == 1:
         yield map
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *imports])
-    with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(num_workers, context, initializer=end_with_parent) as pool:
         try:
             yield pool.map
-        except (BrokenProcessPool, BrokenPipeError):  # the latter while a process is being told what to do
+        except (BrokenProcessPool, BrokenPipeError):  # the latter while a task is sent to a process
             raise killed_from_outside() from None
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # after an error nobody waits for the rest
+            pool.shutdown(wait=False, cancel_futures=True)  # after an error, do not wait for the rest
 
 
 def killed_from_outside() -> UserError:
-    """What to tell when a worker process is gone, and no input is to blame."""
+    """Return the error for a worker process that was killed, but not because of its input."""
     return UserError(
-        "a worker process was ended from outside, as systems do when memory runs out; the same command goes on or "
-        "starts anew: give it fewer workers"
+        "a worker process was killed from outside, as the system does when memory runs out. Run the same command again "
+        "with a smaller --num_workers"
     )
 
 
 @contextmanager
 def bounded_memory(extra: int) -> Iterator[None]:
-    """Let this process take at most so many bytes more than now: what asks for more gets a ``MemoryError``.
+    """Limit the memory of this process to ``extra`` bytes more than now; beyond it, allocation raises ``MemoryError``.
 
-    Where the system does not tell what a process has (it is not Linux), there is no bound.
+    There is no limit on systems without /proc, such as macOS.
     """
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stack
@@ -124,7 +124,7 @@ def bounded_memory(extra: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Worker(Generic[Task]):
-    """A process that works on one task."""
+    """A process for one task."""
 
     task: Task
     process: BaseProcess
@@ -144,7 +144,7 @@ class _Worker(Generic[Task]):
         return cls(task, process, errors)
 
     def finish(self) -> str:
-        """Name the signal of a crash, if it was one; raise what the process raised."""
+        """Return the name of the signal of a crash, or ""; raise what the process raised."""
         self.process.join()
         code = self.process.exitcode or 0
         with suppress(EOFError), self.errors:
@@ -160,13 +160,13 @@ def _work(work: Callable[[Task], None], task: Task, sender: Connection) -> None:
     end_with_parent()
     try:
         work(task)
-    except Exception as error:  # raised again where the user sees it
+    except Exception as error:  # raised again in the parent process
         sender.send(error)
 
 
 def end_with_parent() -> None:
-    """Let this process end when its parent does, and only then: a parent that is killed cannot end its children."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends us
+    """End this process when its parent ends, because a parent that is killed cannot end its children."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it too, and ends its children
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 

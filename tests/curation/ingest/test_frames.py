@@ -343,7 +343,7 @@ def test_frames_checks_that_inputs_match(tmp_path):
 def test_frames_refuses_out_inside_input_folder(tmp_path, out):
     write_corpus(tmp_path, [("0:00", "M", "a")], "V", count=20)
     (tmp_path / "link").symlink_to("transcripts")
-    with pytest.raises(UserError, match=rf"{out}: lies in .*, whose files are only read"):
+    with pytest.raises(UserError, match=rf"{out}: is inside the input folder .*"):
         frames(tmp_path / "videos", tmp_path / "transcripts", tmp_path / out)
 
 

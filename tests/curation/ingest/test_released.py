@@ -356,5 +356,5 @@ def test_released_is_independent_of_workers_and_chunks(tmp_path, images, monkeyp
 def test_released_refuses_out_inside_image_folder(tmp_path, images):
     folder = images(["a.jpg"])
     write_json(tmp_path / "list.json", [{"utterance": "a", "frame_filenames": ["a.jpg"]}])
-    with pytest.raises(UserError, match=r"store: lies in .*, whose files are only read"):
+    with pytest.raises(UserError, match=r"store: is inside the input folder .*"):
         run_released(folder, folder / "store", captions=[tmp_path / "list.json"])

@@ -486,6 +486,6 @@ def test_web_refuses_out_inside_source(tmp_path):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "a.png").write_bytes(encode_noise(kind="PNG"))
     (tmp_path / "c" / "list.csv").write_text("image,caption\na.png,a ball\n")
-    with pytest.raises(UserError, match=r"store: lies in .*c, whose files are only read"):
+    with pytest.raises(UserError, match=r"store: is inside the input folder .*c"):
         web([tmp_path / "c"], tmp_path / "c" / "store")
     web([tmp_path / "c" / "list.csv"], tmp_path / "c" / "store", num_workers=1)  # beside the named file is allowed

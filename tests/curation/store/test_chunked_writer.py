@@ -107,7 +107,7 @@ def test_what_a_part_raises_reaches_the_user_and_the_others_stay(tmp_path, worke
 
 def test_a_process_that_is_ended_is_no_verdict_on_its_input(tmp_path):
     parts = [Act(0, "nothing"), Act(1, "end")]
-    with pytest.raises(UserError, match=r"ended from outside.*fewer workers"):
+    with pytest.raises(UserError, match=r"killed from outside.*smaller --num_workers"):
         run(tmp_path, parts, 2)
     assert not (tmp_path / "store.parts" / part_name(parts[1])).exists()
 

@@ -102,9 +102,9 @@ def test_made_already_compares_the_arguments(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "say"),
     [
-        (lambda folder: (folder / "store.json").unlink(), "no store folder"),
-        (lambda folder: (folder / "store.json").write_text("{"), "not readable as JSON"),
-        (lambda folder: (folder / "store.json").write_text("[]"), "no JSON object"),
+        (lambda folder: (folder / "store.json").unlink(), "is not a store folder"),
+        (lambda folder: (folder / "store.json").write_text("{"), "not valid JSON"),
+        (lambda folder: (folder / "store.json").write_text("[]"), "is not a JSON object"),
         (lambda folder: (folder / "store.json").write_text(json.dumps({"schema_version": 99})), "store schema 99"),
         (lambda folder: (folder / "part-00000.parquet").write_bytes(b"PAR1"), "cannot be read"),
         (lambda folder: (folder / "part-00000.parquet").unlink(), "cannot be read"),
