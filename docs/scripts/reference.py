@@ -44,7 +44,8 @@ These commands configure a trainer, a model, and data from YAML files, by
 [LightningCLI](https://lightning.ai/docs/pytorch/stable/cli/lightning_cli.html).
 
 ```sh
-python -m babyvlm fit --config FILE.yaml --config FILE.yaml --model.NAME VALUE --data.NAME VALUE --trainer.NAME VALUE
+python -m babyvlm fit --config FILE.yaml --config FILE.yaml \\
+    --model.NAME VALUE --data.NAME VALUE --trainer.NAME VALUE
 ```
 
 `--config` can be repeated; later files override earlier ones. `--print_config` prints the resulting configuration
@@ -83,7 +84,7 @@ def cell(text: str) -> str:
 
 def code(text: str) -> str:
     """Return inline code for a table cell, or nothing."""
-    return f"`{text}`".replace("|", "\\|") if text else ""
+    return f"`{text}`" if text else ""
 
 
 def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -207,7 +208,8 @@ def class_section(class_path: str, used_in: list[Path]) -> str:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         empty = parameter.default is parameter.empty
-        default = "required" if empty else code(str(parameter.default))
+        value = str(parameter.default)
+        default = "required" if empty else code(value if len(value) <= 40 else f"{value.split('(')[0]}(...)")
         rows.append(
             (
                 f"`{parameter.name}`",
