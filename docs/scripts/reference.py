@@ -209,7 +209,9 @@ def class_section(class_path: str, used_in: list[Path]) -> str:
             continue
         empty = parameter.default is parameter.empty
         value = str(parameter.default)
-        default = "required" if empty else code(value if len(value) <= 40 else f"{value.split('(')[0]}(...)")
+        default = (
+            "required" if empty else code(value if len(value) <= 40 else f"{value.split('(', maxsplit=1)[0]}(...)")
+        )
         rows.append(
             (
                 f"`{parameter.name}`",

@@ -8,7 +8,7 @@ from nbclient import NotebookClient
 
 from support.docs_pages import NOTEBOOKS, ROOT
 
-ORDER = ["curate-a-store"]
+ORDER = ["curate-a-store", "evaluate-your-model"]
 
 
 @pytest.fixture(scope="module")
