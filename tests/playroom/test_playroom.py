@@ -82,10 +82,10 @@ def test_playroom_rejects_wrong_options(tmp_path, given, message):
 def test_glyph_image_draws_every_glyph():
     glyphs = [thing.glyph for thing in world.things()] + list(draw.MARKS.values())
     missing = draw.glyph_image("\U0001fffd").tobytes()  # a code point that is in no font
-    pictures = {glyph: draw.glyph_image(glyph) for glyph in glyphs}
-    assert not [glyph for glyph, picture in pictures.items() if picture.tobytes() == missing]
-    assert not [glyph for glyph, picture in pictures.items() if np.asarray(picture)[..., 3].mean() < 8]
-    assert len({picture.tobytes() for picture in pictures.values()}) == len(set(glyphs))
+    images = {glyph: draw.glyph_image(glyph) for glyph in glyphs}
+    assert not [glyph for glyph, image in images.items() if image.tobytes() == missing]
+    assert not [glyph for glyph, image in images.items() if np.asarray(image)[..., 3].mean() < 8]
+    assert len({image.tobytes() for image in images.values()}) == len(set(glyphs))
 
 
 def test_glyph_image_rejects_unknown_glyph():
@@ -140,11 +140,11 @@ def test_draw_topic_draws_number_of_things(monkeypatch, count, copies):
 
 
 def test_images_distinguish_sizes():
-    for picture in (draw_studio_image, trials.draw_home_image):
+    for draw_image in (draw_studio_image, trials.draw_home_image):
         ink = {}
         for size in world.SIZES:
             topic = world.Topic(world.thing("ball"), colour="purple", size=size)
-            pixels = [np.asarray(picture(random.Random(seed), topic)).astype(int) for seed in range(12)]
+            pixels = [np.asarray(draw_image(random.Random(seed), topic)).astype(int) for seed in range(12)]
             purple = [(np.abs(image - world.COLOURS["purple"]).max(axis=2) < 40).mean() for image in pixels]
             ink[size] = np.median(purple)
         assert ink["big"] > 3 * ink["little"]
@@ -168,8 +168,8 @@ def test_child_directed_sentence_names_topic():
         topic = world.random_topic(rng, world.pick_home_thing(rng))
         text = language.child_directed_sentence(topic, rng)
         assert re.search(rf"\b{topic.noun}\b", text)
-        wanted = topic.colour or topic.size or (topic.verb and topic.verb[:4])
-        assert not wanted or wanted.rstrip("e") in text
+        word = topic.colour or topic.size or (topic.verb and topic.verb[:4])
+        assert not word or word.rstrip("e") in text
 
 
 def test_write_video_is_upside_down_at_five_fps(room):

@@ -78,7 +78,7 @@ UNKNOWN_FORMAT, DAMAGED, TOO_LARGE = (
 )
 # Contents of a file named .jpg, and the reason why it is left out; None: it is valid, and its bytes are kept.
 IMAGES = {
-    "sound": (encode, None),
+    "valid": (encode, None),
     "empty": (lambda: b"", UNKNOWN_FORMAT),
     "one byte": (lambda: b"\xff", UNKNOWN_FORMAT),
     "html": (lambda: b"<!doctype html><title>404 Not Found</title>" * 20, UNKNOWN_FORMAT),
@@ -124,7 +124,7 @@ IMAGES = {
 }
 
 CAPTIONS = {
-    "sound": (b"a red ball", "a red ball"),
+    "valid": (b"a red ball", "a red ball"),
     "spaces": (b"\n a \t red\r\n ball ", "a red ball"),
     "nul": (b"a\0red\0\0ball", "a red ball"),
     "empty": (b"", None),

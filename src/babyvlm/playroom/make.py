@@ -107,9 +107,9 @@ def playroom(
         _make_folders(partial_out)
         jobs = _jobs(partial_out, SIZES[size], seed, in_view)
         rows: dict[str, list[Any]] = {}
-        for job, made in zip(jobs, _run(jobs, num_workers), strict=True):
+        for job, job_rows in zip(jobs, _run(jobs, num_workers), strict=True):
             if job.table:
-                rows.setdefault(job.table, []).extend(made)
+                rows.setdefault(job.table, []).extend(job_rows)
         rows["labeled_s"] = trials.labeled_trials(seed, SIZES[size].labeled_images, SIZES[size].labeled_trials)
         _write_lists(partial_out, rows)
         manifest["counts"] = _counts(rows, SIZES[size])

@@ -68,16 +68,16 @@ def left_out(store):
 
 
 def test_released_reads_authors_lists(tmp_path, images):
-    said = {
+    lists = {
         "train": [list_entry("look at the ball", 1, 3), list_entry("inaudible  Ball", 12, 1)],
         "val": [list_entry("yeah", 2, 2)],
         "test": [list_entry("a dog", 3, 1)],
     }
-    names = [name for entries in said.values() for one in entries for name in one["frame_filenames"]]
+    names = [name for entries in lists.values() for one in entries for name in one["frame_filenames"]]
     folder = images([*names, f"{VIDEO}_099_00.jpg"])
-    for split, entries in said.items():
+    for split, entries in lists.items():
         write_json(tmp_path / "lists" / f"{split}.json", entries)
-    write_json(tmp_path / "lists" / "test.json", [*said["test"], {"utterance": 3}, "x", list_entry("...", 4, 2)])
+    write_json(tmp_path / "lists" / "test.json", [*lists["test"], {"utterance": 3}, "x", list_entry("...", 4, 2)])
     store = run_released(folder, tmp_path / "store", captions=[tmp_path / "lists"])
     rows = {row["key"]: row for row in store.rows()}
     assert rows.keys() == {name.removesuffix(".jpg") for name in names}
@@ -103,14 +103,16 @@ def test_released_reads_authors_lists(tmp_path, images):
 def test_released_reads_csv_with_groups_and_splits(tmp_path, images):
     folder = images(["a/1.jpg", "a/2.JPG", "3.png", "4.jpg", "5.jpg"])
     write_csv(
-        tmp_path / "said.csv",
+        tmp_path / "captions.csv",
         ("image", "utterance", "group", "split"),
         ("a/1.jpg", "Hi, you!", "g", "val"),
         ("a/2.JPG", "hi you", "g", "val"),
         ("3.png", "x", "", ""),
         ("4.jpg", "", "", ""),
     )
-    store = run_released(folder, tmp_path / "store", captions=[tmp_path / "said.csv"], source="mine", licensed=False)
+    store = run_released(
+        folder, tmp_path / "store", captions=[tmp_path / "captions.csv"], source="mine", licensed=False
+    )
     rows = [(row["key"], row["utterance"], row["group"], row["source"]) for row in store.rows()]
     assert rows == [("a/1", "hi you", "g", "mine"), ("a/2", "hi you", "g", "mine"), ("3", "x", "3", "mine")]
     assert store.columns("split")["split"].to_pylist()[:2] == ["val", "val"]
@@ -258,11 +260,11 @@ def authors_numbering(path):
     counted = []
     if len(names) != 1 or len(table) < 2:
         return counted
-    for index, (speaker, said) in enumerate(zip(table["Speaker"], table["Utterance"].fillna("nan"), strict=True)):
+    for index, (speaker, raw_text) in enumerate(zip(table["Speaker"], table["Utterance"].fillna("nan"), strict=True)):
         start, end = seconds[index], seconds[min(index + 1, len(seconds) - 1)]
         if speaker not in {"M", "Mom", "mom", "m", "mother", "Mother", "papa", "the mom"} or None in (start, end):
             continue
-        text = re.sub(r"\([^)]*\)", "", re.sub(r"\[[^)]*\]", "", re.sub(r"\*[^)]*\*", "", said)))
+        text = re.sub(r"\([^)]*\)", "", re.sub(r"\[[^)]*\]", "", re.sub(r"\*[^)]*\*", "", raw_text)))
         text = re.sub(" +", " ", text).replace("--", " ")
         text = "".join(letter for letter in text if letter not in "-'*_,…").lower().strip()
         pieces = [piece for piece in re.split("[.?!]", text) if piece]
@@ -292,9 +294,9 @@ TEXTS = st.text(st.sampled_from("aB.?!*[]()-,'_ …"), max_size=20) | st.sampled
 def test_numbered_utterances_matches_authors_numbering(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("t") / f"{VIDEO}.csv"
     clock, lines = 0, []
-    for gap, time, speaker, said in rows:
+    for gap, time, speaker, text in rows:
         clock += gap
-        lines.append([time.format(m=clock // 60, s=clock % 60), speaker, f"{VIDEO}.mp4", said])
+        lines.append([time.format(m=clock // 60, s=clock % 60), speaker, f"{VIDEO}.mp4", text])
     lines.append(["9:00", "C", VIDEO + ".mp4", "end."])  # so that pandas reads the times as text
     write_transcript(path, lines)
     assert numbered_utterances(path)[1] == authors_numbering(path)
@@ -320,7 +322,7 @@ def test_released_matches_frames_to_raw_transcripts(tmp_path, images):
     assert [(one.number, one.text) for one in utterances[:4]] == [(1, "one"), (2, ""), (3, "two"), (4, "nan")]
     folder = write_frames(images, utterances)
     folder = images(
-        [f"{VIDEO}_005_50.jpg", "S_20150101_0000_01_001_00.jpg", "picture.jpg"]
+        [f"{VIDEO}_005_50.jpg", "S_20150101_0000_01_001_00.jpg", "unrelated.jpg"]
     )  # one too many, and unrelated files
     store = run_released(folder, tmp_path / "store", transcripts=tmp_path / "transcripts")
     texts = {row["group"]: row["utterance"] for row in store.rows()}
@@ -344,10 +346,10 @@ def test_released_drops_video_with_shifted_numbers(tmp_path, images):
 def test_released_is_independent_of_workers_and_chunks(tmp_path, images, monkeypatch):
     names = [f"{VIDEO}_{number:03}_{frame:02}.jpg" for number in range(1, 31) for frame in range(2)]
     folder = images(names)
-    write_csv(tmp_path / "said.csv", ("image", "utterance"), *((name, f"word {name[-10:-7]}") for name in names))
-    one = run_released(folder, tmp_path / "one", captions=[tmp_path / "said.csv"])
+    write_csv(tmp_path / "captions.csv", ("image", "utterance"), *((name, f"word {name[-10:-7]}") for name in names))
+    one = run_released(folder, tmp_path / "one", captions=[tmp_path / "captions.csv"])
     monkeypatch.setattr("babyvlm.curation.ingest.released.CHUNK_IMAGES", 7)
-    two = run_released(folder, tmp_path / "two", captions=[tmp_path / "said.csv"], num_workers=3)
+    two = run_released(folder, tmp_path / "two", captions=[tmp_path / "captions.csv"], num_workers=3)
     assert [shard["sha256"] for shard in one.manifest["shards"]] == [
         shard["sha256"] for shard in two.manifest["shards"]
     ]

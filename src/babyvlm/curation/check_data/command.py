@@ -66,7 +66,7 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or 
         max_frames: maximum number of frames per utterance, as for `curate frames`.
         min_fraction: minimum share of the transcripts that must have a readable video. Pass less than 1 if you know
             that some videos are lost.
-        num_workers: number of processes that you will pass to `curate frames`.
+        num_workers: number of processes, as for `curate frames`.
         embed_rate: pairs per second that your device embeds, if you know it.
         out: folder that you will work in; its disk must have enough space.
 

@@ -1,1 +1,1 @@
-"""What home recordings are: a corpus's profile, its transcripts and its videos."""
+"""Read raw data into pair stores: videos with transcripts, released frames, and web corpora."""

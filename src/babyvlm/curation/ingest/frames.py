@@ -75,7 +75,7 @@ def frames(
         num_workers: number of processes; each processes one video at a time.
         skip_bad_transcripts: skip transcripts with errors (a missing column, decreasing times, two videos) instead of
             stopping before any video is processed.
-        licensed: mark the store so that its images never leave this machine. Pass false only for data that may be
+        licensed: mark the store so that its contents never leave this machine. Pass false only for data that may be
             shared.
     """
     rules = find_profile(profile)

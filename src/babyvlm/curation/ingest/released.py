@@ -60,7 +60,7 @@ def released(
         source: name of the corpus in the store.
         image_size: maximum length of the shorter side in pixels; larger images are resized. 0 keeps the original bytes.
         num_workers: number of processes; each processes some images at a time.
-        licensed: mark the store so that its images never leave this machine. Pass false only for data that may be
+        licensed: mark the store so that its contents never leave this machine. Pass false only for data that may be
             shared.
     """
     if (captions is None) == (transcripts is None):

@@ -58,7 +58,7 @@ def web(
         hold_out: put 5% of the pairs into validation and 5% into test, to evaluate models on web pairs. By default all
             pairs are for training, as in the paper.
         num_workers: number of processes; each reads one archive or a few thousand samples at a time.
-        licensed: mark the store so that its images never leave this machine.
+        licensed: mark the store so that its contents never leave this machine.
     """
     require_at_least(0, image_size=image_size, expected_count=expected_count)
     require_at_least(1, num_workers=num_workers)
