@@ -64,20 +64,20 @@ mixes: data ## train CVCL on each of the four mixes and print the table
 	$(RUN) report lightning_logs
 
 .PHONY: ablations ablations-quick ablations-status demo-babyllava docs
-JOBS  ?= 2
+NUM_WORKERS ?= 2
 ABLATE := $(RUN) ablations
 
 ablations: data ## train and test every row of the paper's tables, three seeds each (run again to resume)
-	$(ABLATE) run --jobs $(JOBS)
+	$(ABLATE) run --num_workers $(NUM_WORKERS)
 
 ablations-quick: data ## like ablations, with one seed and shorter training, in lightning_logs/quick
-	$(ABLATE) run --quick true --jobs $(JOBS)
+	$(ABLATE) run --quick true --num_workers $(NUM_WORKERS)
 
 ablations-status: setup ## show which runs are done, running, failed or missing
 	$(ABLATE) status
 
 demo-babyllava: data ## train CVCL and BabyLLaVA on the filtered pairs, score CLIP, and print the table
-	$(ABLATE) run --quick true --jobs $(JOBS) --rows '[CVCL-filtered,BabyLLaVA-GPT2-filtered,Playroom-CLIP]'
+	$(ABLATE) run --quick true --num_workers $(NUM_WORKERS) --rows '[CVCL-filtered,BabyLLaVA-GPT2-filtered,Playroom-CLIP]'
 	$(RUN) report lightning_logs/quick
 
 benchmark-demo: data ## build benchmarks from held-out recordings (with scripted reviewers) and score CLIP on them

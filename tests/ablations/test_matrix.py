@@ -1,4 +1,4 @@
-"""The matrix as data: which runs it asks for, and what tells one from another."""
+"""The ablation matrix: its rows, the runs behind them, and what identifies a run."""
 
 import shutil
 from pathlib import Path
@@ -8,11 +8,11 @@ import yaml
 
 from babyvlm.__main__ import main
 from babyvlm.ablations.matrix import read_matrix
-from babyvlm.ablations.plan import Plan, differences
+from babyvlm.ablations.plan import Plan, changed_settings
 from babyvlm.errors import UserError
 from support.tiny_world import MATRIX, lay_out
 
-ROWS = {  # spec.md, section 2: what is trained
+ROWS = {  # the rows that are trained here
     *(
         f"{model}-{mix}"
         for model in ("CVCL", "BabyLLaVA-GPT2")
@@ -24,34 +24,34 @@ ROWS = {  # spec.md, section 2: what is trained
 
 @pytest.fixture
 def world(tmp_path, monkeypatch, tiny_store, make_vocabulary):
-    """Inside a folder with stores and overlays where a user has them."""
+    """Change into a folder with stores and overlays."""
     lay_out(tmp_path, tiny_store, make_vocabulary)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def runs(**options):
-    """(row, seed) -> its chain of runs."""
+    """Return (row, seed) -> chain of runs."""
     plan = Plan(MATRIX, **options)
     return {(task.row, task.seed): plan.run(task).chain for task in plan.tasks}
 
 
-def rewrite(file, change):
-    """Change a YAML in place."""
+def edit_yaml(file, change):
+    """Edit a YAML file in place."""
     content = yaml.safe_load(file.read_text())
     change(content)
     file.unlink()
     file.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def test_the_rows_of_the_paper(world):
+def test_plan_lists_rows_of_the_paper(world):
     tasks = Plan(MATRIX).tasks
     assert {task.row for task in tasks} == ROWS | {"Playroom-CLIP"}
     assert len(tasks) == 3 * len(ROWS) + 1
     assert {task.seed for task in Plan(MATRIX, quick=True).tasks} == {0}
 
 
-def test_phase_0_is_shared_by_mixes_and_not_by_seeds_or_families(world):
+def test_plan_shares_phase_0_between_mixes(world):
     chains = runs()
     phase_0 = {name: chain[0] for name, chain in chains.items() if name[0].startswith("BabyLLaVA")}
     assert len(phase_0) == 15
@@ -61,14 +61,14 @@ def test_phase_0_is_shared_by_mixes_and_not_by_seeds_or_families(world):
     assert all(len(chain) == 3 for name, chain in chains.items() if name in phase_0)
 
 
-def test_a_row_ends_where_the_report_looks(world):
+def test_plan_writes_last_run_where_report_reads(world):
     chain = runs()["BabyLLaVA-GPT2-filtered-aug", 2]
     assert chain[-1].folder == Path("lightning_logs/BabyLLaVA-GPT2-filtered-aug/seed_2")
     assert all(run.folder.parent == Path("lightning_logs/phases") for run in chain[:-1])
     assert runs(quick=True)["CVCL-filtered", 0][-1].folder == Path("lightning_logs/quick/CVCL-filtered/seed_0")
 
 
-def drop_a_pair(world, tiny_store):
+def replace_store(world, tiny_store):
     shutil.rmtree(world / "data/playroom/stores/aug")
     tiny_store(["a red cup"] * 12, path=world / "data/playroom/stores/aug", source="other")
 
@@ -76,114 +76,114 @@ def drop_a_pair(world, tiny_store):
 LANGUAGE = "configs/playroom/language-gpt2.yaml"
 CHANGES = {
     "an overlay": (
-        lambda world, _: rewrite(world / "configs/playroom/cvcl.yaml", lambda c: c.update(name="Other")),
+        lambda world, _: edit_yaml(world / "configs/playroom/cvcl.yaml", lambda c: c.update(name="Other")),
         {"CVCL-filtered", "CVCL-aug-only"},
     ),
-    "a store": (drop_a_pair, {"CVCL-aug-only", "BabyLLaVA-GPT2-aug-only"}),
-    "a test's list": (
+    "a store": (replace_store, {"CVCL-aug-only", "BabyLLaVA-GPT2-aug-only"}),
+    "a benchmark's list": (
         lambda world, _: (world / "vtwt.csv").write_text("other"),
         {"CVCL-filtered", "CVCL-aug-only", "BabyLLaVA-GPT2-filtered", "BabyLLaVA-GPT2-aug-only"},
     ),
     "phase 0": (
-        lambda world, _: rewrite(world / LANGUAGE, lambda c: c["model"]["init_args"].update(init_from=None)),
+        lambda world, _: edit_yaml(world / LANGUAGE, lambda c: c["model"]["init_args"].update(init_from=None)),
         {"BabyLLaVA-GPT2-filtered", "BabyLLaVA-GPT2-aug-only"},
     ),
-    "a comment": (lambda world, _: rewrite(world / "configs/playroom/cvcl.yaml", lambda c: None), set()),
+    "a comment": (lambda world, _: edit_yaml(world / "configs/playroom/cvcl.yaml", lambda c: None), set()),
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_run_is_known_by_all_that_it_depends_on(world, tiny_store, what):
-    change, touched = CHANGES[what]
-    looked_at = {"CVCL-filtered", "CVCL-aug-only", "BabyLLaVA-GPT2-filtered", "BabyLLaVA-GPT2-aug-only"}
+def test_run_hash_covers_all_inputs(world, tiny_store, what):
+    change, expected = CHANGES[what]
+    rows = {"CVCL-filtered", "CVCL-aug-only", "BabyLLaVA-GPT2-filtered", "BabyLLaVA-GPT2-aug-only"}
     before = runs()
     change(world, tiny_store)
     after = runs()
-    changed = {row for row in looked_at if before[row, 1][-1].hash != after[row, 1][-1].hash}
-    assert changed == touched
+    changed = {row for row in rows if before[row, 1][-1].hash != after[row, 1][-1].hash}
+    assert changed == expected
 
 
-def test_what_differs_is_named(world):
+def test_changed_settings_names_difference(world):
     before = runs()["CVCL-filtered", 1][0].settings
-    rewrite(world / "configs/playroom/cvcl.yaml", lambda config: config["model"]["init_args"].update(width=64))
+    edit_yaml(world / "configs/playroom/cvcl.yaml", lambda config: config["model"]["init_args"].update(width=64))
     after = runs()["CVCL-filtered", 1][0].settings
-    assert differences(after, before) == ["config.model.init_args.width"]
+    assert changed_settings(after, before) == ["config.model.init_args.width"]
 
 
 MISTAKES = {
     "an unknown key": (lambda m: m.update(row=1), "row"),
     "a typo in a step": (lambda m: m["steps"]["cvcl"].update(option={"a": 1}), "option"),
-    "no such step": (lambda m: m["models"]["CVCL"].update(step="clip"), "models.CVCL.step: no step is called clip"),
+    "no such step": (lambda m: m["models"]["CVCL"].update(step="clip"), "models.CVCL.step: no step named clip"),
     "no such step in the quick form": (lambda m: m["quick"]["options"].update(clip={}), "quick.options.clip"),
-    "a circle": (lambda m: m["steps"]["cvcl"].update(begins={"model.init_from": "cvcl"}), "cvcl <- cvcl"),
-    "seeds that are none": (lambda m: m.update(seeds=["a"]), "seeds"),
+    "a cycle": (lambda m: m["steps"]["cvcl"].update(start_from={"model.init_from": "cvcl"}), "cvcl <- cvcl"),
+    "invalid seeds": (lambda m: m.update(seeds=["a"]), "seeds"),
     "no such overlay": (lambda m: m["steps"]["cvcl"].update(configs=["configs/nope.yaml"]), "configs/nope.yaml"),
     "no such mix": (lambda m: m["models"]["CVCL"].update(mixes=["none"]), "configs/mix/none.yaml"),
 }
 
 
 @pytest.mark.parametrize("what", MISTAKES)
-def test_a_mistake_in_a_matrix_is_one_line(world, capsys, what):
+def test_invalid_matrix_is_one_line_error(world, capsys, what):
     change, named = MISTAKES[what]
-    rewrite(world / MATRIX, change)
+    edit_yaml(world / MATRIX, change)
     with pytest.raises(SystemExit) as end:
         main(["ablations", "status", "--matrix", str(MATRIX)])
-    told = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert end.value.code == 2
-    assert told.count("\n") == 1
-    assert str(MATRIX) in told
-    assert named in told
+    assert error.count("\n") == 1
+    assert str(MATRIX) in error
+    assert named in error
 
 
-def test_missing_data_and_numbers_out_of_range_are_one_line(world, capsys):
+def test_invalid_options_are_one_line_errors(world, capsys):
     for args, named in (
-        (["--task", "28"], "has 28 tasks, 0 to 27"),
+        (["--task", "28"], "has 28 tasks, numbered 0 to 27"),
         (["--task", "-1"], "0 to 27"),
         (["--rows", "[CVCL]"], "CVCL-filtered"),
         (["--seeds", "[3]"], "0, 1, 2"),
-        (["--jobs", "0"], "--jobs"),
-        (["--matrix", "nope.yaml"], "nope.yaml: no such matrix"),
+        (["--num_workers", "0"], "--num_workers 0: must be at least 1"),
+        (["--matrix", "nope.yaml"], "nope.yaml: no such file"),
     ):
         with pytest.raises(SystemExit) as end:
             main(["ablations", "run", "--matrix", str(MATRIX), *args])
-        told = capsys.readouterr().err
-        assert (end.value.code, told.count("\n")) == (2, 1)
-        assert named in told
+        error = capsys.readouterr().err
+        assert (end.value.code, error.count("\n")) == (2, 1)
+        assert named in error
     shutil.rmtree("data/playroom/stores/aug")
     main(["ablations", "status", "--matrix", str(MATRIX)])
     out = capsys.readouterr().out
-    assert out.count("stores/aug: no such folder. Build it first") == 12  # of those rows alone: two models, two mixes
+    assert out.count("stores/aug: no such folder. Build it first") == 12  # rows of two models and two mixes
 
 
-def test_samples_seen_are_told_and_a_difference_is_loud(world, capsys):
+def test_status_prints_sample_budgets(world, capsys):
     main(["ablations", "status", "--matrix", str(MATRIX)])
     out = capsys.readouterr().out
     assert "BabyLLaVA-GPT2: gpt2-language: 6 samples" in out  # 3 steps of 2
     assert "CVCL: cvcl: 12 samples" in out
     assert "28 missing" in out
-    rewrite(world / MATRIX, lambda m: m["steps"]["cvcl"].update(options={"trainer.max_epochs": 2}))
-    rewrite(world / "base.yaml", lambda c: c["trainer"].update(max_steps=-1))
+    edit_yaml(world / MATRIX, lambda m: m["steps"]["cvcl"].update(options={"trainer.max_epochs": 2}))
+    edit_yaml(world / "base.yaml", lambda c: c["trainer"].update(max_steps=-1))
     main(["ablations", "status", "--matrix", str(MATRIX)])
     out = capsys.readouterr().out
     assert "CVCL: cvcl: ROWS DIFFER: CVCL-filtered 80 samples; CVCL-filtered-aug 160 samples" in out
 
 
-def test_the_merged_config_is_that_of_the_matrix(world):
+def test_plan_merges_overlays_and_options(world):
     config = runs()["BabyLLaVA-GPT2-filtered-aug", 1][-1].settings["config"]
-    assert config["trainer"]["gradient_clip_val"] == 1.0  # of the phase
-    assert config["trainer"]["max_steps"] == 3  # of the option, over the phase
+    assert config["trainer"]["gradient_clip_val"] == 1.0  # set by the phase
+    assert config["trainer"]["max_steps"] == 3  # the option overrides the phase
     assert config["data"]["init_args"]["batch_size"] == 4
     assert config["data"]["init_args"]["sources"] == [{"store": "filtered"}, {"store": "aug"}]
 
 
-def test_a_matrix_read(world):
+def test_plan_requires_quick_form(world):
     assert read_matrix(MATRIX).models["BabyLLaVA-Llama"].mixes == ["filtered"]
-    rewrite(world / MATRIX, lambda matrix: matrix.pop("quick"))
+    edit_yaml(world / MATRIX, lambda matrix: matrix.pop("quick"))
     with pytest.raises(UserError, match="has no quick form"):
         Plan(MATRIX, quick=True)
 
 
-def test_paper_size_is_trained_as_the_authors_scripts_say():
+def test_saycam_configs_match_authors_scripts():
     folder = Path(__file__).parents[2] / "configs" / "saycam"
     names = ("cvcl", "language-gpt2", "language-llama", "phase-1", "phase-2")
     overlay = {name: yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in names}

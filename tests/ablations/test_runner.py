@@ -1,4 +1,4 @@
-"""The matrix as real processes: shared phases, kills, signals, failures, two runners at once."""
+"""The ablation runner with real processes: shared phases, kills, signals, failures, two runners at once."""
 
 import json
 import os
@@ -18,7 +18,7 @@ import yaml
 
 from babyvlm.__main__ import main
 from babyvlm.ablations.plan import Plan
-from babyvlm.ablations.status import JOB
+from babyvlm.ablations.status import JOB_NAME
 from support import fake_slurm, forking
 from support.tiny_world import MATRIX, ROOT, lay_out
 
@@ -27,14 +27,14 @@ GPT2 = "BabyLLaVA-GPT2-filtered"
 
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory):
-    """What begins a command in a process with everything imported."""
+    """A command prefix that starts commands in a process with everything imported."""
     with forking.server(tmp_path_factory.mktemp("forking")) as command:
         yield command
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, tiny_store, make_vocabulary):
-    """Inside a folder where the matrix runs."""
+    """Change into a folder where the matrix runs in seconds."""
     lay_out(tmp_path, tiny_store, make_vocabulary)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -42,25 +42,25 @@ def place(tmp_path, monkeypatch, tiny_store, make_vocabulary):
 
 @pytest.fixture
 def ablate(place, launcher):
-    """``ablate(*rows, **environment)``: begin to run rows with seed 0."""
-    begun = []
+    """``ablate(*rows, **environment)`` starts a runner for rows with seed 0."""
+    started = []
 
-    def begin(*rows, options=(), **environment):
+    def start(*rows, options=(), **environment):
         command = [*launcher, "python", "-m", "babyvlm", "ablations", "run", "--matrix", str(MATRIX)]
         command += ["--launcher", " ".join(launcher), "--seeds", "[0]", *options]
         command += ["--rows", f"[{','.join(rows)}]"] if rows else []
-        output = (place / f"output-{len(begun)}.txt").open("w")
-        begun.append(subprocess.Popen(command, cwd=place, stdout=output, stderr=output, env=os.environ | environment))
-        return begun[-1]
+        output = (place / f"output-{len(started)}.txt").open("w")
+        started.append(subprocess.Popen(command, cwd=place, stdout=output, stderr=output, env=os.environ | environment))
+        return started[-1]
 
-    yield begin
-    for process in begun:
+    yield start
+    for process in started:
         process.kill()
         process.wait()
 
 
 def end(process, code=0, within=200):
-    """Wait for a runner; what all of them printed."""
+    """Wait for a runner and return what all runners printed."""
     found = process.wait(within)
     printed = [file.read_text() for file in sorted(Path.cwd().glob("output-*.txt"))]
     assert found == code, "\n".join(printed)
@@ -68,22 +68,22 @@ def end(process, code=0, within=200):
 
 
 def until(condition):
-    """Wait for something."""
+    """Wait until a condition holds."""
     limit = time.monotonic() + 200  # a loaded machine
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.01)
 
 
-def longer(step, steps=60):
-    """Let a step last so long that it can be met while it runs."""
+def lengthen(step, steps=60):
+    """Make a step long enough to be interrupted while it runs."""
     matrix = yaml.safe_load(MATRIX.read_text())
     matrix["steps"][step]["options"].update({"trainer.max_steps": steps, "trainer.val_check_interval": steps})
     MATRIX.write_text(yaml.safe_dump(matrix, sort_keys=False))
 
 
 def logged(run, rows=3):
-    """Whether a run has logged some rows."""
+    """Return whether a run has logged some rows."""
     return any(len(file.read_text().splitlines()) > rows for file in Path("lightning_logs").glob(f"{run}/metrics.csv"))
 
 
@@ -105,7 +105,7 @@ def leaves(value, name=""):
         yield name, value
 
 
-def test_two_runners_share_phase_0_and_nothing_is_made_twice(place, ablate, capsys):
+def test_two_runners_share_phase_0(place, ablate, capsys):
     first, second = ablate(GPT2, "Playroom-CLIP"), ablate("BabyLLaVA-GPT2-aug-only", "CVCL-filtered")
     end(first)
     printed = "".join(end(second))
@@ -114,24 +114,24 @@ def test_two_runners_share_phase_0_and_nothing_is_made_twice(place, ablate, caps
     assert len(list(Path("lightning_logs/phases").glob("gpt2-phase-1-*"))) == 2
     assert (len(forking.started(place, "fit")), len(forking.started(place, "test"))) == (6, 1)
     assert "2 done" in end(ablate(GPT2, "CVCL-filtered"))[-1]
-    assert len(forking.started(place, "fit", "resume", "test")) == 7  # none anew
+    assert len(forking.started(place, "fit", "resume", "test")) == 7  # none is repeated
     main(["ablations", "status", "--matrix", str(MATRIX)])
     assert "28 rows and seeds: 4 done, 24 missing" in capsys.readouterr().out
-    known_by_what_it_was_made_with(Path("lightning_logs", GPT2, "seed_0"))
+    assert_record_matches_saved_config(Path("lightning_logs", GPT2, "seed_0"))
 
 
-def known_by_what_it_was_made_with(run):
-    """Its settings are the overlays as LightningCLI merged them, by what it saved."""
-    known_by = json.loads((run / "ablation.json").read_text())["settings"]["config"]
-    made_with = dict(leaves(yaml.safe_load((run / "config.yaml").read_text())))
-    given = dict(leaves(known_by))
+def assert_record_matches_saved_config(run):
+    """Check that the recorded settings are those that LightningCLI merged and saved."""
+    recorded = json.loads((run / "ablation.json").read_text())["settings"]["config"]
+    saved = dict(leaves(yaml.safe_load((run / "config.yaml").read_text())))
+    given = dict(leaves(recorded))
     assert len(given) > 20
-    full = {".trainer.callbacks", ".data.init_args.sources"}  # lists, there with defaults filled in
-    assert {name for name, value in given.items() if made_with.get(name) != value} <= full
+    full = {".trainer.callbacks", ".data.init_args.sources"}  # lists, saved with defaults filled in
+    assert {name for name, value in given.items() if saved.get(name) != value} <= full
 
 
-def test_a_killed_runner_goes_on_to_the_same_end(place, ablate):
-    longer("gpt2-phase-2")
+def test_killed_runner_resumes_to_same_weights(place, ablate):
+    lengthen("gpt2-phase-2")
     end(ablate(GPT2))
     run = f"{GPT2}/seed_0"
     unbroken = last_weights(run)
@@ -146,8 +146,8 @@ def test_a_killed_runner_goes_on_to_the_same_end(place, ablate):
     torch.testing.assert_close(last_weights(run), unbroken, rtol=0, atol=0)
 
 
-def test_a_training_outlives_its_runner_and_is_waited_for(place, ablate, capsys):
-    longer("cvcl", 100)
+def test_training_outlives_killed_runner(place, ablate, capsys):
+    lengthen("cvcl", 100)
     runner = ablate("CVCL-filtered")
     until(lambda: logged("CVCL-filtered/seed_0"))
     kill(*forking.started(place, "ablations"))
@@ -158,7 +158,7 @@ def test_a_training_outlives_its_runner_and_is_waited_for(place, ablate, capsys)
     assert len(forking.started(place, "fit", "resume")) == 1
 
 
-def test_a_row_that_fails_is_told_of_and_the_others_go_on(place, ablate, capsys):
+def test_failed_row_does_not_stop_others(place, ablate, capsys):
     small = yaml.safe_load(Path("configs/mix/aug-only.yaml").read_text())
     small["data"]["init_args"]["batch_size"] = 5000
     Path("configs/mix/aug-only.yaml").write_text(yaml.safe_dump(small))
@@ -175,15 +175,15 @@ def test_a_row_that_fails_is_told_of_and_the_others_go_on(place, ablate, capsys)
     assert "ROWS DIFFER" in out
 
 
-def test_a_phase_that_fails_is_tried_once_for_all_its_rows(place, ablate):
-    longer("gpt2-language", -2)  # steps of no meaning
+def test_failed_phase_is_tried_once(place, ablate):
+    lengthen("gpt2-language", -2)  # an invalid number of steps
     printed = end(ablate(GPT2, "BabyLLaVA-GPT2-aug-only", "CVCL-filtered"), 1)[-1]
     assert "1 done, 2 failed" in printed
-    assert "BabyLLaVA-GPT2-aug-only seed 0: failed: gpt2-language, which it begins from: exit code 2" in printed
+    assert "BabyLLaVA-GPT2-aug-only seed 0: failed: gpt2-language, which it starts from: exit code 2" in printed
     assert len(forking.started(place, "fit")) == 2
 
 
-def test_a_launcher_that_is_not_there_is_told_of(place, launcher):
+def test_missing_launcher_is_reported(place, launcher):
     command = [*launcher, "python", "-m", "babyvlm", "ablations", "run", "--matrix", str(MATRIX), "--launcher", "nope"]
     done = subprocess.run([*command, "--task", "0"], cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -191,14 +191,14 @@ def test_a_launcher_that_is_not_there_is_told_of(place, launcher):
     assert "Traceback" not in done.stderr
 
 
-def test_a_changed_config_is_told_and_the_run_is_left_or_moved_away(place, ablate, capsys):
+def test_stale_run_is_kept_or_replaced(place, ablate, capsys):
     end(ablate("CVCL-filtered"))
     before = last_weights("CVCL-filtered/seed_0")
-    longer("cvcl", 6)
+    lengthen("cvcl", 6)
     main(["ablations", "status", "--matrix", str(MATRIX)])
-    stale = "stale: made with other config.trainer.max_steps, config.trainer.val_check_interval"
+    stale = "stale: different config.trainer.max_steps, config.trainer.val_check_interval"
     assert stale in capsys.readouterr().out
-    assert "let --replace true do so" in end(ablate("CVCL-filtered"), 1)[-1]
+    assert "pass --replace true" in end(ablate("CVCL-filtered"), 1)[-1]
     torch.testing.assert_close(last_weights("CVCL-filtered/seed_0"), before, rtol=0, atol=0)
     end(ablate("CVCL-filtered", options=["--replace", "true"]))
     (old,) = Path("lightning_logs/CVCL-filtered").glob("replaced-seed_0-*")
@@ -206,16 +206,16 @@ def test_a_changed_config_is_told_and_the_run_is_left_or_moved_away(place, ablat
     assert not torch.equal(last_weights("CVCL-filtered/seed_0")["projection.weight"], before["projection.weight"])
 
 
-def test_a_folder_that_holds_another_run_is_left_alone(place, ablate):
+def test_foreign_run_is_kept(place, ablate):
     folder = Path("lightning_logs/CVCL-filtered/seed_0")
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("by: hand\n")
-    assert "a run that is not of this matrix is in its place" in end(ablate("CVCL-filtered"), 1)[-1]
+    assert "the folder holds a run that is not of this matrix" in end(ablate("CVCL-filtered"), 1)[-1]
     assert [path.name for path in folder.iterdir()] == ["config.yaml"]
 
 
-def test_ctrl_c_saves_first(place, ablate):
-    longer("cvcl", 100)
+def test_ctrl_c_saves_before_exit(place, ablate):
+    lengthen("cvcl", 100)
     runner = ablate("CVCL-filtered")
     until(lambda: logged("CVCL-filtered/seed_0"))
     os.kill(forking.started(place, "ablations")[0], signal.SIGINT)
@@ -237,8 +237,8 @@ SMALL_VIT = {"model.vision.backbone": "vit_tiny_patch16_224"}
 
 
 @pytest.mark.soak
-def test_the_matrix_of_the_real_data_runs_whole(place, ablate):
-    """One seed of every row at small sizes, DINO included, each in a fresh interpreter."""
+def test_saycam_matrix_runs_completely(place, ablate):
+    """Run one seed of every row at small sizes, DINO included, each in a new interpreter."""
     (place / "data/saycam").symlink_to("playroom")
     matrix = yaml.safe_load((ROOT / "configs/saycam/ablations.yaml").read_text())
     matrix |= {"base": ["base.yaml"], "upper_bounds": {}}
@@ -264,10 +264,10 @@ def test_the_matrix_of_the_real_data_runs_whole(place, ablate):
 
 
 @pytest.mark.soak
-def test_killed_at_random_moments_it_ends_the_same(place, ablate):
-    """The runner, its training, or both are killed, in all phases; what is still alive is waited for."""
+def test_random_kills_do_not_change_result(place, ablate):
+    """Kill the runner, its training, or both, in all phases; the next runner waits for what is still alive."""
     for step in ("gpt2-language", "gpt2-phase-1", "gpt2-phase-2"):
-        longer(step, 20)
+        lengthen(step, 20)
     began = time.monotonic()
     end(ablate(GPT2), within=1000)
     seconds = time.monotonic() - began
@@ -287,12 +287,12 @@ def test_killed_at_random_moments_it_ends_the_same(place, ablate):
     torch.testing.assert_close(last_weights(run), unbroken[0], rtol=0, atol=0)
     assert (Path("lightning_logs") / run / "metrics.csv").read_text() == unbroken[1]
     print(f"{alive} kills survived, 0 mismatches")
-    assert alive >= 5  # what was done by then is not done again
+    assert alive >= 5  # finished steps are not repeated
 
 
 @pytest.fixture
 def slurm(place, launcher):
-    """``slurm(*args)``: submit the shipped job for one task (0: CVCL-filtered, seed 0), with SLURM's programs faked."""
+    """``slurm(*args)`` submits the shipped job for one task (0: CVCL-filtered, seed 0) to a fake SLURM."""
     environment = os.environ | fake_slurm.install(place / "bin", launcher) | {"MATRIX": str(MATRIX)}
     (place / "slurm").symlink_to(ROOT / "slurm")
     (place / "lightning_logs").mkdir()
@@ -306,73 +306,73 @@ def slurm(place, launcher):
     return submit
 
 
-def ended(task=0):
-    """Wait for the job of a task to end; its log."""
+def wait_for_job(task=0):
+    """Wait for the job of a task to end and return its log."""
     log = Path(f"lightning_logs/slurm-17_{task}.log")
     until(lambda: log.is_file() and re.search(r"^1 rows and seeds:|^error", log.read_text(), re.M))
     return log.read_text()
 
 
-def asked():
-    return Path("asked.txt").read_text().splitlines() if Path("asked.txt").exists() else []
+def requeued():
+    return Path("scontrol.txt").read_text().splitlines() if Path("scontrol.txt").exists() else []
 
 
-def test_a_job_out_of_time_is_requeued_and_goes_on(place, slurm):
-    longer("cvcl", 100)
+def test_job_out_of_time_is_requeued_and_resumes(place, slurm):
+    lengthen("cvcl", 100)
     job = slurm()
     until(lambda: logged("CVCL-filtered/seed_0"))
     os.kill(job, signal.SIGUSR1)  # as --signal=B:USR1@300 does
-    assert "1 stopped" in ended()
-    assert asked() == ["requeue 17_0"]  # once
+    assert "1 stopped" in wait_for_job()
+    assert requeued() == ["requeue 17_0"]  # once
     assert "SIGUSR1: saved at step" in Path("lightning_logs/CVCL-filtered/seed_0/log.txt").read_text()
     Path("lightning_logs/slurm-17_0.log").unlink()
     slurm()
-    assert "1 done" in ended()
+    assert "1 done" in wait_for_job()
     assert forking.started(place, "fit", "resume") == forking.started(place, "fit") + forking.started(place, "resume")
     assert (len(forking.started(place, "fit")), len(forking.started(place, "resume"))) == (1, 1)
     assert not list(place.glob("hpc_ckpt*"))  # Lightning's own requeueing is off
 
 
-def test_a_job_out_of_time_while_its_training_starts_is_requeued_once(place, slurm):
+def test_job_out_of_time_during_start_is_requeued_once(place, slurm):
     job = slurm()
     until(lambda: (place / "pids.txt").exists() and forking.started(place, "fit"))
-    os.kill(job, signal.SIGUSR1)  # the training cannot save yet: it is ended by the signal, or asks for itself
-    assert "1 stopped" in ended()
-    assert asked() == ["requeue 17_0"]
+    os.kill(job, signal.SIGUSR1)  # the training cannot save yet and ends
+    assert "1 stopped" in wait_for_job()
+    assert requeued() == ["requeue 17_0"]
 
 
-def test_a_training_that_is_told_by_itself_ends_its_job_too(place, slurm):
-    """As SLURM does without `B:` in --signal: the tasks of srun are signalled, the job's own process is not."""
-    longer("cvcl", 100)
+def test_signal_to_training_only_stops_job(place, slurm):
+    """As without `B:` in --signal: SLURM signals the tasks of srun and not the job's own process."""
+    lengthen("cvcl", 100)
     slurm()
     until(lambda: logged("CVCL-filtered/seed_0"))
     os.kill(forking.started(place, "fit")[0], signal.SIGUSR1)
-    assert "1 stopped" in ended()
-    assert asked() == ["requeue 17_0"]
+    assert "1 stopped" in wait_for_job()
+    assert requeued() == ["requeue 17_0"]
 
 
-def test_a_job_that_only_waits_is_requeued_by_its_runner(place, slurm):
-    longer("gpt2-language", 400)
+def test_waiting_job_is_requeued(place, slurm):
+    lengthen("gpt2-language", 400)
     first = slurm(task=12)  # BabyLLaVA-GPT2-filtered, seed 0
     until(lambda: logged("phases/gpt2-language-*"))
     second = slurm(task=15)  # filtered-aug: waits for the same phase 0
-    until(lambda: "waiting for" in Path("lightning_logs/slurm-17_15.log").read_text())
+    until(lambda: "another process is running it; waiting" in Path("lightning_logs/slurm-17_15.log").read_text())
     os.kill(second, signal.SIGUSR1)
-    assert "1 stopped" in ended(15)
-    assert asked() == ["requeue 17_15"]
+    assert "1 stopped" in wait_for_job(15)
+    assert requeued() == ["requeue 17_15"]
     os.kill(first, signal.SIGTERM)  # scancel --full
-    assert "1 stopped" in ended(12)
+    assert "1 stopped" in wait_for_job(12)
     (log,) = Path("lightning_logs/phases").glob("gpt2-language-*/log.txt")
     assert "saved at step" in log.read_text()
-    assert asked() == ["requeue 17_15"]
+    assert requeued() == ["requeue 17_15"]
 
 
-def test_two_nodes_train_as_one(place, slurm):
+def test_two_nodes_train_one_model(place, slurm):
     matrix = yaml.safe_load(MATRIX.read_text())
     matrix["steps"]["cvcl"]["options"] |= {"trainer.num_nodes": 2, "trainer.devices": 1}
     MATRIX.write_text(yaml.safe_dump(matrix, sort_keys=False))
     slurm("--nodes=2")
-    assert "1 done" in ended(), Path("lightning_logs/CVCL-filtered/seed_0/log.txt").read_text()
+    assert "1 done" in wait_for_job(), Path("lightning_logs/CVCL-filtered/seed_0/log.txt").read_text()
     assert len(forking.started(place, "fit")) == 2
     checkpoint = torch.load("lightning_logs/CVCL-filtered/seed_0/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 3
@@ -380,18 +380,18 @@ def test_two_nodes_train_as_one(place, slurm):
     assert "MEMBER: 2/2" in printed
 
 
-def test_a_number_out_of_range_is_one_line(place, slurm):
+def test_task_out_of_range_is_one_line_error(place, slurm):
     slurm(task=28)
-    assert "error: --task 28: ablations.yaml has 28 tasks, 0 to 27\n" in ended(28)
+    assert "error: --task 28: ablations.yaml has 28 tasks, numbered 0 to 27\n" in wait_for_job(28)
 
 
-def test_the_array_is_as_long_as_the_matrix_of_the_real_data():
+def test_slurm_array_matches_saycam_matrix():
     tasks = Plan(ROOT / "configs/saycam/ablations.yaml").tasks
     assert fake_slurm.directives(ROOT / "slurm/ablations.sbatch")["array"] == f"0-{len(tasks) - 1}"
-    assert fake_slurm.directives(ROOT / "slurm/ablations.sbatch")["job-name"] == JOB
+    assert fake_slurm.directives(ROOT / "slurm/ablations.sbatch")["job-name"] == JOB_NAME
 
 
-def test_status_tells_what_waits_in_the_queue(place, slurm, monkeypatch, capsys):
+def test_status_shows_slurm_queue(place, slurm, monkeypatch, capsys):
     monkeypatch.setenv("PATH", f"{place}/bin:{os.environ['PATH']}")
     Path("queue.txt").write_text("3 PENDING\n27 RUNNING\nN/A PENDING\n")
     main(["ablations", "status", "--matrix", str(MATRIX)])
@@ -401,4 +401,4 @@ def test_status_tells_what_waits_in_the_queue(place, slurm, monkeypatch, capsys)
     assert sum("SLURM" in line for line in lines) == 2
     Path("queue.txt").unlink()
     main(["ablations", "status", "--matrix", str(MATRIX)])
-    assert "the queue is not known" in capsys.readouterr().out
+    assert "SLURM queue unknown" in capsys.readouterr().out

@@ -1,9 +1,8 @@
-"""SLURM's commands as small programs for ``PATH``: they do what the tests need of them, with real processes.
+"""A fake SLURM: small programs on ``PATH`` with real processes.
 
-``sbatch FILE ARGS`` runs the tasks of the file's array at once, each with what SLURM sets, and prints the job's number.
-``srun`` starts a process for each of ``SLURM_NTASKS`` and passes signals on; SIGTERM it takes as an order to kill them.
-``scontrol`` notes in ``asked.txt`` what it was asked for. ``squeue`` prints ``queue.txt``. Both files are in the folder
-where the job was submitted.
+``sbatch FILE ARGS`` runs all tasks of the file's array at once, sets SLURM's environment variables and prints the job
+id. ``srun`` starts ``SLURM_NTASKS`` processes and passes signals on; on SIGTERM it kills them. ``scontrol`` writes its
+arguments to ``scontrol.txt``, ``squeue`` prints ``queue.txt``; both files are in the job's working directory.
 """
 
 import os
@@ -18,7 +17,7 @@ JOB = "17"
 
 
 def install(folder, launcher):
-    """Make the programs; the environment that finds them, and a Python that forks from ``launcher``'s server."""
+    """Write the programs to ``folder``; return the environment that finds them and a Python started by ``launcher``."""
     folder.mkdir()
     for name in ("sbatch", "srun", "scontrol", "squeue"):
         (folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} {name} "$@"\n')
@@ -30,7 +29,7 @@ def install(folder, launcher):
 
 
 def directives(file):
-    """What the ``#SBATCH`` lines of a file say."""
+    """Return the ``#SBATCH`` options of a file."""
     lines = re.findall(r"^#SBATCH --(\S+)$", Path(file).read_text(), re.M)
     return dict(line.split("=", 1) if "=" in line else (line, "") for line in lines)
 
@@ -38,23 +37,23 @@ def directives(file):
 def sbatch(*args):
     over = dict(arg[2:].split("=", 1) for arg in args if arg.startswith("--") and "=" in arg)
     file, *rest = [arg for arg in args if not (arg.startswith("--") and "=" in arg)]
-    said = directives(file) | over
-    first, _, last = said["array"].partition("-")
-    nodes, tasks = int(said["nodes"]), int(said["ntasks-per-node"])
+    options = directives(file) | over
+    first, _, last = options["array"].partition("-")
+    nodes, tasks = int(options["nodes"]), int(options["ntasks-per-node"])
     slurm = {
-        "SLURM_JOB_NAME": said["job-name"],
+        "SLURM_JOB_NAME": options["job-name"],
         "SLURM_NNODES": nodes,
         "SLURM_NTASKS": nodes * tasks,
         "SLURM_NTASKS_PER_NODE": tasks,
-        "SLURM_CPUS_PER_TASK": said["cpus-per-task"],
+        "SLURM_CPUS_PER_TASK": options["cpus-per-task"],
         "SLURM_ARRAY_JOB_ID": JOB,
         "SLURM_NODELIST": "127.0.0.1",
     }
     for number in range(int(first), int(last or first) + 1):
         own = {"SLURM_JOB_ID": int(JOB) + number, "SLURM_ARRAY_TASK_ID": number}
         environment = os.environ | {name: str(value) for name, value in (slurm | own).items()}
-        log = Path(said["output"].replace("%A", JOB).replace("%a", str(number)))
-        with log.open("a" if said.get("open-mode") == "append" else "w") as output:
+        log = Path(options["output"].replace("%A", JOB).replace("%a", str(number)))
+        with log.open("a" if options.get("open-mode") == "append" else "w") as output:
             process = subprocess.Popen(["bash", file, *rest], stdout=output, stderr=output, env=environment)
         with Path("tasks.txt").open("a") as file:
             file.write(f"{number} {process.pid}\n")
@@ -73,11 +72,11 @@ def srun(*command):
     for number, passed_on in ((signal.SIGUSR1,) * 2, (signal.SIGUSR2,) * 2, (signal.SIGTERM, signal.SIGKILL)):
         signal.signal(number, lambda *_, passed_on=passed_on: [each.send_signal(passed_on) for each in processes])
     codes = [process.wait() for process in processes]
-    sys.exit(max(128 - code if code < 0 else code for code in codes))  # as srun tells of a task that a signal ended
+    sys.exit(max(128 - code if code < 0 else code for code in codes))  # srun reports a signal as 128 + its number
 
 
 def scontrol(*args):
-    with Path("asked.txt").open("a") as file:
+    with Path("scontrol.txt").open("a") as file:
         file.write(" ".join(args) + "\n")
 
 

@@ -1,7 +1,7 @@
-"""``python -m babyvlm ARGS`` in 0.1 s: a process with everything imported forks one for each that asks by a socket.
+"""Start ``python -m babyvlm ARGS`` in 0.1 s: a server process with everything imported forks one process per request.
 
-What asks is a small process that stands for the command: ``forking.py SOCKET python -m babyvlm ARGS``. It passes
-signals on and ends as the command does. Each command's number is added to ``pids.txt`` in its folder.
+The client, ``forking.py SOCKET python -m babyvlm ARGS``, stands for the command: it passes signals on and exits with
+its exit code. Each command's process id is appended to ``pids.txt`` in its working directory.
 """
 
 import json
@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # this file also runs as a script
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this file is also a script
 
 from support.warm import end_as
 
@@ -33,7 +33,7 @@ PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 @contextmanager
 def server(folder):
-    """A server; what begins a command by it, before ``python -m babyvlm``."""
+    """Run a server; yield the command prefix that starts commands by it."""
     address = str(folder / "socket")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE, env=environment)
@@ -44,7 +44,7 @@ def server(folder):
 
 
 def started(folder, *commands):
-    """Numbers of the processes that ran one of these commands in a folder."""
+    """Return the process ids of commands that were started in a folder."""
     lines = [line.split() for line in (folder / "pids.txt").read_text().splitlines()]
     return [int(number) for number, command in lines if command in commands]
 
@@ -54,25 +54,25 @@ def _serve(address):
 
     for module in MODULES:
         import_module(f"babyvlm.{module}")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell leaves it ignored to what it starts behind it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in background processes
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(16)
     print("ready", flush=True)
     while True:
         connection, _ = listener.accept()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the parents of commands
         if os.fork() == 0:
             listener.close()
-            _keep(connection, main)
+            _supervise(connection, main)
         connection.close()
 
 
-def _keep(connection, main):
-    """Run one command in a process below this one, and say how it ended."""
+def _supervise(connection, main):
+    """Run one command in a child process and report its exit code."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     message, output, _, _ = socket.recv_fds(connection, 1 << 20, 2)
-    if not message:  # who asked was killed
+    if not message:  # the client was killed
         os._exit(0)
     job = json.loads(message)
     child = os.fork()
@@ -97,7 +97,7 @@ def _run(job, output, main):
     end_as(main, job["args"])
 
 
-def _ask(address, args):
+def _request(address, args):
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
@@ -118,4 +118,4 @@ def _ask(address, args):
 if __name__ == "__main__":
     if len(sys.argv) == 2:
         _serve(sys.argv[1])
-    _ask(sys.argv[1], sys.argv[sys.argv.index("babyvlm") + 1 :])
+    _request(sys.argv[1], sys.argv[sys.argv.index("babyvlm") + 1 :])

@@ -1,1 +1,1 @@
-"""The rows of the paper's tables as data, and what runs them: each training is a ``fit`` in a process of its own."""
+"""The rows of the paper's tables as data, and the runner that trains and tests them, each step in its own process."""

@@ -1,4 +1,4 @@
-"""The matrix of ablations, as its YAML says it."""
+"""The ablation matrix, as written in YAML."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import yaml
 from babyvlm.config import CheckedParser, one_line
 from babyvlm.errors import UserError
 
+# As on the command line, for example ``trainer.max_steps: 500``.
 Value = bool | int | float | str | None
-Options = dict[
-    str, Value | list[Value] | dict[str, Value | list[Value]]
-]  # as on the command line: ``trainer.max_steps: 500``
+Options = dict[str, Value | list[Value] | dict[str, Value | list[Value]]]
 
 
 @dataclass(frozen=True)
@@ -21,15 +20,15 @@ class Step:
     """One call of ``fit``.
 
     Attributes:
-        configs: overlays behind the matrix's ``base``; ``{mix}`` stands for the row's mix.
-        begins: option -> the step that must come before, whose run's folder the option takes; or a file in that
-            folder (``dino/backbone.safetensors``).
-        options: settings beyond the overlays.
-        seed: one for all rows; by default the row's.
+        configs: overlays that follow the matrix's ``base``; ``{mix}`` stands for the row's mix.
+        start_from: option -> the step that must be run before and whose run folder is the option's value, or a file in
+            that folder (``dino/backbone.safetensors``).
+        options: settings that override the overlays.
+        seed: random seed for all rows; by default the row's.
     """
 
     configs: list[str]
-    begins: dict[str, str] = field(default_factory=dict)
+    start_from: dict[str, str] = field(default_factory=dict)
     options: Options = field(default_factory=dict)
     seed: int | None = None
 
@@ -39,8 +38,8 @@ class Model:
     """Rows of one model, each called ``<model>-<mix>``.
 
     Attributes:
-        step: the last of its chain of steps; what stands before it follows from ``begins``.
-        mixes: a row each.
+        step: the last step; earlier steps follow from ``start_from``.
+        mixes: training mixes, one row each.
     """
 
     step: str
@@ -49,11 +48,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Quick:
-    """The short form of a matrix.
+    """The quick form of a matrix: fewer seeds and less training.
 
     Attributes:
-        seeds: fewer.
-        options: by step, in place of the step's own.
+        seeds: random seeds.
+        options: step -> options that override the step's.
     """
 
     seeds: list[int]
@@ -62,15 +61,15 @@ class Quick:
 
 @dataclass(frozen=True)
 class Matrix:
-    """All rows.
+    """All rows of the ablations.
 
     Attributes:
-        base: overlays that every step begins with.
-        seeds: runs a row.
-        steps: by name.
-        models: by name.
-        upper_bounds: row -> overlays that ``test`` is called with; they are trained elsewhere, and need no seed.
-        quick: the short form.
+        base: overlays that come first in every step.
+        seeds: random seeds; one run per row and seed.
+        steps: steps by name.
+        models: models by name.
+        upper_bounds: row -> overlays of a ``test``; these models are trained elsewhere and need no seed.
+        quick: the quick form.
     """
 
     base: list[str]
@@ -85,7 +84,7 @@ def read_matrix(file: Path) -> Matrix:
     """Read a matrix.
 
     Raises:
-        UserError: there is none, its YAML says something else, or a step is named that is none.
+        UserError: the file is missing or invalid, or names a step that does not exist.
     """
     parser = CheckedParser(exit_on_error=False)
     parser.add_class_arguments(Matrix, "matrix")
@@ -93,7 +92,7 @@ def read_matrix(file: Path) -> Matrix:
         given = yaml.safe_load(file.read_text())
         matrix: Matrix = parser.instantiate_classes(parser.parse_object({"matrix": given})).matrix
     except FileNotFoundError:
-        raise UserError(f"{file}: no such matrix") from None
+        raise UserError(f"{file}: no such file. Pass a matrix with --matrix") from None
     except Exception as error:
         raise UserError(f"{file}: {one_line(str(error))}") from None
     _check_names(file, matrix)
@@ -104,16 +103,18 @@ def _check_names(file: Path, matrix: Matrix) -> None:
     named = {f"models.{name}.step": model.step for name, model in matrix.models.items()}
     named |= {f"quick.options.{name}": name for name in (matrix.quick.options if matrix.quick else {})}
     for name, step in matrix.steps.items():
-        named |= {f"steps.{name}.begins.{option}": source.split("/")[0] for option, source in step.begins.items()}
+        named |= {
+            f"steps.{name}.start_from.{option}": source.split("/")[0] for option, source in step.start_from.items()
+        }
     for where, name in named.items():
         if name not in matrix.steps:
-            raise UserError(f"{file}: {where}: no step is called {name}; there are {', '.join(matrix.steps)}")
+            raise UserError(f"{file}: {where}: no step named {name}. Steps: {', '.join(matrix.steps)}")
     for name in matrix.steps:
-        _check_no_circle(file, matrix, name, ())
+        _check_acyclic(file, matrix, name, ())
 
 
-def _check_no_circle(file: Path, matrix: Matrix, name: str, behind: tuple[str, ...]) -> None:
-    if name in behind:
-        raise UserError(f"{file}: steps that begin from each other: {' <- '.join([*behind, name])}")
-    for source in matrix.steps[name].begins.values():
-        _check_no_circle(file, matrix, source.split("/")[0], (*behind, name))
+def _check_acyclic(file: Path, matrix: Matrix, name: str, path: tuple[str, ...]) -> None:
+    if name in path:
+        raise UserError(f"{file}: steps start from each other: {' <- '.join([*path, name])}")
+    for source in matrix.steps[name].start_from.values():
+        _check_acyclic(file, matrix, source.split("/")[0], (*path, name))

@@ -1,4 +1,4 @@
-"""What a matrix asks for: runs with all that they depend on, so that one is known again by its contents."""
+"""The runs of a matrix, each identified by a hash of everything that its outcome depends on."""
 
 from __future__ import annotations
 
@@ -22,50 +22,50 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 Config = dict[str, Any]
-PHASES = "phases"  # folder of the runs that rows share
-SHIPPED = Path(babyvlm.playroom.__file__).parent  # Playroom's own models, called ``playroom`` in configs
+PHASES = "phases"  # folder of earlier steps, which rows share
+SHIPPED = Path(babyvlm.playroom.__file__).parent  # models shipped with Playroom, named ``playroom`` in configs
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One call of ``fit`` or ``test``.
 
     Attributes:
-        name: the step's.
-        folder: where it is written.
-        command: the call.
-        settings: all that its outcome depends on: the merged overlays and options, the seed, the settings' hash of what
-            it begins from, and the hashes of the stores, vocabularies and files that are named.
-        before: what it begins from.
+        name: name of the step.
+        folder: run folder.
+        command: arguments of ``python -m babyvlm``.
+        settings: everything that its outcome depends on: the merged overlays and options, the seed, the hashes of the
+            runs that it starts from, and the hashes of the stores, vocabularies and files that its config names.
+        parents: runs that it starts from.
     """
 
     name: str
     folder: Path
     command: tuple[str, ...]
     settings: Config = field(hash=False)
-    before: tuple[Run, ...] = ()
+    parents: tuple[PlannedRun, ...] = ()
 
     @cached_property
     def hash(self) -> str:
-        """Identity of the settings."""
+        """Hash of the settings."""
         return settings_hash(self.settings)
 
     @property
-    def chain(self) -> list[Run]:
-        """What must be run, in order; itself the last."""
-        runs = [run for before in self.before for run in before.chain]
+    def chain(self) -> list[PlannedRun]:
+        """All runs that lead to this one in order, with this one last."""
+        runs = [run for parent in self.parents for run in parent.chain]
         return [*dict.fromkeys(runs), self]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A row with a seed: what one task of an array runs.
+    """A row with a seed, which is one task of a SLURM array.
 
     Attributes:
-        row: its name.
-        model: that it is of.
-        mix: that it is trained on; None for an upper bound.
-        seed: of its training.
+        row: name of the row.
+        model: name of the model.
+        mix: training mix; None for an upper bound.
+        seed: random seed.
     """
 
     row: str
@@ -82,32 +82,32 @@ class Plan:
 
     Args:
         file: the matrix.
-        quick: its short form.
-        log_dir: where runs are written: a row's last run to ``<row>/seed_<n>``, what comes before it to
-            ``phases/<step>-<hash>``; by default ``lightning_logs``, of the short form ``lightning_logs/quick``.
+        quick: use its quick form.
+        log_dir: folder of runs: a row's last run is written to ``<row>/seed_<n>``, its earlier steps to
+            ``phases/<step>-<hash>``. By default ``lightning_logs``, for the quick form ``lightning_logs/quick``.
 
     Raises:
-        UserError: the matrix says nothing that can be run, or an overlay cannot be read.
+        UserError: the matrix is invalid, or an overlay cannot be read.
     """
 
     def __init__(self, file: Path, quick: bool = False, log_dir: Path | None = None) -> None:
         self.file, self.matrix = file, read_matrix(file)
-        self._read, self._sha256 = cache(_read), cache(artifacts.sha256_file)  # rows name the same files
+        self._read, self._sha256 = cache(_read), cache(artifacts.sha256_file)  # rows share files
         self.log_dir = log_dir or Path("lightning_logs/quick" if quick else "lightning_logs")
         if quick and self.matrix.quick is None:
-            raise UserError(f"{file}: has no quick form; add `quick:`")
-        self.short: Quick = self.matrix.quick if quick and self.matrix.quick else Quick(self.matrix.seeds)
+            raise UserError(f"{file}: has no quick form. Add `quick:` to it")
+        self.form: Quick = self.matrix.quick if quick and self.matrix.quick else Quick(self.matrix.seeds)
         self._check_overlays()
 
     @cached_property
     def tasks(self) -> list[Task]:
-        """Every row with every seed; a task's place in this list is its number in an array."""
+        """Every row with every seed; the position in this list is the number in a SLURM array."""
         rows = [(name, mix) for name, model in self.matrix.models.items() for mix in model.mixes]
-        trained = [Task(f"{name}-{mix}", name, mix, seed) for name, mix in rows for seed in self.short.seeds]
+        trained = [Task(f"{name}-{mix}", name, mix, seed) for name, mix in rows for seed in self.form.seeds]
         return trained + [Task(row, row, None, 0) for row in self.matrix.upper_bounds]
 
-    def run(self, task: Task) -> Run:
-        """The last run of a row.
+    def run(self, task: Task) -> PlannedRun:
+        """Return the last run of a row.
 
         Raises:
             UserError: its data are missing.
@@ -124,27 +124,27 @@ class Plan:
             for step in self.matrix.steps.values():
                 self._merged(self._overlays(step, mix))
 
-    def _fit(self, name: str, mix: str, seed: int, folder: Path | None = None) -> Run:
+    def _fit(self, name: str, mix: str, seed: int, folder: Path | None = None) -> PlannedRun:
         step = self.matrix.steps[name]
         seed = seed if step.seed is None else step.seed
-        files, options = self._overlays(step, mix), step.options | self.short.options.get(name, {})
-        begins = {
+        files, options = self._overlays(step, mix), step.options | self.form.options.get(name, {})
+        sources = {  # option -> the run that it names, and a file in its folder
             option: (self._fit(source.split("/")[0], mix, seed), source.partition("/")[2])
-            for option, source in step.begins.items()
+            for option, source in step.start_from.items()
         }
         settings = self._settings(files, options, seed)
-        settings["begins"] = {option: f"{run.hash}/{file}" for option, (run, file) in begins.items()}
+        settings["start_from"] = {option: f"{run.hash}/{file}" for option, (run, file) in sources.items()}
         folder = folder or Path(PHASES, f"{name}-{settings_hash(settings)[:8]}")
-        given = options | {option: str(run.folder / file) for option, (run, file) in begins.items()}
+        given = options | {option: str(run.folder / file) for option, (run, file) in sources.items()}
         flags = ["--seed_everything", str(seed)]
         for option, value in given.items():
             flags += [f"--{option}", value if isinstance(value, str) else json.dumps(value)]
-        before = tuple(run for run, _ in begins.values())
-        return Run(name, self.log_dir / folder, self._command("fit", files, folder, flags), settings, before)
+        parents = tuple(run for run, _ in sources.values())
+        return PlannedRun(name, self.log_dir / folder, self._command("fit", files, folder, flags), settings, parents)
 
-    def _test(self, configs: list[str], folder: Path) -> Run:
+    def _test(self, configs: list[str], folder: Path) -> PlannedRun:
         settings = self._settings(configs, {}, 0)
-        return Run("test", self.log_dir / folder, self._command("test", configs, folder, []), settings)
+        return PlannedRun("test", self.log_dir / folder, self._command("test", configs, folder, []), settings)
 
     def _overlays(self, step: Step, mix: str) -> list[str]:
         return [*self.matrix.base, *(config.replace("{mix}", mix) for config in step.configs)]
@@ -152,7 +152,7 @@ class Plan:
     def _settings(self, files: list[str], options: Options, seed: int) -> Config:
         config = self._merged(files)
         for option, value in options.items():
-            _place(config, option.split("."), value)
+            _set_option(config, option.split("."), value)
         return {"config": config, "seed": seed, "inputs": _inputs(config, self._sha256)}
 
     def _merged(self, files: list[str]) -> Config:
@@ -166,19 +166,20 @@ class Plan:
 
     def _command(self, command: str, files: list[str], folder: Path, flags: list[str]) -> tuple[str, ...]:
         overlays = [part for file in files for part in ("--config", file)]
-        place = ["--log_dir", str(self.log_dir), "--run_folder", str(folder)]
-        return (command, *overlays, *place, "--recovery.requeue", "false", *flags)  # the runner asks
+        location = ["--log_dir", str(self.log_dir), "--run_folder", str(folder)]
+        # The runner requeues the job, so that the training must not.
+        return (command, *overlays, *location, "--recovery.requeue", "false", *flags)
 
 
 def settings_hash(settings: Config) -> str:
-    """Identity of what a run depends on."""
+    """Return the hash of a run's settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Dotted names of the settings in which two runs differ."""
-    ours, theirs = dict(_leaves(wanted)), dict(_leaves(found))
-    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+def changed_settings(planned: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
+    """Return the dotted names of the settings that differ."""
+    one, other = dict(_leaves(planned)), dict(_leaves(recorded))
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
 def _read(file: Path) -> Config:
@@ -186,7 +187,7 @@ def _read(file: Path) -> Config:
 
 
 def _merge(config: Config, overlay: Config) -> None:
-    """Lay one config over another as LightningCLI does: mappings are merged, ``key+`` appends, all else replaces."""
+    """Apply an overlay as LightningCLI does: mappings are merged, ``key+`` appends, anything else replaces."""
     for key, value in overlay.items():
         if isinstance(value, dict) and isinstance(config.get(key), dict):
             _merge(config[key], value)
@@ -196,8 +197,8 @@ def _merge(config: Config, overlay: Config) -> None:
             config[key] = value
 
 
-def _place(config: Config, keys: list[str], value: object) -> None:
-    """Set what an option of the command line sets, which may leave ``init_args`` out."""
+def _set_option(config: Config, keys: list[str], value: object) -> None:
+    """Set an option as the command line does, where ``init_args`` may be left out of its name."""
     for key in keys[:-1]:
         config = config.setdefault(key, {})
         if isinstance(config.get("init_args"), dict) and "init_args" not in keys:
@@ -206,7 +207,7 @@ def _place(config: Config, keys: list[str], value: object) -> None:
 
 
 def _inputs(config: Config, sha256: Callable[[Path], str]) -> dict[str, str]:
-    """Path -> hash of the contents, for the stores, vocabularies, files and shipped models that a config names."""
+    """Return path -> content hash of the stores, vocabularies, files and shipped models that a config names."""
     data = config.get("data", {}).get("init_args", {})
     stores = {source["store"] for source in data.get("sources", [])} | {data.get("validation")} - {None}
     found = {
@@ -223,7 +224,7 @@ def _inputs(config: Config, sha256: Callable[[Path], str]) -> dict[str, str]:
 
 
 def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
-    """What stands in nested mappings and lists, with its dotted name."""
+    """Yield the values in nested mappings and lists with their dotted names."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _leaves(inner, f"{name}.{key}" if name else str(key))

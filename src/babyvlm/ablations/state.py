@@ -1,4 +1,4 @@
-"""How far a run of the matrix is, by what is on disk."""
+"""The state of a run of the matrix, as found on disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from babyvlm.ablations.plan import Run, differences, settings_hash
+from babyvlm.ablations.plan import PlannedRun, changed_settings, settings_hash
 from babyvlm.io.files import atomic_write
 from babyvlm.io.locks import LockedError, is_locked, lock_open_file
 
@@ -17,142 +17,123 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-RECORD = "ablation.json"  # in a run's folder: its settings, and why it failed if it did
-FINISHED = "finished"  # written by the command line when all is done
-SHOWN = 3  # names of changed settings
+RECORD = "ablation.json"  # in a run's folder: its settings, and the reason if it failed
+FINISHED = "finished"  # written by the command line after training and tests
+MAX_CHANGED = 3  # names of changed settings in a message
+POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class State:
-    """Of a run.
+    """State of a run.
 
     Attributes:
-        word: what there is of it. ``stale``: there is one with other settings. ``interrupted``: it goes on when it is
-            called again.
-        detail: how far it is, why it failed, what differs.
+        status: ``stale``: the folder holds a run with other settings; ``interrupted``: the run resumes when the command
+            is called again.
+        detail: progress, reason of the failure, or changed settings.
     """
 
-    word: Literal["done", "running", "failed", "interrupted", "stale", "missing"]
+    status: Literal["done", "running", "failed", "interrupted", "stale", "missing"]
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{self.word}: {self.detail}" if self.detail else self.word
+        return f"{self.status}: {self.detail}" if self.detail else self.status
 
 
-def state_of(run: Run) -> State:
-    """How far a run is."""
-    record = _record(run)
-    if record is None:
-        by_hand = (run.folder / "config.yaml").is_file()
-        return State("stale", "a run that is not of this matrix is in its place") if by_hand else State("missing")
+def state_of(run: PlannedRun) -> State:
+    """Return the state of a run."""
+    try:
+        record: dict[str, Any] = json.loads((run.folder / RECORD).read_text())
+    except FileNotFoundError:
+        is_other_run = (run.folder / "config.yaml").is_file()
+        return State("stale", "the folder holds a run that is not of this matrix") if is_other_run else State("missing")
     if settings_hash(record["settings"]) != run.hash:
-        changed = differences(run.settings, record["settings"])
-        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-        return State("stale", f"made with other {', '.join(changed[:SHOWN])}{more}")
+        changed = changed_settings(run.settings, record["settings"])
+        more = f" and {len(changed) - MAX_CHANGED} more" if len(changed) > MAX_CHANGED else ""
+        return State("stale", f"different {', '.join(changed[:MAX_CHANGED])}{more}")
     if (run.folder / FINISHED).is_file():
         return State("done")
-    if not is_free(run):
+    if is_running(run):
         return State("running", _progress(run))
     if "failed" in record:
         return State("failed", record["failed"])
     return State("interrupted", _progress(run))
 
 
-def begin(run: Run) -> None:
-    """Note in its folder what a run is."""
+def record_settings(run: PlannedRun, failure: str = "") -> None:
+    """Write a run's settings, and the reason if it failed, to its folder."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    _write(run, {"step": run.name, "settings": run.settings})
+    record = {"step": run.name, "settings": run.settings} | ({"failed": failure} if failure else {})
+    with atomic_write(run.folder / RECORD) as file:
+        json.dump(record, file, indent=2, sort_keys=True, default=str)
+        file.write("\n")
 
 
-def fail(run: Run, reason: str) -> None:
-    """Note why a run failed."""
-    _write(run, {"step": run.name, "settings": run.settings, "failed": reason})
-
-
-def log_file(run: Run) -> Path:
-    """What its process prints."""
+def log_file(run: PlannedRun) -> Path:
+    """Return the file that the output of a run's process is written to."""
     return run.folder / "log.txt"
 
 
-def last_lines(run: Run, count: int) -> list[str]:
-    """The end of what its process printed; blank lines are left out."""
+def last_log_lines(run: PlannedRun, count: int) -> list[str]:
+    """Return the last lines of a run's log, without blank lines."""
     file = log_file(run)
     lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
     return [line.rstrip() for line in lines if line.strip()][-count:]
 
 
-def logged_at(run: Run) -> float:
-    """When its metrics were written last; 0 if they never were."""
-    file = _metrics(run)
+def metrics_changed_at(run: PlannedRun) -> float:
+    """Return the time of the last change of a run's metrics; 0 if there are none."""
+    file = run.folder / "metrics.csv"
     return file.stat().st_mtime if file.is_file() else 0.0
 
 
-def steps_done(run: Run) -> int:
-    """Training steps that it has logged."""
-    file = _metrics(run)
-    if not file.is_file():
-        return 0
-    rows = csv.DictReader(file.read_text().splitlines())
+def steps_done(run: PlannedRun) -> int:
+    """Return the number of training steps that a run has logged."""
+    file = run.folder / "metrics.csv"
+    rows = csv.DictReader(file.read_text().splitlines()) if file.is_file() else ()
     return max((int(row["step"]) + 1 for row in rows if (row.get("step") or "").isdigit()), default=0)
 
 
-def steps_wanted(run: Run) -> int | None:
-    """Training steps that it will take, where its config says so."""
+def total_steps(run: PlannedRun) -> int | None:
+    """Return the number of training steps of a run; None if its config does not set one."""
     steps = run.settings["config"].get("trainer", {}).get("max_steps", -1)
     return int(steps) if steps > 0 else None
 
 
-def is_free(run: Run) -> bool:
-    """Whether no process has it claimed."""
-    return not is_locked(_lock(run))
+def is_running(run: PlannedRun) -> bool:
+    """Return whether a process has locked a run."""
+    return is_locked(_lock_file(run))
 
 
 @contextmanager
-def claimed(run: Run, waiting: Callable[[], None]) -> Iterator[int]:
-    """Keep a run from all other processes; wait while another has it.
+def locked(run: PlannedRun, on_wait: Callable[[], None]) -> Iterator[int]:
+    """Lock a run for this process; wait while another process has locked it.
 
     Args:
-        run: to claim.
-        waiting: called twice a second while another has it; what it raises ends the waiting.
+        run: the run.
+        on_wait: called twice per second while another process has the lock; an exception that it raises ends the wait.
 
     Yields:
-        The descriptor of the lock. A process that inherits it keeps the lock: it ends when the last of them has ended,
-        however they end.
+        The descriptor of the lock file. A child process that inherits it keeps the lock until the last of these
+        processes ends, however it ends.
     """
-    file = _lock(run)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as lock:
+    path = _lock_file(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
         while True:
             try:
-                lock_open_file(lock)
+                lock_open_file(file)
                 break
             except LockedError:
-                waiting()
-                time.sleep(0.5)
-        yield lock.fileno()
+                on_wait()
+                time.sleep(POLL_SECONDS)
+        yield file.fileno()
 
 
-def _metrics(run: Run) -> Path:
-    return run.folder / "metrics.csv"
-
-
-def _lock(run: Run) -> Path:
+def _lock_file(run: PlannedRun) -> Path:
     return run.folder.with_name(f".{run.folder.name}.lock")
 
 
-def _progress(run: Run) -> str:
-    wanted = steps_wanted(run)
-    return f"{run.name}, step {steps_done(run):,}" + (f" of {wanted:,}" if wanted else "")
-
-
-def _record(run: Run) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads((run.folder / RECORD).read_text()))
-    except FileNotFoundError:
-        return None
-
-
-def _write(run: Run, record: dict[str, Any]) -> None:
-    with atomic_write(run.folder / RECORD) as file:
-        json.dump(record, file, indent=2, sort_keys=True, default=str)
-        file.write("\n")
+def _progress(run: PlannedRun) -> str:
+    total = total_steps(run)
+    return f"{run.name}, step {steps_done(run):,}" + (f" of {total:,}" if total else "")

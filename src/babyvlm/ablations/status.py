@@ -1,81 +1,117 @@
-"""What of a matrix is done, running, failed or missing."""
+"""``python -m babyvlm ablations status``: which runs of a matrix are done, running, failed or missing."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from babyvlm.ablations.budget import budgets
-from babyvlm.ablations.plan import Plan
+from babyvlm.ablations.plan import Plan, PlannedRun, Task
 from babyvlm.ablations.state import State, state_of
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from babyvlm.ablations.plan import Run, Task
-
-JOB = "ablations"  # name of the array in slurm/ablations.sbatch
+JOB_NAME = "ablations"  # of the array in slurm/ablations.sbatch
 
 
 def status(
     matrix: Path = Path("configs/playroom/ablations.yaml"), quick: bool = False, log_dir: Path | None = None
 ) -> None:
-    """Print how far every row of a matrix is, and how many samples each step sees; reads only what is on disk.
+    """Print the state of every row of a matrix and the number of samples that each step sees.
 
     For example:
         python -m babyvlm ablations status
 
     Args:
-        matrix: which rows there are.
-        quick: the matrix's short form.
-        log_dir: where runs are written: `lightning_logs` by default, `lightning_logs/quick` of the short form.
+        matrix: YAML file with the rows.
+        quick: use the quick form of the matrix.
+        log_dir: folder of runs: `lightning_logs` by default, `lightning_logs/quick` for the quick form.
     """
-    plan, queue = Plan(matrix, quick, log_dir), queued()
+    plan, queue = Plan(matrix, quick, log_dir), slurm_queue()
     width = max(len(task.row) for task in plan.tasks)
-    print(f"task  {'row':{width}}  seed  in {plan.log_dir}")
+    print(f"task  {'row':{width}}  seed  state in {plan.log_dir}")
     counts: Counter[str] = Counter()
-    runs: list[tuple[Task, Run]] = []
+    runs: list[tuple[Task, PlannedRun]] = []
     for number, task in enumerate(plan.tasks):
         try:
             runs.append((task, plan.run(task)))
-            found = row_state(runs[-1][1])
+            state = row_state(runs[-1][1])
         except UserError as error:
-            found = State("missing", str(error))
-        counts[found.word] += 1
-        print(f"{number:4}  {task.row:{width}}  {task.seed:4}  {_told(found, queue.get(number))}")
+            state = State("missing", str(error))
+        counts[state.status] += 1
+        queued = f" (SLURM: {queue[number]})" if number in queue and state.status not in ("done", "running") else ""
+        print(f"{number:4}  {task.row:{width}}  {task.seed:4}  {state}{queued}")
     print(
-        f"{len(plan.tasks)} rows and seeds: " + ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
+        f"{len(plan.tasks)} rows and seeds: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     )
-    if seen := budgets(runs):
-        print("\n".join(["samples that a run sees:", *(f"  {line}" for line in seen)]))
+    if budgets := sample_budgets(runs):
+        print("\n".join(["samples seen per run:", *(f"  {line}" for line in budgets)]))
 
 
-def row_state(run: Run) -> State:
-    """How far a row's last run is, or the first of those before it that is not done."""
+def row_state(run: PlannedRun) -> State:
+    """Return the state of a row's last run, or of its first earlier step that is not done."""
     own = state_of(run)
-    if own.word != "missing":
+    if own.status != "missing":
         return own
-    before = [found for found in map(state_of, run.chain[:-1]) if found.word not in ("done", "missing")]
-    return before[0] if before else own
+    earlier = [state for state in map(state_of, run.chain[:-1]) if state.status not in ("done", "missing")]
+    return earlier[0] if earlier else own
 
 
-def queued() -> Mapping[int, str]:
-    """Task of the array -> its state in SLURM's queue, of this user's; nothing where there is no SLURM."""
+def slurm_queue() -> Mapping[int, str]:
+    """Return array task -> state in SLURM's queue for this user; empty without SLURM."""
     if shutil.which("squeue") is None:
         return {}
-    command = ["squeue", "--me", "--array", "--noheader", f"--name={JOB}", "--format=%K %T"]
+    command = ["squeue", "--me", "--array", "--noheader", f"--name={JOB_NAME}", "--format=%K %T"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError) as error:
-        print(f"the queue is not known: {error}")
+        print(f"SLURM queue unknown: {error}")
         return {}
     parts = [line.split() for line in done.stdout.splitlines()]
     return {int(part[0]): part[1].lower() for part in parts if len(part) == 2 and part[0].isdigit()}
 
 
-def _told(found: State, queue: str | None) -> str:
-    return f"{found} (SLURM: {queue})" if queue and found.word not in ("done", "running") else str(found)
+def sample_budgets(runs: Iterable[tuple[Task, PlannedRun]]) -> list[str]:
+    """Return one line per model and step: how many samples its rows see, or in what they differ."""
+    by_step: dict[tuple[str, str], dict[str, int | None]] = {}
+    for task, last in runs:
+        for run in last.chain:
+            if run.command[0] == "fit":
+                by_step.setdefault((task.model, run.name), {})[task.row] = samples_seen(run)
+    lines = []
+    for (model, step), by_row in by_step.items():
+        if len(set(by_row.values())) == 1:
+            samples = _samples_text(next(iter(by_row.values())))
+        else:
+            samples = "ROWS DIFFER: " + "; ".join(f"{row} {_samples_text(count)}" for row, count in by_row.items())
+        lines.append(f"{model}: {step}: {samples}")
+    return lines
+
+
+def samples_seen(run: PlannedRun) -> int | None:
+    """Return the maximum number of samples that a run sees; None if only its data module can count them."""
+    trainer, data = run.settings["config"].get("trainer", {}), run.settings["config"].get("data", {})
+    options = data.get("init_args", {})
+    batch = options.get("batch_size", 1)
+    if trainer.get("max_steps", -1) > 0:
+        return int(trainer["max_steps"] * batch * trainer.get("accumulate_grad_batches", 1))
+    epochs = trainer.get("max_epochs")
+    if epochs is None or not str(data.get("class_path")).endswith(".PairMix"):
+        return None
+    return int(epochs * (_training_utterances(options) // batch) * batch)
+
+
+def _samples_text(samples: int | None) -> str:
+    return "set by its config" if samples is None else f"{samples:,} samples"
+
+
+def _training_utterances(options: Mapping[str, Any]) -> int:
+    total = 0
+    for source in options["sources"]:
+        table = PairStore(Path(options["stores"], source["store"])).columns("group", "split").to_pydict()
+        groups = {group for group, split in zip(table["group"], table["split"], strict=True) if split == "train"}
+        total += min(len(groups), source.get("utterances") or len(groups))
+    return total
