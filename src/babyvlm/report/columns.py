@@ -46,7 +46,7 @@ class BenchmarkColumns:
         main: columns of the main table.
         details: further measures, which have a table of their own.
         order: position among the benchmarks.
-        by_category: whether the scores by category have a table of their own.
+        category: what the items' categories are, as a heading; empty if there is no table by category.
     """
 
     name: str
@@ -54,7 +54,7 @@ class BenchmarkColumns:
     main: tuple[Column, ...]
     details: tuple[Column, ...] = ()
     order: int = 1000
-    by_category: bool = True
+    category: str = "category"
 
 
 # Chance levels: paper, table 1; for the parts of Baby Winoground, Thrush et al. 2022.
@@ -85,9 +85,9 @@ PAPER = {
                 for measure, chance in WINOGROUND_MEASURES.items()
             ),
             order=20,
-            by_category=False,
+            category="",
         ),
-        BenchmarkColumns("caption", "Caption", (METEOR_15, METEOR_NLTK), order=30, by_category=False),
+        BenchmarkColumns("caption", "Caption", (METEOR_15, METEOR_NLTK), order=30, category=""),
     )
 }
 
@@ -104,10 +104,11 @@ def declared_columns(name: str, metadata: Mapping[str, str], measures: Iterable[
     Raises:
         UserError: the declaration cannot be read.
     """
-    if name in PAPER:  # the findings are about these columns; what the results declare of them is the same
-        return PAPER[name]
     title = metadata.get("title", name)
+    category = PAPER[name].category if name in PAPER else metadata.get("category", "category")
     if "measures" not in metadata:
+        if name in PAPER:
+            return PAPER[name]
         return BenchmarkColumns(name, title, tuple(Column(f"{title} {one}", name, one, None) for one in measures))
     main: list[Column] = []
     details: list[Column] = []
@@ -118,6 +119,6 @@ def declared_columns(name: str, metadata: Mapping[str, str], measures: Iterable[
             chance = None if measure.get("chance") is None else float(measure["chance"])
             full_title = " ".join(filter(None, [title, own_title])) if is_main else own_title
             (main if is_main else details).append(Column(full_title, name, str(measure["name"]), chance))
-        return BenchmarkColumns(name, title, tuple(main), tuple(details), int(metadata.get("order", 1000)))
+        return BenchmarkColumns(name, title, tuple(main), tuple(details), int(metadata.get("order", 1000)), category)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: metadata 'measures' cannot be read ({error!r}). Run `test` again") from None

@@ -28,7 +28,7 @@ SUFFIX = "-test.parquet"
 ALL_WEIGHTS = ("init_from", "source")  # settings of a model that name the run that all of its weights come from
 PARENT_SETTINGS = ("init_language", *ALL_WEIGHTS)
 RESULT_COLUMNS = ["item", "category", "control", "measure", "credit"]
-TEXT_COLUMNS = ("said", "output")  # generated captions, by the version that wrote the results
+OPTIONAL_COLUMNS = ("group", "output", "said")  # older results have no groups, and captions in the column `said`
 
 Config = dict[str, Any]
 
@@ -43,7 +43,8 @@ class Results:
         sha256: hash of the file.
         credit: (measure, control) -> item -> credit, in the order of the list.
         category: item -> category; empty if it has none.
-        captions: item -> generated caption, empty for benchmarks without captions.
+        groups: item -> group of items that are not independent, for items that are in one.
+        captions: item -> generated caption; empty texts for benchmarks without captions.
     """
 
     columns: BenchmarkColumns
@@ -51,6 +52,7 @@ class Results:
     sha256: str
     credit: Mapping[tuple[str, str], Mapping[str, float]]
     category: Mapping[str, str]
+    groups: Mapping[str, str]
     captions: Mapping[str, str]
 
 
@@ -267,8 +269,11 @@ class Row:
 
 def benchmarks_of(rows: Sequence[Row]) -> list[BenchmarkColumns]:
     """Return all benchmarks that rows have results on, the paper's first."""
-    found = dict.fromkeys(results.columns for row in rows for run in row.runs for results in run.results.values())
-    return sorted(found, key=lambda columns: (columns.name not in PAPER, columns.order, columns.name))
+    found: dict[str, BenchmarkColumns] = {}
+    for columns in (results.columns for row in rows for run in row.runs for results in run.results.values()):
+        if found.get(columns.name, columns) in (columns, PAPER.get(columns.name)):  # what results declare is preferred
+            found[columns.name] = columns
+    return sorted(found.values(), key=lambda columns: (columns.name not in PAPER, columns.order, columns.name))
 
 
 def main_columns(rows: Sequence[Row]) -> list[Column]:
@@ -322,9 +327,9 @@ def _read_results(file: Path) -> Results:
     try:
         content = file.read_bytes()
         parquet = pq.ParquetFile(pa.BufferReader(content))
-        text_column = next((name for name in TEXT_COLUMNS if name in parquet.schema_arrow.names), None)
-        table = parquet.read(columns=[*RESULT_COLUMNS, *filter(None, [text_column])])
-        columns = [table[name].to_pylist() for name in RESULT_COLUMNS]
+        optional = [name for name in OPTIONAL_COLUMNS if name in parquet.schema_arrow.names]
+        table = parquet.read(columns=[*RESULT_COLUMNS, *optional])
+        results = table.select([*RESULT_COLUMNS, *optional]).to_pylist()
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{file}: cannot be read as results ({first_line(error)}). Run `python -m babyvlm test` again"
@@ -334,16 +339,19 @@ def _read_results(file: Path) -> Results:
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     credit: dict[tuple[str, str], dict[str, float]] = {}
     category: dict[str, str] = {}
+    groups: dict[str, str] = {}
     captions: dict[str, str] = {}
-    texts = table[text_column].to_pylist() if text_column else [""] * len(table)
-    for item, item_category, control, measure, value, text in zip(*columns, texts, strict=True):
-        credit.setdefault((measure, control), {})[item] = value
-        category[item] = item_category
+    for result in results:
+        item, control = result["item"], result["control"]
+        credit.setdefault((result["measure"], control), {})[item] = result["credit"]
+        category[item] = result["category"]
+        if result.get("group"):
+            groups[item] = result["group"]
         if not control:
-            captions[item] = text
+            captions[item] = result.get("output", result.get("said", ""))
     name = file.name.removesuffix(SUFFIX)
     declared = declared_columns(name, metadata, dict.fromkeys(measure for measure, _ in credit), str(file))
-    return Results(declared, metadata, hashlib.sha256(content).hexdigest(), credit, category, captions)
+    return Results(declared, metadata, hashlib.sha256(content).hexdigest(), credit, category, groups, captions)
 
 
 def _mapping(value: object) -> Config:

@@ -16,7 +16,7 @@ from babyvlm.report.comparisons import MissingResultsError, difference, p_text, 
 from babyvlm.report.findings import Finding
 from babyvlm.report.paper import MIXES, NUMBERS, mix_of, model_of, paper_order, paper_value
 from babyvlm.report.runs import Row, benchmarks_of, main_columns, tested_columns
-from babyvlm.report.trial_lists import vtwt_phrases
+from babyvlm.report.trial_lists import has_groups
 
 WIDTH, NAME_WIDTH = 120, 40
 PLAYROOM = "Playroom, the embedded world: a stand-in for SAYCam; not comparable with the paper's numbers"
@@ -239,10 +239,14 @@ def detail_tables(rows: Sequence[Row]) -> list[Table]:
             note = DERIVED if columns and any(row.has_derived_categories(VTWT.benchmark) for row in rows) else ""
             if columns:
                 tables.append(_scores("VTWT by word class", rows, columns, note, controls=True))
-        elif benchmark.by_category and (categories := category_columns(rows, benchmark)):  # too many for columns
+        elif benchmark.category and (categories := category_columns(rows, benchmark)):  # too many for columns
             body = [[column.title, *(cell(row, column) for row in rows)] for column in categories]
             note = ONE_IMAGE if benchmark.name == LABELED_S.benchmark else ""
-            by_category.append(Table(f"{benchmark.title} by category", ["category", *map(row_name, rows)], body, note))
+            by_category.append(
+                Table(
+                    f"{benchmark.title} by {benchmark.category}", [benchmark.category, *map(row_name, rows)], body, note
+                )
+            )
         if columns := tested_columns(rows, benchmark.details):
             tables.append(_scores(f"{benchmark.title} by measure", rows, columns, controls=True))
     return tables + by_category
@@ -277,8 +281,8 @@ def main_note(rows: Sequence[Row]) -> str:
 
 def grouping_note(rows: Sequence[Row]) -> str:
     """Return whether intervals account for dependent items of VTWT; empty if no row was tested on it."""
-    known = [vtwt_phrases([row], row.items(VTWT)) for row in rows if row.items(VTWT)]
-    return (UNGROUPED if None in known else GROUPED) if known else ""
+    known = [has_groups(row) for row in rows if row.items(VTWT)]
+    return (GROUPED if all(known) else UNGROUPED) if known else ""
 
 
 def verdict_counts(findings: Sequence[Finding]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from babyvlm.benchmarks.trials import Row as ListRow
 from babyvlm.benchmarks.trials import group_rows, read_rows
 from babyvlm.errors import UserError
-from babyvlm.report.columns import Column
+from babyvlm.report.columns import VTWT, Column
 from babyvlm.report.estimates import Groups
 from babyvlm.report.runs import Row, Run
 
@@ -91,12 +91,23 @@ def _read_phrases(trials: Path, _changed_ns: int) -> Phrases:
 
 
 def groups_of(rows: Sequence[Row], column: Column, items: Sequence[str]) -> Groups:
-    """Return the (N,) group of each item: VTWT items with the same two phrases form a group, all others are alone."""
-    known = vtwt_phrases(rows, items) if column.benchmark == "vtwt" else None
-    if known is None:
-        return np.arange(len(items))
-    numbers: dict[frozenset[str], int] = {}
-    return np.array([numbers.setdefault(frozenset(known[item]), len(numbers)) for item in items], dtype=np.int64)
+    """Return the (N,) group of each item; an item that is in no group has a group of its own.
+
+    Results list the groups. For results of older versions, VTWT items with the same two phrases are a group.
+    """
+    keys: dict[str, object] = {}
+    for run in (run for row in rows for run in row.runs):
+        keys = keys or dict(run.results[column.benchmark].groups if column.benchmark in run.results else {})
+    if not keys and column.benchmark == VTWT.benchmark:
+        keys = {item: frozenset(pair) for item, pair in (vtwt_phrases(rows, items) or {}).items()}
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(keys.get(item, (item,)), len(numbers)) for item in items], dtype=np.int64)
+
+
+def has_groups(row: Row) -> bool:
+    """Return whether it is known which items of VTWT are not independent."""
+    recorded = any(run.results[VTWT.benchmark].groups for run in row.runs if VTWT.benchmark in run.results)
+    return recorded or vtwt_phrases([row], row.items(VTWT)) is not None
 
 
 def without_balanced_phrases(phrases: Phrases) -> list[str]:
