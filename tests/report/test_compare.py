@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
@@ -77,3 +79,11 @@ def test_compare_permutes_groups_of_vtwt_items(tmp_path, capsys):
 def test_compare_rejects_folders_without_common_items(logs, asked, message):
     with pytest.raises(UserError, match=message):
         compare(*(logs / name for name in asked))
+
+
+def test_compare_names_missing_extra(logs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "statsmodels.stats.multitest", None)
+    with pytest.raises(
+        UserError, match=r"^compare needs statsmodels\. Install it with: pip install 'babyvlm\[report\]'$"
+    ):
+        compare(logs / "A", logs / "B")

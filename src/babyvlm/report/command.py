@@ -8,6 +8,7 @@ from pathlib import Path
 
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
+from babyvlm.io.extras import require_extra
 from babyvlm.io.files import atomic_write
 from babyvlm.report.comparisons import compare_rows, holm, p_text
 from babyvlm.report.examples import caption_examples, caption_table, changed_items
@@ -67,11 +68,12 @@ def write_report(rows: Sequence[Row], out: Path) -> None:
         for run in row.runs
     }
     by_world = ([row for row in rows if row.embedded is embedded] for embedded in (False, True))
-    worlds = [world_report(world_rows) for world_rows in by_world if world_rows]
-    with artifacts.create(out, KIND, {"arguments": {"command": "report", "results": hashes}}) as folder:
-        write_files(folder, worlds)
-        if out.exists():
-            shutil.rmtree(out)
+    with require_extra("report", "report --out"):
+        worlds = [world_report(world_rows) for world_rows in by_world if world_rows]
+        with artifacts.create(out, KIND, {"arguments": {"command": "report", "results": hashes}}) as folder:
+            write_files(folder, worlds)
+            if out.exists():
+                shutil.rmtree(out)
 
 
 def _out_of_vocabulary(run: Run) -> str:
@@ -98,10 +100,11 @@ def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
             free to show.
     """
     row_a, row_b = _open_row(run_a), _open_row(run_b)
-    found = list(compare_rows(row_a, row_b))
+    with require_extra("report", "compare"):
+        found = list(compare_rows(row_a, row_b))
+        corrected = holm([comparison.p for _, comparison in found])
     if not found:
         raise UserError(f"{run_a} and {run_b} have no test item in common")
-    corrected = holm([comparison.p for _, comparison in found])
     body = [
         [
             column.title,
