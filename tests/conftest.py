@@ -1,4 +1,4 @@
-"""Shared inputs: small and real, made anew for each test."""
+"""Fixtures that all tests share."""
 
 import io
 import os
@@ -10,11 +10,11 @@ import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what it starts in the background
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell ignores it for background processes
     signal.signal(signal.SIGINT, signal.default_int_handler)
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network; read when huggingface_hub is imported
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test uses the network; read when huggingface_hub is imported
 
-settings.register_profile("tests", deadline=None)  # a busy machine is not a slow function
+settings.register_profile("tests", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("tests")
 
 UTTERANCES = ["look at the ball", "the ball is red", "look at the dog", "the dog runs", "wash the cup", "a red cup"]
@@ -22,22 +22,22 @@ UTTERANCES = ["look at the ball", "the ball is red", "look at the dog", "the dog
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Torch on one thread, where a test uses torch."""
+    """Run torch on one thread, in tests that import it."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def draw_jpeg():
-    """``draw_jpeg(seed, size)``: the bytes of a small drawn picture, another one for each seed."""
+    """``draw_jpeg(seed, size)``: the bytes of a small drawing, a different one for each seed."""
 
     def draw(seed, size=24):
-        colours = np.random.default_rng(seed).integers(0, 256, (2, 3))
-        picture = Image.new("RGB", (size, size), tuple(colours[0].tolist()))
+        colors = np.random.default_rng(seed).integers(0, 256, (2, 3))
+        image = Image.new("RGB", (size, size), tuple(colors[0].tolist()))
         corner = seed % 3 * size // 6
-        ImageDraw.Draw(picture).ellipse((corner, corner, corner + size // 2, corner + size // 2), tuple(colours[1]))
+        ImageDraw.Draw(image).ellipse((corner, corner, corner + size // 2, corner + size // 2), tuple(colors[1]))
         out = io.BytesIO()
-        picture.save(out, "JPEG", quality=90)
+        image.save(out, "JPEG", quality=90)
         return out.getvalue()
 
     return draw
@@ -47,7 +47,7 @@ def draw_jpeg():
 def tiny_store(tmp_path_factory, draw_jpeg):
     """``tiny_store(utterances, groups=, splits=, path=, size=, source=, licensed=)``: a real pair store.
 
-    Groups default to one a row, splits to ``train``. Keys are ``k00000``, ``k00001``, ...
+    By default each row is its own group, and the split is ``train``. Keys are ``k00000``, ``k00001``, ...
     """
     from babyvlm.curation.funnel import Funnel
     from babyvlm.curation.store.pair_store import write_store
@@ -74,7 +74,7 @@ def tiny_store(tmp_path_factory, draw_jpeg):
 
 @pytest.fixture(scope="session")
 def make_vocabulary(tmp_path_factory):
-    """``make_vocabulary(*stores, min_count=1)``: the folder of the vocabulary of some stores."""
+    """``make_vocabulary(*stores, min_count=1)``: the folder of a vocabulary of stores."""
     from babyvlm.data.vocabulary import vocabulary as curate_vocabulary
 
     def make(*stores, min_count=1):
@@ -91,7 +91,7 @@ def vocabulary(tiny_store, make_vocabulary):
     return make_vocabulary(tiny_store())
 
 
-def _nltk_looks_in(folder, patch):
+def _set_nltk_data(folder, patch):
     import nltk
     from nltk.corpus.reader import CorpusReader, WordNetCorpusReader
     from nltk.corpus.util import LazyCorpusLoader
@@ -103,14 +103,14 @@ def _nltk_looks_in(folder, patch):
 
 @pytest.fixture
 def no_wordnet(tmp_path, monkeypatch):
-    """NLTK without data, whatever this machine has."""
+    """NLTK without data, whatever is installed."""
     (tmp_path / "nltk_data").mkdir()
-    _nltk_looks_in(tmp_path / "nltk_data", monkeypatch)
+    _set_nltk_data(tmp_path / "nltk_data", monkeypatch)
 
 
 @pytest.fixture
 def wordnet(tmp_path, monkeypatch):
-    """A WordNet of one synset, {cup, mug}, in the files of the real one, where NLTK finds it."""
+    """A WordNet of one synset, {cup, mug}, in the format of the real one, where NLTK finds it."""
     root = tmp_path / "nltk_data" / "corpora" / "wordnet"
     root.mkdir(parents=True)
     for name in ("cntlist.rev", "index.sense"):
@@ -119,10 +119,10 @@ def wordnet(tmp_path, monkeypatch):
     for part in ("noun", "verb", "adj", "adv"):
         (root / f"{part}.exc").touch()
         for kind in ("data", "index"):
-            (root / f"{kind}.{part}").write_text("  1 a licence stands here\n")
+            (root / f"{kind}.{part}").write_text("  1 a license\n")
     with (root / "data.noun").open("a") as file:
         offset = file.tell()
         file.write(f"{offset:08d} 06 n 02 cup 0 mug 0 000 | a small open container\n")
     with (root / "index.noun").open("a") as file:
         file.writelines(f"{word} n 1 0 1 0 {offset:08d}  \n" for word in ("cup", "mug"))
-    _nltk_looks_in(root.parents[1], monkeypatch)
+    _set_nltk_data(root.parents[1], monkeypatch)

@@ -1,4 +1,4 @@
-"""CLIP models from files: loaded safely, with the activation they were trained with, known by their weights."""
+"""CLIP models from files: safe loading, the right activation, and hashes of weights."""
 
 import json
 import pickle
@@ -24,7 +24,7 @@ NAMES = {False: "tiny-clip", True: "tiny-clip-quickgelu"}
 
 @pytest.fixture(scope="module", autouse=True)
 def architectures(tmp_path_factory):
-    """One small architecture in open_clip's list, with either activation."""
+    """Register a small architecture with either activation in open_clip."""
     folder = tmp_path_factory.mktemp("architectures")
     for quick, name in NAMES.items():
         (folder / f"{name}.json").write_text(json.dumps(CONFIG | {"quick_gelu": quick}))
@@ -40,7 +40,7 @@ def model():
 
 @pytest.fixture
 def folder(tmp_path, model):
-    """Checkpoints of one model in the forms people have."""
+    """Checkpoints of one model in the usual formats."""
     weights = model.state_dict()
     torch.save(weights, tmp_path / "bare.pt")
     torch.save({"epoch": 3, "state_dict": {f"module.{key}": t for key, t in weights.items()}}, tmp_path / "epoch_3.pt")
@@ -54,7 +54,7 @@ def images():
 
 
 @pytest.mark.parametrize("file", ["bare.pt", "epoch_3.pt", "model.safetensors"])
-def test_a_checkpoint_of_a_named_architecture(folder, model, images, file):
+def test_load_clip_reads_checkpoint_of_named_architecture(folder, model, images, file):
     clip = load_clip(f"tiny-clip/{folder / file}")
     with torch.no_grad():
         torch.testing.assert_close(clip.model.encode_image(images), model.encode_image(images))
@@ -64,19 +64,19 @@ def test_a_checkpoint_of_a_named_architecture(folder, model, images, file):
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_the_config_beside_a_checkpoint_tells_its_activation(folder, images, trained):
+def test_load_clip_reads_activation_from_config_beside_checkpoint(folder, images, trained):
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG | {"quick_gelu": trained}}))
     clip = load_clip(f"{NAMES[trained]}/{folder / 'bare.pt'}")
     with pytest.raises(UserError, match=rf"QuickGELU mismatch: {NAMES[not trained]} has"):
         load_clip(f"{NAMES[not trained]}/{folder / 'bare.pt'}")
     (folder / "open_clip_config.json").unlink()
-    other = load_clip(f"{NAMES[not trained]}/{folder / 'bare.pt'}")  # nothing tells, and the features are others
+    other = load_clip(f"{NAMES[not trained]}/{folder / 'bare.pt'}")  # nothing to check against, and the features differ
     with torch.no_grad():
         assert (clip.images(images) - other.images(images)).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_a_folder_brings_its_own_activation(tmp_path, model, images, trained):
+def test_load_clip_reads_activation_from_folder(tmp_path, model, images, trained):
     (tmp_path / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": CONFIG | {"quick_gelu": trained}, "preprocess_cfg": {"mean": [0.1] * 3}})
     )
@@ -92,7 +92,7 @@ def test_a_folder_brings_its_own_activation(tmp_path, model, images, trained):
 @pytest.mark.parametrize(
     "name", ["ViT-B-32/openai", "ViT-L-14/openai", "ViT-H-14/dfn5b", "roberta-ViT-B-32/laion2b_s12b_b32k"]
 )
-def test_published_weights_of_another_activation_are_refused_before_they_are_fetched(name, monkeypatch):
+def test_load_clip_rejects_other_activation_before_download(name, monkeypatch):
     monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: pytest.fail("fetched"))
     with pytest.raises(UserError, match=f"--clip {name}: .*QuickGELU mismatch"):
         load_clip(name)
@@ -104,7 +104,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("kind", ["evil", "torn", "empty", "text", "other", "script"])
-def test_a_hostile_or_broken_checkpoint_is_one_line(folder, model, kind, monkeypatch):
+def test_load_clip_reports_hostile_or_broken_checkpoint_in_one_line(folder, model, kind, monkeypatch):
     monkeypatch.chdir(folder)
     path = folder / "bad.pt"
     if kind == "script":
@@ -120,7 +120,7 @@ def test_a_hostile_or_broken_checkpoint_is_one_line(folder, model, kind, monkeyp
     assert not (folder / "evil.txt").exists()
 
 
-def test_weights_are_known_by_their_hash_whatever_their_file(folder):
+def test_clip_sha256_does_not_depend_on_file_format(folder):
     hashes = {load_clip(f"tiny-clip/{folder / file}").sha256 for file in ("bare.pt", "epoch_3.pt", "model.safetensors")}
     assert len(hashes) == 1
     weights = torch.load(folder / "bare.pt", weights_only=True)
@@ -129,7 +129,7 @@ def test_weights_are_known_by_their_hash_whatever_their_file(folder):
     assert load_clip(f"tiny-clip/{folder / 'bare.pt'}").sha256 not in hashes
 
 
-def test_embeddings_by_weights_that_were_trained_anew_are_not_taken_for_the_old(folder, tiny_store, tmp_path):
+def test_embed_refuses_changed_weights_of_same_name(folder, tiny_store, tmp_path):
     store, name = tiny_store(), f"tiny-clip/{folder / 'bare.pt'}"
     embed(store.path, tmp_path / "e", name, accelerator="cpu")
     assert Embeddings(tmp_path / "e").clip_sha256 == load_clip(name).sha256
@@ -144,11 +144,11 @@ def test_embeddings_by_weights_that_were_trained_anew_are_not_taken_for_the_old(
 
 
 @pytest.mark.parametrize(("licensed", "clip", "warned"), [(True, "playroom", 1), (False, "playroom", 0), (True, "", 0)])
-def test_real_frames_are_not_given_to_playrooms_clip_in_silence(
+def test_embed_warns_about_playroom_clip_on_licensed_store(
     folder, tiny_store, tmp_path, capsys, licensed, clip, warned
 ):
     store = tiny_store(licensed=licensed)
     embed(store.path, tmp_path / "e", clip or f"tiny-clip/{folder / 'bare.pt'}", accelerator="cpu")
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert len(told) == warned
-    assert all(str(store.path) in line and "--clip ViT-L-14-quickgelu/openai" in line for line in told)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == warned
+    assert all(str(store.path) in line and "--clip ViT-L-14-quickgelu/openai" in line for line in warnings)

@@ -43,7 +43,7 @@ def make_embeddings(path, store, image, text, keys=None):
 
 
 def at_angles(cosine):
-    """Unit image vectors along x, unit text vectors at the given cosines."""
+    """Return unit image vectors along x and unit text vectors at the given cosines."""
     cosine = np.asarray(cosine, float)
     image = np.zeros((len(cosine), 4))
     image[:, 0] = 1
@@ -52,7 +52,7 @@ def at_angles(cosine):
     return image, text
 
 
-def test_keeps_what_is_above_and_says_how_similar(tmp_path, monkeypatch, capsys):
+def test_filter_keeps_pairs_above_threshold(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(clip_filter, "CHUNK_ROWS", 97)
     store = make_store(tmp_path / "in")
     wanted = np.linspace(-1, 1, COUNT)
@@ -75,7 +75,7 @@ def test_keeps_what_is_above_and_says_how_similar(tmp_path, monkeypatch, capsys)
         filter_pairs(tmp_path / "out", tmp_path / "e", tmp_path / "again")
 
 
-def test_equal_to_the_threshold_is_not_above(tmp_path):
+def test_filter_drops_pairs_at_threshold(tmp_path):
     store = make_store(tmp_path / "in", 3, licensed=False)
     make_embeddings(tmp_path / "e", store, np.eye(3)[[0, 0, 0]], np.eye(3)[[0, 1, 0]])
     filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out", threshold=0)
@@ -85,7 +85,7 @@ def test_equal_to_the_threshold_is_not_above(tmp_path):
         filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "none", threshold=1)
 
 
-def test_refuses_other_embeddings(tmp_path):
+def test_filter_rejects_embeddings_of_other_store(tmp_path):
     store, other = make_store(tmp_path / "in", 3), make_store(tmp_path / "other", 4)
     make_embeddings(tmp_path / "e", other, *at_angles([0.5] * 4))
     make_embeddings(tmp_path / "f", store, *at_angles([0.5] * 3), keys=["k0000", "k0002", "k0001"])
@@ -103,7 +103,7 @@ def test_refuses_other_embeddings(tmp_path):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(2, 64))
-def test_cosines_agree_with_float64(seed, rows, width):
+def test_cosine_similarities_match_float64(seed, rows, width):
     rng = np.random.default_rng(seed)
     image, text = rng.normal(size=(2, rows, width)).astype(np.float16)
     exact = [
@@ -114,7 +114,7 @@ def test_cosines_agree_with_float64(seed, rows, width):
 
 
 @given(st.lists(st.integers(-8, 8).map(lambda n: n / 8), min_size=1, max_size=60), st.floats(0, 1, exclude_min=True))
-def test_a_share_keeps_the_most_alike_and_all_that_tie(values, share):
+def test_top_share_keeps_most_similar_and_ties(values, share):
     similarity_N = np.array(values, np.float32)
     kept = top_share(similarity_N, share).keeps(similarity_N)
     count = max(1, round(share * len(values)))
@@ -123,7 +123,7 @@ def test_a_share_keeps_the_most_alike_and_all_that_tie(values, share):
     assert kept.sum() >= count
 
 
-def test_quantile_instead_of_a_threshold(tmp_path, tiny_store):
+def test_filter_by_quantile(tmp_path, tiny_store):
     store = make_store(tmp_path / "in", 40)
     wanted = np.linspace(0.3, -0.1, 40)
     make_embeddings(tmp_path / "e", store, *at_angles(wanted))
@@ -140,7 +140,7 @@ def test_quantile_instead_of_a_threshold(tmp_path, tiny_store):
             filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "x", quantile=quantile)
 
 
-def test_histogram_and_review_page_show_what_was_cut(tmp_path, draw_jpeg):
+def test_filter_writes_histogram_and_review_page(tmp_path, draw_jpeg):
     cosine = np.linspace(-0.3, 0.7, 200)
     rows = [
         {

@@ -1,4 +1,4 @@
-"""Embeddings by several real processes that meet over gloo: the same bytes, whoever made them and whoever was lost."""
+"""Embeddings by several real processes over gloo: the same bytes for any number of ranks, also after a lost rank."""
 
 import json
 import multiprocessing
@@ -65,7 +65,7 @@ def _rank(rank, ranks, port, die_after, store, out, clip):
 
 
 def run(ranks, store, out, clip, die_after=None):
-    """Exit codes of an embedding by so many processes, of which the second may be lost after some parts."""
+    """Return the exit codes of ``ranks`` processes; the second is killed after ``die_after`` parts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -82,7 +82,7 @@ def run(ranks, store, out, clip, die_after=None):
 
 @pytest.fixture(scope="module")
 def by_one(store, clip, tmp_path_factory):
-    """What one process makes."""
+    """The embeddings of a single process."""
     out = tmp_path_factory.mktemp("one") / "e"
     with pytest.MonkeyPatch.context() as patch:
         for name in ("clip", "embed"):
@@ -91,7 +91,7 @@ def by_one(store, clip, tmp_path_factory):
     return out
 
 
-def test_they_are_the_models_to_half_precision(by_one, store, clip):
+def test_embed_matches_model_in_half_precision(by_one, store, clip):
     found, model = Embeddings(by_one), load_clip(clip)
     rows = list(store.rows())
     assert found.keys == [row["key"] for row in rows]
@@ -105,14 +105,14 @@ def test_they_are_the_models_to_half_precision(by_one, store, clip):
     np.testing.assert_allclose(found.text[list(some)], texts.numpy(), atol=6e-4)
 
 
-def test_two_processes_make_the_same(by_one, store, clip, tmp_path):
+def test_embed_on_two_ranks_gives_same_bytes(by_one, store, clip, tmp_path):
     assert run(2, store, tmp_path / "e", clip) == [0, 0]
     assert tree(tmp_path / "e") == tree(by_one)
     assert [path.name for path in tmp_path.iterdir()] == ["e"]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_what_a_lost_process_left_undone_is_done_and_nothing_twice(by_one, store, clip, tmp_path, ranks):
+def test_embed_after_lost_rank_computes_only_missing_parts(by_one, store, clip, tmp_path, ranks):
     first, second = run(2, store, tmp_path / "e", clip, die_after=1)
     assert second == -signal.SIGKILL
     assert first not in (0, None)
@@ -125,6 +125,6 @@ def test_what_a_lost_process_left_undone_is_done_and_nothing_twice(by_one, store
     assert tree(tmp_path / "e") == tree(by_one)
 
 
-def test_more_processes_than_parts(by_one, store, clip, tmp_path):
+def test_embed_with_more_ranks_than_parts(by_one, store, clip, tmp_path):
     assert run(PARTS + 1, store, tmp_path / "e", clip) == [0] * (PARTS + 1)
     assert tree(tmp_path / "e") == tree(by_one)

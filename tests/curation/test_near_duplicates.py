@@ -1,4 +1,4 @@
-"""Near-duplicates: against independent derivations, on real pictures, and by the two commands."""
+"""Near-duplicates: independent derivations, real images, and the commands that use them."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ from babyvlm.io import artifacts
 
 
 def scene(seed, size=96):
-    """A picture with structure at several scales, as photos have."""
+    """Return an image with structure at several scales, like a photo."""
     rng = np.random.default_rng(seed)
     layers = [Image.fromarray(rng.integers(0, 256, (n, n, 3), np.uint8)).resize((size, size), 3) for n in (4, 12, 32)]
     return Image.blend(Image.blend(layers[0], layers[1], 0.5), layers[2], 0.4)
@@ -51,7 +51,7 @@ def recoded(image, quality=60, size=128):
     return Image.open(io.BytesIO(jpeg(image, quality, size)))
 
 
-def test_a_hash_is_the_signs_of_low_cosine_frequencies():
+def test_perceptual_hashes_match_direct_cosine_transform():
     image = scene(0)
     grey = np.asarray(image.convert("L").resize((64, 64), Image.Resampling.LANCZOS), float)
     basis = np.array([[math.cos(math.pi * k * (2 * x + 1) / 128) for x in range(64)] for k in range(16)])
@@ -62,7 +62,7 @@ def test_a_hash_is_the_signs_of_low_cosine_frequencies():
     assert perceptual_hashes([]).shape == (0, WORDS)
 
 
-def test_copies_are_near_and_other_pictures_far():
+def test_near_duplicates_finds_recompressed_copies_only():
     scenes = [scene(seed) for seed in range(40)]
     first = Signatures(perceptual_hashes(scenes))
     for quality, size in ((95, 96), (50, 96), (75, 64), (75, 224)):
@@ -74,7 +74,7 @@ def test_copies_are_near_and_other_pictures_far():
     assert min(between) > 2 * MAX_HASH_DISTANCE
 
 
-def test_pictures_of_one_colour_have_one_hash():
+def test_perceptual_hashes_of_plain_images_are_equal():
     flat = [Image.new("RGB", (50, 40), (shade, shade // 2, 7)) for shade in (0, 90, 255)]
     assert len({row.tobytes() for row in perceptual_hashes(flat[1:])}) == 1
 
@@ -85,7 +85,7 @@ def unit(rng, rows, width=8):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 30), st.integers(1, 9), st.integers(1, 7), st.booleans())
-def test_near_duplicates_are_those_of_every_pair_by_itself(seed, n, m, chunk, with_vectors):
+def test_near_duplicates_match_pairwise_comparison(seed, n, m, chunk, with_vectors):
     rng = np.random.default_rng(seed)
     hashes = [rng.integers(0, 4, (rows, WORDS), np.uint64) for rows in (n, m)]
     vectors = [unit(rng, rows) if with_vectors else None for rows in (n, m)]
@@ -105,7 +105,7 @@ def test_near_duplicates_are_those_of_every_pair_by_itself(seed, n, m, chunk, wi
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(1, 5), st.integers(1, 9))
-def test_thinning_is_greedy_in_order_within_parts(seed, rows, parts, chunk):
+def test_select_distinct_is_greedy_within_groups(seed, rows, parts, chunk):
     rng = np.random.default_rng(seed)
     vectors = unit(rng, rows, 3)
     part_of = [str(n) for n in rng.integers(0, parts, rows)]
@@ -121,7 +121,7 @@ def test_thinning_is_greedy_in_order_within_parts(seed, rows, parts, chunk):
         near_duplicates_module.CHUNK_ROWS = before
 
 
-def write_pictures(path, pictures, splits=None, groups=None):
+def write_images(path, pictures, splits=None, groups=None):
     rows = [
         {
             "key": f"k{n:02}",
@@ -138,9 +138,9 @@ def write_pictures(path, pictures, splits=None, groups=None):
 
 @pytest.fixture
 def planted(tmp_path):
-    """Twelve pictures in a store, and a benchmark of six, two of which are copies of k03 (train) and k07 (test)."""
+    """A store of twelve images and a benchmark with copies of k03 (train) and k07 (test)."""
     splits = ["train"] * 7 + ["test"] + ["train"] * 4
-    store = write_pictures(tmp_path / "store", [scene(n) for n in range(12)], splits)
+    store = write_images(tmp_path / "store", [scene(n) for n in range(12)], splits)
     bench = tmp_path / "bench"
     (bench / "sub").mkdir(parents=True)
     for name, picture in {
@@ -160,7 +160,7 @@ def listed(out):
         return list(csv.reader(file))
 
 
-def test_a_copy_of_a_benchmark_image_is_named_and_exits_with_2(planted, tmp_path, capsys):
+def test_check_contamination_names_copy_and_exits_with_2(planted, tmp_path, capsys):
     store, bench = planted
     args = [
         "curate",
@@ -174,7 +174,7 @@ def test_a_copy_of_a_benchmark_image_is_named_and_exits_with_2(planted, tmp_path
         "--num_workers",
         "1",
     ]
-    for _ in range(2):  # the second time the answer is there already
+    for _ in range(2):  # the second time the artifact is complete
         with pytest.raises(SystemExit) as exit_info:
             main(args)
         assert exit_info.value.code == 2
@@ -186,7 +186,7 @@ def test_a_copy_of_a_benchmark_image_is_named_and_exits_with_2(planted, tmp_path
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["contamination.json", "near_duplicates.csv"]
 
 
-def test_copies_of_benchmark_images_are_left_out(planted, tmp_path, capsys):
+def test_decontaminate_removes_copies_of_benchmark_images(planted, tmp_path, capsys):
     store, bench = planted
     args = [
         "curate",
@@ -215,7 +215,7 @@ def test_copies_of_benchmark_images_are_left_out(planted, tmp_path, capsys):
     assert "already complete" in capsys.readouterr().out
 
 
-def test_a_clean_benchmark_passes(planted, tmp_path, capsys):
+def test_check_contamination_accepts_clean_store(planted, tmp_path, capsys):
     store, bench = planted
     (bench / "sub" / "b.jpg").unlink()
     check_contamination([store.path], tmp_path / "out", benchmark_images=[bench])
@@ -223,7 +223,7 @@ def test_a_clean_benchmark_passes(planted, tmp_path, capsys):
     assert len(listed(tmp_path / "out")) == 1
 
 
-def test_embeddings_find_what_the_hash_does_not(planted, tmp_path):
+def test_check_contamination_by_embeddings_finds_more(planted, tmp_path):
     store, bench = planted
     (bench / "mirrored.jpg").write_bytes(jpeg(scene(5).transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
     embed(store.path, tmp_path / "e", accelerator="cpu")
@@ -249,8 +249,8 @@ def test_embeddings_find_what_the_hash_does_not(planted, tmp_path):
     )
 
 
-def test_what_the_check_finds_by_embedding_is_left_out_as_it_advises(planted, tmp_path, capsys):
-    """A shifted crop, as a neighbouring frame is. The embeddings serve the store without it too."""
+def test_decontaminate_removes_what_check_contamination_finds(planted, tmp_path, capsys):
+    """The benchmark image is a shifted crop, like a neighboring frame."""
     store, bench = planted
     shifted = scene(5, 120).crop((4, 8, 116, 120))
     (bench / "shifted.jpg").write_bytes(jpeg(shifted, size=96))
@@ -292,7 +292,7 @@ def test_what_the_check_finds_by_embedding_is_left_out_as_it_advises(planted, tm
             main(args)
 
 
-def test_an_interrupted_check_goes_on_with_the_shards_that_are_missing(planted, tmp_path, monkeypatch):
+def test_check_contamination_resumes_with_missing_shards(planted, tmp_path, monkeypatch):
     store, bench = planted
     out = tmp_path / "out"
     monkeypatch.setattr("babyvlm.curation.decontaminate.near_duplicates", lambda *_, **__: 1 / 0)
@@ -304,7 +304,7 @@ def test_an_interrupted_check_goes_on_with_the_shards_that_are_missing(planted, 
         check_contamination([store.path], out, benchmark_images=[bench], num_workers=1)
 
 
-def test_what_cannot_be_checked_is_refused(planted, tmp_path):
+def test_check_contamination_rejects_invalid_inputs(planted, tmp_path):
     store, bench = planted
     (bench / "bad.csv").write_text("image\n../x.jpg\n")
     (bench / "blank.csv").write_text("image,n\na.jpg,1\n,2\n")
@@ -329,9 +329,9 @@ def test_what_cannot_be_checked_is_refused(planted, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_deduplicate_keeps_the_first_of_each_and_counts_the_others(tmp_path, capsys):
+def test_deduplicate_keeps_first_frame_and_counts_others(tmp_path, capsys):
     groups = ["v_1", "v_1", "v_1", "v_2", "v_2", "w_1"]
-    store = write_pictures(tmp_path / "store", [scene(n) for n in range(6)], groups=groups)
+    store = write_images(tmp_path / "store", [scene(n) for n in range(6)], groups=groups)
     x, y = [1, 0], [0.6, 0.8]
     manifest = {"arguments": {"store": store.fingerprint, "clip": "c"}}
     with artifacts.create(tmp_path / "e", "embeddings", manifest) as partial:
@@ -352,7 +352,7 @@ def test_deduplicate_keeps_the_first_of_each_and_counts_the_others(tmp_path, cap
         deduplicate(store.path, tmp_path / "e", tmp_path / "x", threshold=1)
 
 
-def test_lists_of_one_name_and_images_of_one_name_are_told_apart(planted, tmp_path):
+def test_find_benchmark_images_distinguishes_equal_names(planted, tmp_path):
     _, bench = planted
     other = tmp_path / "other"
     other.mkdir()
@@ -363,7 +363,7 @@ def test_lists_of_one_name_and_images_of_one_name_are_told_apart(planted, tmp_pa
     assert len(found) == 4
 
 
-def test_what_lists_lack_is_told_of_all_of_them_at_once_or_left_out(planted, tmp_path):
+def test_find_benchmark_images_reports_or_ignores_missing_images(planted, tmp_path):
     _, bench = planted
     lists = tmp_path / "lists"
     lists.mkdir()

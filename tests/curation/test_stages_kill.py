@@ -1,4 +1,4 @@
-"""Every stage of curation, killed at random moments and run again, leaves the very bytes of an undisturbed run."""
+"""Every stage of curation, killed at random moments and run again, gives the bytes of an undisturbed run."""
 
 import csv
 import os
@@ -26,7 +26,7 @@ def parent():
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory, parent, tiny_store):
-    """What each stage takes: Playroom's tiny world, and the artefacts of the stages before."""
+    """The inputs of all stages: a tiny Playroom, and the artifacts of the stages before."""
     folder = tmp_path_factory.mktemp("inputs")
 
     def run(*args):
@@ -49,7 +49,7 @@ def inputs(tmp_path_factory, parent, tiny_store):
 
 
 def stages(folder):
-    """Name -> command; ``out`` is what it makes."""
+    """Return the command of each stage; its output is ``out``."""
     world = folder / "world"
     sources = f"[{world}/web/tars,{world}/web/llava/list.json,{world}/web/parquet]"
     store, vectors = ["--store", folder / "frames"], ["--embeddings", folder / "home-vectors"]
@@ -123,29 +123,31 @@ STAGES = sorted(stages(Path()))
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory, parent, inputs):
-    """``alone(stage)``: seconds and files of an undisturbed run."""
+def undisturbed_run(tmp_path_factory, parent, inputs):
+    """``undisturbed_run(stage)``: seconds and files of an undisturbed run."""
     known = {}
 
     def run(stage):
         if stage not in known:
-            known[stage] = undisturbed(parent, stages(inputs)[stage], tmp_path_factory.mktemp(stage) / "alone")
+            known[stage] = undisturbed(parent, stages(inputs)[stage], tmp_path_factory.mktemp(stage) / "undisturbed")
         return known[stage]
 
     return run
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "frames"])  # see test_frames_kill.py
-def test_killed(tmp_path, parent, inputs, alone, stage):
+def test_stage_killed_at_random_gives_same_bytes(tmp_path, parent, inputs, undisturbed_run, stage):
     seed = time.time_ns()
-    _, different = differences(parent, stages(inputs)[stage], tmp_path / "killed", *alone(stage), seed, kills=2)
+    _, different = differences(
+        parent, stages(inputs)[stage], tmp_path / "killed", *undisturbed_run(stage), seed, kills=2
+    )
     assert not different, f"seed {seed}"
 
 
 @pytest.mark.parametrize(
     "stage", ["frames", "web", "check-contamination", "decontaminate", "embed", "playroom", "check"]
 )
-def test_a_worker_that_the_system_ends_is_told_in_one_line(tmp_path, parent, inputs, alone, stage):
+def test_stage_reports_killed_worker_in_one_line(tmp_path, parent, inputs, undisturbed_run, stage):
     others = {
         "playroom": ["playroom", "--size", "tiny", "--out", "out"],
         "check": ["store", "check", "--store", inputs / "frames"],
@@ -157,11 +159,11 @@ def test_a_worker_that_the_system_ends_is_told_in_one_line(tmp_path, parent, inp
     assert "Traceback" not in output
     assert output.splitlines()[-1].startswith("error: a worker process was killed from outside")
     finish(parent, command, tmp_path)
-    assert stage in others or tree(tmp_path) == alone(stage)[1]
+    assert stage in others or tree(tmp_path) == undisturbed_run(stage)[1]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_waits_for_another_run(tmp_path, parent, inputs, stage):
+def test_stage_waits_for_other_process(tmp_path, parent, inputs, stage):
     (tmp_path / OUTPUT).touch()
     with FileLock(tmp_path / "out.lock"):
         process = parent.start(stages(inputs)[stage], tmp_path)
@@ -171,16 +173,16 @@ def test_waits_for_another_run(tmp_path, parent, inputs, stage):
             time.sleep(0.01)
         os.kill(process, signal.SIGKILL)
         assert parent.wait() == -signal.SIGKILL
-    assert {path.name for path in tmp_path.iterdir()} == {OUTPUT, "out.lock"}  # nothing was begun
+    assert {path.name for path in tmp_path.iterdir()} == {OUTPUT, "out.lock"}  # nothing was started
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_at_twenty_moments(tmp_path, parent, inputs, alone, stage, capsys):
+def test_stage_killed_at_twenty_moments(tmp_path, parent, inputs, undisturbed_run, stage, capsys):
     survived = mismatches = 0
     for seed in range(20):
         landed, different = differences(
-            parent, stages(inputs)[stage], tmp_path / f"{seed}", *alone(stage), seed, kills=1
+            parent, stages(inputs)[stage], tmp_path / f"{seed}", *undisturbed_run(stage), seed, kills=1
         )
         survived += landed
         mismatches += bool(different)

@@ -39,8 +39,8 @@ def stores(tmp_path):
     return {"frames": frames, "web": web, "kept": kept, "other": other, "aug": aug}
 
 
-def test_the_chain_is_found_from_its_ends_alone(stores, tmp_path):
-    for name in ("frames", "web", "kept"):  # what a store was made from need not be there any more
+def test_pipeline_funnels_needs_only_last_stores(stores, tmp_path):
+    for name in ("frames", "web", "kept"):  # inputs of a store may have been deleted
         (stores[name].path / "store.json").rename(tmp_path / f"{name}.moved")
     stages = pipeline_funnels([stores["aug"].path, stores["other"].path])
     assert [stage["name"] for stage in stages] == ["frames", "filter 1", "web", "match", "filter 2"]
@@ -51,7 +51,7 @@ def test_the_chain_is_found_from_its_ends_alone(stores, tmp_path):
     assert {stages[place[parent]]["name"] for parent in match["made_from"]} == {"filter 1", "web"}
 
 
-def test_numbers_and_picture_are_written_and_printed(stores, tmp_path, capsys):
+def test_summarize_writes_and_prints_funnels(stores, tmp_path, capsys):
     summarize([stores["aug"].path], tmp_path / "report")
     numbers = json.loads((tmp_path / "report" / "funnel.json").read_text())
     assert numbers["stages"] == pipeline_funnels([stores["aug"].path])
@@ -65,15 +65,15 @@ def test_numbers_and_picture_are_written_and_printed(stores, tmp_path, capsys):
     artifacts.read_manifest(tmp_path / "report", "report")
 
 
-def lengths(picture, colour):
-    """Lengths in pixels of the bars of a colour, from the top."""
-    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    rows = (np.asarray(Image.open(picture).convert("RGB")) == wanted).all(2).sum(1)
+def lengths(image, color):
+    """Return the lengths in pixels of the bars of a color, from the top."""
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    rows = (np.asarray(Image.open(image).convert("RGB")) == wanted).all(2).sum(1)
     starts = np.flatnonzero((rows[1:] > 0) & (rows[:-1] == 0)) + 1
     return [int(rows[start + 3]) for start in starts]
 
 
-def test_bars_are_as_long_as_the_counts(tmp_path):
+def test_draw_funnels_bars_match_counts(tmp_path):
     stage = {
         "name": "filter $x$",
         "in": 1000,

@@ -1,4 +1,4 @@
-"""Two calls that make the same thing at the same time, as real processes: the second waits, and finds it whole."""
+"""Two commands that build the same artifact at the same time, as real processes."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ from support.killing import tree
 
 @pytest.fixture
 def command(tmp_path):
-    """Cuts frames of a few videos, in one process."""
+    """A command that extracts frames from a few videos, in one process."""
     for index in range(3):
         write_corpus(tmp_path, [("0:00", "M", "one. two"), ("0:06", "Mom", "three")], f"V_{index}", count=90)
     words = ["curate", "frames", "--videos", "videos", "--transcripts", "transcripts", "--out", "new/store"]
@@ -44,9 +44,9 @@ def wait_for(found):
 
 @contextmanager
 def one_stopped_and_one_waiting(command, folder):
-    """The first holds the lock and is stopped; the second has said that it waits."""
+    """Yield a first process that holds the lock and is stopped, and a second one that waits."""
     with begun(command, folder) as first:
-        wait_for((folder / "new/store.partial").exists)  # which it makes when it has the lock
+        wait_for((folder / "new/store.partial").exists)  # created when the process holds the lock
         first.send_signal(signal.SIGSTOP)
         assert not (folder / "new/store").exists()
         with begun(command, folder) as second:
@@ -55,7 +55,7 @@ def one_stopped_and_one_waiting(command, folder):
             yield first, second
 
 
-def test_the_second_waits_and_finds_it_whole(tmp_path, command):
+def test_second_command_waits_and_skips(tmp_path, command):
     with one_stopped_and_one_waiting(command, tmp_path) as (first, second):
         time.sleep(0.5)
         assert second.poll() is None
@@ -66,7 +66,7 @@ def test_the_second_waits_and_finds_it_whole(tmp_path, command):
     assert sorted(path.name for path in tmp_path.glob("new/*")) == ["store", "store.frames.csv"]
 
 
-def test_a_run_that_is_killed_lets_the_next_one_in(tmp_path, command):
+def test_second_command_builds_after_first_is_killed(tmp_path, command):
     with one_stopped_and_one_waiting(command, tmp_path) as (first, second):
         first.kill()
         assert second.wait(60) == 0
@@ -74,7 +74,7 @@ def test_a_run_that_is_killed_lets_the_next_one_in(tmp_path, command):
     assert sorted(path.name for path in tmp_path.glob("new/*")) == ["store", "store.frames.csv"]
 
 
-def test_a_lock_that_a_killed_run_left_is_no_hindrance_and_goes(tmp_path, capsys):
+def test_exclusive_ignores_and_removes_leftover_lock_file(tmp_path, capsys):
     (tmp_path / "store.lock").touch()
     with exclusive(tmp_path / "store"):
         assert (tmp_path / "store.lock").exists()
@@ -82,7 +82,7 @@ def test_a_lock_that_a_killed_run_left_is_no_hindrance_and_goes(tmp_path, capsys
     assert not capsys.readouterr().err
 
 
-def test_an_error_ends_the_lock(tmp_path):
+def test_exclusive_releases_lock_after_error(tmp_path):
     with pytest.raises(ValueError, match="mine"), exclusive(tmp_path / "store"):
         raise ValueError("mine")
     assert tree(tmp_path) == {}
@@ -99,7 +99,7 @@ def test_an_error_ends_the_lock(tmp_path):
         ("store/..", "not a valid output folder"),
     ],
 )
-def test_where_nothing_can_be_made_is_told_in_one_line(tmp_path, monkeypatch, out, message):
+def test_exclusive_reports_unwritable_output_in_one_line(tmp_path, monkeypatch, out, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=message), exclusive(Path(out)):

@@ -1,4 +1,4 @@
-"""Stores made in parts: processes that crash, are ended, or end with whoever started them."""
+"""Stores that are written in parts: processes that crash, are killed, or end with their parent."""
 
 import multiprocessing
 import os
@@ -11,13 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store.chunked_writer import UnusableInputError, part_name, store_from_parts
+from babyvlm.curation.stage import Artifact, stage
+from babyvlm.curation.store.chunked_writer import UnusableInputError, part_name, parts_folder, write_parts
+from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 
 
 @dataclass(frozen=True)
 class Act:
-    """A part of three rows that does something after the second."""
+    """A part of three rows that runs an action after the second."""
 
     number: int
     act: str
@@ -49,32 +51,43 @@ class Act:
     def _end(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def _spoil(self):
+    def _reject(self):
         raise UnusableInputError("no good")
 
     def _complain(self):
-        raise UserError("row 3: mend it")
+        raise UserError("row 3: fix it")
 
     def _linger(self):
         (self.folder / str(os.getpid())).touch()
         time.sleep(60)
 
 
-def run(folder, parts, workers):
-    return store_from_parts(
-        folder / "store",
+@stage
+def build(out, parts, num_workers):
+    """Build a store from parts."""
+    funnel = Funnel("acts")
+    artifact = Artifact("store", {"a": 1}, funnel, state=parts_folder(out))
+    folder = yield artifact
+    artifact.manifest |= write_parts(
+        folder,
         parts,
-        Funnel("acts"),
-        ["part", "problem"],
-        arguments={"a": 1},
+        funnel=funnel,
         raw={},
         licensed=False,
-        workers=workers,
+        num_workers=num_workers,
+        input_list=out.with_name("store.acts.csv"),
+        heading=["part", "problem"],
     )
+    return "built"
 
 
-def test_a_crash_costs_its_own_part_alone(tmp_path, capsys):
-    store = run(tmp_path, [Act(0, "nothing"), Act(1, "crash"), Act(2, "spoil"), Act(3, "nothing")], 2)
+def run(folder, parts, num_workers):
+    build(folder / "store", parts, num_workers)
+    return PairStore(folder / "store")
+
+
+def test_write_parts_loses_only_the_part_whose_decoder_crashes(tmp_path, capsys):
+    store = run(tmp_path, [Act(0, "nothing"), Act(1, "crash"), Act(2, "reject"), Act(3, "nothing")], 2)
     assert store.columns("key")["key"].to_pylist() == ["0_0", "0_1", "0_2", "3_0", "3_1", "3_2"]
     funnel = {
         "stage": "acts",
@@ -97,39 +110,39 @@ def test_a_crash_costs_its_own_part_alone(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_a_part_raises_reaches_the_user_and_the_others_stay(tmp_path, workers):
+def test_write_parts_raises_error_of_a_part_and_keeps_other_parts(tmp_path, workers):
     parts = [Act(0, "nothing"), Act(1, "nothing"), Act(2, "complain")]
-    with pytest.raises(UserError, match="row 3: mend it"):
+    with pytest.raises(UserError, match="row 3: fix it"):
         run(tmp_path, parts, workers)
     assert not (tmp_path / "store").exists()
     assert any((tmp_path / "store.parts" / part_name(part)).exists() for part in parts[:2])
 
 
-def test_a_process_that_is_ended_is_no_verdict_on_its_input(tmp_path):
+def test_write_parts_does_not_blame_input_when_worker_is_killed(tmp_path):
     parts = [Act(0, "nothing"), Act(1, "end")]
     with pytest.raises(UserError, match=r"killed from outside.*smaller --num_workers"):
         run(tmp_path, parts, 2)
     assert not (tmp_path / "store.parts" / part_name(parts[1])).exists()
 
 
-def test_a_part_is_named_by_what_it_is_a_function_of(tmp_path):
+def test_part_name_depends_on_arguments_only(tmp_path):
     assert part_name(Act(0, "nothing")) == part_name(Act(0, "nothing", tmp_path)) != part_name(Act(1, "nothing"))
 
 
-def test_a_call_goes_on_with_parts_of_another_one(tmp_path, capsys):
+def test_write_parts_reuses_parts_of_earlier_call(tmp_path, capsys):
     with pytest.raises(UserError):
         run(tmp_path, [Act(0, "nothing"), Act(1, "complain")], 1)
     kept = tmp_path / "store.parts" / part_name(Act(0, "nothing"))
     before = kept.stat().st_mtime_ns, pq.read_metadata(kept).num_rows
-    (tmp_path / "store.parts" / ".123.half").touch()
+    (tmp_path / "store.parts" / ".123.partial").touch()
     with pytest.raises(UserError):  # with a part more, and in another order
         run(tmp_path, [Act(2, "nothing"), Act(0, "nothing"), Act(1, "complain")], 1)
     assert (kept.stat().st_mtime_ns, pq.read_metadata(kept).num_rows) == before
-    assert not (tmp_path / "store.parts" / ".123.half").exists()
+    assert not (tmp_path / "store.parts" / ".123.partial").exists()
     assert "resuming, 1 of 3 parts" in capsys.readouterr().out
 
 
-def test_no_process_outlives_the_one_that_started_it(tmp_path):
+def test_write_parts_workers_end_with_their_parent(tmp_path):
     context = multiprocessing.get_context("spawn")
     parent = context.Process(target=run, args=(tmp_path, [Act(n, "linger", tmp_path) for n in range(2)], 2))
     parent.start()

@@ -12,6 +12,7 @@ from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store.pair_store import GROUP_ROWS, SHARD_ROWS, PairStore, split_of, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
+from babyvlm.types import Pair
 
 
 def rows(count, start=0):
@@ -24,7 +25,7 @@ def write(path, content, **extra):
     return write_store(path, content, arguments={"n": 1}, funnel=Funnel("test"), licensed=True, **extra)
 
 
-def test_rows_come_back_in_order_over_shards(tmp_path):
+def test_pair_store_reads_rows_in_order_across_shards(tmp_path):
     store = write(tmp_path / "store", rows(SHARD_ROWS + 300))
     assert len(store) == SHARD_ROWS + 300
     assert len(store.files) == 2
@@ -34,15 +35,36 @@ def test_rows_come_back_in_order_over_shards(tmp_path):
     assert store.licensed
 
 
+def test_pair_store_behaves_like_a_sequence_of_pairs(tmp_path):
+    write(tmp_path / "store", rows(SHARD_ROWS + 300))
+    store = PairStore(str(tmp_path / "store"))
+    wanted = Pair("k004100", b"x", "a ball", "s", "k004100", "train")
+    assert store[4100] == store[4100 - len(store)] == wanted
+    assert [store[index].key for index in (0, 255, 256, -1)] == ["k000000", "k000255", "k000256", "k004395"]
+    for index in (len(store), -len(store) - 1):
+        with pytest.raises(IndexError, match="out of range for 4396 pairs"):
+            store[index]
+    pairs = list(store)
+    assert len(pairs) == len(store)
+    assert pairs[4100] == wanted
+
+
+def test_pair_store_repr_describes_store(tmp_path):
+    store = write(tmp_path / "store", rows(3))
+    columns = "key, image, utterance, source, group, split"
+    assert repr(store) == f"PairStore('{tmp_path}/store', 3 pairs, licensed, columns: {columns})"
+    assert repr(PairStore(tmp_path)) == f"PairStore('{tmp_path}', not a readable store)"
+
+
 @pytest.mark.parametrize("size", [GROUP_ROWS, 2 * GROUP_ROWS])
-def test_parts_are_the_rows_cut_evenly(tmp_path, size):
+def test_pair_store_part_returns_consecutive_rows(tmp_path, size):
     store = write(tmp_path / "store", rows(SHARD_ROWS + 300))
     parts = [store.part(number, size) for number in range(-(-len(store) // size))]
     assert [row["key"] for part in parts for row in part] == store.columns("key")["key"].to_pylist()
     assert all(len(part) == size for part in parts[:-1])
 
 
-def test_extra_fields_and_equal_bytes(tmp_path):
+def test_write_store_is_deterministic_with_extra_fields(tmp_path):
     content = [row | {"clip_similarity": 0.5} for row in rows(3)]
     stores = [write(tmp_path / name, content, extra_fields={"clip_similarity": pa.float32()}) for name in "ab"]
     assert stores[0].fingerprint == stores[1].fingerprint
@@ -53,13 +75,13 @@ def test_extra_fields_and_equal_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("content", "say"), [([], "no pair is left"), ([*rows(2), *rows(1)], "more than once")], ids=["empty", "twice"]
 )
-def test_refused_and_absent(tmp_path, content, say):
+def test_write_store_rejects_empty_and_duplicate_rows(tmp_path, content, say):
     with pytest.raises(UserError, match=say):
         write(tmp_path / "store", content)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_on_the_way_leaves_nothing(tmp_path):
+def test_write_store_leaves_nothing_after_error(tmp_path):
     def broken():
         yield from rows(SHARD_ROWS + 1)
         raise RuntimeError("disk on fire")
@@ -79,7 +101,7 @@ def _write_slowly(path):
 
 
 @pytest.mark.parametrize("after", [0.3, 0.6])
-def test_killed_it_is_absent_and_made_anew(tmp_path, after):
+def test_write_store_after_kill_starts_again(tmp_path, after):
     process = multiprocessing.get_context("fork").Process(target=_write_slowly, args=(tmp_path / "store",))
     process.start()
     time.sleep(after)
@@ -91,7 +113,7 @@ def test_killed_it_is_absent_and_made_anew(tmp_path, after):
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-def test_made_already_compares_the_arguments(tmp_path):
+def test_is_complete_compares_arguments(tmp_path):
     assert not artifacts.is_complete(tmp_path / "store", "store", {"n": 1})
     write(tmp_path / "store", rows(2))
     assert artifacts.is_complete(tmp_path / "store", "store", {"n": 1})
@@ -120,7 +142,7 @@ def test_made_already_compares_the_arguments(tmp_path):
         lambda store: (store.extra_fields, store.lineage),
     ],
 )
-def test_a_damaged_store_is_told_whoever_reads_it(tmp_path, damage, say, use):
+def test_pair_store_reports_damage(tmp_path, damage, say, use):
     write(tmp_path / "store", rows(2))
     damage(tmp_path / "store")
     with pytest.raises(UserError, match=say):
@@ -128,7 +150,7 @@ def test_a_damaged_store_is_told_whoever_reads_it(tmp_path, damage, say, use):
 
 
 @pytest.mark.parametrize(("name", "value"), [("rows", 3), ("rows", None), ("shards", None), ("licensed", None)])
-def test_a_manifest_that_was_changed_by_hand_is_told(tmp_path, name, value):
+def test_pair_store_reports_inconsistent_manifest(tmp_path, name, value):
     write(tmp_path / "store", rows(2))
     path = tmp_path / "store" / "store.json"
     manifest = json.loads(path.read_text()) | {name: value}
@@ -138,7 +160,7 @@ def test_a_manifest_that_was_changed_by_hand_is_told(tmp_path, name, value):
         len(PairStore(tmp_path / "store"))
 
 
-def test_split_is_ninety_five_five():
+def test_split_of_gives_90_5_5_percent():
     splits = [split_of(f"video_{number}") for number in range(20000)]
     shares = [splits.count(name) / 20000 for name in ("train", "val", "test")]
     assert shares == pytest.approx([0.9, 0.05, 0.05], abs=0.01)

@@ -19,7 +19,7 @@ def store_command(name, **arguments):
 
 
 def fails(capsys, name, **arguments):
-    """The one line that a command says before it exits with 2."""
+    """Return the one-line error of a command that exits with status 2."""
     with pytest.raises(SystemExit) as exit_info:
         store_command(name, **arguments)
     assert exit_info.value.code == 2
@@ -29,7 +29,7 @@ def fails(capsys, name, **arguments):
 
 
 def rewrite_shard(folder, change, file="part-00000.parquet"):
-    """Change a shard's rows, and make its checksum right again: only what the check reads can tell."""
+    """Change the rows of a shard and update its checksum."""
     table = change(pq.read_table(folder / file))
     pq.write_table(table, folder / file)
     manifest = json.loads((folder / "store.json").read_text())
@@ -53,7 +53,7 @@ def bomb():
     return buffer.getvalue()
 
 
-def test_a_sound_store(tiny_store, capsys):
+def test_store_check_accepts_valid_store(tiny_store, capsys):
     store = tiny_store()
     for workers in (1, 2):
         store_command("check", store=store.path, num_workers=workers)
@@ -92,13 +92,13 @@ def rewrite_manifest(folder, **changes):
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_the_first_bad_shard_and_row_are_named(tiny_store, tmp_path, capsys, name):
+def test_store_check_names_first_invalid_shard_and_row(tiny_store, tmp_path, capsys, name):
     damage, say = DAMAGE[name]
     damage(tiny_store(path=tmp_path / "store").path)
     assert re.search(say, fails(capsys, "check", store=tmp_path / "store", num_workers=1))
 
 
-def test_the_bar_ends_before_the_error_is_told(tiny_store, tmp_path, capsys):
+def test_store_check_ends_progress_bar_before_error(tiny_store, tmp_path, capsys):
     rewrite_shard(tiny_store(path=tmp_path / "store").path, with_cell("split", 5, "dev"))
     with pytest.raises(SystemExit):
         store_command("check", store=tmp_path / "store", num_workers=1)
@@ -106,7 +106,7 @@ def test_the_bar_ends_before_the_error_is_told(tiny_store, tmp_path, capsys):
     assert -1 < told.find("checking") < told.find("error: ")
 
 
-def test_what_clashes_between_shards(tmp_path, capsys, draw_jpeg):
+def test_store_check_finds_conflicts_between_shards(tmp_path, capsys, draw_jpeg):
     row = {"image": draw_jpeg(0), "utterance": "u", "source": "s"}
     rows = [row | {"key": f"k{n:05}", "group": f"g{n}", "split": "train"} for n in range(4100)]
     write_store(tmp_path / "store", rows, arguments={}, funnel=Funnel("x"), licensed=False)
@@ -123,7 +123,7 @@ def test_what_clashes_between_shards(tmp_path, capsys, draw_jpeg):
         (tmp_path / "store/part-00001.parquet").write_bytes(before)
 
 
-def test_info_counts_and_leads_back(tiny_store, tmp_path, capsys):
+def test_store_info_prints_counts_and_lineage(tiny_store, tmp_path, capsys):
     groups = ["a", "a", "b", "b", "c", "d"]
     first = tiny_store(groups=groups, splits=["train"] * 4 + ["val", "test"])
     rows = list(first.rows())
@@ -156,7 +156,7 @@ def test_info_counts_and_leads_back(tiny_store, tmp_path, capsys):
     assert [line.split()[2][:12] for line in out.splitlines() if line.startswith("- ")][1] == first.fingerprint[:12]
 
 
-def test_head_and_sample_show_rows_without_images(tiny_store, tmp_path, capsys):
+def test_store_head_and_sample_print_rows_without_images(tiny_store, tmp_path, capsys):
     store = tiny_store(["plain", "two\nlines \x1b[31mred", "[bold]markup[/bold]", "<script>alert(1)</script>"])
     store_command("head", store=store.path, num_pairs=3)
     out = capsys.readouterr().out
@@ -172,7 +172,7 @@ def test_head_and_sample_show_rows_without_images(tiny_store, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("licensed", [True, False])
-def test_a_sample_page_is_self_contained_and_escaped(tiny_store, tmp_path, draw_jpeg, licensed):
+def test_store_sample_page_is_self_contained_and_escaped(tiny_store, tmp_path, draw_jpeg, licensed):
     store = tiny_store(["<script>alert(1)</script>", "a & b"], licensed=licensed)
     store_command("sample", store=store.path, num_pairs=9, out=tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
@@ -185,6 +185,6 @@ def test_a_sample_page_is_self_contained_and_escaped(tiny_store, tmp_path, draw_
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_every_base_column_is_checked():
+def test_fields_are_strings_and_bytes():
     assert set(FIELDS) == {"key", "image", "utterance", "source", "group", "split"}
     assert np.all([kind in (pa.string(), pa.binary()) for kind in FIELDS.values()])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,7 +22,7 @@ from rich.progress import track
 
 from babyvlm import __version__
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, PairStore, write_pairs
+from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, write_pairs
 from babyvlm.io import artifacts
 from babyvlm.io.files import write_csv
 from babyvlm.io.processes import run_in_processes
@@ -141,42 +140,6 @@ def write_parts(
             check()
 
     return write_pairs(folder, rows(), funnel=funnel, licensed=licensed, raw=raw)
-
-
-def store_from_parts(
-    out: Path,
-    parts: Sequence[Part],
-    funnel: Funnel,
-    heading: Sequence[str],
-    *,
-    arguments: Mapping[str, Any],
-    raw: Mapping[str, Any],
-    licensed: bool,
-    workers: int,
-    listed: Path | None = None,
-    check: Callable[[], None] | None = None,
-) -> PairStore | None:
-    """Build a store from parts without ``stage``. Superseded by ``write_parts``."""
-    if artifacts.is_complete(out, "store", arguments):
-        shutil.rmtree(parts_folder(out), ignore_errors=True)
-        print(f"{out}: already complete, skipping")
-        return None
-    manifest: artifacts.Manifest = {"arguments": dict(arguments), "ancestors": {}}
-    with artifacts.create(out, "store", manifest) as folder:
-        manifest |= write_parts(
-            folder,
-            parts,
-            funnel=funnel,
-            raw=raw,
-            licensed=licensed,
-            num_workers=workers,
-            input_list=listed or out.with_name(f"{out.name}.{funnel.stage}.csv"),
-            heading=heading,
-            check=check,
-        )
-        manifest["funnel"] = funnel.as_dict()
-    shutil.rmtree(parts_folder(out), ignore_errors=True)
-    return PairStore(out)
 
 
 def _read_part(path: Path, funnel: Funnel, lines: list[list[str]]) -> Iterator[dict[str, Any]]:
