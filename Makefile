@@ -86,7 +86,7 @@ benchmark-demo: data ## build benchmarks from held-out recordings (with scripted
 	    --out $(HELD)/frames --image_size 112 --max_frames 2 --licensed false
 	$(RUN) curate embed --store $(HELD)/frames --out $(HELD)/embeddings
 	$(RUN) curate filter --store $(HELD)/frames --embeddings $(HELD)/embeddings --out $(HELD)/filtered
-	$(BUILD) labeled-s --images $(HELD)/world/trials/labeled_s --out $(HELD)/labeled-s --exclude '[]' --licensed false
+	$(BUILD) labeled-s --category_folders $(HELD)/world/trials/labeled_s --out $(HELD)/labeled-s --exclude '[]' --licensed false
 	$(BUILD) phrase-pairs --store $(HELD)/filtered --split all --vocabulary $(DATA)/vocabulary --per_frame 2 --limit 200 \
 	    --out $(HELD)/pairs
 	$(VENV)/bin/python perf/scripted_review.py $(HELD)/pairs

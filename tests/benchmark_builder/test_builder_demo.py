@@ -37,7 +37,7 @@ def test_from_nothing_to_a_reviewed_benchmark_on_which_a_model_is_tested(tmp_pat
     run("curate", "embed", store="frames", out="embeddings", accelerator="cpu")
     run("curate", "filter", store="frames", embeddings="embeddings", out="filtered")
     run("curate", "vocabulary", stores="[filtered]", out="words", min_count=1)
-    build("labeled-s", images="world/trials/labeled_s", out="labeled-s", per_category=2, licensed="false")
+    build("labeled-s", category_folders="world/trials/labeled_s", out="labeled-s", per_category=2, licensed="false")
     build("phrase-pairs", store="filtered", split="all", vocabulary="words", out="pairs")
     subprocess.run([sys.executable, ROOT / "perf/scripted_review.py", "pairs"], check=True)
     build("negatives", pairs="pairs", out="negatives")

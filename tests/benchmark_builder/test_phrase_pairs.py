@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from babyvlm.__main__ import main
 from babyvlm.benchmark_builder import llm_proposals
 from babyvlm.benchmark_builder.items import Items
-from babyvlm.benchmark_builder.phrase_pairs import phrase_pairs
-from babyvlm.benchmark_builder.rule_proposals import mirror, propose_by_rules
-from babyvlm.benchmarks.phrases import Contrast, balanced, derived_class, flaw, phrase_said
+from babyvlm.benchmark_builder.phrase_pairs import add_mirrored, phrase_pairs, propose_by_rules
+from babyvlm.benchmarks.phrases import PhrasePair, balance, derived_class, extract_phrase, rejection_reason
 from babyvlm.benchmarks.vtwt import VTWT
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
@@ -68,7 +67,7 @@ def words(tiny_store, make_vocabulary):
     ],
 )
 def test_what_an_utterance_says(utterance, phrase):
-    assert phrase_said(utterance) == phrase
+    assert extract_phrase(utterance) == phrase
 
 
 @pytest.mark.parametrize(
@@ -99,26 +98,26 @@ def test_the_word_class_of_a_contrast_that_nobody_labelled(positive, negative, w
         (("wash cup", "wash spoon", "noun"), ""),
         (("red ball", "blue ball", "adjective"), ""),
         (("wash cup", "kick ball", "both"), ""),
-        (("wash the cup", "fill cup", "verb"), "a phrase is not two words in small letters"),
-        (("Wash cup", "fill cup", "verb"), "a phrase is not two words in small letters"),
-        (("wash cup", "fill cup", "colour"), "no such word class"),
-        (("wash cup", "wash giraffe", "noun"), "a word is not in the vocabulary"),
-        (("wash cup", "fill cup", "noun"), "the phrases do not differ as labelled"),
-        (("wash cup", "fill ball", "verb"), "the phrases do not differ as labelled"),
-        (("wash cup", "wash ball", "both"), "the phrases do not differ as labelled"),
-        (("wash cup", "wash cup", "verb"), "the phrases do not differ as labelled"),
-        (("red ball", "blue ball", "verb"), "the first words are not of the class"),
-        (("wash ball", "red ball", "adjective"), "the first words are not of the class"),
-        (("wash ball", "red cup", "both"), "the first words are not of the class"),
-        (("wash red", "wash blue", "noun"), "a second word is no noun"),
-        (("wash dog", "wash dogs", "noun"), "the words that differ mean the same"),
-        (("big ball", "large ball", "adjective"), "the words that differ mean the same"),
-        (("red ball", "wash cup", "both"), "the first words are not of the class"),
-        (("two dogs", "two cup", "noun"), "the utterance says the negative phrase too"),
+        (("wash the cup", "fill cup", "verb"), "phrase is not two lower-case words"),
+        (("Wash cup", "fill cup", "verb"), "phrase is not two lower-case words"),
+        (("wash cup", "fill cup", "colour"), "unknown word class"),
+        (("wash cup", "wash giraffe", "noun"), "out-of-vocabulary word"),
+        (("wash cup", "fill cup", "noun"), "phrases do not differ as labeled"),
+        (("wash cup", "fill ball", "verb"), "phrases do not differ as labeled"),
+        (("wash cup", "wash ball", "both"), "phrases do not differ as labeled"),
+        (("wash cup", "wash cup", "verb"), "phrases do not differ as labeled"),
+        (("red ball", "blue ball", "verb"), "first words are not of the labeled class"),
+        (("wash ball", "red ball", "adjective"), "first words are not of the labeled class"),
+        (("wash ball", "red cup", "both"), "first words are not of the labeled class"),
+        (("wash red", "wash blue", "noun"), "second word is not a noun"),
+        (("wash dog", "wash dogs", "noun"), "differing words have the same root"),
+        (("big ball", "large ball", "adjective"), "differing words have the same root"),
+        (("red ball", "wash cup", "both"), "first words are not of the labeled class"),
+        (("two dogs", "two cup", "noun"), "utterance contains the negative phrase"),
     ],
 )
 def test_what_makes_no_item(contrast, reason, words):
-    assert flaw(Contrast(*contrast), "two dogs and a cup", Vocabulary(words)) == reason
+    assert rejection_reason(PhrasePair(*contrast), "two dogs and a cup", Vocabulary(words)) == reason
 
 
 phrases = st.sampled_from("abcdef")
@@ -126,7 +125,7 @@ phrases = st.sampled_from("abcdef")
 
 @given(st.lists(st.tuples(phrases, phrases).filter(lambda pair: pair[0] != pair[1]), max_size=9))
 def test_balance_keeps_as_many_as_any_choice_could(pairs):
-    keep = balanced(pairs)
+    keep = balance(pairs)
     assert len(keep) == len(pairs)
 
     def is_balanced(chosen):
@@ -143,20 +142,20 @@ def test_balance_keeps_as_many_as_any_choice_could(pairs):
 
 
 def test_mirrors_serve_frames_that_the_other_phrase_fits():
-    proposed = {"f": [Contrast("a b", "c b", "verb")], "g": [Contrast("c b", "x b", "verb")], "h": []}
-    assert mirror(proposed) == {
-        "f": [Contrast("a b", "c b", "verb")],
-        "g": [Contrast("c b", "x b", "verb"), Contrast("c b", "a b", "verb")],
+    proposed = {"f": [PhrasePair("a b", "c b", "verb")], "g": [PhrasePair("c b", "x b", "verb")], "h": []}
+    assert add_mirrored(proposed) == {
+        "f": [PhrasePair("a b", "c b", "verb")],
+        "g": [PhrasePair("c b", "x b", "verb"), PhrasePair("c b", "a b", "verb")],
         "h": [],
     }
-    assert mirror(mirror(proposed)) == mirror(proposed)
+    assert add_mirrored(add_mirrored(proposed)) == add_mirrored(proposed)
 
 
 def test_rules_contrast_a_frame_with_what_other_frames_say():
     frames = {str(n): {"utterance": text} for n, text in enumerate(SAID)}
     proposed = propose_by_rules(frames, per_frame=3, seed=0)
     assert {contrast.positive for contrasts in proposed.values() for contrast in contrasts} == {
-        phrase[0] for text in SAID if (phrase := phrase_said(text))
+        phrase[0] for text in SAID if (phrase := extract_phrase(text))
     }
     assert all(len(contrasts) <= 3 and len(set(contrasts)) == len(contrasts) for contrasts in proposed.values())
     assert {contrast.word_class for contrast in proposed["0"]} == {"noun", "verb"}  # wash dog, fill cup; none of both
@@ -186,7 +185,7 @@ def test_the_command_makes_balanced_items_that_the_benchmark_can_read(store, wor
         row = rows[item.notes["key"]]
         assert (out / item.image).read_bytes() == row["image"]
         assert item.notes["utterance"] == row["utterance"]
-        assert phrase_said(row["utterance"])[0] == item.positive
+        assert extract_phrase(row["utterance"])[0] == item.positive
         assert row["split"] == "test"
     assert len({(item.notes["key"], item.positive, item.negative) for item in items}) == len(items)
     assert len(VTWT(out / "items.csv").read(out / "items.csv")) == len(items)
@@ -235,8 +234,8 @@ def test_a_language_model_proposes_and_the_checks_decide(store, words, tmp_path,
     made = [(item.positive, item.negative, item.word_class) for item in Items(tmp_path / "out").rows.values()]
     assert sorted(made) == [("fill cup", "wash cup", "verb"), ("wash cup", "fill cup", "verb")]
     said = capsys.readouterr().out
-    assert "1  a word is not in the vocabulary" in said
-    assert "1  the phrases do not differ as labelled" in said
+    assert "1  out-of-vocabulary word" in said
+    assert "1  phrases do not differ as labeled" in said
     asked = [body["messages"][1]["content"][0]["text"].split("\n")[1] for body in serving.bodies]
     assert sorted(asked) == sorted(SAID[:-1])  # the last is of the training part
     assert serving.bodies[0]["response_format"]["json_schema"]["strict"] is True

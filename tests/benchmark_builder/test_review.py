@@ -12,9 +12,16 @@ import sys
 
 import pytest
 
-from babyvlm.benchmark_builder.agreement import agreement, cohen_kappa, fleiss_kappa, sentence
 from babyvlm.benchmark_builder.items import Item, Items, write_items
-from babyvlm.benchmark_builder.verdicts import VerdictFile, read_all, read_verdicts
+from babyvlm.benchmark_builder.verdicts import (
+    VerdictFile,
+    agreement,
+    agreement_text,
+    cohen_kappa,
+    fleiss_kappa,
+    read_all,
+    read_verdicts,
+)
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 
@@ -77,10 +84,10 @@ def test_agreement_is_over_items_that_all_have_decided():
     }
     three = agreement(two | {"c": {"1": "yes", "2": "no"}})
     assert (three["measure"], three["items"], three["agreed"]) == ("Fleiss' kappa", 2, 1)
-    assert "needs two" in sentence(agreement({"a": two["a"]}))
-    assert "needs two" in sentence(agreement({}))
-    assert "no item" in sentence(agreement({"a": {"1": "yes"}, "b": {"1": "skip"}}))
-    assert "undefined" in sentence(agreement({"a": {"1": "yes"}, "b": {"1": "yes"}}))
+    assert "needs two" in agreement_text(agreement({"a": two["a"]}))
+    assert "needs two" in agreement_text(agreement({}))
+    assert "no item" in agreement_text(agreement({"a": {"1": "yes"}, "b": {"1": "skip"}}))
+    assert "undefined" in agreement_text(agreement({"a": {"1": "yes"}, "b": {"1": "yes"}}))
 
 
 def test_verdicts_survive_a_cut_line_and_stay_with_their_items(tmp_path):
@@ -89,7 +96,7 @@ def test_verdicts_survive_a_cut_line_and_stay_with_their_items(tmp_path):
         file.give("b", "no")
         assert file.undo() == "b"
         file.give("b", "skip")
-        with pytest.raises(UserError, match="another review is writing"):
+        with pytest.raises(UserError, match="in use by another review process"):
             VerdictFile(tmp_path, "ann", "these")
     path = tmp_path / "ann.jsonl"
     path.write_bytes(path.read_bytes() + b'{"item": "c", "verd')  # a crash in the middle of a write
@@ -109,10 +116,10 @@ def test_verdicts_survive_a_cut_line_and_stay_with_their_items(tmp_path):
     with pytest.raises(UserError, match="on other items"):
         VerdictFile(tmp_path, "ann", "those")
     path.write_text(path.read_text() + "[]\n")
-    with pytest.raises(UserError, match="row 7: is no verdict"):
+    with pytest.raises(UserError, match="row 7: not a verdict"):
         read_all(tmp_path, "these")
     for name in ("", "../ann", "Ann", "a" * 41, "-a", "a/b"):
-        with pytest.raises(UserError, match="small letters"):
+        with pytest.raises(UserError, match="lower-case letters"):
             VerdictFile(tmp_path, name, "these")
 
 
@@ -204,7 +211,7 @@ def test_every_verdict_is_on_disk_before_the_next_item_shows_and_a_kill_loses_no
         said, _ = page.process.communicate(timeout=20)
         assert page.process.returncode == 0
     assert "ann: 6 (5 yes, 1 no, 0 skip) of 6 items" in said
-    assert "Cohen's kappa 1.000, 6 of 6 items alike" in said
+    assert "Cohen's kappa 1.000, 6 of 6 items with equal verdicts" in said
 
 
 def test_who_may_not_ask_and_what_may_not_be_asked(items, tmp_path):
@@ -281,17 +288,17 @@ def test_in_a_browser_by_keyboard_alone(items, tmp_path):
         view.reload()  # resumes where ann was
         view.keyboard.type("ann")
         view.keyboard.press("Enter")
-        view.get_by_text("3 of 6 done").wait_for()
+        view.get_by_text("3 of 6 reviewed by ann").wait_for()
         for n in range(3, 6):
             view.get_by_text(f"wash thing{n}").wait_for()
             view.keyboard.press("y")
-        view.get_by_text("All items are done").wait_for()
+        view.get_by_text("All items are reviewed").wait_for()
         view.keyboard.press("Backspace")
         view.get_by_text("wash thing5").wait_for()
         page.process.kill()
         page.process.wait()
         view.keyboard.press("y")
-        view.get_by_text("nothing was saved").wait_for()
+        view.get_by_text("answer was not saved").wait_for()
         browser.close()
     given = read_verdicts(folder / "ann.jsonl", items.fingerprint)
     assert given == {"i0": "yes", "i1": "no", "i2": "no", "i3": "yes", "i4": "yes"}
@@ -307,7 +314,7 @@ def test_a_port_that_is_taken_and_items_that_are_none_end_in_one_line(items, tmp
     with reviewing(items, tmp_path / "verdicts") as page:
         found = run("--items", str(items.path), "--port", str(page.port))
     assert (found.returncode, found.stderr.count("\n")) == (2, 1)
-    assert f"--port {page.port}: cannot be had" in found.stderr
+    assert f"--port {page.port}: not available" in found.stderr
     (items.path / "images/2.jpg").unlink()
     found = run("--items", str(items.path))
     assert (found.returncode, "row 4: image 'images/2.jpg' is not in" in found.stderr) == (2, True)

@@ -27,7 +27,8 @@ PLACEHOLDERS = {
 ARGUMENTS = {
     "ablations run": "--rows [Playroom-CLIP]",
     "ablations status": "",
-    "benchmark build labeled-s": f"--images {DATA}/world/trials/labeled_s --out chosen --licensed false --exclude []",
+    "benchmark build labeled-s": f"--category_folders {DATA}/world/trials/labeled_s --out chosen"
+    " --licensed false --exclude []",
     "check-data": f"--videos {DATA}/world/home/videos --transcripts {DATA}/world/home/transcripts",
     "curate deduplicate": f"--store {DATA}/stores/frames --embeddings {DATA}/embeddings/frames --out deduplicated",
     "store check": f"--store {DATA}/stores/filtered",

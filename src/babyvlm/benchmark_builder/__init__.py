@@ -1,1 +1,1 @@
-"""How the tests are made: sampled, proposed, checked, reviewed, drawn, and put together."""
+"""Build benchmarks: sample trials, propose and review phrase pairs, generate negative images, assemble the result."""

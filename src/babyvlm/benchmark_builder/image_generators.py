@@ -1,4 +1,4 @@
-"""Who makes negative images: Playroom's renderer, a diffusion model on this machine, or a server."""
+"""Generators of negative images: Playroom's renderer, a diffusion model on this machine, or a server."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ if TYPE_CHECKING:
 PROMPT = "a photo of {phrase}, as seen in a home with a small child"
 
 
-class Painter(Protocol):
-    """Makes a picture of a phrase.
+class ImageGenerator(Protocol):
+    """Generates an image of a phrase.
 
     Attributes:
-        model: what makes the pictures, for the record.
+        model: name of the generator, for provenance.
     """
 
     model: str
 
-    def paint(self, phrase: str, prompt: str, seed: int, like: Path) -> Image | None:
-        """An RGB picture; None if this phrase cannot be painted.
+    def generate(self, phrase: str, prompt: str, seed: int, like: Path) -> Image | None:
+        """Return an RGB image; None if the phrase cannot be drawn.
 
         Args:
-            phrase: two words.
-            prompt: the phrase as a language model's prompt.
-            seed: all chance comes from it.
-            like: the image of the positive phrase, for painters that begin from it.
+            phrase: Two words.
+            prompt: The phrase in a text prompt.
+            seed: Random seed.
+            like: The image of the positive phrase, for generators that start from it.
         """
         ...
 
 
 def seed_of(item: Item, seed: int) -> int:
-    """A seed of its own for every item, below 2**31."""
+    """Return a seed for an item, below 2**31."""
     return int.from_bytes(hashlib.sha256(f"{seed} {item.name}".encode()).digest()[:4], "big") >> 1
 
 
-class PlayroomPainter:
-    """Draws what Playroom knows, in the style of its web pictures: out of the home camera's distribution."""
+class PlayroomGenerator:
+    """Draws things of Playroom in the style of its web images, which differs from that of the home camera."""
 
     model = "playroom"
 
-    def paint(self, phrase: str, prompt: str, seed: int, like: Path) -> Image | None:
-        """The phrase drawn; None for a thing or a word that Playroom has not."""
+    def generate(self, phrase: str, prompt: str, seed: int, like: Path) -> Image | None:
+        """Return the phrase as a drawing; None for a thing or word that Playroom does not have."""
         del prompt, like
         topic = _topic(phrase)
         return draw_studio_image(random_stream(seed, "negative", phrase), topic) if topic else None
@@ -71,14 +71,14 @@ def _topic(phrase: str) -> Topic | None:
 
 
 @dataclass
-class DiffusionPainter:
-    """A Diffusers pipeline on this machine; no code from a model's repository is run.
+class DiffusionGenerator:
+    """A Diffusers pipeline on this machine. Code from a model's repository is never run.
 
     Args:
-        model: hub name or folder, in safetensors.
-        steps: of denoising.
-        strength: how far an image goes from the positive one, 0 to 1; None paints from the prompt alone.
-        device: as in torch.
+        model: Hub name or folder, in safetensors format.
+        steps: Denoising steps.
+        strength: How much the positive image is changed, 0 to 1; None starts from the prompt only.
+        device: Torch device.
     """
 
     model: str
@@ -87,7 +87,7 @@ class DiffusionPainter:
     device: str
 
     def __post_init__(self) -> None:
-        with require_extra("gen", "--method diffusers"):
+        with require_extra("builder", "--method diffusers"):
             from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
         kind = AutoPipelineForText2Image if self.strength is None else AutoPipelineForImage2Image
         try:
@@ -96,50 +96,56 @@ class DiffusionPainter:
             raise UserError(f"--model {self.model}: diffusers cannot load it ({first_line(error)})") from None
         self._pipeline.set_progress_bar_config(disable=True)
 
-    def paint(self, phrase: str, prompt: str, seed: int, like: Path) -> Image | None:
-        """The prompt painted, the same for the same seed; None if a safety checker blacked it out."""
+    def generate(self, phrase: str, prompt: str, seed: int, like: Path) -> Image | None:
+        """Return the image of a prompt, deterministic given the seed; None if a safety checker blocked it."""
         import torch
 
         del phrase
         how: dict[str, Any] = {"num_inference_steps": self.steps, "generator": torch.Generator("cpu").manual_seed(seed)}
         if self.strength is not None:
             how |= {"image": open_rgb(like), "strength": self.strength}
-        found = self._pipeline(prompt, **how)
-        if any(getattr(found, "nsfw_content_detected", None) or []):
+        output = self._pipeline(prompt, **how)
+        if any(getattr(output, "nsfw_content_detected", None) or []):
             return None
-        image: Image = found.images[0]
+        image: Image = output.images[0]
         return image
 
 
-class ServerPainter:
-    """An OpenAI-style image endpoint. It gets the prompt, which holds the negative phrase; never an image.
+class ServerGenerator:
+    """An OpenAI-style image endpoint. It receives the prompt with the negative phrase, never an image.
 
     Args:
-        model: as the server names it.
-        base_url: up to and with ``/v1``.
-        key_file: file of the API key; None reads the environment.
-        timeout: seconds to wait for a picture.
-        size: of the picture, as in ``1024x1024``.
+        model: Name of the model on the server.
+        base_url: Including ``/v1``.
+        key_file: File with the API key; None reads the environment.
+        timeout: Seconds to wait for an image.
+        resolution: Of the image, as in ``1024x1024``.
     """
 
-    def __init__(self, model: str, base_url: str, key_file: Path | None, timeout: float, size: str) -> None:
+    def __init__(self, model: str, base_url: str, key_file: Path | None, timeout: float, resolution: str) -> None:
         with require_extra("llm", "--method server"):
             from babyvlm.curation.rewrite.llm.client import open_server
-        self.model, self.size = model, size
+        self.model, self.resolution = model, resolution
         self._server = open_server(base_url, key_file, timeout, licensed=None)
 
-    def paint(self, phrase: str, prompt: str, seed: int, like: Path) -> Image | None:
-        """The prompt painted. Such servers take no seed.
+    def generate(self, phrase: str, prompt: str, seed: int, like: Path) -> Image | None:
+        """Return the image of a prompt. Such servers have no seed.
 
         Raises:
-            UserError: the server does not answer, or not with a picture.
+            UserError: The server does not answer, or not with an image.
         """
         from babyvlm.curation.rewrite.llm.client import RequestError
 
         del phrase, seed, like
-        # gpt-image models always answer with the bytes, and refuse to be told.
+        # gpt-image models always return bytes and reject this option.
         how: dict[str, Any] = {} if self.model.startswith("gpt-image") else {"response_format": "b64_json"}
-        how |= {"model": self.model, "prompt": prompt, "n": 1, "size": self.size, "extra_headers": self._server.headers}
+        how |= {
+            "model": self.model,
+            "prompt": prompt,
+            "n": 1,
+            "size": self.resolution,
+            "extra_headers": self._server.headers,
+        }
         make: Any = self._server.client.images.generate
         try:
             reply = self._server.send_with_retries(lambda: make(**how))
@@ -148,11 +154,11 @@ class ServerPainter:
         except RequestError as error:
             raise UserError(f"{self._server.base_url}: {error.reason} ({error.detail})") from None
         except (BrokenImageError, ValueError) as error:
-            raise UserError(f"{self._server.base_url}: answered without a picture ({error})") from None
+            raise UserError(f"{self._server.base_url}: returned no image ({error})") from None
 
 
-def png(image: Image) -> bytes:
-    """The picture as PNG bytes: generated once, so that nothing is lost afterwards."""
+def to_png(image: Image) -> bytes:
+    """Encode an image losslessly."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

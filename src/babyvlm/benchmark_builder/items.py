@@ -1,7 +1,8 @@
-"""What the steps of making a test hand on: images, each with a phrase that fits it and one that does not."""
+"""Items that one step of building a benchmark hands to the next: an image with a matching and a wrong phrase."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-# The authors' columns (spec: the lists as users have them); VTWT's word class is ours.
+# The authors' columns; VTWT's word class is ours.
 LABELED_COLUMNS = ("trial_id", "target_category", "real_category", "image")
 VTWT_COLUMNS = ("image", "positive_phrase", "negative_phrase", "word_class")
 WINOGROUND_COLUMNS = ("instance_id", "positive_phrase", "negative_phrase", "image", "image_tag")
 COLUMNS = ("item", "image", "positive_phrase", "negative_phrase", "word_class")
 LIST = "items.csv"
+NAME = re.compile(r"\w[\w.-]*")  # becomes part of file names
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,12 @@ class Item:
     """An image and two phrases.
 
     Attributes:
-        name: unique among its items.
-        image: path below the items' folder.
-        positive: the phrase that fits the image.
+        name: unique in its list.
+        image: path below the folder of the items.
+        positive: the phrase that matches the image.
         negative: the phrase that does not.
         word_class: what differs between them: ``noun``, ``verb``, ``adjective`` or ``both`` words.
-        notes: where it came from; further columns of the list.
+        notes: provenance; further columns of the list.
     """
 
     name: str
@@ -46,32 +48,37 @@ class Item:
 
 @dataclass(frozen=True)
 class Items:
-    """A folder of items: ``items.csv``, the images, and ``items.json``, which says how they came about.
+    """A folder of items: ``items.csv``, the images, and the manifest ``items.json``.
 
     Raises:
-        UserError: on first use, if it is none.
+        UserError: On first use, if the folder is not one of items.
     """
 
     path: Path
 
     @cached_property
     def manifest(self) -> artifacts.Manifest:
-        """The contents of ``items.json``."""
+        """Content of ``items.json``."""
         return artifacts.read_manifest(self.path, "items")
 
     @property
     def fingerprint(self) -> str:
-        """Hash over the contents."""
+        """Hash of the contents."""
         return artifacts.fingerprint(self.path, "items")
 
     @property
+    def lineage(self) -> dict[str, artifacts.Manifest]:
+        """The items and all artifacts that they were built from, by fingerprint."""
+        return artifacts.lineage(self.path, "items")
+
+    @property
     def licensed(self) -> bool:
-        """Whether the images may never leave the machine."""
+        """Whether the images must stay on this machine."""
         return bool(self.manifest["licensed"])
 
     @cached_property
     def rows(self) -> dict[str, Item]:
-        """The items by name, in the order of the list."""
+        """Items by name, in the order of the list."""
         found: dict[str, Item] = {}
         for row in read_rows(self.path / LIST, COLUMNS):
             notes = {name: cell for name, cell in row.cells.items() if name not in COLUMNS}
@@ -79,15 +86,17 @@ class Items:
             item = Item(name, path, positive, negative, word_class, notes)
             image = resolve_inside(self.path, item.image)
             if image is None or not image.is_file():
-                raise UserError(f"{self.path / LIST}: row {row.line}: image {item.image!r} is not in {self.path}")
+                raise UserError(f"{self.path / LIST}, row {row.line}: image {item.image!r} is not in {self.path}")
+            if not NAME.fullmatch(item.name):
+                raise UserError(f"{self.path / LIST}, row {row.line}: item {item.name!r}: invalid name")
             if item.name in found:
-                raise UserError(f"{self.path / LIST}: row {row.line}: item {item.name!r} comes twice")
+                raise UserError(f"{self.path / LIST}, row {row.line}: duplicate item {item.name!r}")
             found[item.name] = item
         return found
 
 
 def write_items(folder: Path, items: Iterable[Item]) -> dict[str, str]:
-    """Write the list of items whose images are in ``folder`` already; all have the same notes.
+    """Write the list of items whose images are in ``folder``; all items have the same notes.
 
     Returns:
         Hashes of the list and of each image, for the manifest.

@@ -1,4 +1,4 @@
-"""Labeled-S trials out of category folders: one word, four images of four categories."""
+"""Sample Labeled-S trials from category folders: one word, four images of four categories."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from babyvlm.benchmark_builder.items import LABELED_COLUMNS
 from babyvlm.benchmarks.results import world_of
 from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import write_csv
@@ -18,44 +19,44 @@ from babyvlm.io.images import BrokenImageError, open_rgb
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-OPTIONS = 4  # images a trial (Orhan et al. 2020; CVCL)
-UNUSED = ("carseat", "couch", "greenery", "plushanimal")  # folders of Labeled-S that the authors' trials leave out
+OPTIONS = 4  # images per trial (Orhan et al. 2020; CVCL)
+UNUSED = ("carseat", "couch", "greenery", "plushanimal")  # folders of Labeled-S that the authors' trials do not use
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 LIST = "labeled_s.csv"
 
 
-@artifacts.one_at_a_time
+@stage
 def labeled_s(
-    images: Path,
+    category_folders: Path,
     out: Path,
     per_category: int = 100,
     exclude: tuple[str, ...] = UNUSED,
     seed: int = 0,
     licensed: bool = True,
-) -> None:
-    """Sample Labeled-S trials from a folder of category folders.
+) -> Stage:
+    """Sample Labeled-S trials from folders of images, one per category.
 
-    Out comes a folder with the list of trials. Every category is the target of as many trials, and a foil as often as
-    any other. Images that cannot be opened or that stand in two categories are left out; of equal files in one category
-    one is used.
+    Every category is the target of equally many trials and a distractor as often as any other. Images that cannot be
+    opened or that occur in two categories are left out; identical files within a category count once.
 
     For example:
-        python -m babyvlm benchmark build labeled-s --images labeled_s --out build/labeled-s
+        python -m babyvlm benchmark build labeled-s --category_folders labeled_s --out build/labeled-s
 
     Args:
-        images: folder with a folder of images a category.
-        out: folder to make: `labeled_s.csv` in the authors' columns, and the images.
+        category_folders: folder with one subfolder of images per category.
+        out: folder to create: `labeled_s.csv` in the authors' columns, and the images.
         per_category: trials with a category as the target; 22 x 100 in the paper.
         exclude: categories that are not used.
-        seed: all chance comes from it.
-        licensed: whether the images may never leave this machine.
+        seed: random seed.
+        licensed: whether the images must stay on this machine.
 
     Raises:
-        UserError: fewer than four categories, or one without a usable image.
+        UserError: There are fewer than four categories, or a category has no usable image.
     """
     if per_category < 1:
         raise UserError(f"--per_category {per_category}: must be 1 or more")
-    digests = _digests(images, exclude)
+    digests = _digests(category_folders, exclude)
+    funnel = Funnel("labeled-s", unit="images")
     arguments = {
         "command": "labeled-s",
         "images": digests,
@@ -63,66 +64,62 @@ def labeled_s(
         "seed": seed,
         "licensed": licensed,
     }
-    if artifacts.is_complete(out, "labeled-s", arguments):
-        print(f"{out}: already complete, skipping")
-        return
-    funnel = Funnel("labeled-s", unit="images")
-    usable = _usable(images, digests, funnel)
+    artifact = Artifact("labeled-s", arguments, funnel)
+    folder = yield artifact
+    usable = _usable(category_folders, digests, funnel)
     rows = list(sample_trials(usable, per_category, seed))
-    manifest: artifacts.Manifest = {
-        "arguments": arguments,
+    for image in sorted({row[-1] for row in rows}):
+        (folder / "labeled_s" / image).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(category_folders / image, folder / "labeled_s" / image)
+    write_csv(folder / LIST, [LABELED_COLUMNS, *((*row[:-1], f"labeled_s/{row[-1]}") for row in rows)])
+    count = len(rows) // OPTIONS
+    artifact.manifest |= {
         "licensed": licensed,
-        "funnel": funnel.as_dict(),
         "categories": sorted(usable),
-        "trials": len(rows) // OPTIONS,
-        "world": world_of(images / "any"),
+        "trials": count,
+        "world": world_of(category_folders / "any"),
     }
-    with artifacts.create(out, "labeled-s", manifest) as partial:
-        for image in sorted({row[-1] for row in rows}):
-            (partial / "labeled_s" / image).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(images / image, partial / "labeled_s" / image)
-        write_csv(partial / LIST, [LABELED_COLUMNS, *((*row[:-1], f"labeled_s/{row[-1]}") for row in rows)])
-    print(f"{funnel}\n{out}: {len(rows) // OPTIONS:,} trials of {len(usable)} categories")
+    return f"{count:,} trials of {len(usable)} categories"
 
 
 def sample_trials(
     images: Mapping[str, Sequence[str]], per_category: int, seed: int
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Rows of trials: trial, target category, category and name of one of its four images.
+    """Yield rows of trials: trial, target category, category and name of one of its four images.
 
-    In every round each category is the target once and a foil three times, beside others each time: by categories in
-    a shuffled circle, of which the foils are those at three distances, the same for all. Images are dealt like cards,
-    so that all are used before one is used again.
+    In every round each category is the target once and a distractor three times, each time with other categories: the
+    categories are shuffled into a circle, and the distractors of a target are those at three distances, the same for
+    all targets. The images of a category are drawn without replacement until all of them have been used.
 
     Args:
-        images: names of the images of each category; at least four categories, none empty.
-        per_category: rounds.
-        seed: all chance comes from it.
+        images: Names of the images of each category; at least four categories, none empty.
+        per_category: Number of rounds.
+        seed: Random seed.
     """
     rng = random.Random(seed)
     circle = sorted(images)
-    targets = {category: _dealt(images[category], rng) for category in circle}
-    foils = {category: _dealt(images[category], rng) for category in circle}
+    targets = {category: _shuffled_forever(images[category], rng) for category in circle}
+    distractors = {category: _shuffled_forever(images[category], rng) for category in circle}
     for turn in range(per_category):
         rng.shuffle(circle)
         distances = rng.sample(range(1, len(circle)), OPTIONS - 1)
         for place, target in enumerate(circle):
             others = [circle[(place + distance) % len(circle)] for distance in distances]
-            options = [(target, next(targets[target])), *((other, next(foils[other])) for other in others)]
+            options = [(target, next(targets[target])), *((other, next(distractors[other])) for other in others)]
             rng.shuffle(options)
             trial = str(turn * len(circle) + place)
             yield from ((trial, target, category, image) for category, image in options)
 
 
-def _dealt(cards: Sequence[str], rng: random.Random) -> Iterator[str]:
+def _shuffled_forever(names: Sequence[str], rng: random.Random) -> Iterator[str]:
     while True:
-        yield from rng.sample(cards, len(cards))
+        yield from rng.sample(names, len(names))
 
 
 def _digests(root: Path, exclude: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Category -> name of the image below ``root`` -> hash of its bytes."""
+    """Return category -> name of the image below ``root`` -> hash of its bytes."""
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; give one with a folder of images a category")
+        raise UserError(f"--category_folders {root}: not a folder. It needs one subfolder of images per category")
     folders = [folder for folder in sorted(root.iterdir()) if folder.is_dir() and folder.name not in exclude]
     found = {
         folder.name: {
@@ -134,22 +131,22 @@ def _digests(root: Path, exclude: Sequence[str]) -> dict[str, dict[str, str]]:
     }
     found = {category: names for category, names in found.items() if names}
     if len(found) < OPTIONS:
-        raise UserError(f"{root}: holds {len(found)} categories with images; a trial needs {OPTIONS}")
+        raise UserError(f"{root}: contains {len(found)} categories with images; a trial needs {OPTIONS}")
     return found
 
 
 def _usable(root: Path, digests: Mapping[str, Mapping[str, str]], funnel: Funnel) -> dict[str, list[str]]:
-    """Names of the images that stand for one category, each content once."""
-    homes: dict[str, set[str]] = {}
+    """Return the usable images of each category; identical files count once."""
+    categories_of: dict[str, set[str]] = {}
     for category, names in digests.items():
         for digest in names.values():
-            homes.setdefault(digest, set()).add(category)
+            categories_of.setdefault(digest, set()).add(category)
     usable: dict[str, list[str]] = {}
     for category, names in digests.items():
         seen: set[str] = set()
         usable[category] = []
         for name, digest in names.items():
-            reason = _flaw(root / name, categories=len(homes[digest]), again=digest in seen)
+            reason = _rejection(root / name, categories=len(categories_of[digest]), duplicate=digest in seen)
             seen.add(digest)
             if reason:
                 funnel.drop(reason)
@@ -157,15 +154,15 @@ def _usable(root: Path, digests: Mapping[str, Mapping[str, str]], funnel: Funnel
                 funnel.keep()
                 usable[category].append(name)
         if not usable[category]:
-            raise UserError(f"{root / category}: no usable image is left; mend the folder or --exclude it")
+            raise UserError(f"{root / category}: no usable image. Fix the folder or pass it to --exclude")
     return usable
 
 
-def _flaw(path: Path, *, categories: int, again: bool) -> str:
+def _rejection(path: Path, *, categories: int, duplicate: bool) -> str:
     if categories > 1:
-        return "stands in two categories"
-    if again:
-        return "the same file again"
+        return "occurs in two categories"
+    if duplicate:
+        return "identical file"
     try:
         open_rgb(path)
     except BrokenImageError:

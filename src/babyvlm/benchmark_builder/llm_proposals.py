@@ -1,4 +1,4 @@
-"""Phrase pairs proposed by a language model: one call a frame or an utterance, kept in a ledger, paid for once."""
+"""Phrase pairs proposed by a language model: one call per frame or utterance, recorded in a ledger, paid once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import Progress
 
-from babyvlm.benchmarks.phrases import Contrast
+from babyvlm.benchmarks.phrases import PhrasePair
 from babyvlm.curation.rewrite.llm.calls import CallRunner
 from babyvlm.curation.rewrite.llm.client import open_server
 from babyvlm.curation.rewrite.llm.ledger import Ledger
@@ -25,9 +25,9 @@ from babyvlm.curation.rewrite.llm.prompt import MESSAGE_TOKENS, MIN_BYTES_PER_TO
 from babyvlm.errors import UserError
 
 Frame = Mapping[str, Any]  # a row of a store
-VERSION = "phrase_pairs_v1"
+VERSION = "phrase_pairs_v2"
 MAX_OUTPUT_TOKENS = 300  # four pairs take about 120. Our choice.
-IMAGE_TOKENS = 3000  # more than any server we know of counts for a small picture (OpenAI's gpt-4o-mini: 2,833)
+IMAGE_TOKENS = 3000  # above what any known server counts for a small image (OpenAI's gpt-4o-mini: 2,833)
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -61,7 +61,7 @@ class ProposedPair(BaseModel):
 
 
 class Proposal(BaseModel):
-    """A model's proposals, as in ``SCHEMA``."""
+    """The proposals of a model, as in ``SCHEMA``."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -70,7 +70,7 @@ class Proposal(BaseModel):
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is asked; each is an argument of ``benchmark build phrase-pairs`` and told there."""
+    """How to call the model; the options of ``benchmark build phrase-pairs`` with these names."""
 
     model: str
     base_url: str
@@ -82,9 +82,9 @@ class Options:
     max_cost: float | None
 
     def check(self) -> None:
-        """Refuse what cannot work."""
+        """Raise a ``UserError`` for invalid options."""
         if not self.model:
-            raise UserError("--model: name the model, as the server at --base_url calls it")
+            raise UserError("--model: pass the name of the model on the server at --base_url")
         if self.concurrent_requests < 1 or self.timeout <= 0:
             raise UserError("--concurrent_requests must be 1 or more, --timeout above 0")
         if self.max_cost is not None and (self.prices is None or not self.max_cost >= 0):
@@ -92,24 +92,24 @@ class Options:
 
 
 def prompt_id(show: str) -> str:
-    """Name of the prompt, with a hash of all that is sent besides a frame."""
+    """Return the version of the prompt with a hash of everything that is sent except the frame."""
     sent = json.dumps([show, _prompt({}, show).request("", "")])
     return f"{VERSION}-{hashlib.sha256(sent.encode()).hexdigest()[:12]}"
 
 
 def propose_by_llm(
     frames: Mapping[str, Frame], ledger_path: Path, options: Options, licensed: Path | None
-) -> dict[str, list[Contrast]]:
-    """What a model proposes for each frame; nothing for one without an answer. What is sent alike is asked once.
+) -> dict[str, list[PhrasePair]]:
+    """Return a model's proposals for each frame; none for a frame without an answer. Equal requests are sent once.
 
     Args:
-        frames: rows of a store, by key.
-        ledger_path: where answers are kept.
-        options: whom to ask, and how.
-        licensed: the store, if neither its frames nor its utterances may leave this machine.
+        frames: Rows of a store, by key.
+        ledger_path: File where answers are kept.
+        options: How to call the model.
+        licensed: The store, if its frames and utterances must stay on this machine.
 
     Raises:
-        UserError: the server may not be asked, refuses every call, or the limit on the cost is reached.
+        UserError: The server is not allowed, refuses every call, or the cost limit is reached.
     """
     options.check()
     server = open_server(options.base_url, options.key_file, options.timeout, licensed)
@@ -123,33 +123,33 @@ def propose_by_llm(
         calls = {item: ledger.last(digest(item)) for item in shown}
         left = [item for item, call in calls.items() if call is None or (call.state == "failed" and call.paid == "no")]
         with Progress(console=Console(stderr=True)) as progress:
-            task = progress.add_task("asking", total=len(left))
+            task = progress.add_task("requesting proposals", total=len(left))
             done = partial(progress.advance, task)
-            whole = CallRunner(server, ledger, budget, options.concurrent_requests, done, prompt).run(left)
-        if not whole:
+            complete = CallRunner(server, ledger, budget, options.concurrent_requests, done, prompt).run(left)
+        if not complete:
             raise UserError(
                 f"--max_cost {options.max_cost} reached: {budget} spent; answers are kept in {ledger_path}; "
-                "raise it to go on"
+                "raise the limit to continue"
             )
         answers = {item: ledger.last(digest(item)) for item in shown}
     failed = sum(call is None or call.state != "answered" for call in answers.values())
-    print(f"{len(shown):,} questions, {failed:,} without a sound answer; spent in all: {budget}")
+    print(f"{len(shown):,} requests, {failed:,} without a valid answer; total cost: {budget}")
     return {
-        key: _contrasts(call.content)
+        key: _phrase_pairs(call.content)
         for key, item in item_of.items()
         if (call := answers[item]) and call.state == "answered"
     }
 
 
-def _contrasts(content: str | None) -> list[Contrast]:
+def _phrase_pairs(content: str | None) -> list[PhrasePair]:
     pairs = Proposal.model_validate_json(content or "").pairs
-    return [Contrast(pair.positive, pair.negative, pair.differs) for pair in pairs]
+    return [PhrasePair(pair.positive, pair.negative, pair.differs) for pair in pairs]
 
 
 def _item(frame: Frame, show: str) -> str:
-    """What names a question: all of the frame that is sent."""
-    picture = hashlib.sha256(frame["image"]).hexdigest() if show != "utterance" else ""
-    return f"{picture} {clean(frame['utterance']) if show != 'frame' else ''}"
+    """Return the key of a request: everything that is sent of the frame."""
+    image = hashlib.sha256(frame["image"]).hexdigest() if show != "utterance" else ""
+    return f"{image} {clean(frame['utterance']) if show != 'frame' else ''}"
 
 
 def _prompt(shown: Mapping[str, Frame], show: str) -> Prompt:
@@ -175,8 +175,8 @@ def _prompt(shown: Mapping[str, Frame], show: str) -> Prompt:
     fixed = len(json.dumps(system + json.dumps(SCHEMA)).encode())
 
     def max_input_tokens(item: str) -> int:
-        picture = IMAGE_TOKENS if show != "utterance" else 0
-        return MESSAGE_TOKENS + fixed // MIN_BYTES_PER_TOKEN + len(item.encode()) + picture
+        image_tokens = IMAGE_TOKENS if show != "utterance" else 0
+        return MESSAGE_TOKENS + fixed // MIN_BYTES_PER_TOKEN + len(item.encode()) + image_tokens
 
     return Prompt(request, max_input_tokens, MAX_OUTPUT_TOKENS, Proposal)
 

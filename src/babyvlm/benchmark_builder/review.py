@@ -1,4 +1,4 @@
-"""The review page: one image, two phrases and one keystroke at a time, on this machine only."""
+"""Serve the review page on this machine: one image, two phrases, one keystroke."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from babyvlm.benchmark_builder.agreement import agreement, sentence
 from babyvlm.benchmark_builder.items import Items
-from babyvlm.benchmark_builder.verdicts import VERDICTS, read_all
+from babyvlm.benchmark_builder.verdicts import VERDICTS, agreement, agreement_text, read_all
 from babyvlm.errors import UserError
 from babyvlm.io.extras import require_extra
 
@@ -19,22 +18,22 @@ if TYPE_CHECKING:
 
 
 def review(items: Path, verdicts: Path | None = None, port: int = 8017) -> None:
-    """Serve a page on which people judge items one by one; end it with Ctrl-C.
+    """Serve a page on which reviewers judge items one by one. Stop it with Ctrl-C.
 
-    A person opens the address that is printed, gives a name, and answers by one key an item whether the image shows
-    the first phrase and not the second: y, n, s to skip, u to take the last answer back. Every answer is on disk
-    before the next item shows; the same name goes on where it was.
+    A reviewer opens the printed address, enters a name, and answers with one key per item whether the image shows the
+    first phrase and not the second: y (yes), n (no), s (skip), u (undo). Every answer is on disk before the next item
+    is shown. A reviewer who enters the same name again continues at the first unanswered item.
 
     For example:
         python -m babyvlm benchmark build review --items build/pairs
 
     Args:
-        items: phrase pairs or negative images, as `phrase-pairs` and `negatives` make them.
-        verdicts: folder of the answers, a file a reviewer; `<items>.verdicts` if not given.
-        port: on 127.0.0.1; 0 takes a free one.
+        items: output of `phrase-pairs` or `negatives`.
+        verdicts: folder of the answers, one file per reviewer; `<items>.verdicts` by default.
+        port: on 127.0.0.1; 0 selects a free port.
 
     Raises:
-        UserError: the items cannot be read, or the port is taken.
+        UserError: The items cannot be read, or the port is in use.
     """
     with require_extra("review", "the review page"):
         from werkzeug.serving import make_server
@@ -48,7 +47,7 @@ def review(items: Path, verdicts: Path | None = None, port: int = 8017) -> None:
         app = ReviewApp(source, folder, token, port)
         server = make_server("127.0.0.1", port, app, threaded=True, request_handler=QuietHandler, fd=listener.fileno())
         print(
-            f"{len(source.rows):,} items; verdicts go to {folder}\nopen http://127.0.0.1:{port}/?token={token}",
+            f"{len(source.rows):,} items; verdicts are written to {folder}\nopen http://127.0.0.1:{port}/?token={token}",
             flush=True,
         )
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -62,44 +61,44 @@ def review(items: Path, verdicts: Path | None = None, port: int = 8017) -> None:
 
 
 def verdicts_of(items: Path) -> Path:
-    """Where the verdicts on items are, if nobody says otherwise."""
+    """Return the default folder of verdicts on items."""
     return items.with_name(f"{items.name}.verdicts")
 
 
 def accepted(items: Items, verdicts: Path, reviewers: int = 1) -> list[str]:
-    """Names of the items to which every reviewer who answered said yes, in order; a skip is no answer.
+    """Return the names of items that no reviewer rejected and enough accepted, in order; a skip is no answer.
 
     Args:
-        items: what was judged.
-        verdicts: folder of the answers.
-        reviewers: how many must have said yes.
+        items: What was judged.
+        verdicts: Folder of the answers.
+        reviewers: Minimum number of reviewers who answered yes.
 
     Raises:
-        UserError: there is no answer, or no item is accepted.
+        UserError: There are no answers, or no item is accepted.
     """
     given = read_all(verdicts, items.fingerprint)
     if not given:
-        raise UserError(f"{verdicts}: holds no verdicts; review {items.path} first (benchmark build review)")
-    names = [name for name in items.rows if _accepted([mine.get(name, "skip") for mine in given.values()], reviewers)]
+        raise UserError(f"{verdicts}: no verdicts. Review {items.path} first (benchmark build review)")
+    names = [name for name in items.rows if _accepted([own.get(name, "skip") for own in given.values()], reviewers)]
     if not names:
-        raise UserError(f"{verdicts}: no item has a yes of {reviewers} and no no; review more of {items.path}")
+        raise UserError(f"{verdicts}: no item was accepted by {reviewers} reviewers. Review more of {items.path}")
     return names
 
 
-def _accepted(said: list[str], reviewers: int) -> bool:
-    return "no" not in said and said.count("yes") >= reviewers
+def _accepted(answers: list[str], reviewers: int) -> bool:
+    return "no" not in answers and answers.count("yes") >= reviewers
 
 
 def summary(items: Items, verdicts: Path) -> str:
-    """How far each reviewer is, and how far they agree."""
+    """Return the progress and the agreement of the reviewers, as text."""
     given = read_all(verdicts, items.fingerprint)
-    lines = [f"{name}: {_count(mine)} of {len(items.rows)} items" for name, mine in given.items()]
-    return "\n".join([*lines, sentence(agreement(given))])
+    lines = [f"{name}: {_count(own)} of {len(items.rows)} items" for name, own in given.items()]
+    return "\n".join([*lines, agreement_text(agreement(given))])
 
 
-def _count(mine: Mapping[str, str]) -> str:
-    counts = (f"{list(mine.values()).count(verdict)} {verdict}" for verdict in VERDICTS)
-    return f"{len(mine)} ({', '.join(counts)})"
+def _count(own: Mapping[str, str]) -> str:
+    counts = (f"{list(own.values()).count(verdict)} {verdict}" for verdict in VERDICTS)
+    return f"{len(own)} ({', '.join(counts)})"
 
 
 def _listening(port: int) -> socket.socket:
@@ -110,5 +109,5 @@ def _listening(port: int) -> socket.socket:
         listener.listen()
     except (OSError, OverflowError) as error:
         listener.close()
-        raise UserError(f"--port {port}: cannot be had ({error}); choose another, or 0 for a free one") from None
+        raise UserError(f"--port {port}: not available ({error}). Pass a different port, or 0 for a free one") from None
     return listener

@@ -1,8 +1,7 @@
-"""The review page's server side, as a WSGI application on Werkzeug.
+"""The server of the review page: a WSGI application on Werkzeug.
 
-Who may ask: the page's own address as ``Host`` (a foreign name that resolves to this machine is refused, which is what
-DNS rebinding needs), no other page's ``Origin``, and the token that was printed, kept by the browser in a cookie; so
-other users of the machine see nothing either.
+A request must have the page's own address as ``Host`` (which prevents DNS rebinding), no other page as ``Origin``, and
+the printed token, which the browser keeps in a cookie (which excludes other users of the machine).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 COOKIE = "babyvlm_review"
 PAGE = ("review.html", "review.css", "review.js")
-MOST_BYTES = 4096  # of a request; ours are below 300
+MAX_REQUEST_BYTES = 4096  # requests of the page are below 300
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
@@ -44,20 +43,20 @@ HEADERS = {
 
 
 class QuietHandler(WSGIRequestHandler):
-    """Logs nothing: a line a keystroke would bury what is printed, and requests hold the token."""
+    """Disables the request log, which would print a line per keystroke and the token."""
 
     def log_request(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class ReviewApp:
-    """Serves items to reviewers and writes their verdicts down.
+    """Serves items to reviewers and records their verdicts.
 
     Args:
-        items: what is judged.
-        verdicts: folder of the reviewers' files.
-        token: who has it may review.
-        port: of the page's own address.
+        items: What is judged.
+        verdicts: Folder of the reviewers' files.
+        token: Grants access.
+        port: Of the page's own address.
     """
 
     def __init__(self, items: Items, verdicts: Path, token: str, port: int) -> None:
@@ -65,7 +64,7 @@ class ReviewApp:
         self._root = items.path
         self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
         self._files: dict[str, VerdictFile] = {}
-        self._lock = threading.Lock()  # one change at a time, whoever makes it
+        self._lock = threading.Lock()  # serializes changes of all requests
         routes = {"next": self._next, "verdict": self._verdict, "undo": self._undo}
         self._routes = Map(
             [
@@ -79,7 +78,7 @@ class ReviewApp:
     def __call__(self, environ: WSGIEnvironment, start_response: Any) -> Iterable[bytes]:  # noqa: ANN401 - WSGI's
         """Answer one request."""
         request = Request(environ)
-        request.max_content_length = MOST_BYTES
+        request.max_content_length = MAX_REQUEST_BYTES
         try:
             response = self._answer(request)
         except UserError as error:
@@ -90,7 +89,7 @@ class ReviewApp:
         return response(environ, start_response)
 
     def close(self) -> None:
-        """Let go of the reviewers' files."""
+        """Close the reviewers' files."""
         with self._lock:
             for file in self._files.values():
                 file.__exit__()
@@ -98,16 +97,16 @@ class ReviewApp:
     def _answer(self, request: Request) -> Response:
         host = request.headers.get("Host", "")
         if host not in self._hosts:
-            raise Forbidden("this page answers to its own address only")
+            raise Forbidden("open this page by its own address")
         if request.headers.get("Origin", f"http://{host}") != f"http://{host}":
-            raise Forbidden("another page may not ask this one")
+            raise Forbidden("requests from other pages are not allowed")
         given = request.args.get("token")
         if given is not None and request.path == "/" and self._is_token(given):
             response = redirect("/", 303)
             response.set_cookie(COOKIE, given, httponly=True, samesite="Strict")
             return response
         if not self._is_token(request.cookies.get(COOKIE, "")):
-            raise Forbidden("open the address that was printed, with its token")
+            raise Forbidden("open the printed address, including its token")
         endpoint, arguments = self._routes.bind_to_environ(request.environ).match()
         response = endpoint(request, **arguments)
         assert isinstance(response, Response)
@@ -130,22 +129,22 @@ class ReviewApp:
 
     def _next(self, request: Request) -> Response:
         with self._lock:
-            return self._show(self._file(_asked(request, "reviewer")))
+            return self._show(self._file(_parameter(request, "reviewer")))
 
     def _verdict(self, request: Request) -> Response:
-        reviewer, item, verdict = (_asked(request, name) for name in ("reviewer", "item", "verdict"))
+        reviewer, item, verdict = (_parameter(request, name) for name in ("reviewer", "item", "verdict"))
         if verdict not in VERDICTS or item not in self._rows:
-            raise BadRequest("no such verdict or item")
+            raise BadRequest("unknown verdict or item")
         with self._lock:
             file = self._file(reviewer)
             if item in file.given:
-                raise Conflict("this item has a verdict already (from another window?); reload the page")
+                raise Conflict("this item already has a verdict, perhaps from another window. Reload the page")
             file.give(item, verdict)
             return self._show(file)
 
     def _undo(self, request: Request) -> Response:
         with self._lock:
-            file = self._file(_asked(request, "reviewer"))
+            file = self._file(_parameter(request, "reviewer"))
             return self._show(file, file.undo())
 
     def _file(self, reviewer: str) -> VerdictFile:
@@ -154,7 +153,7 @@ class ReviewApp:
         return self._files[reviewer]
 
     def _show(self, file: VerdictFile, name: str | None = None) -> Response:
-        """The item of that name, else the first without a verdict; what is done; nothing more when all are."""
+        """Return an item, by default the first without a verdict, and the progress; no item if all have verdicts."""
         name = name or next((item for item in self._rows if item not in file.given), None)
         shown: dict[str, object] = {"done": len(file.given), "total": len(self._rows), "item": name}
         if name is not None:
@@ -163,8 +162,8 @@ class ReviewApp:
         return _json(shown)
 
 
-def _asked(request: Request, name: str) -> str:
-    """A text in a request's JSON body. A form of another page cannot send that type without being asked first."""
+def _parameter(request: Request, name: str) -> str:
+    """Return a text from the JSON body of a request. Forms of other pages cannot send JSON without a preflight."""
     value = request.get_json()
     text = value.get(name) if isinstance(value, dict) else None
     if not isinstance(text, str):

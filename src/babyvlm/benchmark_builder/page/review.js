@@ -1,14 +1,14 @@
-// One item, one keystroke. The next item comes with the answer that says the verdict is on disk.
+// One keystroke per item. The next item arrives with the response that confirms that the verdict is on disk.
 "use strict";
 const KEYS = { y: "yes", n: "no", s: "skip", u: "undo", Backspace: "undo" };
 const $ = (id) => document.getElementById(id);
 let reviewer = "";
 let item = null;
-let waiting = false; // for an answer or an image: keys that come meanwhile are for no item, and are dropped
+let waiting = false; // for a response or an image; keys are ignored meanwhile, since no item is shown
 
 async function ask(action, body = {}) {
   waiting = true;
-  let reply = { error: "The server does not answer; nothing was saved. Start it again and reload this page." };
+  let reply = { error: "The server does not respond. The answer was not saved. Restart the server and reload this page." };
   try {
     const response = await fetch(`/api/${action}`, {
       method: "POST",
@@ -16,19 +16,19 @@ async function ask(action, body = {}) {
       body: JSON.stringify({ reviewer, ...body }),
     });
     reply = await response.json();
-  } catch { /* the message above says it */ }
+  } catch { /* keep the error above */ }
   if (reply.error) $("message").textContent = reply.error;
   else await show(reply);
   waiting = false;
 }
 
-// Image and phrases change at once, when the image is there: nobody judges phrases with the image before.
+// Image and phrases change together once the image is loaded, so phrases never appear with the previous image.
 async function show(reply) {
-  let trouble = "";
+  let problem = "";
   const image = new Image();
   if (reply.item !== null) {
     image.src = `/image/${encodeURIComponent(reply.item)}`;
-    await image.decode().catch(() => { trouble = "The image cannot be shown; skip it."; });
+    await image.decode().catch(() => { problem = "The image cannot be displayed. Skip this item."; });
   }
   item = reply.item;
   $("start").hidden = true;
@@ -36,12 +36,12 @@ async function show(reply) {
   $("done").hidden = item !== null;
   $("progress").max = reply.total;
   $("progress").value = reply.done;
-  $("message").textContent = trouble;
+  $("message").textContent = problem;
   if (item === null) return;
-  $("count").textContent = `${reply.done} of ${reply.total} done, reviewer ${reviewer}`;
+  $("count").textContent = `${reply.done} of ${reply.total} reviewed by ${reviewer}`;
   $("positive").textContent = reply.positive;
   $("negative").textContent = reply.negative;
-  $("class").textContent = `they differ in: ${reply.word_class}`;
+  $("class").textContent = `difference: ${reply.word_class}`;
   image.id = "image";
   image.alt = "The image to judge";
   $("image").replaceWith(image);
