@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from babyvlm.curation.check_data.corpus import check_released_frames, check_videos
+from babyvlm.curation.check_data.findings import Findings, format_bytes
 from babyvlm.curation.check_data.requirements import EMBED_RATE, KEPT_BY_FILTER, web_requirements
 from babyvlm.curation.check_data.trials import check_trials
 from babyvlm.curation.check_data.web import check_web_source
@@ -24,7 +25,6 @@ from babyvlm.io.files import as_list
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from babyvlm.curation.check_data.findings import Findings
     from babyvlm.curation.check_data.requirements import Requirement
 
 WIDTH = 120  # characters, where the output is not a terminal
@@ -100,7 +100,7 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or 
     if requirements:
         missing += _print_requirements(console, requirements, num_workers, out)
     if missing:
-        raise UserError(f"{missing:,} problems found. See the lines marked 'missing' above")
+        raise UserError(f"{missing:,} problem{'s' if missing > 1 else ''} found. See the lines marked 'missing' above")
     console.print("All inputs are complete.")
 
 
@@ -114,10 +114,11 @@ def _check_options(max_frames: int, num_workers: int, min_fraction: float, embed
 
 def _print_findings(console: Console, findings: Findings) -> None:
     console.print(f"[bold]{escape(findings.title)}[/bold]", highlight=False)
-    table = Table(box=None, show_header=False, padding=(0, 2))
-    for name, value in findings.facts:
-        table.add_row(escape(name), escape(value))
-    console.print(table)
+    if findings.facts:
+        table = Table(box=None, show_header=False, padding=(0, 2))
+        for name, value in findings.facts:
+            table.add_row(escape(name), escape(value))
+        console.print(table)
     _print_lines(console, "[red]missing[/red]", findings.missing)
     _print_lines(console, "[green]fix[/green]    ", findings.fixes)
     _print_lines(console, "[yellow]note[/yellow]   ", findings.notes)
@@ -138,23 +139,19 @@ def _print_requirements(console: Console, requirements: Sequence[Requirement], n
         table.add_row(
             requirement.stage,
             requirement.items,
-            _format_bytes(requirement.disk_bytes),
+            format_bytes(requirement.disk_bytes),
             _format_duration(seconds),
             escape(requirement.basis),
         )
     console.print(table)
     folder = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     free, needed = shutil.disk_usage(folder).free, sum(requirement.disk_bytes for requirement in requirements)
-    sizes = f"{_format_bytes(needed)} needed in total, {_format_bytes(free)} free in {folder}"
+    sizes = f"{format_bytes(needed)} needed in total, {format_bytes(free)} free in {folder}"
     console.print(f"Disk: {sizes}", soft_wrap=True)
     if needed > free:
         _print_lines(console, "[red]missing[/red]", ["disk space"])
         _print_lines(console, "[green]fix[/green]    ", ["Free space, or pass an --out on another disk"])
     return needed > free
-
-
-def _format_bytes(count: float) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 
 def _format_duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from babyvlm.curation.check_data.findings import Findings
+from babyvlm.curation.check_data.findings import Findings, format_bytes
 from babyvlm.curation.check_data.requirements import Requirement, corpus_requirements
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.caption_lists import read_caption_lists, read_frame_transcripts
@@ -130,7 +130,7 @@ def check_released_frames(
         findings.fixes.append("Copy the missing images again. `curate released` leaves them out otherwise")
     findings.pairs = len(present)
     findings.facts += [
-        ("images", f"{len(sizes):,} ({sum(sizes.values()) / 1e9:,.1f} GB)"),
+        ("images", f"{len(sizes):,} ({format_bytes(sum(sizes.values()))})"),
         ("utterances with images", f"{len(utterances):,}"),
         ("images with an utterance", f"{len(listed):,}"),
         *((f"images dropped: {reason}", f"{count:,}") for reason, count in funnel.dropped.most_common()),
@@ -215,7 +215,7 @@ def _count_pairs(
     )
     findings.facts += [
         ("readable transcripts", f"{len(transcripts):,}"),
-        ("readable videos", f"{len(infos):,} ({hours:,.1f} h, {size / 1e9:,.1f} GB)"),
+        ("readable videos", f"{len(infos):,} ({hours:,.1f} h, {format_bytes(size)})"),
         ("unreadable videos", f"{len(errors):,}"),
         ("transcripts with a readable video", f"{len(recordings):,}"),
         *((f"videos of {kind}", f"{count:,}") for kind, count in formats.most_common(4)),

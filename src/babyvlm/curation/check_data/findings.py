@@ -32,3 +32,8 @@ class Findings:
     requirements: list[Requirement] = field(default_factory=list)
     pairs: int = 0
     image_bytes: float = 0.0
+
+
+def format_bytes(count: float) -> str:
+    """Return a size in GB, or in MB below 0.1 GB."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"

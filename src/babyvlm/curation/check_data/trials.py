@@ -48,6 +48,8 @@ def check_trials(folder: Path, image_root: Path | None = None) -> Findings:
             missing_images(path, [row["image"] for row in rows], image_root or folder, root_option="--image_root")
         except UserError as error:
             findings.missing.append(str(error))
+    if not findings.facts:
+        findings.fixes.append("Pass the folder of the lists as --trials. docs/how-to/data.md says who distributes them")
     return findings
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from babyvlm.curation.check_data.findings import Findings
+from babyvlm.curation.check_data.findings import Findings, format_bytes
 from babyvlm.curation.check_data.requirements import Requirement
 from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
 from babyvlm.curation.ingest.web_corpora.sources import Source, find_source
@@ -42,7 +42,7 @@ def check_web_source(path: Path) -> Findings:
     valid_share = len(sizes) / num_read if num_read else 0.0
     findings.pairs = round(count * valid_share)
     findings.facts += [
-        ("files", f"{len(source.files):,} ({sum(map(file_size, source.files)) / 1e9:,.2f} GB)"),
+        ("files", f"{len(source.files):,} ({format_bytes(sum(map(file_size, source.files)))})"),
         ("samples", f"{'' if is_exact else 'about '}{count:,}"),
         (f"valid images among the first {num_read:,}", f"{valid_share:.1%}"),
         *((f"invalid: {reason}", f"{times:,}") for reason, times in Counter(problems).items()),
