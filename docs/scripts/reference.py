@@ -208,7 +208,7 @@ def class_section(class_path: str, used_in: list[Path]) -> str:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         empty = parameter.default is parameter.empty
-        value = str(parameter.default)
+        value = getattr(parameter.default, "__name__", None) or str(parameter.default)
         default = (
             "required" if empty else code(value if len(value) <= 40 else f"{value.split('(', maxsplit=1)[0]}(...)")
         )
