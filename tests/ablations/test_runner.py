@@ -219,7 +219,7 @@ def test_ctrl_c_saves_before_exit(place, ablate):
     runner = ablate("CVCL-filtered")
     until(lambda: logged("CVCL-filtered/seed_0"))
     os.kill(forking.started(place, "ablations")[0], signal.SIGINT)
-    assert "interrupted; the same command goes on" in end(runner, 130)[0]
+    assert "Interrupted. Run the same command again to continue." in end(runner, 130)[0]
     assert ": saved at step" in Path("lightning_logs/CVCL-filtered/seed_0/log.txt").read_text()
 
 

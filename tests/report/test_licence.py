@@ -65,7 +65,7 @@ def lay(tmp_path, tiny_store, draw_jpeg, monkeypatch):
                 config=yaml.safe_dump(config),
                 world="playroom",
                 items=ITEMS,
-                said=[f"{SECRET} indeed"] * 4,
+                captions=[f"{SECRET} indeed"] * 4,
                 facts=facts,
                 **dict.fromkeys(LISTS, credit),
             )
@@ -104,8 +104,8 @@ def test_report_shows_free_data(lay, capsys):
     assert shows(files, "compare.html")
     assert SECRET in " ".join(printed.split())
     assert "OpenMoji" in next(content for path, content in files.items() if path.name == "report.html").decode()
-    pictures = [content for path, content in files.items() if path.suffix == ".jpg"]
-    assert len(pictures) == 4
+    images = [content for path, content in files.items() if path.suffix == ".jpg"]
+    assert len(images) == 4
     text = next(content for path, content in files.items() if path.name == "report.md").decode()
     assert f"A-filtered: {SECRET} indeed (1.00)" in text
 

@@ -130,26 +130,26 @@ def test_main_table_marks_playroom_and_vision_from_scratch(tmp_path, capsys):
 def test_row_properties_follow_parent_runs(tmp_path):
     """A later phase names no vision weights, since all weights come from its parent; a test names the tested run."""
     vision = "vision: {class_path: x.V, init_args: {weights: %s}}"
-    begun = "model: {class_path: x.M, init_args: {%s, %s}}\ndata: {init_args: {batch_size: 2}}\n"
+    config = "model: {class_path: x.M, init_args: {%s, %s}}\ndata: {init_args: {batch_size: 2}}\n"
     for name, weights in (("dino", "dino.pth"), ("scratch", "null")):
-        first = make_run(tmp_path / "phases", name, 0, config=begun % (vision % weights, "width: 2"))
+        first = make_run(tmp_path / "phases", name, 0, config=config % (vision % weights, "width: 2"))
         (first / "checkpoints").mkdir()
         (first / "checkpoints" / "best.ckpt").touch()
-        second = make_run(tmp_path, name, 0, config=begun % (vision % "null", f"init_from: {first}"), vtwt=[1, 0])
+        second = make_run(tmp_path, name, 0, config=config % (vision % "null", f"init_from: {first}"), vtwt=[1, 0])
         (second / "checkpoints").mkdir()
         again = f"model: {{class_path: x.Trained, init_args: {{source: {second}}}}}\n"
         make_run(tmp_path, f"{name}-again", 0, config=again, vtwt=[1, 0])
         (second / "provenance.json").write_text('{"samples": 30}')
         (first / "provenance.json").write_text('{"samples": 10}')
     file = first / "checkpoints" / "best.ckpt"
-    make_run(tmp_path, "evidence", 0, config=begun % (vision % "null", f"init_from: {file}"), vtwt=[1, 0])
+    make_run(tmp_path, "from-checkpoint", 0, config=config % (vision % "null", f"init_from: {file}"), vtwt=[1, 0])
     make_run(tmp_path, "clip", 0, config="model: {class_path: x.OpenClip, init_args: {clip: playroom}}", vtwt=[1, 0])
     rows = find_rows(tmp_path)
     assert [row[0] for row in main_table(rows).rows[1:]] == [
         "clip",
         "dino",
         "dino-again",
-        "evidence†",
+        "from-checkpoint†",
         "scratch†",
         "scratch-again†",
     ]

@@ -32,7 +32,7 @@ def make_run(
     facts=None,
     seed=7,
     items=None,
-    said=None,
+    captions=None,
     **credits,
 ):
     """Write a run folder with credits by benchmark; without benchmarks the run has no test results.
@@ -45,7 +45,7 @@ def make_run(
     for benchmark, credit in credits.items():
         by_measure = measures if measures and set(measures) & {FIRST[benchmark]} else {FIRST[benchmark]: 1}
         names = (items or {}).get(benchmark) or [str(n) for n in range(len(credit))]
-        words = said if said and benchmark == "caption" else [""] * len(credit)
+        words = captions if captions and benchmark == "caption" else [""] * len(credit)
         rows = [
             {
                 "item": names[n],
