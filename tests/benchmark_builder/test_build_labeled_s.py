@@ -25,7 +25,7 @@ folders = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers
 
 
 @given(folders, st.integers(1, 12), st.integers(0, 2**32))
-def test_what_holds_for_every_sample(sizes, per_category, seed):
+def test_sample_trials_is_balanced(sizes, per_category, seed):
     images = {category: [f"{category}/{n}" for n in range(count)] for category, count in sizes.items()}
     trials = trials_of(sample_trials(images, per_category, seed))
     assert len(trials) == per_category * len(images)
@@ -47,7 +47,7 @@ def test_what_holds_for_every_sample(sizes, per_category, seed):
     assert trials == trials_of(sample_trials(images, per_category, seed))
 
 
-def test_the_seed_and_the_place_of_the_target_vary():
+def test_sample_trials_depends_on_seed_and_varies_target_position():
     images = {category: [f"{category}/{n}" for n in range(9)] for category in CATEGORIES}
     trials = trials_of(sample_trials(images, 80, 0))
     assert trials != trials_of(sample_trials(images, 80, 1))
@@ -67,7 +67,7 @@ def folder(tmp_path, draw_jpeg):
     return tmp_path / "in"
 
 
-def test_the_command_makes_a_list_that_the_benchmark_reads(folder, tmp_path):
+def test_labeled_s_builds_list_that_benchmark_reads(folder, tmp_path):
     out = tmp_path / "out"
     main(["benchmark", "build", "labeled-s", "--category_folders", str(folder), "--out", str(out)])
     trials = callback.LabeledS(out / "labeled_s.csv").read(out / "labeled_s.csv")
@@ -88,7 +88,7 @@ def test_the_command_makes_a_list_that_the_benchmark_reads(folder, tmp_path):
         labeled_s(folder, out, licensed=False)
 
 
-def test_images_that_cannot_stand_for_their_category_are_left_out(folder, tmp_path, capsys):
+def test_labeled_s_leaves_out_unusable_images(folder, tmp_path, capsys):
     (folder / "cat" / "0.jpg").write_bytes((folder / "dog" / "0.jpg").read_bytes())
     (folder / "cup" / "0.jpg").write_bytes(b"no image")
     (folder / "hat" / "1.jpg").write_bytes((folder / "hat" / "0.jpg").read_bytes())
@@ -111,7 +111,7 @@ def test_images_that_cannot_stand_for_their_category_are_left_out(folder, tmp_pa
     assert "1  identical file" in said
 
 
-def test_mistakes_are_told(folder, tmp_path):
+def test_labeled_s_reports_mistakes(folder, tmp_path):
     with pytest.raises(UserError, match=r"contains 3 categories with images; a trial needs 4"):
         labeled_s(folder, tmp_path / "out", exclude=("ball", "cat", *UNUSED))
     for path in (folder / "ball").iterdir():
@@ -123,7 +123,7 @@ def test_mistakes_are_told(folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_columns_are_those_that_the_benchmarks_read():
+def test_columns_equal_those_of_benchmarks():
     assert LABELED_COLUMNS == callback.COLUMNS
     assert VTWT_COLUMNS[:3] == vtwt.COLUMNS
     assert WINOGROUND_COLUMNS == winoground.COLUMNS

@@ -73,7 +73,7 @@ def pairs(tmp_path):
     return items
 
 
-def test_playroom_draws_the_negative_phrase_and_clip_has_its_say(pairs, tmp_path, capsys):
+def test_playroom_draws_negative_phrases_that_pass_clip(pairs, tmp_path, capsys):
     out = tmp_path / "negatives"
     main(["benchmark", "build", "negatives", "--pairs", str(pairs.path), "--out", str(out)])
     made = Items(out)
@@ -91,7 +91,7 @@ def test_playroom_draws_the_negative_phrase_and_clip_has_its_say(pairs, tmp_path
     assert "already complete" in capsys.readouterr().out
 
 
-def test_an_image_that_fits_the_positive_phrase_better_is_dropped(pairs, tmp_path, monkeypatch):
+def test_negatives_drops_image_closer_to_positive_phrase(pairs, tmp_path, monkeypatch):
     def contrary(self, phrase, prompt, seed, like):
         return open_rgb(like)  # shows the positive phrase
 
@@ -101,7 +101,7 @@ def test_an_image_that_fits_the_positive_phrase_better_is_dropped(pairs, tmp_pat
     assert not (tmp_path / "negatives").exists()
 
 
-def test_a_run_that_was_interrupted_paints_only_the_rest(pairs, tmp_path, monkeypatch):
+def test_negatives_resumes_after_interruption(pairs, tmp_path, monkeypatch):
     generated, draw = [], PlayroomGenerator.generate
 
     def counting(self, phrase, *rest):
@@ -119,7 +119,7 @@ def test_a_run_that_was_interrupted_paints_only_the_rest(pairs, tmp_path, monkey
     assert len(Items(tmp_path / "negatives").rows) == 6
 
 
-def test_only_what_reviewers_accepted_is_generated(tmp_path):
+def test_negatives_uses_accepted_pairs_only(tmp_path):
     items = make_items(tmp_path / "pairs")
     with pytest.raises(UserError, match="no verdicts"):
         negatives(items.path, tmp_path / "negatives")
@@ -166,7 +166,7 @@ def image_server(answer=picture_of, faults=()):
 
 
 @pytest.mark.parametrize(("model", "told"), [("m", "b64_json"), ("gpt-image-1", None)])
-def test_a_server_gets_the_prompt_alone(tmp_path, monkeypatch, model, told):
+def test_server_generator_sends_prompt_only(tmp_path, monkeypatch, model, told):
     monkeypatch.setattr("babyvlm.curation.rewrite.llm.client.FIRST_WAIT", 0.01)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     items = make_items(tmp_path / "pairs", licensed=True)
@@ -202,7 +202,7 @@ def test_a_server_gets_the_prompt_alone(tmp_path, monkeypatch, model, told):
         ("?", "returned no image"),
     ],
 )
-def test_a_server_that_answers_without_a_picture_ends_in_one_line(pairs, tmp_path, answer, reason):
+def test_server_generator_reports_missing_image(pairs, tmp_path, answer, reason):
     with image_server(lambda _: answer) as (_, url), pytest.raises(UserError, match=reason) as error:
         negatives(pairs.path, tmp_path / "out", method="server", model="m", base_url=url)
     assert "\n" not in str(error.value)
@@ -266,7 +266,7 @@ def pipeline(tmp_path_factory):
     return folder / "model"
 
 
-def test_diffusion_is_the_librarys_own_and_the_same_for_a_seed(pipeline, pairs):
+def test_diffusion_generator_is_deterministic(pipeline, pairs):
     import torch
     from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 
@@ -289,7 +289,7 @@ def test_diffusion_is_the_librarys_own_and_the_same_for_a_seed(pipeline, pairs):
         DiffusionGenerator(str(pairs.path), steps=2, strength=None, device="cpu")
 
 
-def test_the_folder_has_lists_that_the_benchmarks_read_and_says_how_it_was_made(pairs, tmp_path, draw_jpeg, capsys):
+def test_assemble_builds_folder_with_lists_and_card(pairs, tmp_path, draw_jpeg, capsys):
     judge(pairs, "bob", ["yes"] * 5 + ["no", "yes"])
     negatives(pairs.path, tmp_path / "negatives")
     for n, category in enumerate(("ball", "cup", "dog", "hat")):
@@ -360,7 +360,7 @@ def test_the_folder_has_lists_that_the_benchmarks_read_and_says_how_it_was_made(
     assert "already complete" in capsys.readouterr().out
 
 
-def test_licensed_images_can_be_left_out_and_mistakes_are_told(tmp_path):
+def test_assemble_omits_licensed_images_and_reports_mistakes(tmp_path):
     items = make_items(tmp_path / "pairs", licensed=True)
     judge(items, "ann", ["yes"] * 4)
     assemble(tmp_path / "out", pairs=items.path, copy_images=False)
@@ -384,7 +384,7 @@ def test_licensed_images_can_be_left_out_and_mistakes_are_told(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_pictures_are_kept_without_loss(tmp_path):
+def test_to_png_is_lossless(tmp_path):
     picture = Image.effect_noise((8, 8), 90).convert("RGB")
     from babyvlm.benchmark_builder.image_generators import to_png
 

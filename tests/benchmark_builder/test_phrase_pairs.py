@@ -66,7 +66,7 @@ def words(tiny_store, make_vocabulary):
         ("", None),
     ],
 )
-def test_what_an_utterance_says(utterance, phrase):
+def test_extract_phrase_from_utterance(utterance, phrase):
     assert extract_phrase(utterance) == phrase
 
 
@@ -87,7 +87,7 @@ def test_what_an_utterance_says(utterance, phrase):
         ("wash the cup", "kick the cup", "unknown"),
     ],
 )
-def test_the_word_class_of_a_contrast_that_nobody_labelled(positive, negative, word_class):
+def test_derived_class_of_unlabeled_pair(positive, negative, word_class):
     assert derived_class(positive, negative) == derived_class(negative, positive) == word_class
 
 
@@ -116,7 +116,7 @@ def test_the_word_class_of_a_contrast_that_nobody_labelled(positive, negative, w
         (("two dogs", "two cup", "noun"), "utterance contains the negative phrase"),
     ],
 )
-def test_what_makes_no_item(contrast, reason, words):
+def test_rejection_reason_of_invalid_pairs(contrast, reason, words):
     assert rejection_reason(PhrasePair(*contrast), "two dogs and a cup", Vocabulary(words)) == reason
 
 
@@ -162,7 +162,7 @@ def test_rules_contrast_a_frame_with_what_other_frames_say():
     assert proposed == propose_by_rules(frames, per_frame=3, seed=0)
 
 
-def test_the_command_makes_balanced_items_that_the_benchmark_can_read(store, words, tmp_path, capsys):
+def test_phrase_pairs_builds_balanced_items_that_benchmark_reads(store, words, tmp_path, capsys):
     out = tmp_path / "pairs"
     main(
         [
@@ -224,7 +224,7 @@ class Parts(list):
         return hash(json.dumps(list(self)))
 
 
-def test_a_language_model_proposes_and_the_checks_decide(store, words, tmp_path, serving, capsys):
+def test_llm_proposals_pass_the_same_checks(store, words, tmp_path, serving, capsys):
     def build(**options):
         return phrase_pairs(
             store.path, words, tmp_path / "out", method="llm", model="m", base_url=serving.base_url, **options
@@ -245,7 +245,7 @@ def test_a_language_model_proposes_and_the_checks_decide(store, words, tmp_path,
     assert (tmp_path / "out/items.csv").read_bytes() == (tmp_path / "before/items.csv").read_bytes()
 
 
-def test_the_frame_itself_is_shown_if_asked_for(store, words, tmp_path, serving):
+def test_llm_proposals_show_frame(store, words, tmp_path, serving):
     with pytest.raises(UserError, match="no pair is left"):  # all say "wash cup": nothing can be balanced
         phrase_pairs(
             store.path,
@@ -266,7 +266,7 @@ def test_the_frame_itself_is_shown_if_asked_for(store, words, tmp_path, serving)
     assert len(serving.bodies) == 3
 
 
-def test_licensed_frames_and_words_stay_on_this_machine(tiny_store, words, tmp_path, serving):
+def test_llm_proposals_refuse_remote_server_for_licensed_store(tiny_store, words, tmp_path, serving):
     licensed = tiny_store(SAID, splits=["test"] * len(SAID), licensed=True)
     for show in ("utterance", "frame"):
         with pytest.raises(UserError, match="is licensed"):
@@ -284,7 +284,7 @@ def test_licensed_frames_and_words_stay_on_this_machine(tiny_store, words, tmp_p
     assert Items(tmp_path / "out").licensed
 
 
-def test_a_model_that_answers_nonsense_is_kept_out_and_paid_once(store, words, tmp_path, serving):
+def test_llm_proposals_reject_invalid_answer_and_pay_once(store, words, tmp_path, serving):
     serving.answer = lambda _: '{"pairs": [{"positive": "wash cup"}]}'
     with pytest.raises(UserError, match="no pair is left"):
         phrase_pairs(store.path, words, tmp_path / "out", method="llm", model="m", base_url=serving.base_url)
@@ -293,7 +293,7 @@ def test_a_model_that_answers_nonsense_is_kept_out_and_paid_once(store, words, t
     assert reasons == {"answer violates the schema"}
 
 
-def test_the_schema_says_what_the_answer_is_read_as():
+def test_schema_equals_proposal_model():
     pair = llm_proposals.SCHEMA["properties"]["pairs"]["items"]
     assert set(pair["required"]) == set(pair["properties"]) == llm_proposals.ProposedPair.model_fields.keys()
     assert pair["properties"]["differs"]["enum"] == ["noun", "verb", "adjective", "both"]

@@ -53,7 +53,7 @@ def items(tmp_path, draw_jpeg):
     return Items(tmp_path / "items")
 
 
-def test_cohens_kappa_of_known_examples():
+def test_cohen_kappa_equals_published_examples():
     # https://en.wikipedia.org/wiki/Cohen%27s_kappa: 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no; and its second pair.
     def kappa(both, first, second, neither):
         a = ["yes"] * (both + first) + ["no"] * (second + neither)
@@ -67,13 +67,13 @@ def test_cohens_kappa_of_known_examples():
     assert kappa(10, 0, 0, 0) != kappa(10, 0, 0, 0)  # nan: chance agrees fully
 
 
-def test_fleiss_kappa_of_a_known_example():
+def test_fleiss_kappa_equals_published_example():
     assert fleiss_kappa([[int(n) for n in row.split()] for row in FLEISS]) == pytest.approx(0.20993, abs=5e-6)
     with pytest.raises(ValueError, match="same number"):
         fleiss_kappa([[1, 1], [2, 1]])
 
 
-def test_agreement_is_over_items_that_all_have_decided():
+def test_agreement_uses_items_that_all_decided():
     two = {"a": {"1": "yes", "2": "no", "3": "skip", "4": "yes"}, "b": {"1": "yes", "2": "yes", "3": "yes", "4": "yes"}}
     assert agreement(two) | {"reviewers": 0} == {
         "measure": "Cohen's kappa",
@@ -90,7 +90,7 @@ def test_agreement_is_over_items_that_all_have_decided():
     assert "undefined" in agreement_text(agreement({"a": {"1": "yes"}, "b": {"1": "yes"}}))
 
 
-def test_verdicts_survive_a_cut_line_and_stay_with_their_items(tmp_path):
+def test_verdict_file_survives_incomplete_line(tmp_path):
     with VerdictFile(tmp_path, "ann", "these") as file:
         file.give("a", "yes")
         file.give("b", "no")
@@ -172,7 +172,7 @@ def reviewing(items, verdicts):
         process.communicate()
 
 
-def test_every_verdict_is_on_disk_before_the_next_item_shows_and_a_kill_loses_none(items, tmp_path):
+def test_review_loses_no_verdict_when_killed(items, tmp_path):
     folder = tmp_path / "verdicts"
 
     def on_disk():
@@ -214,7 +214,7 @@ def test_every_verdict_is_on_disk_before_the_next_item_shows_and_a_kill_loses_no
     assert "Cohen's kappa 1.000, 6 of 6 items with equal verdicts" in said
 
 
-def test_who_may_not_ask_and_what_may_not_be_asked(items, tmp_path):
+def test_review_app_refuses_foreign_and_malformed_requests(items, tmp_path):
     with reviewing(items, tmp_path / "verdicts") as page:
         own = f"http://127.0.0.1:{page.port}"
         verdict = {"reviewer": "ann", "item": "i0", "verdict": "yes"}
@@ -255,7 +255,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)")
-def test_in_a_browser_by_keyboard_alone(items, tmp_path):
+def test_review_page_works_by_keyboard(items, tmp_path):
     from playwright.sync_api import sync_playwright
 
     folder = tmp_path / "verdicts"
@@ -306,7 +306,7 @@ def test_in_a_browser_by_keyboard_alone(items, tmp_path):
     assert [text for text in complaints if "Content Security Policy" in text] == []
 
 
-def test_a_port_that_is_taken_and_items_that_are_none_end_in_one_line(items, tmp_path):
+def test_review_reports_used_port_and_missing_items(items, tmp_path):
     def run(*arguments):
         command = [sys.executable, "-m", "babyvlm", "benchmark", "build", "review", *arguments]
         return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)

@@ -100,13 +100,13 @@ def setting(tmp_path, tiny_store, make_vocabulary, draw_jpeg):
     return fit
 
 
-def test_a_clean_mix_trains_and_is_checked_once(setting, monkeypatch):
+def test_check_passes_clean_mix_and_is_cached(setting, monkeypatch):
     assert setting() == 1
     monkeypatch.setattr("babyvlm.curation.decontaminate.perceptual_hashes", None)  # no image is hashed again
     assert setting() == 1
 
 
-def test_runs_that_start_together_check_one_after_another(setting, tmp_path, capfd):
+def test_check_runs_once_for_concurrent_runs(setting, tmp_path, capfd):
     setting()
     (made,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
     shutil.rmtree(made)
@@ -123,7 +123,7 @@ def test_runs_that_start_together_check_one_after_another(setting, tmp_path, cap
     assert made.is_dir()
 
 
-def test_a_benchmark_image_among_the_training_pairs_is_named_before_training(setting):
+def test_check_refuses_benchmark_image_before_training(setting):
     for _ in range(2):  # the second time the answer is there already
         with pytest.raises(UserError) as error:
             setting(copied=[1])
@@ -134,7 +134,7 @@ def test_a_benchmark_image_among_the_training_pairs_is_named_before_training(set
     assert setting() == 1  # other images, another answer
 
 
-def test_only_the_images_that_a_list_names_count(setting, tmp_path, draw_jpeg, tiny_store):
+def test_check_uses_only_listed_images(setting, tmp_path, draw_jpeg, tiny_store):
     """Its folder may be the one that the training frames lie in."""
     frames = tmp_path / "frames"
     frames.mkdir()
@@ -150,7 +150,7 @@ def test_only_the_images_that_a_list_names_count(setting, tmp_path, draw_jpeg, t
         setting(tests=[VTWT(listed, frames)])
 
 
-def test_what_all_lists_lack_is_told_at_once_and_a_partial_list_is_checked_as_it_is(setting, tmp_path):
+def test_check_reports_missing_images_of_all_lists(setting, tmp_path):
     setting()
     bench = tmp_path / "bench"
     (bench / "caption.csv").write_text("image,text\n0.jpg,a cup\ngone.jpg,a dog\n")
@@ -174,7 +174,7 @@ def test_what_all_lists_lack_is_told_at_once_and_a_partial_list_is_checked_as_it
         setting(copied=[1], tests=tests(allow_missing=True))
 
 
-def test_without_the_check_a_run_tells_what_all_lists_lack_too(tmp_path):
+def test_callback_reports_missing_images_of_all_lists(tmp_path):
     (tmp_path / "one.csv").write_text("image,positive_phrase,negative_phrase\none.jpg,a b,a c\n")
     rows = "".join(f"1,cup,{name},{name}.jpg\n" for name in ("cup", "ball", "dog", "bed"))
     (tmp_path / "two.csv").write_text(f"trial_id,target_category,real_category,image\n{rows}")
@@ -186,7 +186,7 @@ def test_without_the_check_a_run_tells_what_all_lists_lack_too(tmp_path):
         trainer.test(Model(), DataLoader([0]), verbose=False)
 
 
-def test_frames_alone_are_checked_against_lists_that_the_check_names(setting, tmp_path):
+def test_check_of_frames_uses_its_own_lists(setting, tmp_path):
     setting()
     listed = [tmp_path / "bench" / "vtwt.csv"]
     assert setting(tests=[], frames=True, trials=listed) == 1
@@ -201,7 +201,7 @@ def test_frames_alone_are_checked_against_lists_that_the_check_names(setting, tm
         setting(copied=[2], tests=[], frames=True, trials=[moved / "vtwt.csv"], images=tmp_path / "bench")
 
 
-def test_embeddings_find_what_the_hash_does_not(setting, tmp_path):
+def test_check_by_embeddings_finds_mirrored_image(setting, tmp_path):
     """The picture itself, mirrored: below the hash's notice, and by far the most alike for the shipped CLIP."""
     setting()
     store = PairStore(tmp_path / "stores/s")
@@ -224,7 +224,7 @@ def test_embeddings_find_what_the_hash_does_not(setting, tmp_path):
         setting(**check, embeddings={"t": tmp_path / "e"})
 
 
-def test_on_several_ranks_the_first_checks_and_all_are_told(setting, tmp_path):
+def test_check_runs_on_first_rank_and_fails_on_all(setting, tmp_path):
     setting()
     listed = tmp_path / "more.csv"
     listed.write_text("image\n0.jpg\n")

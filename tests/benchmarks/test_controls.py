@@ -95,7 +95,7 @@ def evaluate(folder, model, benchmark, stage="test", **options):
     return {key: sum(values) / len(values) for key, values in credit.items()}
 
 
-def test_labeled_s_costs_one_pass_an_image_and_one_score_a_pair(root, tmp_path):
+def test_labeled_s_encodes_each_image_and_scores_each_pair_once(root, tmp_path):
     model = Reader()
     means = evaluate(tmp_path, model, LabeledS(root / "labeled_s.csv", dev_fraction=0.0))
     distinct = len(THINGS) * COPIES
@@ -118,7 +118,7 @@ def test_two_words_without_the_image(root, tmp_path):
     assert 0.3 < means["shuffled", "accuracy"] < 0.6
 
 
-def test_a_text_prior_makes_one_context_look_good(root, tmp_path):
+def test_winoground_controls_reveal_text_prior(root, tmp_path):
     means = evaluate(tmp_path, Reader(), BabyWinoground(root / "baby_winoground.csv"))
     assert means["", "overall"] == 1
     for control in ("blank", "text_only"):
@@ -127,12 +127,12 @@ def test_a_text_prior_makes_one_context_look_good(root, tmp_path):
     assert means["text_only", "positive_strict"] == 0
 
 
-def test_a_model_that_cannot_do_without_images_has_two_controls(root, tmp_path):
+def test_controls_omit_text_only_for_image_models(root, tmp_path):
     means = evaluate(tmp_path, Looker(), VTWT(root / "vtwt.csv"))
     assert {control for control, _ in means} == {"", "blank", "shuffled"}
 
 
-def test_controls_may_be_left_out_and_are_on_dev(root, tmp_path):
+def test_controls_are_omitted_on_request_and_on_dev(root, tmp_path):
     for options, stage in (({"controls": False}, "test"), ({}, "validate")):
         model = Reader()
         assert evaluate(tmp_path, model, VTWT(root / "vtwt.csv"), stage, **options) == {("", "accuracy"): 1}
@@ -142,7 +142,7 @@ def test_controls_may_be_left_out_and_are_on_dev(root, tmp_path):
 
 @given(st.sets(st.integers(0, 99), min_size=2, max_size=20), st.integers(0, 5))
 @settings(max_examples=50)
-def test_every_image_is_exchanged_for_another(numbers, seed):
+def test_derangement_moves_every_image(numbers, seed):
     images = {f"{number}.png" for number in numbers}
     other = derangement(images, seed)
     assert set(other) == set(other.values()) == images
@@ -150,7 +150,7 @@ def test_every_image_is_exchanged_for_another(numbers, seed):
     assert derangement(set(sorted(images)[::-1]), seed) == other
 
 
-def test_the_seed_shuffles_and_one_image_cannot_be():
+def test_derangement_depends_on_seed_and_needs_two_images():
     images = {f"{number}.png" for number in range(30)}
     assert derangement(images, 0) != derangement(images, 1)
     assert derangement({"a"}, 0) == {}

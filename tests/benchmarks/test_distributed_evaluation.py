@@ -54,7 +54,7 @@ PAIRS = [(f"{number}.png", "x" * (1 + (number * step) % 5)) for number in range(
 
 
 @pytest.mark.parametrize("batch_size", [2, 64])  # with 64 there is one batch: all other ranks have none
-def test_scores_are_the_same_on_any_number_of_ranks(root, tmp_path, batch_size):
+def test_scores_are_equal_on_any_number_of_ranks(root, tmp_path, batch_size):
     def work(rank):
         scorer = Sensitive()
         scores = score_pairs(scorer, PAIRS, root, device=CPU, batch_size=batch_size)
@@ -70,7 +70,7 @@ def test_scores_are_the_same_on_any_number_of_ranks(root, tmp_path, batch_size):
 
 
 @pytest.mark.parametrize(("red", "error"), [(20, "UserError"), (40, "ZeroDivisionError")])
-def test_a_failure_on_one_rank_ends_all(root, tmp_path, red, error):
+def test_failure_on_one_rank_ends_all(root, tmp_path, red, error):
     def work(rank):
         return score_pairs(Sensitive(broken=[red]), PAIRS, root, device=CPU, batch_size=1)
 
@@ -85,13 +85,13 @@ def test_a_failure_on_one_rank_ends_all(root, tmp_path, red, error):
             assert f"rank {failed[0]}: " in message
 
 
-def test_tasks_are_shared_out(tmp_path):
+def test_map_over_ranks_distributes_tasks(tmp_path):
     assert map_over_ranks([1, 2, 3], sum) == [6]
     assert on_ranks(2, lambda rank: map_over_ranks(range(5), list), tmp_path) == [[[0, 2, 4], [1, 3]]] * 2
     assert on_ranks(4, lambda rank: map_over_ranks([7], list), tmp_path) == [[[7], [], [], []]] * 4
 
 
-def test_the_first_rank_speaks_or_fails_for_all(tmp_path):
+def test_on_rank_zero_returns_or_raises_on_all_ranks(tmp_path):
     def refuse():
         raise UserError("no room")
 
@@ -103,7 +103,7 @@ def test_the_first_rank_speaks_or_fails_for_all(tmp_path):
     assert "UserError: rank 0: no room" in second
 
 
-def test_the_others_wait_for_the_first_longer_than_their_group_would(tmp_path):
+def test_on_rank_zero_waits_beyond_group_timeout(tmp_path):
     def work(rank):
         distributed.destroy_process_group()
         distributed.init_process_group(
@@ -162,7 +162,7 @@ def evaluate(root, folder, devices):
     return {path.name: pq.read_table(path).to_pylist() for path in results.iterdir()}, metrics
 
 
-def test_a_trainer_on_two_processes_writes_the_same_results(root, tmp_path):
+def test_trainer_on_two_processes_writes_equal_results(root, tmp_path):
     alone, two = evaluate(root, tmp_path, 1), evaluate(root, tmp_path, 2)
     assert alone == two
     assert sorted(alone[0]) == ["baby_winoground-test.parquet", "vtwt-test.parquet"]

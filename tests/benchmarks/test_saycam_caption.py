@@ -70,7 +70,7 @@ def trainer(folder, benchmark, batch_size=64):
 
 
 @pytest.mark.usefixtures("no_wordnet")
-def test_oracle_and_mute(captions, capsys):
+def test_caption_scores_oracle_and_silent_model(captions, capsys):
     for rule, score in ((lambda thing: thing, meteor_15(["a red ball"], ["a red ball"])[0]), (lambda thing: "", 0)):
         model = Speaker(rule)
         run = trainer(captions.parent, SAYCamCaption(captions), batch_size=2)
@@ -83,7 +83,7 @@ def test_oracle_and_mute(captions, capsys):
 
 
 @pytest.mark.usefixtures("wordnet")
-def test_both_meteors_under_their_own_names(captions):
+def test_caption_reports_both_meteors_by_name(captions):
     model = Speaker(lambda thing: thing.replace("cup", "mug"))
     run = trainer(captions.parent, SAYCamCaption(captions))
     (metrics,) = run.test(model, DataLoader([0]), verbose=False)
@@ -93,7 +93,7 @@ def test_both_meteors_under_their_own_names(captions):
 
 
 @pytest.mark.usefixtures("no_wordnet")
-def test_each_item_has_what_was_said_and_its_controls(captions):
+def test_results_contain_captions_and_controls(captions):
     run = trainer(captions.parent, SAYCamCaption(captions))
     run.test(Speaker(lambda thing: f"look {thing}"), DataLoader([0]), verbose=False)
     rows = pq.read_table(Path(run.log_dir, "results", "caption-test.parquet")).to_pylist()
@@ -111,7 +111,7 @@ def test_each_item_has_what_was_said_and_its_controls(captions):
 
 
 @pytest.mark.usefixtures("no_wordnet")
-def test_validation_is_on_dev_without_controls(captions):
+def test_validation_uses_dev_without_controls(captions):
     model = Speaker()
     run = trainer(captions.parent, SAYCamCaption(captions))
     (metrics,) = run.validate(model, DataLoader([0]), verbose=False)
@@ -124,7 +124,7 @@ class Mute(LightningModule):
         pass
 
 
-def test_a_model_that_does_not_caption_is_left_alone(tmp_path):
+def test_caption_skips_model_without_captions(tmp_path):
     assert not isinstance(Mute(), Captioner)
     run = trainer(tmp_path, SAYCamCaption(tmp_path / "no-such-list.csv"))
     assert run.test(Mute(), DataLoader([0]), verbose=False) == [{}]
@@ -133,7 +133,7 @@ def test_a_model_that_does_not_caption_is_left_alone(tmp_path):
 
 @pytest.mark.soak
 @pytest.mark.usefixtures("wordnet")
-def test_captions_are_the_same_on_two_processes(captions):
+def test_captions_are_equal_on_two_processes(captions):
     found = []
     for devices in (1, 2):
         run = Trainer(

@@ -101,7 +101,7 @@ def accuracy(benchmark, rule, root, batch_size=64):
 )
 @given(data=st.data())
 @settings(max_examples=15)
-def test_chance_and_bounds_are_exact_in_any_row_order(tmp_path_factory, root, make, header, rows, data):
+def test_chance_and_bounds_are_exact_for_any_row_order(tmp_path_factory, root, make, header, rows, data):
     path = tmp_path_factory.getbasetemp() / "permuted.csv"
     write_csv(path, header, data.draw(st.permutations(rows)))
     benchmark = make(path, root)
@@ -110,7 +110,7 @@ def test_chance_and_bounds_are_exact_in_any_row_order(tmp_path_factory, root, ma
 
 
 @pytest.mark.parametrize(("options", "chance"), [(4, 1 / 4), (2, 1 / 2)])
-def test_a_guesser_is_near_chance(options, chance):
+def test_random_scores_are_near_chance(options, chance):
     draw = random.Random(1)
     credit = []
     for item in range(2000):
@@ -134,13 +134,13 @@ def test_a_guesser_is_near_chance(options, chance):
         ((float("-inf"), -2.0, -2.5, -9.0), 1, 1, 1),
     ],
 )
-def test_ties_share_a_point(scores, answer, credit, choice):
+def test_forced_choice_shares_credit_among_ties(scores, answer, credit, choice):
     trial = Trial("i", "dev", "c", tuple((f"{n}.png", "ball") for n in range(4)), answer)
     assert LabeledS(Path("x")).judge(trial, scores) == [("accuracy", credit, choice)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_each_image_once_and_only_the_pairs_that_are_read_are_wanted(tmp_path, root, batch_size):
+def test_score_pairs_encodes_images_once_and_requests_needed_pairs(tmp_path, root, batch_size):
     trials = LabeledS(write_csv(tmp_path / "l.csv", LABELED, labeled_rows(20))).read(tmp_path / "l.csv")
     needed = {option for trial in trials for option in trial.options}
     scorer = Rule(SCORERS["oracle"])
@@ -159,7 +159,7 @@ def test_each_image_once_and_only_the_pairs_that_are_read_are_wanted(tmp_path, r
     assert all(score == (image[:-5] == text) for (image, text), score in scores.items())
 
 
-def test_a_score_that_is_not_a_number_is_refused_where_it_is_read(tmp_path, root):
+def test_score_pairs_refuses_nan_only_where_read(tmp_path, root):
     rows = [["ball0.png", "see ball", "see cup"], ["dog0.png", "see dog", "see bed"]]
     trials = VTWT(write_csv(tmp_path / "v.csv", TWO_WORD, rows)).read(tmp_path / "v.csv")
     elsewhere = Rule(lambda thing, text: float("nan") if (thing, text) == ("ball", "see bed") else thing in text)
@@ -207,14 +207,14 @@ GOOD = [
         (LABELED, [], ": no rows"),
     ],
 )
-def test_bad_lists_are_told(tmp_path, header, rows, message):
+def test_labeled_s_reports_malformed_lists(tmp_path, header, rows, message):
     path = write_csv(tmp_path / "labeled_s.csv", header, rows)
     with pytest.raises(UserError) as refusal:
         LabeledS(path).read(path)
     assert str(refusal.value).startswith(f"{path}{message}")
 
 
-def test_two_word_rows_are_told(tmp_path):
+def test_vtwt_reports_malformed_rows(tmp_path):
     path = write_csv(tmp_path / "vtwt.csv", TWO_WORD, [["ball0.png", "wash ball", ""]])
     with pytest.raises(UserError, match=r"vtwt\.csv, row 2: negative_phrase is empty"):
         VTWT(path).read(path)
@@ -224,7 +224,7 @@ def test_two_word_rows_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00a", b"image\n\x00\n" + b"x" * 140_000])
-def test_files_that_are_no_list(tmp_path, content):
+def test_read_rows_refuses_files_that_are_not_lists(tmp_path, content):
     path = tmp_path / "x.csv"
     if content is not None:
         path.write_bytes(content)
@@ -233,7 +233,7 @@ def test_files_that_are_no_list(tmp_path, content):
     assert "\n" not in str(refusal.value)
 
 
-def test_a_list_saved_by_a_spreadsheet_is_read(tmp_path):
+def test_read_rows_accepts_spreadsheet_export(tmp_path):
     path = tmp_path / "v.csv"
     path.write_bytes('\ufeffimage,positive_phrase,negative_phrase\r\nball0.png,"wash, ball",kick ball\r\n'.encode())
     assert VTWT(path).read(path)[0].options == (("ball0.png", "wash, ball"), ("ball0.png", "kick ball"))
@@ -244,14 +244,14 @@ def trial_of(*images):
 
 
 @pytest.mark.parametrize("image", ["../secret.png", "sub/../../secret.png", "/etc/passwd"])
-def test_images_outside_are_refused(tmp_path, image):
+def test_with_images_refuses_paths_outside_root(tmp_path, image):
     (tmp_path / "secret.png").write_bytes(b"x")
     (tmp_path / "root" / "sub").mkdir(parents=True)
     with pytest.raises(UserError, match=rf"l\.csv: image {image} leaves"):
         with_images(trial_of(image), tmp_path / "root", tmp_path / "l.csv")
 
 
-def test_images_that_are_not_there_are_all_named(root, tmp_path):
+def test_with_images_names_all_missing_images(root, tmp_path):
     with_images(trial_of("ball0.png", "cup0.png"), root, tmp_path / "l.csv")
     lists = [*trial_of("ball0.png", "no2.png", "no1.png"), *trial_of("no1.png", "cup0.png")]
     with pytest.raises(UserError) as refusal:
@@ -270,7 +270,7 @@ def test_images_that_are_not_there_are_all_named(root, tmp_path):
         with_images(trial_of("no1.png", "no2.png"), root, tmp_path / "l.csv", allow_missing=True)
 
 
-def test_a_broken_picture_is_told(tmp_path, draw_jpeg):
+def test_score_pairs_reports_broken_image(tmp_path, draw_jpeg):
     (tmp_path / "good.jpg").write_bytes(draw_jpeg(1))
     (tmp_path / "half.jpg").write_bytes(draw_jpeg(1)[:300])
     scorer = Rule(lambda thing, text: 0)
@@ -280,7 +280,7 @@ def test_a_broken_picture_is_told(tmp_path, draw_jpeg):
 
 @given(st.integers(0, 10**6), st.floats(0, 1))
 @settings(max_examples=20)
-def test_halves_are_stable_and_as_large_as_asked(tmp_path_factory, seed, fraction):
+def test_split_of_is_stable_and_has_requested_size(tmp_path_factory, seed, fraction):
     path = tmp_path_factory.getbasetemp() / "list.csv"
     items = [f"{seed}-{n}" for n in range(1000)]
     halves = [split_of(Row(1, {}), item, fraction, path) for item in items]
@@ -290,21 +290,21 @@ def test_halves_are_stable_and_as_large_as_asked(tmp_path_factory, seed, fractio
     assert all(new == "dev" for old, new in zip(halves, more, strict=True) if old == "dev")
 
 
-def test_halves_survive_a_change_of_version(tmp_path):
+def test_split_of_matches_golden_values(tmp_path):
     golden = ["dev", "dev", "test", "dev", "dev", "test", "test", "dev"]  # SHA-256 of the ids: 5fec.., 6b86.., d473..
     assert [split_of(Row(1, {}), str(item), 0.5, tmp_path) for item in range(8)] == golden
     assert split_of(Row(1, {"half": "dev"}), "0", 0.0, tmp_path) == "dev"
     assert split_of(Row(1, {"half": "test"}), "0", 1.0, tmp_path) == "test"
 
 
-def test_the_authors_lists_have_their_halves(tmp_path):
+def test_authors_lists_have_expected_splits(tmp_path):
     labeled = LabeledS(write_csv(tmp_path / "l.csv", LABELED, labeled_rows(400)))
     assert Counter(trial.split for trial in labeled.read(labeled.path))["dev"] == pytest.approx(200, abs=40)
     two_word = VTWT(write_csv(tmp_path / "v.csv", TWO_WORD, two_word_rows(50)))
     assert {trial.split for trial in two_word.read(two_word.path)} == {"test"}
 
 
-def test_results_are_written_whole(tmp_path):
+def test_write_results_is_atomic(tmp_path):
     results = [
         TrialResult("1", "test", "ball", "", "accuracy", (0.5, 0.25), 0, 1.0),
         TrialResult("2", "test", "", "blank", "overall", (1.0, 1.0), None, 0.5),

@@ -30,7 +30,7 @@ def judged(scores):
     return {measure: credit for measure, credit, _ in BabyWinoground(Path("x")).judge(trial, tuple(scores))}
 
 
-def test_chance_over_all_orders_of_four_scores_is_that_of_the_paper():
+def test_winoground_chance_equals_paper():
     # A scorer that knows nothing is as likely to give one order of the four as another.
     orders = list(permutations((0.1, 0.2, 0.3, 0.4)))
     total = Counter()
@@ -53,7 +53,7 @@ def test_chance_over_all_orders_of_four_scores_is_that_of_the_paper():
         ((3, 5, 1, 6), {"negative", "negative_strict", "image"}),
     ],
 )
-def test_each_measure(scores, right):
+def test_winoground_judges_each_measure(scores, right):
     assert {measure for measure, credit in judged(scores).items() if credit} == right
 
 
@@ -63,7 +63,7 @@ def read(tmp_path, *rows, header=HEADER):
     return BabyWinoground(path).read(path)
 
 
-def test_two_rows_an_instance_in_any_order_with_blank_lines(tmp_path):
+def test_winoground_reads_rows_in_any_order(tmp_path):
     trials = read(
         tmp_path,
         "7,wash cup,kick ball,b.png,negative",
@@ -94,7 +94,7 @@ def test_two_rows_an_instance_in_any_order_with_blank_lines(tmp_path):
         (["", "", "7,a,b,x.png,positive", "", "7,a,,y.png,negative"], "row 6: negative_phrase is empty"),
     ],
 )
-def test_bad_lists_are_told(tmp_path, rows, message):
+def test_winoground_reports_malformed_lists(tmp_path, rows, message):
     with pytest.raises(UserError, match=message):
         read(tmp_path, *rows)
 
@@ -113,7 +113,7 @@ class Noise:
         return torch.rand(len(images_BCHW), len(texts))
 
 
-def test_phrases_that_encode_alike_tie_and_are_scored_once(tmp_path, vocabulary):
+def test_indistinguishable_phrases_tie_and_are_scored_once(tmp_path, vocabulary):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     scorer = Noise(vocabulary)
     texts = ["zebra red", "yak red", "Yak, red", "red ball", "ball red"]
@@ -130,7 +130,7 @@ def test_phrases_that_encode_alike_tie_and_are_scored_once(tmp_path, vocabulary)
     assert len(set(scores.values())) == 3
 
 
-def test_what_a_model_does_not_read_is_no_difference_and_told_once(tmp_path, vocabulary, capsys):
+def test_truncated_texts_tie_and_are_reported_once(tmp_path, vocabulary, capsys):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     scorer = Noise(vocabulary)
     texts = ["look at the red ball", "look at the red cup", "look at the red dog", "look at the ball"]
@@ -149,7 +149,7 @@ def test_what_a_model_does_not_read_is_no_difference_and_told_once(tmp_path, voc
     assert "the longest has 7" in said
 
 
-def test_what_a_vocabulary_cannot_read(vocabulary):
+def test_vocabulary_facts_count_unknown_words_and_alike_items(vocabulary):
     texts = [["look at the zebra", "look at the yak"], ["red yak", "red ball"], ["look", "look"]]
     facts = {"unknown_words": f"{3 / 14:.4f}", "items_alike": "1"}  # two texts that are one text are no blur
     assert vocabulary_facts(Noise(vocabulary), texts) == facts

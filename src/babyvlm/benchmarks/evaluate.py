@@ -186,7 +186,8 @@ class EvaluationResult:
         measure = measure or next(iter(self.benchmark.measures))
         credits_N = self._credits(control)[measure]
         groups = [one.group or one.item for one in self.results if (one.measure, one.control) == (measure, control)]
-        _, group_N = np.unique(groups, return_inverse=True)
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        group_N = np.array([numbers[group] for group in groups])
         sum_G, size_G = np.bincount(group_N, credits_N), np.bincount(group_N)
         if np.ptp(sum_G / size_G) == 0:  # every resample has the same mean
             return float(credits_N.mean()), float(credits_N.mean())

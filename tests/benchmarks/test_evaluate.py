@@ -1,0 +1,183 @@
+"""``evaluate``: the numbers of a run, without a Trainer."""
+
+import ast
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+from torch.utils.data import DataLoader
+
+import babyvlm.benchmarks
+from babyvlm.benchmarks import VTWT, EvaluationCallback, ForcedChoice, LabeledS, Measure
+from babyvlm.benchmarks.evaluate import evaluate
+from babyvlm.benchmarks.trials import Trial, read_rows, split_of
+from babyvlm.errors import UserError
+from babyvlm.report.estimates import bootstrap_mean
+
+
+class Shades(LightningModule):
+    """Scores by gray level, image and length of the text; dropout would change its scores in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.37))
+        self.dropout = torch.nn.Dropout(0.9)
+
+    def preprocess(self, image):
+        return torch.tensor(float(image.getpixel((0, 0))[0])).reshape(1, 1, 1)
+
+    def score(self, images_BCHW, texts, wanted_BT=None):
+        length_T = torch.tensor([float(len(text)) for text in texts])
+        return torch.sin(self.dropout(self.weight * images_BCHW.flatten()[:, None] * length_T))
+
+    def test_step(self, batch, batch_idx):
+        pass
+
+
+@pytest.fixture
+def trials(tmp_path):
+    """A VTWT list of 24 trials, some about the same two phrases; every third is in the dev split."""
+    rows = ["image,positive_phrase,negative_phrase,half"]
+    for number in range(24):
+        Image.new("RGB", (4, 4), (number * 10, 0, 0)).save(tmp_path / f"{number}.png")
+        positive = ("red ball", "wash the cup", "dog", "big dog")[number % 4]
+        rows.append(f"{number}.png,{positive},a {'long ' * (number % 3)}cup,{'test' if number % 3 else 'dev'}")
+    (tmp_path / "vtwt.csv").write_text("\n".join(rows))
+    return tmp_path / "vtwt.csv"
+
+
+def test_evaluate_gives_the_numbers_of_the_callback(trials, tmp_path):
+    model = Shades()
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=CSVLogger(tmp_path),
+        callbacks=[EvaluationCallback([VTWT(trials)])],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    (metrics,) = trainer.test(model, DataLoader([0]), verbose=False)
+    result = evaluate(model, "vtwt", trials=trials)
+    assert {name: pytest.approx(value) for name, value in result.metrics().items()} == metrics
+    saved = pq.read_table(Path(trainer.log_dir, "results", "vtwt-test.parquet"))
+    assert result.table().to_pylist() == saved.to_pylist()
+    assert result.table().schema.metadata == saved.schema.metadata
+
+
+def test_evaluate_accepts_a_benchmark_and_a_split(trials):
+    dev = evaluate(Shades(), VTWT(str(trials)), split="dev", controls=False)
+    test = evaluate(Shades(), VTWT(trials), controls=False)
+    assert (len(dev.results), len(test.results)) == (8, 16)
+    assert {result.split for result in dev.results} == {"dev"}
+    assert {result.control for result in test.results} == {""}
+
+
+def test_evaluate_restores_the_mode_of_each_module(trials):
+    model = Shades().train()
+    model.dropout.eval()
+    first = evaluate(model, "vtwt", trials=trials, controls=False)
+    assert (model.training, model.dropout.training) == (True, False)
+    model.dropout.train()
+    assert evaluate(model, "vtwt", trials=trials, controls=False).results == first.results
+    assert model.dropout.training
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "options", "message"),
+    [
+        ("vtwtt", {"trials": "x.csv"}, "no benchmark is called 'vtwtt'; there are baby_winoground, "),
+        ("vtwt", {}, "pass the list of benchmark 'vtwt' as trials="),
+        ("caption", {"trials": "vtwt.csv"}, "Shades lacks a method that caption needs"),
+        ("labeled_s", {"trials": "vtwt.csv"}, "column trial_id is missing"),
+    ],
+)
+def test_evaluate_reports_mistakes(trials, monkeypatch, benchmark, options, message):
+    monkeypatch.chdir(trials.parent)
+    with pytest.raises(UserError, match=message):
+        evaluate(Shades(), benchmark, **options)
+
+
+def test_evaluate_refuses_a_list_for_a_benchmark_that_has_one(trials):
+    with pytest.raises(UserError, match="belong to the benchmark"):
+        evaluate(Shades(), VTWT(trials), trials=trials)
+
+
+def test_evaluate_refuses_a_split_without_trials(trials):
+    trials.write_text(trials.read_text().replace(",dev", ",test"))
+    with pytest.raises(UserError, match="no trial is in the dev split"):
+        evaluate(Shades(), "vtwt", trials=trials, split="dev")
+
+
+def test_result_has_the_interval_of_the_report(trials):
+    result = evaluate(Shades(), "vtwt", trials=trials)
+    groups = [one.group for one in result.results if not one.control]
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    assert len(numbers) < len(groups)
+    credits_N = torch.tensor([one.credit for one in result.results if not one.control]).numpy()
+    expected = bootstrap_mean(credits_N, torch.tensor([numbers[group] for group in groups]).numpy())
+    assert result.mean == expected.mean
+    assert result.interval() == (expected.low, expected.high)
+    assert f"{expected.mean:.3f}  [{expected.low:.3f}, {expected.high:.3f}]  0.500" in repr(result)
+
+
+def test_result_is_saved_with_what_a_report_needs(trials, tmp_path):
+    result = evaluate(Shades(), "vtwt", trials=trials)
+    result.save(tmp_path / "out" / "vtwt.parquet")
+    metadata = {
+        key.decode(): value.decode() for key, value in pq.read_schema(tmp_path / "out/vtwt.parquet").metadata.items()
+    }
+    assert metadata["title"] == "VTWT"
+    assert json.loads(metadata["measures"]) == [{"name": "accuracy", "title": "", "chance": 0.5, "main": True}]
+    assert (metadata["trials"], metadata["missing_items"]) == (str(trials), "0")
+
+
+class Brighter(ForcedChoice):
+    """A benchmark from outside the package."""
+
+    name = "brighter"
+    title = "Brighter"
+    measures: ClassVar = {"accuracy": Measure(chance=1 / 2)}
+
+    def read(self, path):
+        """Return one trial for each row."""
+        return [
+            Trial(str(row.line), split_of(row, str(row.line), 0.0, path), "", ((row["one"], "x"), (row["other"], "x")))
+            for row in read_rows(path, ("one", "other"))
+        ]
+
+
+def test_evaluate_finds_a_benchmark_from_outside_by_name(trials):
+    (trials.parent / "pairs.csv").write_text("one,other\n1.png,2.png\n")
+    result = evaluate(Shades(), "brighter", trials=trials.parent / "pairs.csv", controls=False)
+    assert result.metrics().keys() == {"brighter_test"}
+
+
+def test_callback_refuses_two_benchmarks_of_one_name(trials):
+    trainer = Trainer(accelerator="cpu", callbacks=[EvaluationCallback([VTWT(trials), VTWT(trials)])], logger=False)
+    with pytest.raises(UserError, match="two benchmarks of this run are called vtwt"):
+        trainer.test(Shades(), DataLoader([0]), verbose=False)
+
+
+def test_callback_does_not_require_a_scorer_without_validation(trials):
+    callback = EvaluationCallback([LabeledS(trials.parent / "missing.csv")])
+    trainer = Trainer(accelerator="cpu", callbacks=[callback], logger=False)
+    callback.setup(trainer, torch.nn.Linear(1, 1), "predict")  # predict evaluates nothing, so no list is read
+
+
+def test_benchmarks_import_lightning_in_callbacks_only():
+    folder = Path(babyvlm.benchmarks.__file__).parent
+    for path in folder.glob("*.py"):
+        names = {
+            name
+            for node in ast.walk(ast.parse(path.read_text()))
+            for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])
+            + ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
+        }
+        callback = path.stem in ("evaluation_callback", "contamination_check")
+        assert callback or not any(name.startswith("lightning") for name in names), path
+        assert not any(name.startswith("babyvlm.models") for name in names), path
