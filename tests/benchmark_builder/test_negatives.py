@@ -137,6 +137,7 @@ class _ImageServer(BaseHTTPRequestHandler):
         mind = self.server.mind
         mind["bodies"].append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         mind["keys"].append(self.headers.get("Authorization"))
+        mind["idempotency_keys"].append(self.headers.get("Idempotency-Key"))
         status = mind["faults"].pop(0) if mind["faults"] else 200
         content = json.dumps(mind["answer"](mind["bodies"][-1]["prompt"]) if status == 200 else {}).encode()
         self.send_response(status)
@@ -156,7 +157,7 @@ def picture_of(prompt):
 @contextmanager
 def image_server(answer=picture_of, faults=()):
     server = ThreadingHTTPServer(("127.0.0.1", 0), _ImageServer)
-    server.mind = {"bodies": [], "keys": [], "faults": list(faults), "answer": answer}
+    server.mind = {"bodies": [], "keys": [], "idempotency_keys": [], "faults": list(faults), "answer": answer}
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         yield server.mind, f"http://127.0.0.1:{server.server_port}/v1"
@@ -206,6 +207,16 @@ def test_server_generator_reports_missing_image(pairs, tmp_path, answer, reason)
     with image_server(lambda _: answer) as (_, url), pytest.raises(UserError, match=reason) as error:
         negatives(pairs.path, tmp_path / "out", method="server", model="m", base_url=url)
     assert "\n" not in str(error.value)
+
+
+def test_server_generator_does_not_repeat_request_that_may_have_been_billed(pairs, tmp_path):
+    with image_server(faults=[502, 408]) as (state, url):
+        for number in (1, 2):
+            with pytest.raises(UserError, match="may have been billed; the same command requests it again"):
+                negatives(pairs.path, tmp_path / "out", method="server", model="m", base_url=url)
+            assert len(state["bodies"]) == number
+    assert state["idempotency_keys"][0] is not None
+    assert state["idempotency_keys"][0] == state["idempotency_keys"][1]
 
 
 @pytest.fixture(scope="module")

@@ -229,10 +229,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.llm.arrivals.append((caption, time.monotonic()))
             fault = self.llm.faults[caption].pop(0) if self.llm.faults[caption] else None
         time.sleep(self.llm.seconds)
-        if isinstance(fault, tuple):
+        billed = isinstance(fault, tuple) and fault[0] == "billed"
+        if isinstance(fault, tuple) and not billed:
             self.fail(*fault)
             return
         answer = self.llm.complete(caption, self.headers.get("Idempotency-Key"))
+        if billed:
+            self.fail(*fault[1:])
+            return
         if fault == "late":
             time.sleep(1.5)
         if fault == "drop":

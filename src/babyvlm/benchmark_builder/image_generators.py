@@ -136,7 +136,9 @@ class ServerGenerator:
         """
         from babyvlm.curation.rewrite.llm.client import RequestError
 
-        del phrase, seed, like
+        del phrase, like
+        # The seed numbers the attempts, so an interrupted command repeats a request under the key that it had before.
+        key = hashlib.sha256(f"{self.model}\0{self.resolution}\0{prompt}\0{seed}".encode()).hexdigest()
         # gpt-image models always return bytes and reject this option.
         how: dict[str, Any] = {} if self.model.startswith("gpt-image") else {"response_format": "b64_json"}
         how |= {
@@ -144,7 +146,7 @@ class ServerGenerator:
             "prompt": prompt,
             "n": 1,
             "size": self.resolution,
-            "extra_headers": self._server.headers,
+            "extra_headers": {**self._server.headers, "Idempotency-Key": key},
         }
         make: Any = self._server.client.images.generate
         try:
@@ -152,7 +154,10 @@ class ServerGenerator:
             content = reply.data[0].b64_json if getattr(reply, "data", None) else None
             return open_rgb(base64.b64decode(content or "", validate=True))
         except RequestError as error:
-            raise UserError(f"{self._server.base_url}: {error.reason} ({error.detail})") from None
+            billed = (
+                ". The image may have been billed; the same command requests it again" if error.paid != "no" else ""
+            )
+            raise UserError(f"{self._server.base_url}: {error.reason} ({error.detail}){billed}") from None
         except (BrokenImageError, ValueError) as error:
             raise UserError(f"{self._server.base_url}: returned no image ({error})") from None
 

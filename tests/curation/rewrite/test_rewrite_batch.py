@@ -91,6 +91,9 @@ def test_read_results_skips_invalid_lines():
     replies = list(read_results(content + b"\n\xff", str))
     assert [name for name, _ in replies] == ["x", "x"]
     assert replies[0][1].reason == ""
+    for status, paid in ((500, "no"), (400, "no"), (408, "maybe"), (502, "maybe"), (522, "maybe")):
+        line = {"custom_id": "x", "response": {"status_code": status, "body": {}}}
+        assert next(read_results(json.dumps(line).encode(), str))[1].paid == paid
     odd = [{"custom_id": "x"}, {"custom_id": "x", "response": {"status_code": "?"}}]
     for entry in odd:
         assert next(read_results(json.dumps(entry).encode(), str))[1].paid == "maybe"

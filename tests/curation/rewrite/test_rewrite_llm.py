@@ -140,6 +140,27 @@ def test_rewrite_handles_every_fault_and_pays_once(tmp_path, llm):
     ]
 
 
+GATEWAY_ERRORS = (408, 499, 502, 504, 520, 521, 522, 523, 524, 525)
+
+
+def test_rewrite_treats_gateway_errors_as_possibly_billed(tmp_path, llm):
+    """A gateway that reports an error after the model answered: the answer is computed, billed and lost."""
+    texts = captions(len(GATEWAY_ERRORS) + 1)
+    make_store(tmp_path / "in", texts)
+    for text, status in zip(texts[1:], GATEWAY_ERRORS, strict=True):
+        llm.faults[text] = [("billed", status)]
+    llm.honors_keys = True
+    found = run(tmp_path, llm)
+    assert [found[f"w/{i}"] for i in range(1, len(texts))] == [("failed", f"server error {s}") for s in GATEWAY_ERRORS]
+    query = "SELECT DISTINCT state, paid, output_tokens FROM calls WHERE reason LIKE 'server error%'"
+    assert ledger_rows(tmp_path / "rewrites.sqlite", query) == [("failed", "maybe", 120)]  # counted at the maximum
+    assert run(tmp_path, llm, out="again") == found
+    assert len(llm.bodies) == len(texts)  # nothing was sent a second time
+    retried = run(tmp_path, llm, out="retried", retry_failed=True)
+    assert all(isinstance(outcome, str) for outcome in retried.values())
+    assert set(llm.paid.values()) == {1}  # under the idempotency keys of the first calls
+
+
 def test_retry_after_accepts_seconds_and_dates():
     from babyvlm.curation.rewrite.llm.client import _retry_after
 

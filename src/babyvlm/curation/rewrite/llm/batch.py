@@ -14,7 +14,7 @@ from itertools import islice
 from time import sleep
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from babyvlm.curation.rewrite.llm.client import RequestError, Server
+from babyvlm.curation.rewrite.llm.client import AMBIGUOUS, RequestError, Server
 from babyvlm.curation.rewrite.llm.prompt import MAX_OUTPUT_TOKENS, Reply, max_input_tokens, read_reply, request
 from babyvlm.errors import UserError
 
@@ -301,6 +301,7 @@ def _reply(entry: dict[str, Any], scrub: Callable[[str], str]) -> Reply | None:
         return None
     if not isinstance(response, dict) or not isinstance(response.get("status_code"), int):
         return Reply(reason="reply not understood", paid="maybe")
-    if response["status_code"] != 200:
-        return Reply(reason=f"server error {response['status_code']}", paid="no")
+    status = response["status_code"]
+    if status != 200:
+        return Reply(reason=f"server error {status}", paid="maybe" if status in AMBIGUOUS else "no")
     return read_reply(response.get("body"), scrub)

@@ -31,8 +31,9 @@ MAX_ATTEMPTS = 8
 FIRST_WAIT = 1.0
 MAX_WAIT = 60.0
 MAX_RETRY_AFTER = 600.0
-RETRYABLE = (408, 409, 429, 500, 502, 503, 529)  # the server did not process the call and may do so later
-AMBIGUOUS = (504, 524)  # a gateway timed out; the model behind it may have answered, and the call may be billed
+RETRYABLE = (409, 429, 500, 503, 529)  # the server did not process the call and may do so later
+# A gateway (nginx, Cloudflare) or the server gave up while the model may have been answering: the call may be billed.
+AMBIGUOUS = frozenset({408, 499, 502, 504, *range(520, 526)})
 FATAL = (301, 302, 303, 307, 308, 401, 402, 403, 404, 405)  # every further call would fail as well
 NOT_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError")
 
