@@ -72,11 +72,11 @@ Stage = Generator[Artifact, Path, str]
 
 
 def stage(function: Callable[P, Stage]) -> Callable[P, None]:
-    """Turn a generator into a command that builds the artifact ``out`` completely or not at all.
+    """Turn a generator function into a command that builds the artifact ``out`` completely or not at all.
 
-    The function checks its options, opens its inputs and yields the ``Artifact`` once. If ``out`` is complete already,
-    it is stopped there. Otherwise it receives the folder to fill, and returns a summary of what it built. The command
-    holds the lock of ``out`` meanwhile, and prints the funnel and the summary.
+    The function checks its options, opens its inputs and yields the ``Artifact`` once. If ``out`` is complete, the
+    function ends there. Otherwise it receives the folder to fill, and returns a summary of what it built. The command
+    holds the lock of ``out`` while the function builds, then prints the funnel and the summary.
 
     For example:
         @stage
@@ -87,8 +87,7 @@ def stage(function: Callable[P, Stage]) -> Callable[P, None]:
             artifact.manifest |= write_pairs(folder, source.rows(), funnel=artifact.funnel, licensed=source.licensed)
             return f"{len(source):,} pairs"
 
-    Raises:
-        UserError: by the command, if ``out`` exists and was built from other arguments.
+    The command raises a ``UserError`` if ``out`` exists and was built from other arguments.
     """
     parameters = signature(function)
 

@@ -166,13 +166,13 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def one_at_a_time(command: Callable[P, T]) -> Callable[P, T]:
-    """Let a command that makes ``out`` wait while another run makes it; then it finds it whole, and leaves it."""
+    """Let a command wait while another process builds its output ``out``. Commands of stages use ``stage``."""
     parameters = signature(command)
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         out: Path = parameters.bind(*args, **kwargs).arguments["out"]
-        # What is whole in a place that may only be read is still found so.
+        # A complete artifact in a folder that cannot be written to is found all the same.
         with nullcontext() if out.exists() and not os.access(out.parent, os.W_OK) else exclusive(out):
             return command(*args, **kwargs)
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.progress import track
 
-from babyvlm.errors import UserError
+from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
 from babyvlm.io.processes import process_pool
 from babyvlm.playroom import home, trials, web
@@ -66,14 +67,14 @@ class _Job:
     run: Callable[[], Any]
 
 
-@artifacts.one_at_a_time
+@stage
 def playroom(
     out: Path,
     size: Literal["tiny", "default", "large"] = "default",
     seed: int = 0,
     num_workers: int = 2,
     in_view: float = 0.4,
-) -> None:
+) -> Stage:
     """Create Playroom: home videos with transcripts, a web corpus, clean scenes, and the four benchmarks.
 
     Playroom is a small synthetic world that may be shared, in the raw formats of the real data, so that every stage can
@@ -96,28 +97,24 @@ def playroom(
     """
     if not 0 <= in_view <= home.MAX_IN_VIEW:
         raise UserError(f"--in_view {in_view}: must be between 0 and {home.MAX_IN_VIEW:.2f}")
-    if num_workers < 1:
-        raise UserError(f"--num_workers {num_workers}: must be at least 1")
+    require_at_least(1, num_workers=num_workers)
     arguments = {"size": size, "seed": seed, "in_view": in_view, "world_version": WORLD_VERSION}
-    if artifacts.is_complete(out, "playroom", arguments):
-        print(f"{out}: already complete, skipping")
-        return
-    manifest: artifacts.Manifest = {"arguments": arguments, "sizes": asdict(SIZES[size]), "credit": CREDIT}
-    with artifacts.create(out, "playroom", manifest) as partial_out:
-        _make_folders(partial_out)
-        jobs = _jobs(partial_out, SIZES[size], seed, in_view)
-        rows: dict[str, list[Any]] = {}
-        for job, job_rows in zip(jobs, _run(jobs, num_workers), strict=True):
-            if job.table:
-                rows.setdefault(job.table, []).extend(job_rows)
-        rows["labeled_s"] = trials.labeled_trials(seed, SIZES[size].labeled_images, SIZES[size].labeled_trials)
-        _write_lists(partial_out, rows)
-        manifest["counts"] = _counts(rows, SIZES[size])
-        manifest["checksums"] = {tree: tree_checksum(partial_out / tree) for tree in ("home", "web", "clean", "trials")}
-        manifest["checksums"]["truth.csv"] = artifacts.sha256_file(partial_out / "truth.csv")
-    print(f"{out}: Playroom version {WORLD_VERSION}, images by {CREDIT}")
-    for name, count in manifest["counts"].items():
-        print(f"  {count:>7,}  {name}")
+    artifact = Artifact("playroom", arguments, manifest={"sizes": asdict(SIZES[size]), "credit": CREDIT})
+    folder = yield artifact
+    _make_folders(folder)
+    jobs = _jobs(folder, SIZES[size], seed, in_view)
+    rows: dict[str, list[Any]] = {}
+    for job, job_rows in zip(jobs, _run(jobs, num_workers), strict=True):
+        if job.table:
+            rows.setdefault(job.table, []).extend(job_rows)
+    rows["labeled_s"] = trials.labeled_trials(seed, SIZES[size].labeled_images, SIZES[size].labeled_trials)
+    _write_lists(folder, rows)
+    counts = _counts(rows, SIZES[size])
+    checksums = {tree: tree_checksum(folder / tree) for tree in ("home", "web", "clean", "trials")}
+    checksums["truth.csv"] = artifacts.sha256_file(folder / "truth.csv")
+    artifact.manifest |= {"counts": counts, "checksums": checksums}
+    summary = [f"Playroom version {WORLD_VERSION}, images by {CREDIT}"]
+    return "\n".join(summary + [f"  {count:>7,}  {name}" for name, count in counts.items()])
 
 
 def tree_checksum(folder: Path) -> str:

@@ -51,7 +51,6 @@ def report(log_dir: Path, out: Path | None = None, details: bool = False) -> Non
         print(f"{out}: report.html, report.md, tables, figures")
 
 
-@artifacts.one_at_a_time
 def write_report(rows: Sequence[Row], out: Path) -> None:
     """Write the report's folder atomically.
 
@@ -68,7 +67,7 @@ def write_report(rows: Sequence[Row], out: Path) -> None:
         for run in row.runs
     }
     by_world = ([row for row in rows if row.embedded is embedded] for embedded in (False, True))
-    with require_extra("report", "report --out"):
+    with artifacts.exclusive(out), require_extra("report", "report --out"):
         worlds = [world_report(world_rows) for world_rows in by_world if world_rows]
         with artifacts.create(out, KIND, {"arguments": {"command": "report", "results": hashes}}) as folder:
             write_files(folder, worlds)
