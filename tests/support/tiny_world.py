@@ -1,4 +1,4 @@
-"""A folder in which the shipped matrix runs in seconds: its overlays, over small stores and a short test."""
+"""A folder in which the shipped matrix runs in seconds, with small stores and a short benchmark."""
 
 import shutil
 from pathlib import Path
@@ -46,7 +46,7 @@ TEXT = {"trainer.max_steps": 3, "trainer.val_check_interval": 3, "data.batch_siz
 
 
 def lay_out(folder, tiny_store, make_vocabulary):
-    """Make it: ``ablations.yaml`` is the shipped matrix with fewer steps and a base of its own."""
+    """Write the folder; its ``ablations.yaml`` is the shipped matrix with fewer steps and its own base config."""
     shutil.copytree(ROOT / "configs", folder / "configs")
     texts = [f"{WORDS[i % 7]} the {WORDS[i // 7]}" for i in range(49)]
     splits = ["train"] * 40 + ["val"] * 5 + ["test"] * 4
