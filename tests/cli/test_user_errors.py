@@ -37,7 +37,7 @@ MISTAKES = {
     f"{CHECK} --num_workers 0": "--num_workers 0: must be at least 1",
     f"{CHECK} --trials '[file]'": "file: has no column 'image'",
     f"{CHECK} --trials '[nothing.csv]'": "nothing.csv: has no row",
-    f"{CHECK} --trials '[gone.csv]'": "gone.csv: cannot be read as CSV \\(No such file",
+    f"{CHECK} --trials '[gone.csv]'": "gone.csv: No such file",
     f"{DROP} --max_hash_distance 257": "--max_hash_distance 257: must be between 0 and 256",
     "curate vocabulary --stores '[]' --out out": "--stores: name at least one store",
     "curate vocabulary --stores '[small]' --min_count 0 --out out": "--min_count 0: must be at least 1",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from babyvlm.curation.benchmark_images import missing_images
 from babyvlm.errors import UserError
+from babyvlm.io.tables import open_csv
 
 ImageText = tuple[str, str]  # an image's path below the root of the list, and a text
 SPLITS = ("dev", "test")
@@ -55,13 +56,10 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
         UserError: The file is missing or not a CSV, lacks one of ``columns``, has an empty cell in one of them, or has
             no rows.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            found = reader.fieldnames or []
-            rows = [Row(reader.line_num, cells) for cells in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a CSV ({error})") from None
+    with open_csv(path) as file:
+        reader = csv.DictReader(file)
+        found = reader.fieldnames or []
+        rows = [Row(reader.line_num, cells) for cells in reader]
     missing = [column for column in columns if column not in found]
     if missing:
         raise UserError(f"{path}: column {missing[0]} is missing; its columns are {', '.join(found) or 'none'}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from babyvlm.errors import UserError
 from babyvlm.io.files import file_size, files_below, join_inside
+from babyvlm.io.tables import open_csv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -116,18 +117,14 @@ def find_benchmark_images(
 def _image_column(path: Path) -> list[str]:
     """Return the distinct values of a list's column ``image``, in order."""
     names = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if "image" not in (reader.fieldnames or ()):
-                raise UserError(f"{path}: has no column 'image', so it is not a benchmark list")
-            for row in reader:
-                if not row.get("image"):
-                    raise UserError(f"{path}, row {reader.line_num}: names no image")
-                names.append(row["image"])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path}: cannot be read as CSV ({reason})") from None
+    with open_csv(path) as file:
+        reader = csv.DictReader(file)
+        if "image" not in (reader.fieldnames or ()):
+            raise UserError(f"{path}: has no column 'image', so it is not a benchmark list")
+        for row in reader:
+            if not row.get("image"):
+                raise UserError(f"{path}, row {reader.line_num}: names no image")
+            names.append(row["image"])
     if not names:
         raise UserError(f"{path}: has no row")
     return list(dict.fromkeys(names))
