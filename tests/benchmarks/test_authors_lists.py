@@ -103,9 +103,7 @@ class Known(LightningModule):
         ("constant", Known(lambda fits: 0.3), 1 / 4, 1 / 2, 0, 0),
     ],
 )
-def test_benchmarks_give_known_models_their_exact_scores(
-    tmp_path, trials, name, model, labeled, two_word, winoground, caption
-):
+def test_benchmarks_score_known_models_exactly(tmp_path, trials, name, model, labeled, two_word, winoground, caption):
     benchmarks = [
         LabeledS(trials / "labeled_s.csv", dev_fraction=0.0),
         VTWT(trials / "vtwt.csv"),

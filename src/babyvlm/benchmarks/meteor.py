@@ -1,4 +1,4 @@
-"""METEOR in its two common implementations, which differ by tens of points: each has its own name."""
+"""METEOR by NLTK, and both common implementations of METEOR as torchmetrics. They differ by tens of points."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ WORDNET = "python -m nltk.downloader wordnet"
 
 
 def meteor_nltk(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
-    """NLTK's METEOR of each hypothesis against its reference, in [0, 1], as BabyVLM's authors used it.
+    """Return NLTK's METEOR of each hypothesis against its reference, in [0, 1], as BabyVLM's authors used it.
 
-    Words are told apart by NLTK's ``word_tokenize``, each text being one sentence (``preserve_line``: so no Punkt model
-    is needed; it would matter for a text of several sentences). Exact, stem and WordNet matches; alpha 0.9, beta 3,
+    Texts are tokenized by NLTK's ``word_tokenize``, each as one sentence (``preserve_line``, which needs no Punkt model
+    and makes a difference only for texts of several sentences). Exact, stem and WordNet matches; alpha 0.9, beta 3,
     gamma 0.5 (NLTK's defaults).
 
     Raises:
-        UserError: NLTK or WordNet is not there; nothing is downloaded in silence.
+        UserError: NLTK or WordNet is not installed; nothing is downloaded automatically.
     """
     wordnet = load_wordnet()
     from nltk.tokenize import word_tokenize
@@ -37,10 +37,10 @@ def meteor_nltk(hypotheses: Sequence[str], references: Sequence[str]) -> list[fl
 
 
 def load_wordnet() -> Any:  # noqa: ANN401 - NLTK has no types
-    """NLTK's WordNet.
+    """Return NLTK's WordNet.
 
     Raises:
-        UserError: it is not there; the message has the command that gets it.
+        UserError: It is not installed; the message contains the command that downloads it.
     """
     with require_extra("meteor", "NLTK's METEOR"):
         from nltk.corpus import wordnet
@@ -48,12 +48,12 @@ def load_wordnet() -> Any:  # noqa: ANN401 - NLTK has no types
     try:
         wordnet.ensure_loaded()
     except LookupError:
-        raise UserError(f"NLTK's METEOR needs WordNet; get it by: {WORDNET}") from None
+        raise UserError(f"NLTK's METEOR needs WordNet. Download it with: {WORDNET}") from None
     return wordnet
 
 
 class _Meteor(Metric):
-    """Mean over captions, gathered over ranks."""
+    """Mean over captions, accumulated over batches and ranks."""
 
     is_differentiable = False
     higher_is_better = True
@@ -69,18 +69,18 @@ class _Meteor(Metric):
     @staticmethod
     @abstractmethod
     def score(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
-        """Of each hypothesis."""
+        """Return the score of each hypothesis."""
 
     def update(self, preds: Sequence[str], target: Sequence[str]) -> None:
-        """Add hypotheses and the reference of each."""
+        """Add hypotheses and their references."""
         self.total += sum(self.score(preds, target))
         self.count += len(preds)
 
     def compute(self) -> Tensor:
-        """Mean of the segments' scores; Java's and COCO's score of a corpus is another number.
+        """Return the mean of the captions' scores, which differs from the corpus score of the Java program and COCO.
 
         Raises:
-            ValueError: no caption.
+            ValueError: There is no caption.
         """
         if not self.count:
             raise ValueError("METEOR of no caption")

