@@ -13,7 +13,7 @@ from babyvlm.errors import UserError
 UTTERANCES = ['say "hi", now', "two\tcells", "naïve café <unk>", "=1+1", "last"]
 
 
-def test_webdataset_holds_every_column_and_is_read_again(tiny_store, tmp_path):
+def test_store_export_webdataset_holds_all_columns(tiny_store, tmp_path):
     store = tiny_store(UTTERANCES, source="s")
     main(["store", "export", "--store", str(store.path), "--out", str(tmp_path / "tars")])
     with tarfile.open(tmp_path / "tars" / "00000.tar") as tar:
@@ -31,7 +31,7 @@ def test_webdataset_holds_every_column_and_is_read_again(tiny_store, tmp_path):
     assert [row["utterance"] for row in again] == [" ".join(text.split()) for text in UTTERANCES]
 
 
-def test_a_folder_with_its_list_is_read_again(tiny_store, tmp_path):
+def test_store_export_folder_can_be_read_by_curate_web(tiny_store, tmp_path):
     store = tiny_store(UTTERANCES)
     export(store.path, tmp_path / "folder", format="folder")
     with (tmp_path / "folder" / "pairs.csv").open(newline="") as file:
@@ -48,7 +48,7 @@ def test_a_folder_with_its_list_is_read_again(tiny_store, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["webdataset", "folder"])
-def test_a_licensed_store_stays_unless_told(tiny_store, tmp_path, capsys, format):
+def test_store_export_refuses_licensed_store_by_default(tiny_store, tmp_path, capsys, format):
     store = tiny_store(licensed=True)
     with pytest.raises(SystemExit) as exit_info:
         main(["store", "export", "--store", str(store.path), "--out", str(tmp_path / "x"), "--format", format])
@@ -59,21 +59,21 @@ def test_a_licensed_store_stays_unless_told(tiny_store, tmp_path, capsys, format
     assert json.loads((tmp_path / "x" / "export.json").read_text())["licensed"] is True
 
 
-def test_whole_is_left_and_another_call_refused(tiny_store, tmp_path, capsys):
+def test_store_export_skips_complete_and_refuses_other_format(tiny_store, tmp_path, capsys):
     store = tiny_store()
     export(store.path, tmp_path / "x")
     export(store.path, tmp_path / "x")
     assert "already complete" in capsys.readouterr().out
-    with pytest.raises(UserError, match="other format"):
+    with pytest.raises(UserError, match="built with a different format"):
         export(store.path, tmp_path / "x", format="folder")
 
 
-def test_an_interrupted_export_goes_on_with_the_archives_that_are_missing(tiny_store, tmp_path, monkeypatch):
+def test_store_export_resumes_with_missing_archives(tiny_store, tmp_path, monkeypatch):
     monkeypatch.setattr("babyvlm.curation.store.pair_store.SHARD_ROWS", 2)
     monkeypatch.setattr("babyvlm.curation.store.export.SHARD_ROWS", 2)
     monkeypatch.setattr("babyvlm.curation.store.pair_store.GROUP_ROWS", 1)
     store = tiny_store()
-    export(store.path, tmp_path / "whole")
+    export(store.path, tmp_path / "complete")
     opened, real = [], tarfile.open
 
     def failing(path, *args, **kwargs):
@@ -89,4 +89,4 @@ def test_an_interrupted_export_goes_on_with_the_archives_that_are_missing(tiny_s
     export(store.path, tmp_path / "x")
     assert opened == ["00000.tar", "00001.tar", "00002.tar", "00002.tar"]
     for name in ("00000.tar", "00001.tar", "00002.tar", "export.json"):
-        assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "complete" / name).read_bytes()
