@@ -437,16 +437,16 @@ def test_trained_clip_takes_shapes_only(refused, base, settings):
 
 
 def test_hostile_checkpoint_state_deletes_nothing(tmp_path):
-    from babyvlm.training.checkpoint_io import WholeCheckpoints
+    from babyvlm.training.checkpoint_io import AtomicCheckpointIO
 
     (tmp_path / "checkpoints").mkdir()
     for name in ("mine.ckpt", "mine.txt"):
         (tmp_path / name).touch()
-        WholeCheckpoints().remove_checkpoint(f"{tmp_path}/checkpoints/../{name}")
+        AtomicCheckpointIO().remove_checkpoint(f"{tmp_path}/checkpoints/../{name}")
         assert (tmp_path / name).exists()
-    WholeCheckpoints().remove_checkpoint(tmp_path / "mine.txt")
+    AtomicCheckpointIO().remove_checkpoint(tmp_path / "mine.txt")
     assert (tmp_path / "mine.txt").exists()
-    WholeCheckpoints().remove_checkpoint(tmp_path / "mine.ckpt")
+    AtomicCheckpointIO().remove_checkpoint(tmp_path / "mine.ckpt")
     assert not (tmp_path / "mine.ckpt").exists()
 
 

@@ -1,4 +1,4 @@
-"""What the command line says when the machine refuses."""
+"""The command line: help, unknown commands, and errors of the machine."""
 
 import errno
 import subprocess
@@ -10,7 +10,7 @@ from babyvlm.__main__ import main
 
 
 @pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "No space left"), (errno.EACCES, "Permission denied")])
-def test_a_refusal_of_the_disk_is_one_line(monkeypatch, tmp_path, capsys, number, words):
+def test_main_reports_disk_errors_in_one_line(monkeypatch, tmp_path, capsys, number, words):
     def refuse(*_, **__):
         raise OSError(number, words, str(tmp_path / "world"))
 
@@ -23,7 +23,7 @@ def test_a_refusal_of_the_disk_is_one_line(monkeypatch, tmp_path, capsys, number
     assert words in last
 
 
-def test_a_full_disk_is_one_line(tmp_path):
+def test_main_reports_full_disk_in_one_line(tmp_path):
     """A real one: /dev/full refuses every byte."""
     code = (
         "from babyvlm.cli import main as m\n"
@@ -37,7 +37,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly():
+def test_main_ends_silently_if_pipe_is_closed():
     code = (
         "from babyvlm.cli import main as m\n"
         "m.run = lambda args: [print(number) for number in range(100_000)]\n"
@@ -50,7 +50,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly():
     assert process.returncode == 141
 
 
-def test_an_unknown_command_is_told_which_there_are(capsys):
+def test_main_lists_commands_after_unknown_one(capsys):
     with pytest.raises(SystemExit) as end:
         main(["fitt"])
     assert end.value.code == 2
@@ -60,7 +60,7 @@ def test_an_unknown_command_is_told_which_there_are(capsys):
 
 
 @pytest.mark.parametrize(("args", "words"), [([], "curate"), (["--version"], "0.")])
-def test_nothing_asked_is_helped(args, words, capsys):
+def test_main_shows_help_without_arguments(args, words, capsys):
     with pytest.raises(SystemExit) as end:
         main(args)
     assert end.value.code == 0

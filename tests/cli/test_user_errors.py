@@ -1,4 +1,4 @@
-"""What a user gets wrong at the stages of curation: one line that names it, exit code 2, nothing left behind."""
+"""User errors in curation commands: one line that names the error, exit code 2, and no files left behind."""
 
 import re
 import shlex
@@ -70,7 +70,7 @@ def folder(tmp_path_factory, tiny_store, draw_jpeg):
 
 
 @pytest.mark.parametrize("command", MISTAKES)
-def test_a_mistake_is_one_line(folder, monkeypatch, capfd, command):
+def test_stage_reports_user_error_in_one_line(folder, monkeypatch, capfd, command):
     monkeypatch.chdir(folder)
     before = tree(folder)
     with pytest.raises(SystemExit) as end:

@@ -14,9 +14,8 @@ from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.cvcl import CVCL
 from babyvlm.models.language import LanguageShape
 from babyvlm.models.networks.vision import VisionEncoder
-from babyvlm.training.batch_seeding import SeedEachBatch
-from babyvlm.training.csv_logger import CSVLog
-from babyvlm.training.recovery import Recovery, newest_whole
+from babyvlm.training.csv_logger import AppendingCSVLogger
+from babyvlm.training.recovery import Recovery, SeedEachBatch, newest_readable
 
 WORDS = ["look", "the", "red", "ball", "dog", "runs", "wash", "cup", "at"]
 BATCH, TRAIN, VAL = 8, 37, 21  # neither is a whole number of batches
@@ -113,7 +112,7 @@ def seen(folder, devices):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_losses_gradients_and_samples_are_those_of_one_process(mix, tmp_path, name):
+def test_two_ranks_have_losses_gradients_and_samples_of_one(mix, tmp_path, name):
     metrics, weights = run(name, mix, tmp_path / "1", 1)
     (alone,) = seen(tmp_path / "1", 1)
     assert len(alone["losses"]) == TRAIN // BATCH
@@ -143,7 +142,7 @@ def test_losses_gradients_and_samples_are_those_of_one_process(mix, tmp_path, na
 @pytest.mark.parametrize(
     ("length", "size", "world"), [(21, 8, 1), (21, 8, 2), (21, 8, 4), (5, 4, 4), (3, 64, 2), (64, 8, 4)]
 )
-def test_held_out_samples_are_all_taken_once_and_evenly(length, size, world):
+def test_sampler_divides_held_out_samples_evenly_without_duplicates(length, size, world):
     ranks = [held_out_batches(length, size, rank, world) for rank in range(world)]
     assert len({len(batches) for batches in ranks}) == 1  # no rank waits for one that has done
     assert all(batch for batches in ranks for batch in batches)
@@ -157,18 +156,18 @@ def test_held_out_samples_are_all_taken_once_and_evenly(length, size, world):
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_fewer_held_out_samples_than_ranks_are_refused():
+def test_sampler_rejects_fewer_held_out_samples_than_ranks():
     with pytest.raises(UserError, match="3 held-out utterances cannot be shared by 4 devices"):
         held_out_batches(3, 8, 0, 4)
 
 
-def test_a_run_on_two_ranks_goes_on_on_one(mix, tmp_path):
+def test_run_on_two_ranks_resumes_on_one(mix, tmp_path):
     """Stopped in mid-epoch; the rest of the samples, of the losses and the weights are those of one process."""
     metrics, weights = run("CVCL", mix, tmp_path / "whole", 1, max_epochs=2)
-    logs = {"logger": CSVLog(tmp_path / "logs", "run", 0)}
+    logs = {"logger": AppendingCSVLogger(tmp_path / "logs", "run", 0)}
     cut = [Witness(tmp_path / "cut"), SeedEachBatch(0), Recovery(0)]
     run("CVCL", mix, tmp_path / "cut", 2, max_epochs=2, max_steps=6, callbacks=cut, **logs)
-    saved = newest_whole(tmp_path / "logs/run/version_0")
+    saved = newest_readable(tmp_path / "logs/run/version_0")
     assert saved.name == "step-000000005.ckpt"
     rest = [Witness(tmp_path / "rest"), SeedEachBatch(0), Recovery(0)]
     metrics_too, weights_too = run("CVCL", mix, tmp_path / "rest", 1, saved, max_epochs=2, callbacks=rest, **logs)

@@ -1,4 +1,4 @@
-"""Real processes, killed or told to stop at random moments: the run ends as one that was left alone."""
+"""Kill or signal real processes at random moments: after resuming, the run ends like an undisturbed one."""
 
 import os
 import random
@@ -20,7 +20,7 @@ from PIL import Image
 from babyvlm.__main__ import main
 from babyvlm.data.feature_files import PART_ROWS
 from babyvlm.training.recovery import checkpoints
-from babyvlm.training.run_lock import claim
+from babyvlm.training.run_folder import lock_run
 from babyvlm.training.signals import exit_code, requeue
 from support.warm import WarmParent
 
@@ -223,7 +223,7 @@ def assert_same(found, expected):
     ("model", "places"),
     [("CVCL", ["save:2", "validation:1", "epoch:1"]), ("BabyLLaVA-2", ["accumulation:4", "accumulation:3"])],
 )
-def test_killed_at_exact_places(parent, place, unbroken, model, places):
+def test_fit_resumes_exactly_after_kill_at_given_place(parent, place, unbroken, model, places):
     folder = place(f"{model}-places", model)
     for where in places:
         assert end_at(parent, folder, where), (folder / "output.txt").read_text()
@@ -232,7 +232,7 @@ def test_killed_at_exact_places(parent, place, unbroken, model, places):
 
 
 @pytest.mark.soak
-def test_killed_five_times_in_one_epoch(parent, place, unbroken):
+def test_fit_resumes_exactly_after_five_kills_in_one_epoch(parent, place, unbroken):
     folder = place("CVCL-five")
     assert all(end_at(parent, folder, "save:3") for _ in range(4))  # each life takes two steps, of the epoch's ten
     assert end_at(parent, folder, "epoch:1")
@@ -244,7 +244,7 @@ PLACES = ["save", "validation", "epoch", "accumulation"]
 
 @pytest.mark.soak
 @pytest.mark.parametrize("model", MODELS)
-def test_killed_thirty_times(parent, place, unbroken, model):
+def test_fit_resumes_exactly_after_thirty_kills(parent, place, unbroken, model):
     """At random moments and at exact places, five kills a run; a run that ends before it is killed begins anew."""
     draw = random.Random(model)
     accumulates = "accumulate_grad_batches" in MODELS[model]
@@ -267,7 +267,7 @@ ONCE_MORE = pytest.param(signal.SIGUSR2, marks=pytest.mark.soak)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, ONCE_MORE])
-def test_a_signal_ends_the_run_in_a_state_from_which_it_goes_on(parent, place, unbroken, number):
+def test_fit_saves_state_on_signal(parent, place, unbroken, number):
     folder = place(number.name)
     config = yaml.safe_load((folder / "run.yaml").read_text()) | {"recovery": {"every_seconds": 1000}}
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
@@ -275,7 +275,7 @@ def test_a_signal_ends_the_run_in_a_state_from_which_it_goes_on(parent, place, u
     wait_for_rows(folder, 6)
     os.kill(child, number)
     assert parent.wait() == 128 + number  # 143 for SIGTERM
-    assert "go on by python -m babyvlm resume" in (folder / "output.txt").read_text()
+    assert "Continue with: python -m babyvlm resume" in (folder / "output.txt").read_text()
     assert_same(finish(parent, folder), unbroken("CVCL"))
 
 
@@ -289,11 +289,11 @@ def end_by(parent, folder, number, where, **environment):
     return code, printed
 
 
-AT_ONCE = "ended where nothing had to be saved"
+AT_ONCE = "nothing had to be saved"
 
 
 @pytest.mark.parametrize("where", ["store:1", "sanity:1", "fork:1"])
-def test_before_training_sigterm_ends_the_run_at_once(parent, place, unbroken, where):
+def test_fit_ends_immediately_on_sigterm_before_training(parent, place, unbroken, where):
     folder = place(f"before-{where[:-2]}", num_sanity_val_steps=1)
     config = yaml.safe_load((folder / "run.yaml").read_text())
     config["data"] = PAIRS | {"init_args": PAIRS["init_args"] | {"num_workers": 1}}
@@ -304,15 +304,15 @@ def test_before_training_sigterm_ends_the_run_at_once(parent, place, unbroken, w
     assert_same(finish(parent, folder), unbroken("CVCL"))
 
 
-def test_where_an_epoch_is_one_step_a_signal_is_heeded_too(parent, place):
+def test_fit_ends_on_signal_if_epoch_has_one_step(parent, place):
     folder = place("one-step", val_check_interval=2)
     config = yaml.safe_load((folder / "run.yaml").read_text())
     config["data"] = PAIRS | {"init_args": PAIRS["init_args"] | {"batch_size": 40}}
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
     code, printed = end_by(parent, folder, signal.SIGTERM, "validation:2")
     assert code == 143
-    assert "an epoch has but one step: no state is saved to go on from; lower data.batch_size" in printed
-    assert "SIGTERM: ended at step 5, of which nothing is saved" in printed
+    assert "an epoch has only one step, so no state can be saved. Lower data.batch_size" in printed
+    assert "SIGTERM: ended at step 5; nothing was saved" in printed
 
 
 def with_scontrol(folder, code=0):
@@ -325,14 +325,14 @@ def with_scontrol(folder, code=0):
 
 
 @pytest.mark.parametrize(("scontrol", "code"), [(0, 0), (1, 128 + signal.SIGUSR2)])
-def test_before_training_sigusr_asks_for_another_turn(parent, place, scontrol, code):
+def test_fit_requeues_on_sigusr_before_training(parent, place, scontrol, code):
     folder = place(f"before-asked-{scontrol}")
     found, printed = end_by(parent, folder, signal.SIGUSR2, "store:1", **with_scontrol(folder, scontrol))
     assert (found, f"SIGUSR2: {AT_ONCE}" in printed) == (code, True)
     assert (folder / "asked").read_text() == "requeue 17\n"
 
 
-def test_features_that_were_made_before_a_signal_are_kept(parent, place, tiny_store):
+def test_feature_cache_survives_signal(parent, place, tiny_store):
     folder = place("features", "BabyLLaVA-1")
     rows = 2 * PART_ROWS + 20
     splits = ["train"] * (rows - 10) + ["val"] * 5 + ["test"] * 5
@@ -353,24 +353,24 @@ def test_features_that_were_made_before_a_signal_are_kept(parent, place, tiny_st
 
 
 @pytest.mark.parametrize("where", ["last:1", "test:1"])
-def test_after_training_a_signal_ends_the_run_and_only_its_test_is_left(parent, place, unbroken, where):
+def test_resume_runs_only_test_after_signal_at_end_of_training(parent, place, unbroken, where):
     """The signal at ``last`` comes in training, behind the last place where a state is saved."""
     folder = place(f"after-{where[:-2]}")
     code, printed = end_by(parent, folder, signal.SIGTERM, where)
     assert code == 143
-    assert ("training was over" if where == "last:1" else AT_ONCE) in printed
+    assert ("training had ended" if where == "last:1" else AT_ONCE) in printed
     run = folder / "lightning_logs/run-tiny/version_0"
     last = run / "checkpoints/last.ckpt"
     written = last.stat().st_mtime_ns
     assert not list(run.glob("results/*-test*"))
     found = finish(parent, folder)
-    assert "training is over" in (folder / "output.txt").read_text()
+    assert "training has ended" in (folder / "output.txt").read_text()
     assert last.stat().st_mtime_ns == written  # not trained again
     assert (run / "finished").is_file()
     assert_same(found, unbroken("CVCL"))
     results = {path: path.stat().st_mtime_ns for path in run.rglob("[!.]*") if path.is_file()}
     finish(parent, folder)
-    assert "finished, nothing is left to do" in (folder / "output.txt").read_text()
+    assert "already complete, skipping" in (folder / "output.txt").read_text()
     assert results == {path: path.stat().st_mtime_ns for path in results}
 
 
@@ -383,7 +383,7 @@ def begin(folder, *args):
 
 
 @pytest.mark.soak
-def test_two_ranks_stop_together_and_go_on(place):
+def test_two_ranks_stop_together_and_resume(place):
     options = {"devices": 2, "strategy": "ddp"}
     whole, stopped = place("two-ranks", **options), place("two-ranks-stopped", **options)
     assert begin(whole, "fit", "--config", "run.yaml").wait(200) == 0, (whole / "output.txt").read_text()
@@ -403,7 +403,7 @@ SLURM = {
 
 @pytest.mark.parametrize("job", SLURM)
 @pytest.mark.parametrize("scontrol", ["works", "fails", "absent"])
-def test_slurm_is_asked_to_requeue(monkeypatch, tmp_path, capsys, job, scontrol):
+def test_requeue_calls_scontrol(monkeypatch, tmp_path, capsys, job, scontrol):
     environment, asked = SLURM[job]
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -420,14 +420,14 @@ def test_slurm_is_asked_to_requeue(monkeypatch, tmp_path, capsys, job, scontrol)
         assert (tmp_path / "asked").read_text() == asked + "\n"
 
 
-def test_nothing_is_asked_where_there_is_no_slurm(monkeypatch):
+def test_requeue_does_nothing_without_slurm(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     assert not requeue()
     assert [exit_code(signal.SIGTERM, False), exit_code(signal.SIGUSR1, True)] == [143, 0]
 
 
-def test_a_torn_checkpoint_is_told_of_and_the_one_before_is_used(parent, place, unbroken):
+def test_resume_reports_damaged_checkpoint_and_uses_previous(parent, place, unbroken):
     folder = place("torn")
     child = parent.start(command(folder), folder)
     wait_for_rows(folder, 6)
@@ -440,12 +440,12 @@ def test_a_torn_checkpoint_is_told_of_and_the_one_before_is_used(parent, place, 
     expected = unbroken("CVCL")
     found = finish(parent, folder)
     output = (folder / "output.txt").read_text()
-    assert f"{newest.name}: torn" in output
-    assert f"going on from {before.name}" in output
+    assert f"{newest.name}: damaged" in output
+    assert f"resuming from {before.name}" in output
     assert_same(found, expected)
 
 
-def test_a_corrupt_row_ends_the_run_with_its_key(parent, place):
+def test_fit_names_key_of_corrupt_row(parent, place):
     """In a loader's worker, in mid-epoch; no neighbour takes its place."""
     folder = place("corrupt")
     stores = (folder / "stores").resolve()
@@ -466,7 +466,7 @@ def test_a_corrupt_row_ends_the_run_with_its_key(parent, place):
 
 
 @pytest.mark.soak
-def test_two_ranks_go_on_as_one(place):
+def test_run_on_two_ranks_resumes_as_one_rank(place):
     """On one device, and through a worker: what is shown and learned stays the same, but for dropout and rounding."""
     whole, changed = place("as-two", "BabyLLaVA-1"), place("as-one", "BabyLLaVA-1")
     for folder in (whole, changed):
@@ -488,7 +488,7 @@ def test_two_ranks_go_on_as_one(place):
 
 
 @pytest.mark.parametrize("changed", ["stores/pairs", "vocabulary"])
-def test_a_run_does_not_go_on_with_other_data(parent, place, changed, tiny_store, make_vocabulary):
+def test_resume_rejects_changed_data(parent, place, changed, tiny_store, make_vocabulary):
     folder = place(f"replaced-{changed[-5:]}")
     assert end_at(parent, folder, "save:2")
     (folder / changed.split("/")[0]).unlink()
@@ -498,10 +498,10 @@ def test_a_run_does_not_go_on_with_other_data(parent, place, changed, tiny_store
     (folder / "vocabulary").exists() or (folder / "vocabulary").symlink_to(make_vocabulary(other))
     code, printed = end_by(parent, folder, signal.SIGKILL, "nowhere:1")
     assert code == 2
-    assert f"error: {changed}: not what the run was begun with; put that one back and resume" in printed
+    assert f"error: {changed}: not the data that the run was started with. Restore it and resume" in printed
 
 
-def test_a_run_does_not_go_on_with_another_model(parent, place):
+def test_resume_rejects_changed_model(parent, place):
     folder = place("edited")
     assert end_at(parent, folder, "save:2")
     file = folder / "lightning_logs/run-tiny/version_0/config.yaml"
@@ -509,20 +509,20 @@ def test_a_run_does_not_go_on_with_another_model(parent, place):
     code, printed = end_by(parent, folder, signal.SIGKILL, "nowhere:1")
     assert code == 2
     told = printed.splitlines()[-1]
-    assert f"error: {file}: not the model or optimizer that " in told
+    assert f"error: {file}: model or optimizer differ from those of " in told
     assert "size mismatch" in told
 
 
-def test_a_run_that_another_process_has_is_left_alone(parent, place):
+def test_resume_rejects_run_of_another_process(parent, place):
     folder = place("claimed")
     assert end_at(parent, folder, "save:2")
-    claim(folder / "lightning_logs/run-tiny/version_0")
+    lock_run(folder / "lightning_logs/run-tiny/version_0")
     code, printed = end_by(parent, folder, signal.SIGKILL, "nowhere:1")
     assert (code, printed.count("\n")) == (2, 1)
     assert f"process {os.getpid()} on " in printed
 
 
-def test_resume_takes_what_does_not_alter_the_outcome(monkeypatch, capsys):
+def test_resume_accepts_options_that_do_not_change_the_result(monkeypatch, capsys):
     taken = []
     monkeypatch.setattr("babyvlm.cli.lightning.resume", lambda *args: taken.append(args))
     main(["resume", "run", "--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.num_workers", "0"])
@@ -537,27 +537,27 @@ def test_resume_takes_what_does_not_alter_the_outcome(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
-        (None, "no run to go on with"),
+        (None, "no run to resume"),
         ("a: [", "config.yaml: not YAML"),
-        ("text", "config.yaml: holds no settings"),
-        ("name: run", "config.yaml: `logs` is missing"),
-        ("logs: elsewhere", "was made in elsewhere"),
+        ("text", "config.yaml: contains no settings"),
+        ("name: run", "config.yaml: `log_dir` is missing"),
+        ("log_dir: elsewhere", "was created in elsewhere"),
     ],
 )
-def test_resume_refuses_what_is_no_run(tmp_path, capsys, config, told):
+def test_resume_rejects_folder_that_is_not_a_run(tmp_path, capsys, config, message):
     if config is not None:
         (tmp_path / "config.yaml").write_text(config)
     with pytest.raises(SystemExit) as end:
         main(["resume", str(tmp_path)])
     assert end.value.code == 2
     printed = capsys.readouterr().err
-    assert (told in printed, printed.count("\n")) == (True, 1)
+    assert (message in printed, printed.count("\n")) == (True, 1)
 
 
-def test_an_interval_of_nothing_is_one_line(parent, place):
+def test_fit_rejects_validation_interval_of_zero(parent, place):
     folder = place("interval", val_check_interval=0)
     code, printed = end_by(parent, folder, signal.SIGKILL, "nowhere:1")
     assert code == 2
-    assert "error: trainer.val_check_interval 0: set limit_val_batches to 0" in printed
+    assert "error: trainer.val_check_interval: 0 is not an interval. Set limit_val_batches to 0" in printed

@@ -49,7 +49,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_run_ends_and_names_the_pairs(tmp_path, case):
+def test_guard_ends_run_and_names_pairs(tmp_path, case):
     function, values, step, keys, loss = CASES[case]
     model = Line(function)
     trainer = Trainer(
@@ -70,7 +70,7 @@ def test_the_run_ends_and_names_the_pairs(tmp_path, case):
     assert trainer.global_step == step
 
 
-def test_accumulated_batches_are_all_named(tmp_path):
+def test_guard_names_pairs_of_all_accumulated_batches(tmp_path):
     trainer = Trainer(
         accelerator="cpu",
         logger=CSVLogger(tmp_path, "run"),
@@ -88,7 +88,7 @@ def test_accumulated_batches_are_all_named(tmp_path):
     assert found["loss"] == "nan"
 
 
-def test_good_numbers_go_on(tmp_path):
+def test_guard_ignores_finite_values(tmp_path):
     trainer = Trainer(
         accelerator="cpu",
         logger=False,

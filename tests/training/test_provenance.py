@@ -16,13 +16,13 @@ from babyvlm.benchmarks.results import licensed
 from babyvlm.data.frame_mix import FrameMix
 from babyvlm.data.pair_mix import Source
 from babyvlm.data.vocabulary import Vocabulary
-from babyvlm.training.provenance import made_from
+from babyvlm.training.provenance import inputs
 
 VTWT = "image,positive_phrase,negative_phrase\n"
 
 
 @pytest.mark.parametrize("free", [True, False])
-def test_a_run_says_what_it_was_made_from(tiny_store, vocabulary, tmp_path, free):
+def test_provenance_records_inputs_versions_and_samples(tiny_store, vocabulary, tmp_path, free):
     store = tiny_store(groups=["a", "a", "b", "c", "d", "e"], path=tmp_path / "stores" / "home", licensed=not free)
     config = {
         "model": {
@@ -81,10 +81,10 @@ def test_a_run_says_what_it_was_made_from(tiny_store, vocabulary, tmp_path, free
         assert row["image"] not in content
 
 
-def test_frames_alone_have_neither_validation_nor_vocabulary(tiny_store, tmp_path):
+def test_inputs_of_frames_have_no_validation_and_no_vocabulary(tiny_store, tmp_path):
     store = tiny_store(path=tmp_path / "frames")
     mix = FrameMix("frames", tmp_path, [Source("frames")])
-    assert made_from(SimpleNamespace(datamodule=mix)) == {
+    assert inputs(SimpleNamespace(datamodule=mix)) == {
         "stores": {"frames": {"fingerprint": store.fingerprint, "licensed": False, "rows": 6}}
     }
 
@@ -94,7 +94,7 @@ def made(folder: Path, kind: str, **manifest):
     (folder / f"{kind}.json").write_text(json.dumps(manifest))
 
 
-def test_a_list_is_licensed_unless_it_says_no(tmp_path):
+def test_caption_list_is_licensed_by_default(tmp_path):
     trials = tmp_path / "some" / "trials" / "vtwt.csv"
     trials.parent.mkdir(parents=True)
     trials.write_text(VTWT)

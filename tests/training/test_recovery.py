@@ -18,9 +18,8 @@ from babyvlm.models.language import LanguageShape
 from babyvlm.models.networks.text import TransformerText
 from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.training import checkpoint_io, recovery
-from babyvlm.training.batch_seeding import SeedEachBatch
-from babyvlm.training.csv_logger import CSVLog
-from babyvlm.training.recovery import Recovery
+from babyvlm.training.csv_logger import AppendingCSVLogger
+from babyvlm.training.recovery import Recovery, SeedEachBatch
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def fit(mix, folder, ckpt_path=None, schedule=None, seconds=0.0, **options):
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
-        logger=[CSVLog(folder, "run", 0)],
+        logger=[AppendingCSVLogger(folder, "run", 0)],
         callbacks=callbacks,
         use_distributed_sampler=False,
         enable_progress_bar=False,
@@ -106,7 +105,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_checkpoint_leads_to_the_same_end(mix, tmp_path, monkeypatch, case):
+def test_recovery_resumes_from_every_checkpoint_with_equal_weights(mix, tmp_path, monkeypatch, case):
     options = {"log_every_n_steps": 1} | CASES[case]
     monkeypatch.setattr(recovery, "KEPT", 1000)
     folder = tmp_path / "logs"
@@ -125,46 +124,46 @@ def test_every_checkpoint_leads_to_the_same_end(mix, tmp_path, monkeypatch, case
                 torch.testing.assert_close(again[name], value, rtol=0, atol=0, msg=f"{path.name}: {name}")
 
 
-def test_every_bit_that_makes_a_checkpoint_another_is_noticed(tmp_path):
+def test_damage_finds_every_flipped_bit_that_changes_a_checkpoint(tmp_path):
     """In the tensors, in the ZIP's headers, and in its directory, which no checksum covers."""
     draw = random.Random(0)
     path = tmp_path / "step-1.ckpt"
     state = {f"layer{number}": torch.randn(40, generator=torch.Generator().manual_seed(number)) for number in range(3)}
     torch.save(state, path)
     good = path.read_bytes()
-    assert recovery.torn(path) is None
+    assert recovery.damage(path) is None
     directory = range(good.index(b"PK\x01\x02"), len(good))
     noticed = 0
     for place in [*draw.sample(range(directory.start), 100), *directory]:
         path.write_bytes(good[:place] + bytes([good[place] ^ (1 << draw.randrange(8))]) + good[place + 1 :])
-        problem = recovery.torn(path)
+        problem = recovery.damage(path)
         if problem is None:
             torch.testing.assert_close(torch.load(path, weights_only=True), state, rtol=0, atol=0)
         noticed += problem is not None
     assert noticed > len(directory) / 2
     for length in (0, 100, len(good) - 1):
         path.write_bytes(good[:length])
-        assert recovery.torn(path) is not None
+        assert recovery.damage(path) is not None
 
 
-def test_half_a_row_is_made_again(tmp_path):
+def test_csv_logger_rewrites_incomplete_row(tmp_path):
     """As a machine that lost its power leaves one."""
-    log = CSVLog(tmp_path, "run", 0)
+    log = AppendingCSVLogger(tmp_path, "run", 0)
     log.log_metrics({"loss": 1.0}, 0)
     log.log_metrics({"loss": 2.0}, 1)
     file = tmp_path / "run/version_0/metrics.csv"
     whole = file.read_text()
     file.write_text(whole[:-3])
-    again = CSVLog(tmp_path, "run", 0)
+    again = AppendingCSVLogger(tmp_path, "run", 0)
     again.log_metrics({"loss": 1.0}, 0)
     again.log_metrics({"loss": 2.0}, 1)
     assert file.read_text().split() == whole.split()
 
 
-def test_a_checkpoint_for_which_there_is_no_room_is_absent_and_told_by_its_name(tmp_path, monkeypatch):
+def test_checkpoint_io_names_file_on_full_disk(tmp_path, monkeypatch):
     place = tmp_path / "recovery/step-1.ckpt"
-    monkeypatch.setattr(checkpoint_io, "partial", lambda place: Path("/dev/full"))
+    monkeypatch.setattr(checkpoint_io, "temporary_path", lambda place: Path("/dev/full"))
     with pytest.raises(OSError, match="No space left on device") as error:
-        checkpoint_io.WholeCheckpoints().save_checkpoint({"weight": torch.zeros(100_000)}, place)
+        checkpoint_io.AtomicCheckpointIO().save_checkpoint({"weight": torch.zeros(100_000)}, place)
     assert error.value.filename == str(place)
     assert not place.exists()

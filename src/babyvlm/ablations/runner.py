@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from babyvlm.ablations import state
 from babyvlm.ablations.plan import Plan, PlannedRun, Task
 from babyvlm.errors import UserError
-from babyvlm.training.signals import SIGNALS, SignalNote, exit_code, requeue
+from babyvlm.training.signals import SIGNALS, SignalListener, exit_code, requeue
 
 LOG_LINES = 5  # lines of a failed run's log to print
 
@@ -56,7 +56,7 @@ class _Runner:
     replace: bool
     threads: int
     progress: Progress
-    signals: SignalNote = field(default_factory=SignalNote)
+    signals: SignalListener = field(default_factory=SignalListener)
     failures: dict[Path, str] = field(default_factory=dict)
     stopped_by: int = 0
 

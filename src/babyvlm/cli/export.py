@@ -1,4 +1,4 @@
-"""A run as a folder that can be handed on: weights as safetensors, tokenizer, recipe and model card."""
+"""Export a run as a folder with its weights as safetensors, its tokenizer, its config and a model card."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from babyvlm.io.artifacts import Manifest, create, is_complete, one_at_a_time, s
 
 @one_at_a_time
 def export(run: Path, out: Path, hub: str | None = None, private: bool = True, licensed_export: bool = False) -> None:
-    """Make a folder that ``babyvlm.load`` reads anywhere; that of a BabyLLaVA, transformers' Auto classes too.
+    """Export a run's best checkpoint, tokenizer, configuration and model card.
 
-    In goes a run's folder, out come its best weights as safetensors, the tokenizer, the recipe and a model card.
+    ``babyvlm.load`` reads the folder on any machine. The folder of a BabyLLaVA can also be read by the Auto classes of
+    transformers.
 
     For example:
         python -m babyvlm export --run lightning_logs/CVCL-filtered/version_0 --out CVCL-filtered
 
     Args:
-        run: a run's folder; its best checkpoint is taken.
-        out: folder to make.
-        hub: ``ORG/NAME`` on the Hugging Face hub to upload it to as well, with the token of ``hf auth login``.
-        private: let nobody else see the new repository.
-        licensed_export: upload also what was trained on licensed pairs, or on some that are not known to be free.
-            Weights can give away what they were trained on: you answer for where they go.
+        run: a run's folder.
+        out: folder to create.
+        hub: also upload to this repository of the Hugging Face hub, ``ORG/NAME``, with the token of ``hf auth login``.
+        private: create the repository as a private one.
+        licensed_export: allow the upload of a model that was trained on licensed pairs, or on pairs of unknown licence.
+            Weights can reveal their training data; you are responsible for their distribution.
 
     Raises:
-        UserError: it was trained on licensed pairs, and is to be uploaded all the same.
+        UserError: the model was trained on licensed pairs and would be uploaded, or the run contains links.
     """
     from babyvlm.models.initialization import best_checkpoint
     from babyvlm.models.loading import EXPORT, load_run, write
@@ -37,9 +38,12 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
     licensed = not trained_on_free(Run(run))
     if hub is not None and licensed and not licensed_export:
         raise UserError(
-            f"{run}: was trained on licensed pairs, or on some that are not known to be free; if your licence allows "
-            "what you want with its weights, say --licensed_export true"
+            f"{run}: was trained on licensed pairs, or on pairs of unknown licence. If your licence allows you to "
+            "distribute the weights, pass --licensed_export true"
         )
+    for path in (run / "vocabulary").rglob("*"):
+        if path.is_symlink():
+            raise UserError(f"{path}: is a link; its target would be copied into the export. Replace it by the file")
     arguments = {"checkpoint": sha256_file(best_checkpoint(run))}
     if is_complete(out, EXPORT, arguments):
         print(f"{out}: already complete, skipping")

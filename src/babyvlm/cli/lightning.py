@@ -1,4 +1,4 @@
-"""Lightning's command line (``fit``, ``validate``, ``test``, ``predict``), runs in ``lightning_logs/``; ``resume``."""
+"""The commands of Lightning (``fit``, ``validate``, ``test``, ``predict``), and ``resume``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import _get_rank
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -23,15 +23,13 @@ from babyvlm.config import LINKED, CheckedParser, check_yaml
 from babyvlm.errors import UserError
 from babyvlm.report.runs import Row, Run, has_test_results
 from babyvlm.report.tables import main_table
-from babyvlm.training.batch_seeding import SeedEachBatch
-from babyvlm.training.checkpoint_io import WholeCheckpoints
-from babyvlm.training.csv_logger import CSVLog
+from babyvlm.training.checkpoint_io import AtomicCheckpointIO
+from babyvlm.training.csv_logger import AppendingCSVLogger
 from babyvlm.training.non_finite_guard import StopOnNonFinite
 from babyvlm.training.provenance import Provenance, trained
-from babyvlm.training.recovery import GO_ON, Recovery, newest_whole, torn
-from babyvlm.training.run_lock import claim
-from babyvlm.training.save_config import SaveConfig
-from babyvlm.training.signals import SignalNote, end
+from babyvlm.training.recovery import CONTINUE, Recovery, SeedEachBatch, damage, newest_readable
+from babyvlm.training.run_folder import SaveConfig, lock_run
+from babyvlm.training.signals import SignalListener, report_end
 
 
 class _Parser(CheckedParser, LightningArgumentParser):
@@ -39,17 +37,17 @@ class _Parser(CheckedParser, LightningArgumentParser):
 
 
 class BabyVLMCLI(LightningCLI):
-    """LightningCLI with a name for the run, linked sizes, exact recovery, and a test of the best checkpoint at the end.
+    """LightningCLI with named run folders, linked sizes, exact recovery, and a test of the best checkpoint.
 
     Args:
         args: the command line.
-        run: folder of a run to go on with; a new one by default.
-        over: its training is over.
+        run: folder of a run to resume; a new run by default.
+        training_done: the run's training has ended.
     """
 
-    def __init__(self, args: list[str], run: Path | None = None, *, over: bool = False) -> None:
-        self.run, self.over = run, over
-        self._signals = SignalNote(self._end_at_once)  # until training begins, and after it
+    def __init__(self, args: list[str], run: Path | None = None, *, training_done: bool = False) -> None:
+        self.run, self.training_done = run, training_done
+        self._signals = SignalListener(self._end_immediately)  # before and after training
         try:
             super().__init__(
                 args=args,
@@ -62,20 +60,20 @@ class BabyVLMCLI(LightningCLI):
                 trainer_defaults={"callbacks": Provenance()},
             )
         finally:
-            self._signals.give_back()
+            self._signals.restore()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run's name and links."""
-        parser.add_argument("--name", type=str, default="model", help="Of the model, for the run's folder and tables.")
-        parser.add_argument("--log_dir", type=Path, default=Path("lightning_logs"), help="Where runs are written.")
+        """Add the options of a run and link the arguments that data and model share."""
+        parser.add_argument("--name", type=str, default="model", help="Name of the model in folders and tables.")
+        parser.add_argument("--log_dir", type=Path, default=Path("lightning_logs"), help="Folder to write runs to.")
         parser.add_argument(
             "--run_folder",
             type=Path | None,
             default=None,
-            help="Of the run below logs, ROW/RUN; by default NAME-MIX/version_N.",
+            help="Folder of the run below log_dir, ROW/RUN (default: NAME-MIX/version_N).",
         )
         parser.add_argument(
-            "--test_after_fit", type=bool, default=True, help="Test the best checkpoint when training has ended."
+            "--test_after_fit", type=bool, default=True, help="Test the best checkpoint after training."
         )
         parser.add_lightning_class_args(Recovery, "recovery")
         parser.add_lightning_class_args(SeedEachBatch, "seed_each_batch")
@@ -112,68 +110,71 @@ class BabyVLMCLI(LightningCLI):
         self._checkpoint, config.ckpt_path = _local_checkpoint(config.ckpt_path), None
 
     def before_instantiate_classes(self) -> None:
-        """Let signals end the process at once from now on."""
+        """End the process immediately if a signal arrives from now on."""
         self.config[self.config.subcommand].ckpt_path = self._checkpoint
         self._signals.listen()
 
-    def _end_at_once(self, received: int) -> int:
+    def _end_immediately(self, received: int) -> int:
         launcher = self.trainer.strategy.launcher if hasattr(self, "trainer") else None
         if launcher is not None:
             launcher.kill(signal.SIGTERM)  # the ranks that this one started
         if not _is_first():
             return 0
-        how = "ended where nothing had to be saved; resume goes on with what is on disk"
-        return end(received, how, self._get(self.config, "recovery.requeue"))
+        state = "nothing had to be saved. resume continues from the state on disk"
+        return report_end(received, state, self._get(self.config, "recovery.requeue"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
-        """Log to CSV and TensorBoard in one run folder, unless the config names loggers.
+        """Create the trainer, which logs to CSV and TensorBoard in the run's folder unless the config names loggers.
 
         Raises:
-            UserError: Lightning refuses the trainer's settings, or the machine has not what they ask for.
+            UserError: the trainer's settings are invalid, or the machine lacks the hardware that they name.
         """
         if self._get(self.config_init, "trainer.logger") in (None, True):
             csv = self._csv_log()
             kwargs["logger"] = [csv, TensorBoardLogger(csv.save_dir, csv.name, version=csv.version)]
         try:
             if SLURMEnvironment.detect() and not self._get(self.config_init, "trainer.plugins"):
-                # Recovery asks for another turn; Lightning would save within the handler, and to a place of its own.
+                # Recovery asks for the requeue; Lightning would save inside the signal handler, to another folder.
                 kwargs["plugins"] = SLURMEnvironment(auto_requeue=False)
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ModuleNotFoundError, RuntimeError, ValueError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         if trainer.val_check_interval == 0:
-            raise UserError("trainer.val_check_interval 0: set limit_val_batches to 0 if validation is not wanted")
-        # Lightning's handlers would swallow SIGTERM, and meet with the other ranks in the midst of whatever they do.
+            raise UserError(
+                "trainer.val_check_interval: 0 is not an interval. To disable validation, set limit_val_batches to 0"
+            )
+        # Lightning's SIGTERM handler exits with 0, and calls a collective in the middle of whatever other ranks do.
+        # There is no public switch; pyproject bounds the version.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-        if isinstance(bar := trainer.progress_bar_callback, RichProgressBar) and trainer.max_epochs in (None, -1):
-            bar._get_train_description = "Epoch {}".format  # type: ignore[method-assign] # not "Epoch 3/-2"
-        trainer.strategy.checkpoint_io = WholeCheckpoints()
+        if trainer.max_epochs == -1:
+            trainer.fit_loop.max_epochs = None  # the same, but progress bars show "Epoch 3", not "Epoch 3/-2"
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set outside of its class
-        callbacks.sort(key=lambda callback: isinstance(callback, Recovery))  # it saves what all others noted
+        callbacks.sort(key=lambda callback: isinstance(callback, Recovery))  # it saves the state of all others
         return trainer
 
-    def _csv_log(self) -> CSVLog:
+    def _csv_log(self) -> AppendingCSVLogger:
         logs, folder = self._get(self.config_init, "log_dir"), self._get(self.config_init, "run_folder")
         if self.run is not None:
-            return CSVLog(logs, self.run.parent.name, self.run.name)
+            return AppendingCSVLogger(logs, self.run.parent.name, self.run.name)
         if folder is not None:
-            return CSVLog(logs, *_row_and_run(logs, folder))
+            return AppendingCSVLogger(logs, *_row_and_run(logs, folder))
         mix = self._get(self.config_init, "data.name") or getattr(self.datamodule, "name", None)
-        return CSVLog(logs, "-".join(filter(None, [self._get(self.config_init, "name"), mix])))
+        return AppendingCSVLogger(logs, "-".join(filter(None, [self._get(self.config_init, "name"), mix])))
 
     def before_fit(self) -> None:
-        """Tell whether there is anything to train."""
-        self._recovery.over = self.over
+        """Skip training if it has ended."""
+        self._recovery.training_done = self.training_done
 
     @property
     def _recovery(self) -> Recovery:
         return cast("Recovery", self._get(self.config_init, "recovery"))
 
     def after_fit(self) -> None:
-        """Test the checkpoint that the run's own criterion chose."""
+        """Test the best checkpoint."""
         if not self.trainer.state.finished or self._get(self.config_init, "trainer.fast_dev_run"):
             return
-        self._recovery.stop_if_told_to(self.trainer, f"training was over; {GO_ON} {self.trainer.log_dir} tests it")
+        self._recovery.stop_if_signaled(self.trainer, f"training had ended. {CONTINUE} {self.trainer.log_dir}")
         if self._get(self.config_init, "test_after_fit"):
             best = _local_checkpoint(getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None)
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True)
@@ -181,12 +182,12 @@ class BabyVLMCLI(LightningCLI):
         self._finish()
 
     def after_test(self) -> None:
-        """Say that all is done."""
+        """Mark the run as finished."""
         self._finish()
 
     def _finish(self) -> None:
-        """Mark the run as one that ended: nothing of it is missing. Show what it got in the tests."""
-        logged = self.trainer.log_dir  # asked on every rank: it is broadcast
+        """Mark the run as finished and print its benchmark results."""
+        logged = self.trainer.log_dir  # read on every rank, because it is broadcast
         if not self.trainer.is_global_zero or logged is None or not (folder := Path(logged)).is_dir():
             return
         (folder / FINISHED).touch()
@@ -208,85 +209,86 @@ def _local_checkpoint(path: str | Path | None) -> str | None:
 
 
 def _row_and_run(logs: Path, folder: Path) -> tuple[str, str]:
-    """The two parts of a new run's folder.
+    """Return the two parts of a new run's folder.
 
     Raises:
-        UserError: it has more or fewer, or a run is there.
+        UserError: the folder has more or fewer parts, or already contains a run.
     """
     if folder.is_absolute() or len(folder.parts) != 2 or ".." in folder.parts:
-        raise UserError(f"--run_folder {folder}: give two names, ROW/RUN; it is made in {logs}")
+        raise UserError(f"--run_folder {folder}: expected two names, ROW/RUN; the folder is created in {logs}")
     if (logs / folder / "config.yaml").is_file():
-        raise UserError(f"{logs / folder}: holds a run; go on with it by resume, or choose another --run_folder")
+        raise UserError(f"{logs / folder}: already contains a run. Resume it or pass a different --run_folder")
     return folder.parts[0], folder.parts[1]
 
 
 def resume(run: Path, *options: str) -> None:
-    """Go on with a run from its saved config and its last whole state, in its own folder.
+    """Resume a run from its saved config and its last complete state, in its own folder.
 
-    Where training is over, only what comes after it is done; where that is over too, nothing.
+    If training has ended, only the test is run; if the run is finished, nothing is.
 
     Args:
-        run: its folder.
-        options: of ``fit``, over the config.
+        run: the run's folder.
+        options: of ``fit``; they override the config.
 
     Raises:
-        UserError: ``run`` is no run's folder, is not where it was made (checkpoints hold paths of each other), or
-            another process works in it.
+        UserError: ``run`` is not a run's folder, was moved (checkpoints contain paths of each other), or another
+            process is working on it.
     """
     config = run / "config.yaml"
     if not config.is_file():
-        raise UserError(f"{run}: no run to go on with ({config.name} is missing)")
-    said = check_yaml(config)
-    if not isinstance(said.get("log_dir"), str):
-        raise UserError(f"{config}: `log_dir` is missing; put back what fit wrote")
-    made_in = Path(said["log_dir"])
-    if not run.resolve().is_relative_to(made_in.resolve()):
-        raise UserError(f"{run}: was made in {made_in}; call resume where fit was called, with the folder in its place")
+        raise UserError(f"{run}: no run to resume ({config.name} is missing)")
+    settings = check_yaml(config)
+    if not isinstance(settings.get("log_dir"), str):
+        raise UserError(f"{config}: `log_dir` is missing. Restore the file that fit wrote")
+    log_dir = Path(settings["log_dir"])
+    if not run.resolve().is_relative_to(log_dir.resolve()):
+        raise UserError(
+            f"{run}: was created in {log_dir}. Call resume in the folder where fit was called, with the run in its "
+            "original place"
+        )
     if _is_first():
-        claim(run)
+        lock_run(run)
     if (run / FINISHED).is_file():
-        print(f"{run}: finished, nothing is left to do; to test it again, remove {run / FINISHED} first")
+        print(f"{run}: already complete, skipping. To test it again, delete {run / FINISHED} first")
         return
-    over = _whole_end(run)
-    checkpoint = over or newest_whole(run)
-    how = (
-        f"training is over, all after it follows from {over.name}"
-        if over
-        else (f"going on from {checkpoint.name if checkpoint else 'the start, no checkpoint is there'}")
-    )
-    print(f"{run}: {how}")
+    last = _final_state(run)
+    checkpoint = last or newest_readable(run)
+    start = checkpoint.name if checkpoint else "the start (there is no checkpoint)"
+    print(f"{run}: {'training has ended, testing' if last else f'resuming from {start}'}")
     state = ["--ckpt_path", str(checkpoint), "--weights_only", "true"] if checkpoint else []
     try:
-        main(["fit", "--config", str(config), *options, *state], run, over=over is not None)
+        main(["fit", "--config", str(config), *options, *state], run, training_done=last is not None)
     except (RuntimeError, ValueError) as error:
-        told = " ".join(str(error).split())
-        if not re.search("state.dict", told):
+        message = " ".join(str(error).split())
+        if not re.search("state.dict", message):
             raise
-        why = f"not the model or optimizer that {checkpoint} is of ({told[:200]}); put back what fit wrote"
-        raise UserError(f"{config}: {why}") from error
+        reason = (
+            f"model or optimizer differ from those of {checkpoint} ({message[:200]}). Restore the file that fit wrote"
+        )
+        raise UserError(f"{config}: {reason}") from error
 
 
 def _is_first() -> bool:
-    """Whether this process is the first rank, by its environment: ranks may not have met yet."""
+    """Return whether this process is the first rank, by its environment: ranks may not be connected yet."""
     return not _get_rank()
 
 
-def _whole_end(run: Path) -> Path | None:
-    """The state at the end of training, if a run is that far."""
+def _final_state(run: Path) -> Path | None:
+    """Return the checkpoint at the end of training, if training has ended."""
     last = run / "checkpoints" / "last.ckpt"
-    return last if trained(run) and last.is_file() and torn(last) is None else None
+    return last if trained(run) and last.is_file() and damage(last) is None else None
 
 
-def main(args: list[str], run: Path | None = None, *, over: bool = False) -> None:
-    """Run one of Lightning's subcommands, in the folder of ``run`` if that is given; train nothing if that is over."""
+def main(args: list[str], run: Path | None = None, *, training_done: bool = False) -> None:
+    """Run one of Lightning's subcommands, in the folder ``run`` if given; skip training if it is done."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no list of absent devices, no advertisements
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # that is how we call it
-    warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # its own affair
-    warnings.filterwarnings("ignore", ".* in eval mode at the start of training")  # what is frozen
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # intended
+    warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # an internal deprecation
+    warnings.filterwarnings("ignore", ".* in eval mode at the start of training")  # frozen encoders
     for flag, path in pairwise(args):
         if flag in ("-c", "--config"):
             check_yaml(Path(path))
     try:
-        BabyVLMCLI(args, run, over=over)
+        BabyVLMCLI(args, run, training_done=training_done)
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error

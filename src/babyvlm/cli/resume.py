@@ -1,4 +1,4 @@
-"""``resume``, as the command line reads it; what it needs is imported when it runs."""
+"""The ``resume`` command; Lightning is imported when it runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Machine:
-    """What computes a run that goes on, where that is another than its config says.
+    """Hardware of a resumed run, if it differs from the run's config.
 
     Attributes:
-        devices: of this machine; how many, or which.
-        num_nodes: machines.
-        accelerator: `cpu`, `gpu`.
-        strategy: `auto`, `ddp`.
+        devices: number or list of devices per machine.
+        num_nodes: number of machines.
+        accelerator: `cpu` or `gpu`.
+        strategy: `auto` or `ddp`.
     """
 
     devices: int | str | None = None
@@ -25,28 +25,28 @@ class Machine:
 
 @dataclass(frozen=True)
 class Loading:
-    """What reads its data.
+    """Data loading of a resumed run, if it differs from the run's config.
 
     Attributes:
-        num_workers: processes a device.
+        num_workers: loader processes per device.
     """
 
     num_workers: int | None = None
 
 
 def resume(run: Path, trainer: Machine = Machine(), data: Loading = Loading()) -> None:
-    """Go on with a training run that was killed or stopped, from its saved config and its last whole state.
+    """Continue a training run that was interrupted, from its saved config and its last complete state.
 
-    It ends as if it had never been interrupted: the same weights, the same rows of metrics. Where only tests are left
-    to do, these are done.
+    The result is the same as without the interruption: the same weights and the same rows of metrics. If training has
+    ended, only the test is run.
 
     Args:
-        run: its folder, `lightning_logs/NAME/version_N`. If paths in its config are relative, call this where `fit`
-            was called.
-        trainer: what computes it from now on, as the config says by default.
-        data: what reads its data.
+        run: the run's folder, `lightning_logs/NAME/version_N`. If paths in its config are relative, run this command in
+            the folder where `fit` was run.
+        trainer: hardware to use (default: as in the config).
+        data: data loading (default: as in the config).
     """
-    from babyvlm.cli.lightning import resume as go_on
+    from babyvlm.cli.lightning import resume as resume_run
 
     given = {
         f"--{part}.{name}": value
@@ -54,4 +54,4 @@ def resume(run: Path, trainer: Machine = Machine(), data: Loading = Loading()) -
         for name, value in vars(options).items()
         if value is not None
     }
-    go_on(run, *(part for option, value in given.items() for part in (option, str(value))))
+    resume_run(run, *(part for option, value in given.items() for part in (option, str(value))))

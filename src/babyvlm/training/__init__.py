@@ -1,1 +1,1 @@
-"""What keeps a run alive and exact, whatever the model: Lightning callbacks and a logger that the command line adds."""
+"""What makes any training run exact and recoverable: callbacks and a logger that the command line adds."""

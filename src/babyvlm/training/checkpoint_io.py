@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent."""
+"""Checkpoints that are complete or absent when written, and never executed when read."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from babyvlm.errors import UserError, first_line
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it in.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint to a temporary file next to its path and rename it.
 
-    Lightning's own way holds its bytes in memory, puts them into the system's folder for temporary files, where a run
-    that is killed leaves them, and copies them from there if that is another file system.
+    Lightning's implementation holds the bytes in memory and writes them to the system's temporary folder, where a
+    killed run leaves them behind, and copies them from there if that is another file system.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
-        """Write it.
+        """Write a checkpoint.
 
         Raises:
-            OSError: the disk has no room; it names the file.
+            OSError: the disk is full; the error names the file.
         """
-        place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside = partial(place)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_path(path)
         try:
-            with beside.open("wb") as file:
+            with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch's own complaint hides the file's
+        except (OSError, RuntimeError) as error:  # torch's own error hides that of the file
             cause = error if isinstance(error, OSError) else error.__context__
             if isinstance(cause, OSError):
-                raise OSError(cause.errno, cause.strerror, str(place)) from error
+                raise OSError(cause.errno, cause.strerror, str(path)) from error
             raise
-        beside.replace(place)
+        temporary.replace(path)
 
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint; nothing in it is executed, whatever ``weights_only`` says.
+        """Read a checkpoint. Nothing in it is executed, whatever ``weights_only`` is.
 
         Raises:
-            UserError: it is not a file on this machine, or holds more than tensors and plain values.
+            UserError: the path is not a local file, or the file contains more than tensors and plain values.
         """
         if not Path(path).is_file():
             raise UserError(f"{path}: not a checkpoint file on this machine")
@@ -56,15 +56,16 @@ class WholeCheckpoints(TorchCheckpointIO):
         return content
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint that a callback no longer needs, if it is one.
+        """Delete a checkpoint file that a callback no longer needs.
 
-        The name may come from the state in another checkpoint, which somebody else may have written.
+        The path may come from the state in another checkpoint, which somebody else may have written: anything but a
+        ``.ckpt`` file without ``..`` in its path is left.
         """
-        place = Path(path)
-        if place.suffix == ".ckpt" and ".." not in place.parts and (place.is_file() or place.is_symlink()):
-            place.unlink()
+        path = Path(path)
+        if path.suffix == ".ckpt" and ".." not in path.parts and (path.is_file() or path.is_symlink()):
+            path.unlink()
 
 
-def partial(place: Path) -> Path:
-    """Where a checkpoint is written to before it has its name."""
-    return place.with_name(place.name + ".partial")
+def temporary_path(path: Path) -> Path:
+    """Return the path to which a checkpoint is written before it is renamed."""
+    return path.with_name(path.name + ".partial")

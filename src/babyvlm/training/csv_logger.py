@@ -16,21 +16,21 @@ Row = dict[str, str]
 
 
 class _AppendingWriter(ExperimentWriter):
-    """Lightning's writer deletes the rows of a folder that it finds; this one goes on below them."""
+    """Lightning's writer deletes the rows that it finds in a folder; this one appends to them."""
 
     def _check_log_dir_exists(self) -> None:
         path = Path(self.metrics_file_path)
         if path.is_file():
             columns, rows = _read(path)
-            if not path.read_text().endswith("\n"):  # what comes next would be written behind half a row
+            if not path.read_text().endswith("\n"):  # otherwise the next row would be appended to an incomplete one
                 _write(path, columns, rows)
             self.metrics_keys = columns
 
 
-class CSVLog(CSVLogger):
-    """CSVLogger that appends, knows which rows are there, and can go back to an earlier step.
+class AppendingCSVLogger(CSVLogger):
+    """A CSVLogger that appends to the rows of an interrupted run and can go back to an earlier step.
 
-    A row is known by its step and its columns; a known one is not written again.
+    A row is identified by its step and its columns; a row that is already in the file is not written again.
     """
 
     @property
@@ -39,7 +39,7 @@ class CSVLog(CSVLogger):
         if self._experiment is None:
             os.makedirs(self.log_dir, exist_ok=True)  # noqa: PTH103 - Lightning's path is a string
             self._experiment = _AppendingWriter(self.log_dir)
-            self._known = {_identity(row) for row in _read(self._path)[1]}
+            self._written = {_identity(row) for row in _read(self._path)[1]}
         return self._experiment
 
     @property
@@ -48,22 +48,22 @@ class CSVLog(CSVLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # type: ignore[override]
-        """Write a row, unless one of this step and these columns is there."""
+        """Write a row, unless the file has a row of this step with these columns."""
         writer = self.experiment
         row = {"step": str(step)} | {name: "." for name in metrics}
-        if _identity(row) not in self._known:
-            self._known.add(_identity(row))
+        if _identity(row) not in self._written:
+            self._written.add(_identity(row))
             writer.log_metrics(dict(metrics), step)
-            self.save()  # at once: a row is on disk before a checkpoint that comes after it
+            self.save()  # immediately: a row must be on disk before a checkpoint of a later step
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Drop the rows after ``step``: a run goes on from there, and what came later will be made again."""
+        """Delete the rows after ``step``, from which a run resumes: they will be written again."""
         columns, rows = _read(self._path)
         kept = [row for row in rows if int(row["step"]) <= step]
         if len(kept) < len(rows):
             _write(self._path, columns, kept)
-        self._known = {_identity(row) for row in kept}
+        self._written = {_identity(row) for row in kept}
 
 
 def _identity(row: Row) -> tuple[int, frozenset[str]]:
@@ -71,19 +71,19 @@ def _identity(row: Row) -> tuple[int, frozenset[str]]:
 
 
 def _read(path: Path) -> tuple[list[str], list[Row]]:
-    """Columns and rows; a last row that a kill tore is left out."""
+    """Return columns and rows, without an incomplete last row."""
     if not path.is_file():
         return [], []
     text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    reader = csv.DictReader(whole.splitlines())
+    complete = text[: text.rfind("\n") + 1]
+    reader = csv.DictReader(complete.splitlines())
     return list(reader.fieldnames or []), list(reader)
 
 
 def _write(path: Path, columns: Iterable[str], rows: Iterable[Row]) -> None:
-    beside = path.with_suffix(".partial")
-    with beside.open("w", newline="") as file:
+    temporary = path.with_suffix(".partial")
+    with temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(columns))
         writer.writeheader()
         writer.writerows(rows)
-    beside.replace(path)
+    temporary.replace(path)

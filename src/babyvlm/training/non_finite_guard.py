@@ -1,4 +1,4 @@
-"""A run whose numbers are no numbers ends, and says on which pairs."""
+"""End a run whose loss or gradients are not finite, and report the pairs involved."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from babyvlm.errors import UserError
 
 
 class Keyed(Protocol):
-    """A batch, of whatever data, that says what it is made of."""
+    """A batch that has the keys of its samples."""
 
     keys: list[str]
 
 
 class StopOnNonFinite(Callback):
-    """Ends the run before a NaN or an infinity in the loss or a gradient reaches the weights.
+    """End the run before a NaN or an infinity in the loss or a gradient reaches the weights.
 
-    The keys of the pairs go to ``non-finite-rank<r>.json`` in the run's folder.
+    The keys of the pairs are written to ``non-finite-rank<r>.json`` in the run's folder.
 
     Raises:
-        UserError: names the step and that file.
+        UserError: the loss or a gradient is not finite; the message names the step and that file.
     """
 
     def __init__(self) -> None:
@@ -36,17 +36,17 @@ class StopOnNonFinite(Callback):
         self._loss: Tensor | float = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Keyed, batch_idx: int) -> None:
-        """Remember the pairs since the last step of the optimizer."""
+        """Record the keys of the pairs since the last optimizer step."""
         self._keys += batch.keys
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Add up the loss of the step; it is looked at with the gradients, when all ranks have one."""
+        """Add up the loss of the step. It is checked with the gradients, when all ranks have one."""
         self._loss = self._loss + loss.detach()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Look at loss and gradients."""
+        """Check loss and gradients."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        scaled = trainer.precision == "16-mixed"  # there infinities are met and mended by the loss scaler
+        scaled = trainer.precision == "16-mixed"  # infinities are handled by the loss scaler
         norm = float(get_total_norm(gradients)) if gradients and not scaled else 0.0
         bad = not math.isfinite(norm) or not math.isfinite(float(self._loss))
         if trainer.strategy.reduce_boolean_decision(bad, all=False):
@@ -63,6 +63,6 @@ class StopOnNonFinite(Callback):
         found = {"step": step, "loss": str(loss), "gradients": touched, "keys": self._keys}
         path.write_text(json.dumps(found, indent=2) + "\n")
         raise UserError(
-            f"step {step}: loss {loss}, {len(touched)} gradients not finite; the keys of the pairs are in {path}; "
-            "look at them, or lower the learning rate"
+            f"step {step}: loss {loss}, {len(touched)} gradients not finite. The keys of the pairs are in {path}: "
+            "check these pairs, or lower the learning rate"
         )

@@ -1,4 +1,4 @@
-"""What a run was made from and by, beside its results: ``provenance.json`` in its folder."""
+"""Record the inputs, software versions and extent of a run in ``provenance.json`` in its folder."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ FILE = "provenance.json"
 
 
 class Provenance(Callback):
-    """Writes hashes of stores and vocabulary, versions of code and packages, and how many samples were seen."""
+    """Write hashes of stores and vocabulary, versions of code and packages, and the number of samples seen."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse to go on with other data than the run was begun with.
+        """Refuse to resume a run with other data than it was started with.
 
         Raises:
             UserError: a store or the vocabulary was replaced.
         """
-        folder = trainer.log_dir  # asked on every rank: it is broadcast
-        begun = _known(Path(folder)) if folder is not None else {}
-        if "stores" in begun:
-            _check_same(begun, made_from(trainer), getattr(trainer, "datamodule", None))
+        folder = trainer.log_dir  # read on every rank, because it is broadcast
+        recorded = _known(Path(folder)) if folder is not None else {}
+        if "stores" in recorded:
+            _check_same(recorded, inputs(trainer), getattr(trainer, "datamodule", None))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what is known before the first step."""
-        _write(trainer, made_by() | made_from(trainer) | {"parameters": _parameters(pl_module)})
+        _write(trainer, versions() | inputs(trainer) | {"parameters": _parameters(pl_module)})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add how long training was."""
+        """Add the number of steps and samples."""
         steps, batches = trainer.global_step, trainer.fit_loop.total_batch_idx + 1
         size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)  # global
         _write(trainer, {"steps": steps} | ({"samples": batches * size} if isinstance(size, int) else {}))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say by what it was tested, if nothing is said yet: an upper bound was not trained here."""
-        folder = trainer.log_dir  # asked on every rank: it is broadcast
+        """Write the versions if the run has no provenance yet, as for an upper bound, which was not trained here."""
+        folder = trainer.log_dir  # read on every rank, because it is broadcast
         if folder is not None and not Path(folder, FILE).is_file():
-            _write(trainer, made_by() | {"parameters": _parameters(pl_module)})
+            _write(trainer, versions() | {"parameters": _parameters(pl_module)})
 
 
 def trained(run: Path) -> bool:
-    """Whether a run's training is over, and all that it leaves is written."""
+    """Return whether a run's training has ended and everything it produces is written."""
     return "steps" in _known(run)
 
 
-def made_by() -> dict[str, Any]:
-    """Versions of the code, of Python and of the packages that the project names, and the kind of machine."""
+def versions() -> dict[str, Any]:
+    """Return the versions of the code, of Python and of the required packages, and the platform."""
     needed = metadata.requires("babyvlm") or []
     names = [re.split(r"[^\w.-]", line)[0] for line in needed if "extra ==" not in line]
     source = Path(babyvlm.__file__).parent
@@ -74,8 +74,8 @@ def made_by() -> dict[str, Any]:
     }
 
 
-def made_from(trainer: Trainer) -> dict[str, Any]:
-    """Hashes of the stores that a mix reads, and of its vocabulary; nothing for other data."""
+def inputs(trainer: Trainer) -> dict[str, Any]:
+    """Return hashes of the stores that a mix reads and of its vocabulary; an empty dictionary for other data."""
     data: Any = getattr(trainer, "datamodule", None)
     if not hasattr(data, "sources"):
         return {}
@@ -89,17 +89,17 @@ def made_from(trainer: Trainer) -> dict[str, Any]:
     return {"stores": facts} | ({"vocabulary": vocabulary.hash} if vocabulary is not None else {})
 
 
-def _check_same(begun: dict[str, Any], now: dict[str, Any], data: Any) -> None:  # noqa: ANN401 - of whatever mix
+def _check_same(recorded: dict[str, Any], now: dict[str, Any], data: Any) -> None:  # noqa: ANN401 - of whatever mix
     changed = [
         data.stores / name
-        for name, facts in begun["stores"].items()
+        for name, facts in recorded["stores"].items()
         if now["stores"].get(name, {}).get("fingerprint") != facts["fingerprint"]
     ]
-    if begun.get("vocabulary") != now.get("vocabulary"):
+    if recorded.get("vocabulary") != now.get("vocabulary"):
         changed.append(data.vocabulary.path)
     if changed:
         raise UserError(
-            f"{changed[0]}: not what the run was begun with; put that one back and resume, or begin a new run by fit"
+            f"{changed[0]}: not the data that the run was started with. Restore it and resume, or start a new run"
         )
 
 
@@ -112,18 +112,18 @@ def _parameters(model: LightningModule) -> dict[str, int]:
 
 
 def _write(trainer: Trainer, facts: dict[str, Any]) -> None:
-    """Add to the file, whole or not at all, on the first rank."""
+    """Add facts to the file atomically, on the first rank."""
     folder = trainer.log_dir
-    if folder is None or not trainer.is_global_zero or not trainer.loggers:  # nothing is to be kept
+    if folder is None or not trainer.is_global_zero or not trainer.loggers:  # nothing is kept
         return
-    with atomic_write(Path(folder, FILE)) as beside:
-        beside.write(json.dumps(_known(Path(folder)) | facts, indent=2) + "\n")
+    with atomic_write(Path(folder, FILE)) as file:
+        file.write(json.dumps(_known(Path(folder)) | facts, indent=2) + "\n")
 
 
 def _known(run: Path) -> dict[str, Any]:
-    """What the file says; nothing if there is none."""
+    """Return the contents of the file; an empty dictionary if there is none."""
     file = run / FILE
     try:
         return dict(json.loads(file.read_text())) if file.is_file() else {}
     except ValueError as error:
-        raise UserError(f"{file}: not JSON ({error}); put back what was there, or remove it") from None
+        raise UserError(f"{file}: not JSON ({error}). Restore the file, or delete it") from None

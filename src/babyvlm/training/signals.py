@@ -1,4 +1,4 @@
-"""What a run makes of SIGTERM, SIGUSR1 and SIGUSR2, and how it asks SLURM for another turn."""
+"""How a run handles SIGTERM, SIGUSR1 and SIGUSR2, and how it asks SLURM to requeue the job."""
 
 from __future__ import annotations
 
@@ -15,71 +15,71 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class SignalNote:
-    """Takes note of a signal and does nothing else: in training the state can only be saved between two batches.
+class SignalListener:
+    """Record a signal and do nothing else: during training the state can only be saved between two batches.
 
     Args:
-        at_once: called with a signal's number, it gives the exit code with which the process ends in that moment, as
-            if it were killed. For where all that is on disk is whole at any time. An exception would not do: where it
-            meets a fork or a destructor, Python drops it.
+        on_signal: called with a signal's number, returns the exit code with which the process ends immediately, as if
+            it were killed. For phases in which everything on disk is complete at any time. An exception would not do:
+            Python drops it if it is raised during a fork or in a destructor.
 
     Attributes:
         received: number of the last signal, 0 if there was none.
     """
 
-    def __init__(self, at_once: Callable[[int], int] | None = None) -> None:
-        self.at_once = at_once
+    def __init__(self, on_signal: Callable[[int], int] | None = None) -> None:
+        self.on_signal = on_signal
         self.received = 0
         self._process = 0
-        self._before: dict[int, Any] = {}
+        self._previous: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Take the signals over."""
+        """Install the handlers."""
         self._process = os.getpid()
-        self._before = {number: signal.signal(number, self._take_note) for number in SIGNALS}
+        self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
 
-    def _take_note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        if self.at_once is not None and os.getpid() == self._process:  # a loader's worker inherits the handler
+        if self.on_signal is not None and os.getpid() == self._process:  # loader workers inherit the handler
             code = 128 + number
             try:
-                code = self.at_once(number)
+                code = self.on_signal(number)
                 for worker in active_children():
                     worker.terminate()
                 sys.stdout.flush()
             finally:
                 os._exit(code)
 
-    def give_back(self) -> None:
-        """Put the handlers back that were there before."""
-        for number, handler in self._before.items():
+    def restore(self) -> None:
+        """Reinstall the previous handlers."""
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._previous = {}
 
 
-def end(received: int, how: str, may_requeue: bool) -> int:
-    """Say that a signal ends the run, ask for another turn if it may have one; the exit code.
+def report_end(received: int, state: str, may_requeue: bool) -> int:
+    """Print that a signal ended the run, ask SLURM to requeue it if allowed, and return the exit code.
 
-    Call this on the first rank. The others end with 0: Lightning kills the first if one that it started fails.
+    Call this on the first rank. The others exit with 0: Lightning kills the first rank if one that it started fails.
     """
-    print(f"{signal.Signals(received).name}: {how}", file=sys.stderr)
+    print(f"{signal.Signals(received).name}: {state}", file=sys.stderr)
     return exit_code(received, may_requeue and received != signal.SIGTERM and requeue())
 
 
 def exit_code(received: int, requeued: bool) -> int:
-    """143 on SIGTERM, 0 where SLURM runs the job again, else 128 + the signal's number."""
+    """Return 143 after SIGTERM, 0 if SLURM requeues the job, otherwise 128 + the signal's number."""
     return 0 if requeued and received != signal.SIGTERM else 128 + received
 
 
 def requeue() -> bool:
-    """Ask SLURM to run this job, or this task of an array, again; true if it will. Why not is told."""
+    """Ask SLURM to requeue this job or array task; return whether it will. The reason for a failure is printed."""
     job = os.environ.get("SLURM_JOB_ID")
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
     if job is None:
         return False
     if not re.fullmatch(r"\d+(_\d+)?", job):
-        print(f"not requeued: {job!r} names no SLURM job", file=sys.stderr)
+        print(f"not requeued: {job!r} is not the number of a SLURM job", file=sys.stderr)
         return False
     try:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False, timeout=60)
@@ -87,5 +87,5 @@ def requeue() -> bool:
         print(f"not requeued: scontrol cannot be run ({error})", file=sys.stderr)
         return False
     if done.returncode:
-        print(f"not requeued: scontrol says {done.stderr.strip() or done.returncode}", file=sys.stderr)
+        print(f"not requeued: scontrol failed: {done.stderr.strip() or done.returncode}", file=sys.stderr)
     return done.returncode == 0

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from babyvlm.errors import UserError
-from babyvlm.training.run_lock import claim
+from babyvlm.training.run_folder import lock_run
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def holder(tmp_path):
     process = os.fork()
     if process == 0:
         os.setpgid(0, 0)
-        claim(tmp_path)
+        lock_run(tmp_path)
         worker = os.fork()
         if worker == 0:
             time.sleep(100)
@@ -28,11 +28,11 @@ def holder(tmp_path):
     os.kill(worker, signal.SIGKILL)
 
 
-def test_another_process_is_refused_until_the_holder_is_killed(tmp_path, holder):
-    with pytest.raises(UserError, match=f"{tmp_path}: process {holder} on .* works in it; wait until it has ended"):
-        claim(tmp_path)
+def test_lock_run_refuses_second_process_until_first_is_killed(tmp_path, holder):
+    with pytest.raises(UserError, match=f"{tmp_path}: process {holder} on .* is working on this run"):
+        lock_run(tmp_path)
     os.kill(holder, signal.SIGKILL)
     os.waitpid(holder, 0)
-    claim(tmp_path)  # its child lives on
-    claim(tmp_path)  # as often as it likes
+    lock_run(tmp_path)  # its child lives on
+    lock_run(tmp_path)  # as often as it likes
     assert (tmp_path / ".lock").read_text().startswith(f"{os.getpid()} on ")
