@@ -72,7 +72,7 @@ class _Runner:
                 raise
             finally:
                 wait(outcomes)
-                self.signals.give_back()
+                self.signals.restore()
         return [outcome.result() for outcome in outcomes]
 
     def exit_code(self, outcomes: list[Outcome]) -> int:
