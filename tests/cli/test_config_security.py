@@ -297,7 +297,8 @@ ASKING = {
     "a trunk's URL": {"config": {"vision_config": {"model_args": {"pretrained_cfg": {"url": "file:evil.ckpt"}}}}},
     "an adapter": {"adapter_config": {"base_model_name_or_path": "evil/evil"}},
     "a pipeline": {"config": {"custom_pipelines": {"x": {"impl": "evil_module.Model"}}}},
-    "JSON that is none": {"config": "\ud800"},
+    "a part of another library": {"model_index": {"unet": ["evil_module", "Model"]}},
+    "a pipeline of its own": {"model_index": {"_class_name": ["evil_module", "Model"]}},
 }
 
 

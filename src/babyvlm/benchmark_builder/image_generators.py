@@ -6,17 +6,17 @@ import base64
 import hashlib
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.extras import require_extra
+from babyvlm.io.hub import fetch, refuse_code
 from babyvlm.io.images import BrokenImageError, open_rgb
 from babyvlm.playroom.web import draw_studio_image
 from babyvlm.playroom.world import COLOURS, COUNTS, SIZES, VERBS, Topic, home_things, random_stream, things
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL.Image import Image
 
     from babyvlm.benchmark_builder.items import Item
@@ -90,6 +90,10 @@ class DiffusionGenerator:
         with require_extra("builder", "--method diffusers"):
             from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
         kind = AutoPipelineForText2Image if self.strength is None else AutoPipelineForImage2Image
+        if Path(self.model).is_dir():
+            refuse_code(Path(self.model))
+        else:
+            fetch(self.model, ["*.json"])
         try:
             self._pipeline = kind.from_pretrained(self.model, use_safetensors=True).to(self.device)
         except (OSError, ValueError, RuntimeError) as error:

@@ -72,11 +72,24 @@ def refuse_code(folder: Path) -> None:
             settings = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file}: cannot be read as JSON ({first_line(error)})") from None
+        if file.name == "model_index.json":
+            _check_components(file, settings)
         for key, value in _items(settings):
             if key in REFUSED_KEYS and value not in (None, False):
                 raise UserError(f"{file}: `{key}` asks for code or files from elsewhere; such models are not loaded")
             if key in _NAMES and re.search(r"[/:]", str(value)):
                 raise UserError(f"{file}: `{key}: {value}` asks for code or files from elsewhere; it is not loaded")
+
+
+def _check_components(file: Path, settings: object) -> None:
+    """Refuse a diffusers pipeline with parts outside diffusers and transformers: it would import their modules."""
+    for name, part in settings.items() if isinstance(settings, dict) else ():
+        if (
+            isinstance(part, list)
+            and part[:1]
+            and part[0] not in (None, "diffusers", "transformers", "stable_diffusion")
+        ):
+            raise UserError(f"{file}: `{name}` is a class of {part[0]}; only diffusers and transformers are loaded")
 
 
 def _items(value: object) -> Iterator[tuple[str, object]]:
