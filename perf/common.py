@@ -47,7 +47,7 @@ def write_simulated_store(folder: Path, pairs: Iterable[tuple[str, bytes, str, s
     """
     from babyvlm.curation.funnel import Funnel
     from babyvlm.curation.store.pair_store import write_store
-    from babyvlm.data.vocabulary import vocabulary
+    from babyvlm.data.vocabulary import create_vocabulary
 
     rows = (
         {
@@ -61,7 +61,7 @@ def write_simulated_store(folder: Path, pairs: Iterable[tuple[str, bytes, str, s
         for key, image, utterance, split in pairs
     )
     write_store(folder / "store", rows, arguments={}, funnel=Funnel("simulated"), licensed=False)
-    vocabulary([folder / "store"], folder / "vocabulary", min_count=1)
+    create_vocabulary([folder / "store"], folder / "vocabulary", min_count=1)
 
 
 def silence_lightning() -> None:

@@ -26,7 +26,7 @@ from torchvision import transforms
 
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_dataset import UtteranceFrames, collate
-from babyvlm.data.transforms import MEAN, STD, Augmented, normalised
+from babyvlm.data.transforms import MEAN, STD, Augmented, normalized
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.io.images import rgb_pixels
 
@@ -65,7 +65,7 @@ def cvcl(images: list[bytes]) -> None:
 def ours(images: list[bytes]) -> None:
     augment = Augmented(FRAME_SIZE)
     for batch in batches(len(images)):
-        normalised([augment(images[number], np.random.default_rng([0, 0, number])) for number in batch])
+        normalized([augment(images[number], np.random.default_rng([0, 0, number])) for number in batch])
 
 
 def ours_from_store(images: list[bytes], folder: Path) -> Pass:

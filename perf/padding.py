@@ -32,8 +32,8 @@ from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_dataset import chosen_groups, utterances
 from babyvlm.data.sampler import GlobalBatchSampler
 from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, SPECIALS
-from babyvlm.models.language import GPT2, language_config
 from babyvlm.models.losses import language_loss, supervised_labels, supervised_tokens
+from babyvlm.models.networks.language import GPT2, language_config
 
 VOCABULARY_SIZE = 2_350  # of the paper, on SAYCam
 MAX_TOKENS = 25

@@ -75,11 +75,11 @@ def tiny_store(tmp_path_factory, draw_jpeg):
 @pytest.fixture(scope="session")
 def make_vocabulary(tmp_path_factory):
     """``make_vocabulary(*stores, min_count=1)``: the folder of a vocabulary of stores."""
-    from babyvlm.data.vocabulary import vocabulary as curate_vocabulary
+    from babyvlm.data.vocabulary import create_vocabulary
 
     def make(*stores, min_count=1):
         out = tmp_path_factory.mktemp("vocabulary") / "words"
-        curate_vocabulary([store.path for store in stores], out, min_count)
+        create_vocabulary([store.path for store in stores], out, min_count)
         return out
 
     return make

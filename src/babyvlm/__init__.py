@@ -1,64 +1,53 @@
-"""BabyVLM: vision-language models from an infant's view of home."""
+"""BabyVLM: vision-language models from an infant's view of home.
+
+The names below are imported when they are first used, so that ``import babyvlm`` stays fast.
+"""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import ModuleType
-
-    from babyvlm.models.loading import load as load
+    from babyvlm.curation.store.pair_store import PairStore as PairStore
+    from babyvlm.data.pair_mix import PairMix as PairMix
+    from babyvlm.data.pair_mix import Source as Source
+    from babyvlm.data.vocabulary import Vocabulary as Vocabulary
+    from babyvlm.models.babyllava import BabyLLaVA as BabyLLaVA
+    from babyvlm.models.cvcl import CVCL as CVCL
+    from babyvlm.models.hub import load as load
+    from babyvlm.models.networks.auto_classes import register_auto_classes as register_auto_classes
 
 __version__ = "0.1.0"
 
-_AUTO = "transformers.models.auto.modeling_auto"
+_MODULES = {
+    "BabyLLaVA": "babyvlm.models.babyllava",
+    "CVCL": "babyvlm.models.cvcl",
+    "PairMix": "babyvlm.data.pair_mix",
+    "PairStore": "babyvlm.curation.store.pair_store",
+    "Source": "babyvlm.data.pair_mix",
+    "Vocabulary": "babyvlm.data.vocabulary",
+    "load": "babyvlm.models.hub",
+    "register_auto_classes": "babyvlm.models.networks.auto_classes",
+}
+__all__ = [
+    "CVCL",
+    "BabyLLaVA",
+    "PairMix",
+    "PairStore",
+    "Source",
+    "Vocabulary",
+    "load",
+    "register_auto_classes",
+]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
-    """``load``, when it is asked for: torch costs seconds, and most commands never need it."""
-    if name == "load":
-        from babyvlm.models.loading import load
-
-        return load
-    raise AttributeError(f"module {__name__} has no attribute {name}")
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: torch takes seconds, and most commands do not need it."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(_MODULES[name]), name)
 
 
-class _WhenAutoModelsAreLoaded(MetaPathFinder, Loader):
-    """Makes BabyLLaVA known to transformers' Auto classes as soon as a program loads them, and not before.
-
-    transformers has no entry points: a class is known when its module was imported. To import it here would load torch
-    for every ``python -m babyvlm --help``; not to would make ``import babyvlm`` too little.
-    """
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Step into the import of the Auto classes."""
-        if fullname != _AUTO:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            self._loader, spec.loader = spec.loader, self
-        return spec
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """As transformers would."""
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """As transformers would, and then ours."""
-        self._loader.exec_module(module)
-        importlib.import_module("babyvlm.models.networks.babyllava_hf")
-
-
-if _AUTO in sys.modules:
-    importlib.import_module("babyvlm.models.networks.babyllava_hf")
-else:
-    sys.meta_path.insert(0, _WhenAutoModelsAreLoaded())
+def __dir__() -> list[str]:
+    return sorted(__all__)

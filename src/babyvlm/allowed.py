@@ -40,7 +40,7 @@ _OWN: Final = {
     **dict.fromkeys(TRAINED_MODELS),
     "babyvlm.models.zero_shot.OpenClip": None,
     "babyvlm.models.zero_shot.Trained": None,
-    "babyvlm.models.llava.HFVisionLanguage": None,
+    "babyvlm.models.zero_shot.HFVisionLanguage": None,
     "babyvlm.models.networks.vision.VisionEncoder": None,
     "babyvlm.models.networks.text.MeanEmbedding": None,
     "babyvlm.models.networks.text.LSTMText": None,

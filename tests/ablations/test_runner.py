@@ -203,7 +203,9 @@ def test_stale_run_is_kept_or_replaced(place, ablate, capsys):
     end(ablate("CVCL-filtered", options=["--replace", "true"]))
     (old,) = Path("lightning_logs/CVCL-filtered").glob("replaced-seed_0-*")
     assert (old / "finished").is_file()
-    assert not torch.equal(last_weights("CVCL-filtered/seed_0")["projection.weight"], before["projection.weight"])
+    assert not torch.equal(
+        last_weights("CVCL-filtered/seed_0")["network.projection.weight"], before["network.projection.weight"]
+    )
 
 
 def test_foreign_run_is_kept(place, ablate):

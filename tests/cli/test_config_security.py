@@ -21,8 +21,8 @@ from babyvlm.config import CheckedParser, restrict_imports
 from babyvlm.curation.clip import load_clip
 from babyvlm.errors import UserError
 from babyvlm.io import hub
-from babyvlm.models.llava import HFVisionLanguage
 from babyvlm.models.networks.vision import VisionEncoder
+from babyvlm.models.zero_shot import HFVisionLanguage
 from support.gadgets import GADGETS, PAYLOAD, PLACES, TOUCH, at, merge, write_evil, write_json, write_yaml
 from support.killing import tree
 
@@ -263,7 +263,7 @@ OTHER_MODELS = {
         "class_path": "babyvlm.models.zero_shot.Trained",
         "init_args": {"source": "evil/evil"},
     },
-    "a hub model": {"class_path": "babyvlm.models.llava.HFVisionLanguage", "init_args": {"model": "evil/evil"}},
+    "a hub model": {"class_path": "babyvlm.models.zero_shot.HFVisionLanguage", "init_args": {"model": "evil/evil"}},
     "a CLIP of another folder": {
         "class_path": "babyvlm.models.zero_shot.OpenClip",
         "init_args": {"clip": "hf-hub:e/e"},

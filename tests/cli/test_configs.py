@@ -72,7 +72,7 @@ def test_eval_config_parses_with_benchmarks(parse, path, world):
 
 def test_sharded_config_parses_on_a_llama(parse):
     config = parse("fit", "saycam/base", "saycam/language-llama", "mix/frames", "saycam/sharded")
-    assert config.model.init_args.recompute
+    assert config.model.init_args.gradient_checkpointing
 
 
 def test_worlds_have_the_same_configs():

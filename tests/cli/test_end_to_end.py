@@ -168,7 +168,7 @@ def test_same_seed_same_weights_whatever_the_workers(world):
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
     fit("playroom/cvcl", "mix/filtered", extra=["--seed_everything", "1"])
     other = final_weights(newest("CVCL-filtered"))
-    assert not torch.equal(runs[0]["projection.weight"], other["projection.weight"])
+    assert not torch.equal(runs[0]["network.projection.weight"], other["network.projection.weight"])
 
 
 NEWEST = """{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args":

@@ -15,16 +15,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
 import babyvlm.data.pair_dataset
-from babyvlm.data.feature_cache import frozen_features, module_hash
-from babyvlm.data.feature_files import PART_ROWS, FeatureFiles, FrozenFeatures
+from babyvlm.data.feature_cache import PART_ROWS, CachedFeatures, FeatureCacheWriter, frozen_features, module_hash
 from babyvlm.data.pair_mix import PairMix, Source
 from babyvlm.data.transforms import eval_transform
 from babyvlm.errors import UserError
 from babyvlm.io.images import open_rgb
 from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.cvcl import CVCL
-from babyvlm.models.language import LanguageShape
 from babyvlm.models.networks.connector import ImageTokens
+from babyvlm.models.networks.language import LanguageShape
 from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.types import Batch
 
@@ -101,7 +100,7 @@ def test_float16_states_its_error_and_refuses_what_it_cannot_hold(tmp_path, stor
     assert f"{manifest['max_error']:.2g}" in capsys.readouterr().out
     size = sum(file.stat().st_size for file in cached.path.glob("*.npy"))
     assert size == pytest.approx(ROWS * 5 * 2, abs=3 * 200)
-    with pytest.raises(UserError, match=r"beyond float16.*features_precision"):
+    with pytest.raises(UserError, match=r"overflows float16.*features_precision"):
         make(tmp_path, store, Mean(gain=1e6).eval(), trainer, "float16")
     whole = make(tmp_path, store, encoder, trainer)
     assert whole.path != cached.path
@@ -157,16 +156,16 @@ DAMAGES = {
 
 def test_more_parts_than_a_process_may_open_files(tmp_path):
     rows = 40 * PART_ROWS + 3
-    files = FeatureFiles(tmp_path / "frames-0", rows, {"shape": [1], "precision": "float32"})
+    files = FeatureCacheWriter(tmp_path / "frames-0", rows, {"shape": [1], "precision": "float32"})
     values = torch.arange(rows, dtype=torch.float32)[:, None]
-    with files.making():
+    with files.create():
         for number in files.missing():
             files.commit(number, values[number * PART_ROWS : (number + 1) * PART_ROWS])
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     opened = len([*Path("/proc/self/fd").iterdir()])
     resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, before[1]))
     try:
-        cached = FrozenFeatures(files.path)
+        cached = CachedFeatures(files.path)
         assert [cached[row].item() for row in range(0, rows, 7)] == list(range(0, rows, 7))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
@@ -181,7 +180,7 @@ def test_what_is_torn_is_noticed_and_computed_anew(tmp_path, store, trainer, cap
     capsys.readouterr()
     encoder.seen = 0
     cached = make(tmp_path, store, encoder, trainer)
-    assert "torn or changed" in capsys.readouterr().out
+    assert "corrupted or changed" in capsys.readouterr().out
     assert encoder.seen == 1 + ROWS
     assert torch.equal(torch.stack([cached[row] for row in (0, PART_ROWS + 5, ROWS - 1)]), before)
     assert not list(tmp_path.glob("*.partial"))
@@ -244,7 +243,7 @@ def test_size_is_told_first_and_refused_where_the_disk_lacks_it(tmp_path, store,
     usage = __import__("shutil")._ntuple_diskusage(total=10**6, used=0, free=ROWS * 5 * 4 - 1)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     encoder = Mean().eval()
-    with pytest.raises(UserError, match=r"needs 1\.04e-05 GB") as refusal:
+    with pytest.raises(UserError, match=r"needs 1\.04e-05 GB, but") as refusal:
         make(tmp_path, store, encoder, trainer)
     assert "\n" not in str(refusal.value)
     assert encoder.seen == 1
@@ -356,7 +355,7 @@ def test_what_cannot_be_cached_is_refused(tmp_path, stores, vocabulary):
     with pytest.raises(UserError, match=r"data\.augment to false"):
         mix(stores, vocabulary, features=tmp_path, augment=True)
     learning = CVCL(vocabulary, VisionEncoder("test_resnet"), width=8, image_size=SIZE, max_tokens=6)
-    with pytest.raises(UserError, match=r"vision encoder of CVCL learns.*model\.vision\.frozen"):
+    with pytest.raises(UserError, match=r"vision encoder of CVCL is trained.*model\.vision\.frozen"):
         fit(tmp_path, learning, mix(stores, vocabulary, features=tmp_path / "cache"))
     assert not (tmp_path / "cache").exists()
 
@@ -365,10 +364,12 @@ def test_scores_are_of_pixels(vocabulary):
     """What a benchmark asks has nothing to do with a cache."""
     model = cvcl(vocabulary).eval()
     image = model.preprocess(Image.new("RGB", (40, 40), "red"))[None]
-    batch = Batch(["k"], torch.empty(1, 0), torch.zeros(1, 1, dtype=torch.long), ["look"], model.vision(image))
+    batch = Batch(
+        ["k"], torch.empty(1, 0), torch.zeros(1, 1, dtype=torch.long), ["look"], model.network.vision_encoder(image)
+    )
     with torch.no_grad():
         assert model.score(image, ["look"]).shape == (1, 1)
-        torch.testing.assert_close(model.predict_step(batch, 0)["image"], model.encode_images(image))
+        torch.testing.assert_close(model.predict_step(batch, 0)["image"], model.network.encode_image(image))
 
 
 TWO_RANKS = """

@@ -59,7 +59,7 @@ def test_a_limit_draws_by_the_seed(store, words):
         tuple(frames(store, words, seed=seed, limit=2)[index, 0].utterance for index in range(2)) for seed in range(20)
     }
     assert len(drawn) == 3
-    with pytest.raises(UserError, match="5 utterances asked for, train has 3"):
+    with pytest.raises(UserError, match="5 utterances requested, but split train has 3"):
         frames(store, words, limit=5)
 
 
@@ -96,7 +96,7 @@ def test_a_broken_image_ends_with_its_key(tiny_store, words):
 
 
 def test_an_empty_split_is_refused(tiny_store, words):
-    with pytest.raises(UserError, match="no utterance in split test"):
+    with pytest.raises(UserError, match="split test is empty"):
         UtteranceFrames(tiny_store(), "test", Plain(16), words)
 
 

@@ -102,14 +102,14 @@ def test_an_epoch_that_is_cut_short_is_followed_by_a_whole_one():
     assert found + batches(cut) == expected
 
 
-@pytest.mark.parametrize(("length", "size", "world", "say"), [(50, 9, 2, "divide"), (5, 8, 1, "more than")])
+@pytest.mark.parametrize(("length", "size", "world", "say"), [(50, 9, 2, "multiple"), (5, 8, 1, "exceeds")])
 def test_refuses_a_batch_that_cannot_be_cut(length, size, world, say):
     with pytest.raises(UserError, match=say):
         GlobalBatchSampler(length, size, seed=0, world_size=world)
 
 
 def test_a_state_of_another_batch_size_is_refused():
-    with pytest.raises(UserError, match="batch_size 8 is not what"):
+    with pytest.raises(UserError, match="batch_size 8 differs from"):
         loader().load_state_dict({"samples_used": 12})
 
 

@@ -12,8 +12,9 @@ from babyvlm.data.pair_mix import PairMix, Source
 from babyvlm.data.text_mix import PackedText, TextMix
 from babyvlm.data.vocabulary import EOS, SOS, Vocabulary
 from babyvlm.errors import UserError
-from babyvlm.models.language import LanguageModel, LanguageShape
+from babyvlm.models.language import LanguageModel
 from babyvlm.models.losses import supervised_labels, supervised_tokens
+from babyvlm.models.networks.language import LanguageShape
 
 SAID = ["look at the ball", "the ball is red", "the red ball", "look at the dog", "wash the cup", "a red cup"] * 20
 GROUPS = [f"u{number // 2}" for number in range(len(SAID))]  # each utterance has two frames
@@ -48,7 +49,7 @@ def test_contexts_are_full_and_hold_the_text_once(words, counts, context, epoch)
     texts = [" ".join(words.words[5 + (i + n) % 10] for i in range(count)) for n, count in enumerate(counts)]
     stream = [token for ids in words.encode(texts, None) for token in ids]
     if len(stream) < context:
-        with pytest.raises(UserError, match=f"{context} is more than the {len(stream)} tokens"):
+        with pytest.raises(UserError, match=f"{context} exceeds the {len(stream)} tokens"):
             PackedText(texts, words, context, seed=1)
         return
     packed = PackedText(texts, words, context, seed=1)

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import ks_2samp
 from torchvision import transforms
 
-from babyvlm.data.transforms import Augmented, Plain, blurred, eval_transform, normalised, random_crop, resized
+from babyvlm.data.transforms import Augmented, Plain, blurred, eval_transform, normalized, random_crop, resized
 from babyvlm.io.images import BrokenImageError, open_rgb, rgb_pixels
 
 
@@ -141,8 +141,8 @@ def test_an_augmented_view_is_what_pillow_makes_by_the_same_draws(size, side, se
 
 
 @given(size=st.tuples(st.integers(20, 90), st.integers(20, 90)), side=st.integers(8, 40))
-def test_a_plain_view_normalised_is_the_transform_of_evaluation(size, side):
+def test_a_plain_view_normalized_is_the_transform_of_evaluation(size, side):
     picture = scene(*size)
     view = Plain(side)(encoded(picture, "PNG"), np.random.default_rng(0))
-    images_BCHW = normalised([view, view])
+    images_BCHW = normalized([view, view])
     assert np.array_equal(images_BCHW[1].numpy(), eval_transform(side)(picture).numpy())

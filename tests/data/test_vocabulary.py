@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store.pair_store import write_store
-from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, SPECIALS, UNK, Vocabulary, vocabulary
+from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, SPECIALS, UNK, Vocabulary, create_vocabulary
 from babyvlm.errors import UserError
 
 SAID = {
@@ -27,7 +27,7 @@ def made(tmp_path_factory):
         for frame in range(5)
     ]
     write_store(root / "store", rows, arguments={}, funnel=Funnel("test"), licensed=False)
-    vocabulary([root / "store"], root / "vocabulary")
+    create_vocabulary([root / "store"], root / "vocabulary")
     return root
 
 
@@ -73,18 +73,18 @@ def test_transformers_reads_it(made, words):
 
 
 def test_is_whole_or_absent_and_hashed(made, words, capsys):
-    vocabulary([made / "store"], made / "vocabulary")
-    assert "already complete" in capsys.readouterr().out
+    create_vocabulary([made / "store"], made / "vocabulary")
+    assert "already complete, skipping" in capsys.readouterr().out
     with pytest.raises(UserError, match="built with a different min_count"):
-        vocabulary([made / "store"], made / "vocabulary", min_count=2)
-    vocabulary([made / "store"], made / "other", min_count=2)
+        create_vocabulary([made / "store"], made / "vocabulary", min_count=2)
+    create_vocabulary([made / "store"], made / "other", min_count=2)
     other = Vocabulary(made / "other")
     assert "look" in other.words
     assert other.hash != words.hash
 
 
 def test_notices_a_changed_tokenizer(made):
-    vocabulary([made / "store"], made / "torn")
+    create_vocabulary([made / "store"], made / "torn")
     file = made / "torn" / "tokenizer.json"
     content = json.loads(file.read_text())
     content["model"]["vocab"]["ball"] = 5
@@ -94,14 +94,14 @@ def test_notices_a_changed_tokenizer(made):
 
 
 def test_refuses_a_store_without_frequent_words(made):
-    with pytest.raises(UserError, match="no word is seen 99 times"):
-        vocabulary([made / "store"], made / "none", min_count=99)
+    with pytest.raises(UserError, match="no word occurs 99 times"):
+        create_vocabulary([made / "store"], made / "none", min_count=99)
     assert not (made / "none").exists()
 
 
 @pytest.fixture(scope="module")
 def pieces(made):
-    vocabulary([made / "store"], made / "bpe", kind="bpe", size=300, min_count=2)
+    create_vocabulary([made / "store"], made / "bpe", kind="bpe", vocabulary_size=300, min_count=2)
     return Vocabulary(made / "bpe")
 
 
@@ -112,7 +112,7 @@ def test_bpe_has_specials_bytes_and_then_what_is_frequent(pieces, made):
     assert "\u0120ball" in pieces.words  # with the space before it, as GPT-2 writes it
     assert "\u0120dog" not in pieces.words  # frequent in validation only
     assert len(pieces) <= 300
-    vocabulary([made / "store"], made / "smaller", kind="bpe", size=263, min_count=2)
+    create_vocabulary([made / "store"], made / "smaller", kind="bpe", vocabulary_size=263, min_count=2)
     assert Vocabulary(made / "smaller").words == pieces.words[:263]
 
 
@@ -149,9 +149,9 @@ def test_transformers_reads_bpe(made, pieces):
 
 def test_bpe_is_another_artefact_and_needs_room(made, pieces):
     with pytest.raises(UserError, match="built with a different kind"):
-        vocabulary([made / "store"], made / "vocabulary", kind="bpe")
-    with pytest.raises(UserError, match="--size 200: a bpe holds 5 specials and 256 bytes"):
-        vocabulary([made / "store"], made / "none", kind="bpe", size=200)
+        create_vocabulary([made / "store"], made / "vocabulary", kind="bpe")
+    with pytest.raises(UserError, match="--vocabulary_size 200: must be at least 261"):
+        create_vocabulary([made / "store"], made / "none", kind="bpe", vocabulary_size=200)
     assert not (made / "none").exists()
 
 

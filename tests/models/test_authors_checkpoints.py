@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from babyvlm.data.vocabulary import IMAGE, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.models.babyllava import BabyLLaVA
-from babyvlm.models.language import LanguageShape, language_config
+from babyvlm.models.networks.language import LanguageShape, language_config
 from babyvlm.models.networks.vision import VisionEncoder
 
 GPT2 = LanguageShape("gpt2", width=16, layers=2, heads=2, inner=32, positions=40)
@@ -121,9 +121,11 @@ def test_the_authors_checkpoints_load(vocabulary, tmp_path, name, file):
     tokens = ours.vocabulary.encode(["look at the ball"], 8)[0]
     assert [ours.vocabulary.words[token] for token in tokens] == words
     image = torch.randn(3, SIZE, SIZE)
-    prompt = torch.tensor([[IMAGE] * ours.image_length + tokens])
+    prompt = torch.tensor([[IMAGE] * ours.network.image_length + tokens])
     with torch.no_grad():
-        logits = ours.vlm(input_ids=prompt, pixel_values=image[None]).logits[0, ours.image_length : -1]
+        logits = ours.network.llava(input_ids=prompt, pixel_values=image[None]).logits[
+            0, ours.network.image_length : -1
+        ]
     mine = logits.gather(1, torch.tensor(tokens)[1:, None])[:, 0]
     torch.testing.assert_close(mine, authors.logits(image, words), atol=1e-4, rtol=1e-4)
 
@@ -136,7 +138,7 @@ def test_phase_1_fills_the_connector_alone(vocabulary, tmp_path):
     before = fresh.state_dict()
     moved = {name for name, tensor in ours.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name in before if "multi_modal_projector" in name}
-    assert torch.equal(ours.vlm.model.multi_modal_projector.linear_2.bias, authors.connector[2].bias)
+    assert torch.equal(ours.network.llava.model.multi_modal_projector.linear_2.bias, authors.connector[2].bias)
 
 
 def test_what_does_not_fit_is_told(vocabulary, tmp_path):
@@ -158,14 +160,14 @@ def test_what_does_not_fit_is_told(vocabulary, tmp_path):
 
         return change
 
-    refused("holds none of", lambda other: (other / "pytorch_model.bin").unlink())
+    refused("none of .* found", lambda other: (other / "pytorch_model.bin").unlink())
     refused("tokenizer.json: cannot be read", lambda other: (other / "tokenizer.json").write_text("{"))
     refused(r"linear_1.bias is missing", without("transformer.mm_projector.0.bias"))
     refused("cannot be read as weights", lambda other: (other / "pytorch_model.bin").write_bytes(b"no"))
     words = json.loads((folder / "tokenizer.json").read_text())
     words["model"]["vocab"].pop("ball")
-    refused("1 words of .* 'ball'", lambda other: (other / "tokenizer.json").write_text(json.dumps(words)))
-    with pytest.raises(UserError, match=r"wpe.weight is \(40, 16\), not \(50, 16\)"):
+    refused("lacks 1 words of .* 'ball'", lambda other: (other / "tokenizer.json").write_text(json.dumps(words)))
+    with pytest.raises(UserError, match=r"wpe.weight is \(40, 16\), but the model needs \(50, 16\)"):
         BabyLLaVA(
             vocabulary,
             VisionEncoder("resnext50_32x4d", {"layers": [1, 1, 1, 1]}),

@@ -15,10 +15,11 @@ from transformers.modeling_outputs import BaseModelOutput
 from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, UNK, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.models.babyllava import BabyLLaVA
-from babyvlm.models.language import GPT2 as PAPER_GPT2
-from babyvlm.models.language import TINY_LLAMA, LanguageModel, LanguageShape, language_config
-from babyvlm.models.networks.babyllava import build
+from babyvlm.models.language import LanguageModel
+from babyvlm.models.networks.babyllava import BabyLLaVANetwork
 from babyvlm.models.networks.connector import ImageTokens, count_tokens, image_tokens
+from babyvlm.models.networks.language import GPT2 as PAPER_GPT2
+from babyvlm.models.networks.language import TINY_LLAMA, LanguageShape
 from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.models.optimization import CosineWithWarmup
 from babyvlm.types import Batch, Captioner, FrozenVision, ImageTextScorer, TextScorer
@@ -39,7 +40,7 @@ def model(vocabulary, shape=GPT2, frozen=True, seed=0, **options):
     small = {"image_size": SIZE, "max_tokens": 8}
     made = BabyLLaVA(vocabulary, VisionEncoder("test_resnet", frozen=frozen), shape, **small | options)
     with torch.no_grad():  # as if trained: what is near zero proves nothing
-        for name, parameter in made.vlm.named_parameters():
+        for name, parameter in made.network.llava.named_parameters():
             if "vision_tower" not in name:
                 parameter.add_(torch.randn_like(parameter) * 0.3)
     return made
@@ -79,9 +80,9 @@ class MapTower(nn.Module):
 def pair(vocabulary, shape):
     """BabyLLaVA and transformers' own LLaVA with its weights copied; its attention is the plain one."""
     ours = model(vocabulary, shape, train_language=True).eval()
-    width = ours.vlm.config.vision_config.hidden_size
+    width = ours.network.llava.config.vision_config.hidden_size
     tower = CLIPVisionConfig(hidden_size=width, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
-    text = copy.deepcopy(ours.vlm.config.text_config)
+    text = copy.deepcopy(ours.network.llava.config.text_config)
     text.tie_word_embeddings = False  # transformers' LLaVA cannot tie GPT-2's
     config = LlavaConfig(
         vision_config=tower,
@@ -92,11 +93,11 @@ def pair(vocabulary, shape):
         attn_implementation="eager",
     )
     theirs = LlavaForConditionalGeneration(config).eval()
-    theirs.model.vision_tower = MapTower(ours.vlm.model.vision_tower.timm_model)
+    theirs.model.vision_tower = MapTower(ours.network.llava.model.vision_tower.timm_model)
     for part in ("multi_modal_projector", "language_model"):
-        getattr(theirs.model, part).load_state_dict(getattr(ours.vlm.model, part).state_dict())
-    theirs.lm_head.load_state_dict(ours.vlm.lm_head.state_dict())
-    theirs.generation_config = ours.vlm.generation_config
+        getattr(theirs.model, part).load_state_dict(getattr(ours.network.llava.model, part).state_dict())
+    theirs.lm_head.load_state_dict(ours.network.llava.lm_head.state_dict())
+    theirs.generation_config = ours.network.llava.generation_config
     assert theirs.model.language_model.config._attn_implementation == "eager"
     return ours, theirs
 
@@ -125,11 +126,11 @@ def test_logits_loss_and_gradients_are_those_of_transformers(vocabulary, pair):
     loss.backward()
     expected.loss.backward()
     for part in ("multi_modal_projector", "language_model"):
-        mine, other = (dict(getattr(vlm.model, part).named_parameters()) for vlm in (ours.vlm, theirs))
+        mine, other = (dict(getattr(vlm.model, part).named_parameters()) for vlm in (ours.network.llava, theirs))
         for name, parameter in mine.items():
             if name != "wte.weight":  # also the output layer here; two of them there
                 torch.testing.assert_close(parameter.grad, other[name].grad, atol=1e-6, rtol=1e-4, msg=name)
-    assert ours.vlm.model.multi_modal_projector.linear_1.weight.grad.abs().max() > 1e-4
+    assert ours.network.llava.model.multi_modal_projector.linear_1.weight.grad.abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("how", [{}, {"use_cache": False}, {"num_beams": 3}, {"do_sample": True, "top_k": 5}], ids=str)
@@ -138,7 +139,7 @@ def test_generates_what_transformers_does(vocabulary, pair, how):
     prompt = with_places(torch.full((3, 1), SOS))
     inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt), "pixel_values": images()}
     outs = []
-    for vlm, cached in ((ours.vlm, {}), (theirs, {"use_cache": True})):
+    for vlm, cached in ((ours.network.llava, {}), (theirs, {"use_cache": True})):
         torch.manual_seed(3)
         outs.append(vlm.generate(**inputs, **cached | how, max_new_tokens=9))
     assert torch.equal(*outs)
@@ -160,7 +161,7 @@ def one_by_one(theirs, vocabulary, image, text):
 @pytest.mark.parametrize("rows", [1, 4, 64])
 def test_scores_are_the_likelihoods_of_one_pair_at_a_time(vocabulary, pair, rows, monkeypatch):
     ours, theirs = pair
-    monkeypatch.setattr("babyvlm.models.scoring.ROWS", rows)
+    monkeypatch.setattr("babyvlm.models.scoring.BATCH_SIZE", rows)
     pictures = images()
     with torch.no_grad():
         single = [[one_by_one(theirs, vocabulary, image, text) for text in TEXTS] for image in pictures]
@@ -219,13 +220,13 @@ def state_of(module):
 @pytest.mark.parametrize("frozen", [True, False])
 def test_what_is_frozen_is_frozen(tmp_path, vocabulary, shape, train_language, frozen):
     ours = model(vocabulary, shape, frozen=frozen, train_language=train_language)
-    before = state_of(ours.vlm)
+    before = state_of(ours.network.llava)
     trainer(tmp_path).fit(ours, loader(batch(vocabulary), batch(vocabulary, seed=2)))
-    moved = {name for name, tensor in ours.vlm.state_dict().items() if not torch.equal(tensor, before[name])}
+    moved = {name for name, tensor in ours.network.llava.state_dict().items() if not torch.equal(tensor, before[name])}
     parts = {"vision_tower": not frozen, "language_model": train_language, "multi_modal_projector": True}
     for part, learns in parts.items():
         assert any(part in name for name in moved) is learns, part
-        module = getattr(ours.vlm.model, part)
+        module = getattr(ours.network.llava.model, part)
         assert all(child.training is learns for child in module.modules())
         assert all(parameter.requires_grad is learns for parameter in module.parameters())
         assert learns or all(parameter.grad is None for parameter in module.parameters())
@@ -244,7 +245,7 @@ def test_a_cache_of_features_changes_nothing(vocabulary):
     data = batch(vocabulary)
     with torch.no_grad():
         features = vision(data.images_BCHW)
-    assert features.shape == (len(TEXTS), PLACES, ours.vlm.config.vision_config.hidden_size)
+    assert features.shape == (len(TEXTS), PLACES, ours.network.llava.config.vision_config.hidden_size)
     cached = Batch(data.keys, torch.empty(0), data.tokens_BL, data.utterances, features)
     torch.testing.assert_close(ours.training_step(cached, 0), ours.training_step(data, 0), atol=0, rtol=0)
 
@@ -298,7 +299,7 @@ def test_phases_begin_where_the_one_before_ended(tmp_path, vocabulary, shape):
     )
     data = batch(vocabulary)
     with torch.no_grad():
-        mine = first.vlm.lm_head(first.vlm.model.language_model(data.tokens_BL).last_hidden_state)
+        mine = first.network.llava.lm_head(first.network.llava.model.language_model(data.tokens_BL).last_hidden_state)
         torch.testing.assert_close(mine, language.eval()(data), atol=1e-6, rtol=0)
     run = trainer(tmp_path, max_steps=1)
     run.fit(first, loader(batch(vocabulary)))
@@ -316,7 +317,7 @@ def test_phases_begin_where_the_one_before_ended(tmp_path, vocabulary, shape):
     )
     state = second.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in first.state_dict().items())
-    assert not torch.equal(before["vlm.lm_head.weight"], state["vlm.lm_head.weight"])
+    assert not torch.equal(before["network.llava.lm_head.weight"], state["network.llava.lm_head.weight"])
 
 
 def test_weights_of_other_heads_are_refused_though_they_fit(tmp_path, vocabulary, shape):
@@ -325,17 +326,17 @@ def test_weights_of_other_heads_are_refused_though_they_fit(tmp_path, vocabulary
     run.save_checkpoint(tmp_path / "zero.ckpt")
     fewer = replace(shape, heads=shape.heads // 2, kv_heads=shape.kv_heads and shape.kv_heads // 2)
     for begin in ({"init_language": tmp_path / "zero.ckpt"}, {"init_from": tmp_path / "zero.ckpt"}):
-        with pytest.raises(UserError, match=r"zero.ckpt: its language model has .* heads .* mean nothing"):
+        with pytest.raises(UserError, match=r"zero.ckpt: its language model has .* heads .* Set heads and kv_heads"):
             BabyLLaVA(vocabulary, VisionEncoder("test_resnet"), fewer, max_tokens=8, image_size=SIZE, **begin)
-    with pytest.raises(UserError, match="mean nothing"):
+    with pytest.raises(UserError, match="Set heads and kv_heads"):
         LanguageModel(vocabulary, fewer, max_tokens=8, init_from=tmp_path / "zero.ckpt")
 
 
 def test_mistakes_are_told(tmp_path, vocabulary):
-    with pytest.raises(UserError, match=r"4 image tokens and data.max_tokens 37 are more than .* 40 positions"):
+    with pytest.raises(UserError, match=r"4 image tokens and data.max_tokens 37 exceed .* 40 positions"):
         model(vocabulary, max_tokens=37)
     patches = VisionEncoder("vit_tiny_patch16_224", {"depth": 1})
-    with pytest.raises(UserError, match="vit_tiny_patch16_224 takes no images of 64 pixels"):
+    with pytest.raises(UserError, match="vit_tiny_patch16_224 does not accept images of 64 pixels"):
         BabyLLaVA(vocabulary, patches, GPT2, image_size=64)
 
 
@@ -352,7 +353,7 @@ def millions(module):
 )
 def test_the_papers_models_can_be_built(backbone, shape, words, tokens, expected):
     with torch.device("meta"):
-        vlm = build(VisionEncoder(backbone), language_config(shape, words), 224)
+        vlm = BabyLLaVANetwork(VisionEncoder(backbone), shape, words, 224).llava
     head = [] if vlm.config.tie_word_embeddings else [vlm.lm_head]
     counts = (millions(vlm.model.vision_tower), sum(map(millions, [vlm.model.language_model, *head])))
     assert counts == pytest.approx(expected, abs=0.005)
@@ -370,11 +371,11 @@ def test_a_step_at_paper_size(tmp_path, vocabulary):
     ours = BabyLLaVA(vocabulary, trunk, train_language=True, scheduler=at_once)
     picture = torch.randn(2, 3, 224, 224)
     data = Batch(["a", "b"], picture, batch(vocabulary).tokens_BL[:2], TEXTS[:2])
-    before = state_of(ours.vlm)
+    before = state_of(ours.network.llava)
     run = trainer(tmp_path, max_steps=1)
     run.fit(ours, loader(data))
     assert run.callback_metrics["train_loss"] == pytest.approx(math.log(len(ours.vocabulary)), abs=0.6)  # knows nothing
-    moved = {name for name, tensor in ours.vlm.state_dict().items() if not torch.equal(tensor, before[name])}
+    moved = {name for name, tensor in ours.network.llava.state_dict().items() if not torch.equal(tensor, before[name])}
     assert any("linear_1" in name for name in moved)
     assert any("h.7.mlp" in name for name in moved)
     assert not any("vision_tower" in name for name in moved)

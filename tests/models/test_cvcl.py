@@ -52,13 +52,13 @@ def trainer(folder, **options):
 def by_hand(cvcl, data):
     """The loss by numpy, from the trunk's features and the tables of weights."""
     with torch.no_grad():
-        features = cvcl.vision(data.images_BCHW).double().numpy()
-    weight, bias = (p.detach().double().numpy() for p in (cvcl.projection.weight, cvcl.projection.bias))
-    table = cvcl.text.embedding.weight.detach().double().numpy()
+        features = cvcl.network.vision_encoder(data.images_BCHW).double().numpy()
+    weight, bias = (p.detach().double().numpy() for p in (cvcl.network.projection.weight, cvcl.network.projection.bias))
+    table = cvcl.network.text_encoder.embedding.weight.detach().double().numpy()
     image = features @ weight.T + bias
     text = np.stack([table[[t for t in row if t]].mean(0) for row in data.tokens_BL.tolist()])
     image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
-    logits = image @ text.T / math.exp(cvcl.log_temperature.item())
+    logits = image @ text.T / math.exp(cvcl.network.log_temperature.item())
     right = np.diag(logits)
     return ((logsumexp(logits, 1) - right).mean() + (logsumexp(logits, 0) - right).mean()) / 2
 
@@ -85,29 +85,31 @@ def test_what_a_step_moves(tmp_path, vocabulary, frozen):
     before = {name: tensor.clone() for name, tensor in cvcl.state_dict().items()}
     trainer(tmp_path, max_steps=2).fit(cvcl, loader(batch(vocabulary), batch(vocabulary, seed=2)))
     moved = {name for name, tensor in cvcl.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert {"projection.weight", "projection.bias", "text.embedding.weight"} <= moved
-    assert "log_temperature" not in moved
-    trunk = {name for name in before if name.startswith("vision.")}
+    assert {"network.projection.weight", "network.projection.bias", "network.text_encoder.embedding.weight"} <= moved
+    assert "network.log_temperature" not in moved
+    trunk = {name for name in before if name.startswith("network.vision_encoder.")}
     if frozen:
         assert not trunk & moved
-        assert all(parameter.grad is None for parameter in cvcl.vision.parameters())
+        assert all(parameter.grad is None for parameter in cvcl.network.vision_encoder.parameters())
     else:
-        assert {name for name, _ in cvcl.vision.named_parameters(prefix="vision")} <= moved
+        assert {
+            name for name, _ in cvcl.network.vision_encoder.named_parameters(prefix="network.vision_encoder")
+        } <= moved
         assert {name for name in trunk if "running" in name} <= moved
-    assert cvcl.text.embedding.weight[0].abs().max() == 0
+    assert cvcl.network.text_encoder.embedding.weight[0].abs().max() == 0
 
 
 def test_temperature_is_carried_and_learned_only_if_asked(tmp_path, vocabulary):
     fixed, learned = model(vocabulary), model(vocabulary, learn_temperature=True, temperature=0.5)
-    assert "log_temperature" not in dict(fixed.named_parameters())
-    assert "log_temperature" in dict(learned.named_parameters())
-    assert fixed.log_temperature.exp().item() == pytest.approx(0.07)
+    assert "network.log_temperature" not in dict(fixed.named_parameters())
+    assert "network.log_temperature" in dict(learned.named_parameters())
+    assert fixed.network.log_temperature.exp().item() == pytest.approx(0.07)
     other = model(vocabulary, temperature=0.3)
     other.load_state_dict(fixed.state_dict())
-    assert other.log_temperature.exp().item() == pytest.approx(0.07)
-    before = learned.log_temperature.item()
+    assert other.network.log_temperature.exp().item() == pytest.approx(0.07)
+    before = learned.network.log_temperature.item()
     trainer(tmp_path, max_steps=1).fit(learned, loader(batch(vocabulary)))
-    assert learned.log_temperature.item() != before
+    assert learned.network.log_temperature.item() != before
 
 
 @pytest.mark.parametrize("text", [None, LSTMText, lambda words, width: TransformerText(words, width, heads=2)])
@@ -127,7 +129,7 @@ def test_scores_are_cosines(vocabulary, text):
         torch.testing.assert_close(
             cvcl.score(images, texts[-1:]), cvcl.score(images, ["the zebra and the"])
         )  # 6 tokens
-        norms = cvcl.encode_images(images).norm(dim=1)
+        norms = cvcl.network.encode_image(images).norm(dim=1)
     torch.testing.assert_close(norms, torch.ones(3))
 
 
@@ -135,7 +137,7 @@ def test_score_is_the_cosine_that_is_trained(vocabulary):
     cvcl, data = model(vocabulary).eval(), batch(vocabulary)
     with torch.no_grad():
         scores = cvcl.score(data.images_BCHW, data.utterances)
-        expected = cvcl.encode_images(data.images_BCHW) @ cvcl.encode_texts(data.tokens_BL).T
+        expected = cvcl.network.encode_image(data.images_BCHW) @ cvcl.network.encode_text(data.tokens_BL).T
     torch.testing.assert_close(scores, expected)
 
 
@@ -153,7 +155,9 @@ def test_optimizer_is_the_papers_and_holds_what_is_trained(vocabulary):
     (group,) = optimizer.param_groups
     assert isinstance(optimizer, torch.optim.AdamW)
     assert (group["lr"], group["weight_decay"]) == (1e-4, 0.1)
-    assert {id(p) for p in group["params"]} == {id(p) for p in [*cvcl.projection.parameters(), *cvcl.text.parameters()]}
+    assert {id(p) for p in group["params"]} == {
+        id(p) for p in [*cvcl.network.projection.parameters(), *cvcl.network.text_encoder.parameters()]
+    }
 
 
 @pytest.mark.parametrize(
@@ -225,5 +229,5 @@ def test_two_ranks_train_as_one(tmp_path, vocabulary):
     start = model(vocabulary, frozen=True).state_dict()
     for name, tensor in one["state"].items():
         torch.testing.assert_close(two["state"][name], tensor, atol=2e-6, rtol=1e-4)
-    assert not torch.equal(one["state"]["projection.weight"], start["projection.weight"])
+    assert not torch.equal(one["state"]["network.projection.weight"], start["network.projection.weight"])
     assert len(list((tmp_path / "run").glob("version_*/results/vtwt-dev-*.parquet"))) == 4

@@ -8,8 +8,9 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
-from babyvlm.models.language import GPT2, TINY_LLAMA, LanguageModel, LanguageShape, language_config
+from babyvlm.models.language import LanguageModel
 from babyvlm.models.losses import supervised_labels
+from babyvlm.models.networks.language import GPT2, TINY_LLAMA, LanguageShape, language_config
 from babyvlm.types import Batch
 
 SMALL = LanguageShape(width=16, layers=2, heads=4, inner=32, dropout=0.0, positions=16)
@@ -52,9 +53,9 @@ def test_counts_the_papers_parameters(shape, vocabulary_size, said):
 def test_loss_is_transformers_own(tmp_path, vocabulary, shape):
     data = batch(vocabulary)
     model = LanguageModel(vocabulary, shape, max_tokens=16)
-    assert isinstance(model.lm, LlamaForCausalLM) == (shape.family == "llama")
+    assert isinstance(model.network, LlamaForCausalLM) == (shape.family == "llama")
     mask = (data.tokens_BL != 0).long()  # ours needs none
-    theirs = model.lm(data.tokens_BL, attention_mask=mask, labels=supervised_labels(data.tokens_BL)).loss.item()
+    theirs = model.network(data.tokens_BL, attention_mask=mask, labels=supervised_labels(data.tokens_BL)).loss.item()
     run = trainer(tmp_path, max_steps=1, num_sanity_val_steps=0)
     run.fit(model, loader(data), loader(data))
     assert run.callback_metrics["train_loss"].item() == pytest.approx(theirs, rel=1e-5)
@@ -74,16 +75,16 @@ def test_perplexity_is_over_all_tokens_whatever_the_batches(tmp_path, vocabulary
 
 
 def test_a_context_must_fit_the_positions(vocabulary):
-    with pytest.raises(UserError, match="max_tokens 17 is more than the language model's 16 positions"):
+    with pytest.raises(UserError, match="max_tokens 17 exceeds the language model's 16 positions"):
         LanguageModel(vocabulary, SMALL, max_tokens=17)
 
 
 @pytest.mark.parametrize(
     ("options", "say"),
     [
-        ({"width": 16, "heads": 3}, "width 16 does not divide by 3"),
-        ({"kv_heads": 4}, "gpt2 cannot share"),
-        ({"family": "llama", "heads": 32, "kv_heads": 5}, "32 heads of llama cannot share 5"),
+        ({"width": 16, "heads": 3}, "width 16 is not a multiple of 3"),
+        ({"kv_heads": 4}, "gpt2 has no kv_heads"),
+        ({"family": "llama", "heads": 32, "kv_heads": 5}, "32 heads are not a multiple of 5"),
     ],
 )
 def test_a_shape_that_cannot_be_built_is_refused(options, say):

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from babyvlm.errors import UserError
-from babyvlm.models.llava import CAPTION_PROMPT, PROMPT, HFVisionLanguage
+from babyvlm.models.zero_shot import CAPTION_PROMPT, PROMPT, HFVisionLanguage
 from babyvlm.types import Captioner, ImageTextScorer, TextScorer
 from support.tiny_llava import SIZE, SPECIALS, save_tiny_llava
 
@@ -59,7 +59,7 @@ def one_by_one(library, pictures, prompt, total=False):
 
 @pytest.mark.parametrize("rows", [1, 2, 8])
 def test_scores_are_those_of_the_library_one_by_one(folder, library, pictures, rows):
-    scorer = HFVisionLanguage(str(folder), "float32", rows=rows)
+    scorer = HFVisionLanguage(str(folder), "float32", batch_size=rows)
     assert all(isinstance(scorer, protocol) for protocol in (ImageTextScorer, TextScorer, Captioner))
     images = torch.stack([scorer.preprocess(picture) for picture in pictures])
     expected = one_by_one(library, pictures, PROMPT)
@@ -89,7 +89,7 @@ def test_total_and_evidence(folder, library, pictures):
 @pytest.mark.parametrize("rows", [2, 8])
 def test_captions_are_those_of_the_library_one_by_one(folder, library, pictures, rows):
     processor, model = library
-    scorer = HFVisionLanguage(str(folder), "float32", rows=rows)
+    scorer = HFVisionLanguage(str(folder), "float32", batch_size=rows)
     images = torch.stack([scorer.preprocess(picture) for picture in pictures])
     expected = []
     for picture in pictures:
@@ -138,7 +138,7 @@ def test_a_processor_that_keeps_the_pictures_form_is_refused(folder, tmp_path):
     processor = AutoProcessor.from_pretrained(folder)
     processor.image_processor = pixels
     processor.save_pretrained(loose)
-    with pytest.raises(UserError, match="sizes of their own"):
+    with pytest.raises(UserError, match="keeps the aspect ratio"):
         HFVisionLanguage(str(loose), "float32")
 
 
@@ -153,5 +153,5 @@ def test_a_tokenizer_that_joins_prompt_and_answer_is_refused(folder):
     joins = Tokenizer(models.BPE())  # no words: a token may hold the end of the prompt and the answer's beginning
     joins.train_from_iterator([f"{PROMPT} red"] * 5, trainers.BpeTrainer(special_tokens=SPECIALS, show_progress=False))
     scorer.processor.tokenizer = PreTrainedTokenizerFast(tokenizer_object=joins, eos_token="</s>")
-    with pytest.raises(UserError, match=r"its last token runs into 'red'"):
+    with pytest.raises(UserError, match=r"its last token merges with 'red'"):
         scorer.score(torch.zeros(1, 3, SIZE, SIZE), ["red"])

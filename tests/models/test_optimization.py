@@ -87,9 +87,9 @@ def test_the_schedule_is_as_long_as_the_run(tmp_path, options, expected):
 
 
 def test_a_schedule_needs_an_end(tmp_path):
-    with pytest.raises(UserError, match=r"set trainer\.max_steps or trainer\.max_epochs"):
+    with pytest.raises(UserError, match=r"Set trainer\.max_steps or trainer\.max_epochs"):
         trainer(tmp_path, max_epochs=-1).fit(Line(), Counted())
-    with pytest.raises(UserError, match=r"set trainer\.max_steps alone"):
+    with pytest.raises(UserError, match=r"Set max_steps"):
         trainer(tmp_path, max_epochs=3).fit(Line(), DataLoader(torch.ones(7, 1)))
 
 
@@ -111,7 +111,7 @@ def test_a_resumed_run_goes_on_along_its_curve_and_along_no_other(tmp_path):
         again, Counted(), ckpt_path=tmp_path / "a.ckpt", weights_only=True
     )
     assert again.rates == pytest.approx(whole.rates[7:])
-    with pytest.raises(UserError, match="scheduled for 14 steps, this run has 20"):
+    with pytest.raises(UserError, match="14 steps, but this run has 20"):
         trainer(tmp_path, max_steps=20, max_epochs=-1).fit(
             Line(), Counted(), ckpt_path=tmp_path / "a.ckpt", weights_only=True
         )

@@ -10,11 +10,12 @@ from torch.utils.data import DataLoader
 
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
-from babyvlm.models import causal, contrastive
+from babyvlm.models import base
 from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.cvcl import CVCL
-from babyvlm.models.language import LanguageModel, LanguageShape
+from babyvlm.models.language import LanguageModel
 from babyvlm.models.losses import language_loss, symmetric_info_nce
+from babyvlm.models.networks.language import LanguageShape
 from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.types import Batch
 
@@ -96,8 +97,8 @@ def test_in_half_precision_the_loss_is_taken_in_single(tmp_path, vocabulary, mon
         taken.append((args[0].dtype, function(*args), exact))
         return taken[-1][1]
 
-    monkeypatch.setattr(contrastive, "symmetric_info_nce", partial(watched, symmetric_info_nce))
-    monkeypatch.setattr(causal, "language_loss", partial(watched, language_loss))
+    monkeypatch.setattr(base, "symmetric_info_nce", partial(watched, symmetric_info_nce))
+    monkeypatch.setattr(base, "language_loss", partial(watched, language_loss))
     fitted = model(vocabulary, name)
     trainer = fit(tmp_path, fitted, [batch(vocabulary, 0, 5)] * 2, precision="bf16-mixed")
     assert trainer.global_step == len(taken) == 2
@@ -130,7 +131,7 @@ def test_a_contrastive_loss_is_not_accumulated(tmp_path, vocabulary):
 @pytest.mark.parametrize("name", ["BabyLLaVA-Llama", "Language"])
 def test_recomputed_activations_change_nothing(tmp_path, vocabulary, monkeypatch, name):
     plain, sparing = model(vocabulary, name), model(vocabulary, name)
-    body = sparing.lm if name == "Language" else sparing.vlm.model.language_model
+    body = sparing.network if name == "Language" else sparing.network.llava.model.language_model
     body.gradient_checkpointing_enable()
     layers = [part for part in body.modules() if getattr(part, "gradient_checkpointing", False)]
     assert layers

@@ -14,7 +14,7 @@ from io import BytesIO
 import torch
 
 from babyvlm.data import pair_mix
-from babyvlm.data.feature_files import FeatureFiles
+from babyvlm.data.feature_cache import FeatureCacheWriter
 from babyvlm.training.recovery import Recovery
 
 _met = Counter()
@@ -71,7 +71,7 @@ def _before(place, owner, name):
 
 for place, owner, name in [
     ("store", pair_mix, "open_rows"),
-    ("features", FeatureFiles, "commit"),
+    ("features", FeatureCacheWriter, "commit"),
     ("sanity", Recovery, "on_sanity_check_start"),
     ("last", Recovery, "on_train_end"),
     ("test", Recovery, "on_test_batch_start"),

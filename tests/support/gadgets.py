@@ -59,7 +59,7 @@ EXECUTING = {
     "babyvlm.cli.main.main": {"args": ["playroom", "--out", PAYLOAD, "--size", "tiny"]},
     "babyvlm.playroom.make.playroom": {"out": PAYLOAD, "size": "tiny"},
     "babyvlm.allowed.allow": {"modules": ["os"]},
-    "babyvlm.models.loading.load": {"source": "run"},
+    "babyvlm.models.hub.load": {"source": "run"},
     "babyvlm.models.cvcl.CVCL.load_from_checkpoint": {"checkpoint_path": "evil.ckpt", "weights_only": False},
     "babyvlm.ablations.runner.run": {"launcher": f"touch {PAYLOAD}"},
 }

@@ -12,7 +12,7 @@ from babyvlm.data.sampler import held_out_batches
 from babyvlm.errors import UserError
 from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.cvcl import CVCL
-from babyvlm.models.language import LanguageShape
+from babyvlm.models.networks.language import LanguageShape
 from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.training.csv_logger import AppendingCSVLogger
 from babyvlm.training.recovery import Recovery, SeedEachBatch, newest_readable
@@ -157,7 +157,7 @@ def test_sampler_divides_held_out_samples_evenly_without_duplicates(length, size
 
 
 def test_sampler_rejects_fewer_held_out_samples_than_ranks():
-    with pytest.raises(UserError, match="3 held-out utterances cannot be shared by 4 devices"):
+    with pytest.raises(UserError, match="3 held-out utterances cannot be split over 4 devices"):
         held_out_batches(3, 8, 0, 4)
 
 

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from babyvlm.__main__ import main
-from babyvlm.data.feature_files import PART_ROWS
+from babyvlm.data.feature_cache import PART_ROWS
 from babyvlm.training.recovery import checkpoints
 from babyvlm.training.run_folder import lock_run
 from babyvlm.training.signals import exit_code, requeue

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from babyvlm.data.pair_mix import PairMix, Source
 from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.cvcl import CVCL
-from babyvlm.models.language import LanguageShape
+from babyvlm.models.networks.language import LanguageShape
 from babyvlm.models.networks.text import TransformerText
 from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.training import checkpoint_io, recovery

@@ -29,8 +29,8 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
     Raises:
         UserError: the model was trained on licensed pairs and would be uploaded, or the run contains links.
     """
-    from babyvlm.models.initialization import best_checkpoint
-    from babyvlm.models.loading import EXPORT, load_run, write
+    from babyvlm.models.checkpoints import best_checkpoint
+    from babyvlm.models.hub import EXPORT, load_run, save
     from babyvlm.report.licence import trained_on_free
     from babyvlm.report.model_card import model_card
     from babyvlm.report.runs import Run
@@ -60,7 +60,7 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
             captions=hasattr(model, "save_pretrained"),
         )
         with create(out, EXPORT, manifest) as partial:
-            write(model, partial)
+            save(model, partial)
             (partial / "README.md").write_text(card)
             recipe["init_args"].pop("vocabulary", None)  # a path of this machine; the folder has it
         print(f"{out}: {type(model).__name__}")
@@ -72,7 +72,7 @@ def _upload(folder: Path, name: str, private: bool) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    from babyvlm.models.loading import FILES
+    from babyvlm.models.hub import FILES
 
     try:
         api = HfApi()

@@ -65,7 +65,7 @@ COMMANDS = {
     "curate decontaminate": Command(
         "babyvlm.curation.decontaminate:decontaminate", "remove near-duplicates of benchmark images from a store"
     ),
-    "curate vocabulary": Command("babyvlm.data.vocabulary:vocabulary", "build a vocabulary from stores"),
+    "curate vocabulary": Command("babyvlm.data.vocabulary:create_vocabulary", "build a vocabulary from stores"),
     "curate summarize": Command("babyvlm.curation.summarize:summarize", "report what each stage kept and dropped"),
     "store info": Command("babyvlm.curation.store.inspection:info", "show a store's size, splits and origin"),
     "store check": Command("babyvlm.curation.store.check:check", "check a store's integrity"),

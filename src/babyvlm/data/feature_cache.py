@@ -1,44 +1,94 @@
-"""What a frozen encoder makes of a store's images: computed once, shared by ranks and runs, read in their place."""
+"""Cache of a frozen encoder's features of a store's images: computed once, shared by ranks and runs.
+
+A cache is a folder of parts of a few hundred rows, each with a checksum. An interrupted computation resumes; a
+corrupted cache is reported and rebuilt.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from lightning import Trainer
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from babyvlm.curation.store.pair_store import PairStore
-from babyvlm.data.feature_files import PART_ROWS, FeatureFiles, FrozenFeatures, Precision, bar
-from babyvlm.data.pair_dataset import open_picture
+from babyvlm.curation.store.pair_store import GROUP_ROWS, PairStore
+from babyvlm.data.pair_dataset import open_image
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.distributed import map_over_ranks, on_rank_zero
 from babyvlm.types import FrozenVision
 
+T = TypeVar("T")
+Precision = Literal["float32", "float16"]
 Transform = Callable[[Image.Image], Tensor]
+
+PART_ROWS = GROUP_ROWS  # rows per part: what a store reads at once
+
+
+class CachedFeatures:
+    """The features of all rows of a store, (D,) or (P, D) each.
+
+    Args:
+        path: folder of a complete cache.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        manifest = artifacts.read_manifest(path, "features")
+        self.rows = int(manifest["rows"])
+        self._shape, self._dtype = manifest["arguments"]["shape"], np.dtype(manifest["arguments"]["precision"])
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Return the float32 features of the image in a row of the store."""
+        part, offset = divmod(row, PART_ROWS)
+        remaining = min(PART_ROWS, self.rows - part * PART_ROWS) - offset  # rows from this one to the part's end
+        values = int(np.prod(self._shape))
+        # Read, not mapped: a map keeps its file open, and a process may open about a thousand of thousands of parts.
+        with _part_path(self.path, part).open("rb") as file:
+            file.seek(-remaining * values * self._dtype.itemsize, os.SEEK_END)
+            features = np.fromfile(file, self._dtype, values)
+        return torch.from_numpy(features.astype(np.float32).reshape(self._shape))
 
 
 def features_for(
     trainer: Trainer, folder: Path, store: PairStore, transform: Transform, precision: Precision, num_workers: int
-) -> FrozenFeatures:
-    """The features that the trainer's model, with the weights that it has now, makes of a store's images.
+) -> CachedFeatures:
+    """Return the features of a store's images under the trainer's model, with its present weights.
+
+    Args:
+        trainer: has the model, and knows the ranks.
+        folder: of all caches.
+        store: contains the images.
+        transform: image -> (C, H, W), without randomness.
+        precision: of stored features.
+        num_workers: processes per rank that decode images.
 
     Raises:
-        UserError: the model's vision encoder may learn, so that no feature stays what it is.
+        UserError: the model's vision encoder is trained, so that its features change.
     """
     model = trainer.lightning_module
     encoder = model.frozen_vision() if isinstance(model, FrozenVision) else None
     if encoder is None:
         raise UserError(
-            f"data.features: the vision encoder of {type(model).__name__} learns, so that its features cannot be kept; "
-            "freeze it (--model.vision.frozen true) or leave data.features out"
+            f"data.features: the vision encoder of {type(model).__name__} is trained, so its features cannot be "
+            "cached. Freeze it (--model.vision.frozen true) or remove data.features"
         )
     return frozen_features(folder, store, encoder, transform, precision, trainer, num_workers)
 
@@ -51,23 +101,23 @@ def frozen_features(
     precision: Precision,
     trainer: Trainer,
     num_workers: int = 0,
-) -> FrozenFeatures:
-    """Open the cache of a store's features; compute first what it lacks.
+) -> CachedFeatures:
+    """Open the cache of a store's features, after computing what it lacks.
 
-    It is named by its store and by a hash of all that its contents depend on, so that another encoder, transform or
-    content has another folder. All ranks call this; they share the folder and the work.
+    The cache's name consists of the store's name and a hash of everything that its contents depend on, so that another
+    encoder, transform or store has another folder. All ranks call this; they share the folder and the work.
 
     Args:
         folder: of all caches.
-        store: whose images.
-        encoder: images -> (B, D) or (B, P, D), in evaluation mode, on the device where it shall work.
-        transform: picture -> (C, H, W), nothing random in it.
-        precision: of what is stored; float16 takes half the space, its error stands in the cache's manifest.
+        store: contains the images.
+        encoder: images -> (B, D) or (B, P, D), in evaluation mode, on the device to use.
+        transform: image -> (C, H, W), without randomness.
+        precision: of stored features; float16 takes half of the space, and its error is saved in the cache's manifest.
         trainer: knows the ranks.
-        num_workers: processes a rank that decode images.
+        num_workers: processes per rank that decode images.
 
     Raises:
-        UserError: the disk has no room, an image cannot be read, or a feature is beyond float16; on all ranks, so that
+        UserError: the disk is too small, an image cannot be read, or a feature overflows float16; on all ranks, so that
             none waits for one that failed.
     """
     shape = _encode(encoder, transform(Image.new("RGB", (256, 256)))[None]).shape[1:]
@@ -79,24 +129,24 @@ def frozen_features(
         "precision": precision,
     }
     digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()
-    files = FeatureFiles(folder / f"{store.path.name}-{digest[:16]}", len(store), arguments)
-    first = trainer.is_global_zero
+    writer = FeatureCacheWriter(folder / f"{store.path.name}-{digest[:16]}", len(store), arguments)
+    is_first = trainer.is_global_zero
 
-    def compute(mine: Sequence[int]) -> None:
-        loader = DataLoader(_Parts(store, mine, transform), batch_size=None, num_workers=num_workers)
-        for number, images in bar(loader, f"features of {store.path.name}", shown=first):
-            files.commit(number, _encode(encoder, images))
+    def compute(numbers: Sequence[int]) -> None:
+        loader = DataLoader(_Parts(store, numbers, transform), batch_size=None, num_workers=num_workers)
+        for number, images in _progress(loader, f"features of {store.path.name}", visible=is_first):
+            writer.commit(number, _encode(encoder, images))
 
-    with artifacts.exclusive(files.path) if first else nullcontext():
-        if not on_rank_zero(files.is_whole):
-            with files.making() if first else nullcontext():
-                map_over_ranks(on_rank_zero(files.missing), compute)
-        trainer.strategy.barrier("the cache is whole")
-    return FrozenFeatures(files.path)
+    with artifacts.exclusive(writer.path) if is_first else nullcontext():
+        if not on_rank_zero(writer.is_complete):
+            with writer.create() if is_first else nullcontext():
+                map_over_ranks(on_rank_zero(writer.missing), compute)
+        trainer.strategy.barrier("feature cache is complete")
+    return CachedFeatures(writer.path)
 
 
 def module_hash(module: nn.Module) -> str:
-    """Hash of a module's architecture and of all its weights and statistics."""
+    """Return a hash of a module's architecture, weights and buffers."""
     digest = hashlib.sha256(f"{type(module).__module__} {module!r}".encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -104,8 +154,122 @@ def module_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class FeatureCacheWriter:
+    """Writes a cache.
+
+    Attributes:
+        path: its folder.
+        rows: number of rows of the store.
+        arguments: everything that its contents depend on, including ``shape`` and ``precision`` of a row's features.
+    """
+
+    path: Path
+    rows: int
+    arguments: artifacts.Manifest
+
+    @property
+    def partial(self) -> Path:
+        """Folder of the parts until all are complete."""
+        return self.path.with_name(self.path.name + ".partial")
+
+    @property
+    def numbers(self) -> range:
+        """Numbers of all parts."""
+        return range(-(-self.rows // PART_ROWS))
+
+    def is_complete(self) -> bool:
+        """Return whether the cache exists and its checksums are right; a corrupted cache is removed."""
+        if not self.path.exists():
+            store, _, _ = self.path.name.rpartition("-")
+            others = sorted(path.name for path in self.path.parent.glob(f"{store}-*/") if path != self.partial)
+            if others:
+                print(f"{self.path}: new. Caches of another encoder, transform or store: {', '.join(others)}")
+            return False
+        try:
+            manifest = artifacts.read_manifest(self.path, "features")
+            sums = manifest["sha256"] if manifest["arguments"] == self.arguments else []
+        except (UserError, KeyError):
+            sums = []
+        checked = zip(_progress(self.numbers, f"checking {self.path.name}"), sums, strict=False)
+        if len(sums) == len(self.numbers) and all(_sha256(_part_path(self.path, n)) == wanted for n, wanted in checked):
+            return True
+        print(f"{self.path}: corrupted or changed since it was created; rebuilding")
+        shutil.rmtree(self.path)
+        return False
+
+    @contextmanager
+    def create(self) -> Iterator[None]:
+        """Create the cache, when the block has filled ``partial``."""
+        manifest: artifacts.Manifest = {"arguments": self.arguments, "rows": self.rows}
+        with artifacts.create(self.path, "features", manifest, keep_partial=True):
+            yield
+            records = [_read_record(self.partial, number) for number in self.numbers]
+            manifest["sha256"] = [record["sha256"] for record in records]
+            manifest |= {name: max(record[name] for record in records) for name in ("max_error", "max_relative_error")}
+        print(
+            f"{self.path}: complete. Maximum error of {self.arguments['precision']}: {manifest['max_error']:.2g} per "
+            f"value, {manifest['max_relative_error']:.2g} of an image's feature norm"
+        )
+
+    def missing(self) -> list[int]:
+        """Return the numbers of the parts that ``partial`` lacks.
+
+        Raises:
+            UserError: the disk is too small for them.
+        """
+        done = (_read_record(self.partial, number).get("sha256") for number in _progress(self.numbers, "resuming"))
+        missing = [
+            n for n, wanted in enumerate(done) if wanted is None or _sha256(_part_path(self.partial, n)) != wanted
+        ]
+        rows = sum(min(PART_ROWS, self.rows - number * PART_ROWS) for number in missing)
+        shape, precision = self.arguments["shape"], self.arguments["precision"]
+        size, free = rows * int(np.prod(shape)) * np.dtype(precision).itemsize, shutil.disk_usage(self.partial).free
+        print(
+            f"{self.path}: features of {rows:,} images, {' x '.join(map(str, shape))} {precision} each: "
+            f"{size / 1e9:.3g} GB ({free / 1e9:.3g} GB free)"
+        )
+        if size > free:
+            raise UserError(
+                f"{self.path}: needs {size / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free. "
+                "Set data.features to a folder on another disk"
+            )
+        return missing
+
+    def commit(self, number: int, features: Tensor) -> None:
+        """Write a part under a temporary name, then its record, then rename the part.
+
+        Args:
+            number: of the part.
+            features: float32, (rows, D) or (rows, P, D).
+
+        Raises:
+            UserError: a value overflows the precision.
+        """
+        exact = features.flatten(1).numpy()
+        with np.errstate(over="ignore"):
+            stored = exact.astype(self.arguments["precision"])
+        if not np.isfinite(stored).all():
+            raise UserError(
+                f"{self.path}: a feature of {np.abs(exact).max():.3g} overflows {stored.dtype}. "
+                "Set data.features_precision to float32"
+            )
+        error, length = exact - stored.astype(np.float32), np.linalg.norm(exact, axis=1)
+        part = _part_path(self.partial, number)
+        temporary = part.with_suffix(".writing")
+        with temporary.open("wb") as file:
+            np.save(file, stored.reshape(features.shape))
+        record = {
+            "sha256": artifacts.sha256_file(temporary),
+            "max_error": float(np.abs(error).max()),
+            "max_relative_error": float((np.linalg.norm(error, axis=1) / length.clip(min=1e-30)).max()),
+        }
+        _record_path(self.partial, number).write_text(json.dumps(record))
+        temporary.rename(part)
+
+
 class _Parts(Dataset[tuple[int, Tensor]]):
-    """Number of a part -> that number, its images."""
+    """Index of a part -> its number and its images."""
 
     def __init__(self, store: PairStore, numbers: Sequence[int], transform: Transform) -> None:
         self.store, self.numbers, self.transform = store, numbers, transform
@@ -115,15 +279,40 @@ class _Parts(Dataset[tuple[int, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor]:
         rows = self.store.part(self.numbers[index], PART_ROWS)
-        pictures = (open_picture(self.store, row["key"], row["image"]) for row in rows)
-        return self.numbers[index], torch.stack([self.transform(picture) for picture in pictures])
+        images = (open_image(self.store, row["key"], row["image"]) for row in rows)
+        return self.numbers[index], torch.stack([self.transform(image) for image in images])
 
 
 def _encode(encoder: nn.Module, images_NCHW: Tensor) -> Tensor:
-    """Features of any number of images, float32 on the CPU."""
+    """Return the features of any number of images, float32 on the CPU."""
     weight = next(encoder.parameters())
-    # Images at once: on a CPU a batch whose activations stay in its caches is the fastest (ResNeXt-50: 8 by a third).
-    rows = 8 if weight.device.type == "cpu" else 128
+    # On a CPU a batch whose activations fit into its caches is fastest (ResNeXt-50: 8, by a third).
+    batch_size = 8 if weight.device.type == "cpu" else 128
     with torch.inference_mode():
-        chunks = [encoder(chunk.to(weight)).float().cpu() for chunk in torch.split(images_NCHW, rows)]
+        chunks = [encoder(chunk.to(weight)).float().cpu() for chunk in torch.split(images_NCHW, batch_size)]
     return torch.cat(chunks)
+
+
+def _progress(items: Iterable[T], label: str, *, visible: bool = True) -> Iterable[T]:
+    """Show a progress bar on standard error."""
+    return track(items, label, console=Console(stderr=True), transient=True, disable=not visible)
+
+
+def _part_path(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:05d}.npy"
+
+
+def _record_path(partial: Path, number: int) -> Path:
+    return partial / artifacts.SCRATCH / f"part-{number:05d}.json"
+
+
+def _read_record(partial: Path, number: int) -> dict[str, Any]:
+    """Return checksum and errors of a part; nothing if it was not committed."""
+    try:
+        return dict(json.loads(_record_path(partial, number).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _sha256(part: Path) -> str | None:
+    return artifacts.sha256_file(part) if part.is_file() else None

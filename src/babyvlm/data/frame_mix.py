@@ -1,4 +1,4 @@
-"""Frames without words: several crops of each, for learning to see (phase 0-vision)."""
+"""Frames without utterances: several crops of each, for DINO (phase 0 of the vision encoder)."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from babyvlm.curation.store.pair_store import PairStore
-from babyvlm.data.pair_dataset import chosen_groups, open_picture, open_rows, stable_hash
-from babyvlm.data.pair_mix import Source, identify
+from babyvlm.data.pair_dataset import chosen_groups, open_image, open_rows, stable_hash
+from babyvlm.data.pair_mix import Mix, Source
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader
 from babyvlm.data.transforms import PILGaussianBlur, seeded, to_tensor
 
 
 @dataclass(frozen=True)
 class Crops:
-    """How DINO's views are cut; the defaults are facebookresearch/dino's, with its scales for convolutional networks.
+    """How DINO's views are made; the defaults are facebookresearch/dino's, with its scales for convolutional networks.
 
     Attributes:
-        local_count: small views beside the two large ones.
+        local_count: number of small views, besides the two large ones.
         local_size: side of a small view, in pixels.
-        global_scale: range of the share of the frame's area that a large view shows.
-        local_scale: the same of a small view.
-        jitter: brightness, contrast, saturation, hue, in four views of five.
-        grayscale: how often a view loses its colours.
-        solarize: how often the second large view is solarized.
-        blur: range of the radius, in pixels; the first large view is always blurred, the second one time in ten, a
-            small one half of the time.
+        global_scale: range of the fraction of the frame's area that a large view covers.
+        local_scale: the same for a small view.
+        jitter: strength of brightness, contrast, saturation and hue jitter, applied to four of five views.
+        grayscale: probability that a view becomes gray.
+        solarize: probability that the second large view is solarized.
+        blur: range of the blur's radius, in pixels. The first large view is always blurred, the second with probability
+            0.1, a small one with probability 0.5.
     """
 
     local_count: int = 8
@@ -50,12 +49,12 @@ class Crops:
 
 @dataclass
 class Views:
-    """A batch of frames, or one of them without the axis B.
+    """A batch of frames, or one frame without the axis B.
 
     Attributes:
         keys: B store keys.
-        large_VBCHW: two large views of each frame; what the teacher sees.
-        small_VBCHW: the small ones.
+        large_VBCHW: two large views of each frame, for student and teacher.
+        small_VBCHW: the small views, for the student.
     """
 
     keys: list[str]
@@ -64,9 +63,13 @@ class Views:
 
 
 class MultiCrop:
-    """Picture -> two large views and some small ones, drawn from torch's generator.
+    """Makes two large views and some small ones of an image, with randomness from torch's generator.
 
-    By torchvision, since lightly's own draws from numpy's global generator, which no worker seeds by item.
+    Uses torchvision, because lightly's own draws from numpy's global generator, which no worker seeds per item.
+
+    Args:
+        size: side of the large views, in pixels.
+        crops: how the views are made.
     """
 
     def __init__(self, size: int, crops: Crops) -> None:
@@ -91,22 +94,22 @@ class MultiCrop:
         )
 
     def __call__(self, image: Image) -> tuple[Tensor, Tensor]:
-        """(2, C, H, W) and (local_count, C, h, w)."""
+        """Return (2, C, H, W) large and (local_count, C, h, w) small views."""
         large, small = (torch.stack([view(image) for view in views]) for views in (self.large, self.small))
         return large, small
 
 
 class Frames(Dataset[Views]):
-    """The training frames of some stores end to end, each cut into views.
+    """The training frames of some stores, each cut into views.
 
     Args:
         stores: folder of the pair stores.
-        sources: which of them, and of how many utterances.
-        crops: picture -> large and small views.
-        seed: with the epoch and the frame it fixes how it is cut.
+        sources: stores, and numbers of utterances whose frames are used.
+        crops: image -> large and small views.
+        seed: with the epoch and the frame it determines the views.
 
     Raises:
-        UserError: a store holds no or too few utterances to train on.
+        UserError: a store has no or too few training utterances.
     """
 
     def __init__(self, stores: Path, sources: Sequence[Source], crops: MultiCrop, seed: int) -> None:
@@ -123,13 +126,13 @@ class Frames(Dataset[Views]):
         return int(self._ends[-1])
 
     def __getitem__(self, index_epoch: tuple[int, int]) -> Views:
-        """Views of (index, epoch)."""
+        """Return the views of (index, epoch)."""
         index, epoch = index_epoch
         number = int(np.searchsorted(self._ends, index, side="right"))
-        row = self._rows[number][int(self._chosen[number][index - self._ends[number]])]  # counted from its end
+        row = self._rows[number][int(self._chosen[number][index - self._ends[number]])]  # negative: from its end
         draw = np.random.default_rng([self.seed, epoch, stable_hash(row["key"])])
-        picture = open_picture(self._stores[number], row["key"], row["image"])
-        return Views([row["key"]], *seeded(self.crops, picture, int(draw.integers(2**62))))
+        image = open_image(self._stores[number], row["key"], row["image"])
+        return Views([row["key"]], *seeded(self.crops, image, int(draw.integers(2**62))))
 
 
 def collate(items: Sequence[Views]) -> Views:
@@ -138,18 +141,18 @@ def collate(items: Sequence[Views]) -> Views:
     return Views([item.keys[0] for item in items], torch.stack(large, dim=1), torch.stack(small, dim=1))
 
 
-class FrameMix(LightningDataModule):
-    """Training frames from some stores, cut for DINO. There is no validation: its loss says little, a probe more.
+class FrameMix(Mix):
+    """Training frames from some stores, cut for DINO. There is no validation: evaluate DINO with a linear probe.
 
     Args:
         name: of the mix, for the run's name.
         stores: folder of the pair stores.
-        sources: what is trained on.
-        batch_size: global: split over all devices.
+        sources: the stores to train on.
+        batch_size: global, split over all devices.
         image_size: side of the large views, in pixels.
-        crops: how the views are cut.
-        num_workers: processes a device that decode and augment.
-        seed: of order and augmentation; the run's.
+        crops: how the views are made.
+        num_workers: processes per device that decode and augment.
+        seed: of order and augmentation; that of the run.
     """
 
     def __init__(
@@ -163,14 +166,11 @@ class FrameMix(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.name, self.stores, self.sources = name, stores, sources
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.crops = MultiCrop(image_size, crops)
-        self.identity = identify(stores, sources)
+        super().__init__(name, stores, sources, batch_size, seed)
+        self.crops, self.num_workers = MultiCrop(image_size, crops), num_workers
 
     def prepare_data(self) -> None:
-        """Write the memory-mapped copies once, on one rank."""
+        """Write the memory-mapped copies of the stores, on one rank."""
         for source in self.sources:
             open_rows(PairStore(self.stores / source.store))
 
@@ -180,19 +180,18 @@ class FrameMix(LightningDataModule):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Global batches an epoch."""
+        """Global batches per epoch."""
         return len(self._frames) // self.batch_size
 
     def train_dataloader(self) -> ResumableLoader[Views]:
-        """Frames of all sources in the order of (seed, epoch, mix)."""
-        assert self.trainer is not None
+        """Return batches of frames of all sources, in the order of (seed, epoch, mix)."""
         sampler = GlobalBatchSampler(
             len(self._frames),
             self.batch_size,
             seed=self.seed,
             mix=self.identity,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            rank=self.rank,
+            world_size=self.world_size,
         )
         return ResumableLoader(
             self._frames,

@@ -1,4 +1,4 @@
-"""Pair stores as a map-style dataset: one item an utterance, one of its frames each epoch."""
+"""Pair stores as map-style datasets: one item per utterance, with one of its frames in each epoch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
@@ -20,17 +21,27 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from babyvlm.curation.store.pair_store import PairStore
-from babyvlm.data.feature_files import FrozenFeatures
-from babyvlm.data.transforms import View, normalised
+from babyvlm.data.transforms import View, normalized
 from babyvlm.data.vocabulary import PAD, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.io.images import BrokenImageError, open_rgb
 from babyvlm.types import Batch
 
+if TYPE_CHECKING:  # the cache reads images by this module
+    from babyvlm.data.feature_cache import CachedFeatures
+
 
 @dataclass(frozen=True)
 class Item:
-    """An utterance and, if it has them, one image, uint8 (H, W, C), or its features, (D,) or (P, D)."""
+    """An utterance with, if it has one, an image or its cached features.
+
+    Attributes:
+        key: of the pair in its store.
+        tokens_L: ``<sos> words <eos>``.
+        utterance: the text.
+        image_HWC: uint8.
+        features: (D,) pooled or (P, D) for P image tokens.
+    """
 
     key: str
     tokens_L: Tensor
@@ -40,9 +51,9 @@ class Item:
 
 
 def open_rows(store: PairStore) -> datasets.Dataset:
-    """The rows of a store by number, memory-mapped.
+    """Return the rows of a store, memory-mapped.
 
-    The first call writes an Arrow copy beside the shards (as large as they are), later ones map it.
+    The first call writes an Arrow copy beside the shards, as large as they are; later calls map it.
     """
     columns = ["key", "image", "utterance"]
     cache = str(store.path / "arrow")
@@ -50,43 +61,49 @@ def open_rows(store: PairStore) -> datasets.Dataset:
     return datasets.Dataset.from_parquet(files, cache_dir=cache, columns=columns)
 
 
-def open_picture(store: PairStore, key: str, image: bytes) -> Image:
-    """Decode a row's picture.
+def open_image(store: PairStore, key: str, image: bytes) -> Image:
+    """Decode the image of a row.
+
+    Args:
+        store: named in the error.
+        key: of the row.
+        image: encoded.
 
     Raises:
-        UserError: it cannot be.
+        UserError: the image cannot be decoded.
     """
-    with naming(store, key):
+    with _reading_image(store, key):
         return open_rgb(image)
 
 
 @contextmanager
-def naming(store: PairStore, key: str) -> Iterator[None]:
-    """What reads the picture of a row.
+def _reading_image(store: PairStore, key: str) -> Iterator[None]:
+    """Name the row of an image that cannot be decoded.
 
-    Raises:
-        UserError: it cannot be. Never a neighbour in its place: what was trained on would not be what the store says.
+    The image is never replaced by another one: the training data would not be what the store contains.
     """
     try:
         yield
     except BrokenImageError as error:
-        raise UserError(f"{store.path}: image of {key} cannot be read ({error})") from error
+        raise UserError(
+            f"{store.path}: image of {key} cannot be read ({error}). Run: python -m babyvlm store check"
+        ) from error
 
 
 class UtteranceFrames(Dataset[Item]):
     """The utterances of one split of a store, each with one of its frames.
 
     Args:
-        store: where the pairs are.
+        store: contains the pairs.
         split: ``train``, ``val`` or ``test``.
-        view: encoded picture and randomness -> uint8 (H, W, C).
+        view: encoded image and randomness -> uint8 (H, W, C).
         vocabulary: encodes the utterances.
-        max_tokens: tokens an utterance, ``<sos>`` and ``<eos>`` included.
-        seed: with the epoch and the utterance it fixes which frame is shown and how it is augmented.
-        limit: take this many utterances, drawn by ``seed``; all by default.
+        max_tokens: longest utterance, in tokens, ``<sos>`` and ``<eos>`` included.
+        seed: with the epoch and the utterance it determines the frame and its augmentation.
+        limit: number of utterances, drawn by ``seed``; all by default.
 
     Attributes:
-        features: read instead of the pictures, if set.
+        features: read instead of the images, if set.
 
     Raises:
         UserError: the split is empty or smaller than ``limit``.
@@ -105,7 +122,7 @@ class UtteranceFrames(Dataset[Item]):
     ) -> None:
         self.store, self.view, self.vocabulary = store, view, vocabulary
         self.max_tokens, self.seed = max_tokens, seed
-        self.features: FrozenFeatures | None = None
+        self.features: CachedFeatures | None = None
         texts = store.columns("key", "utterance")
         self._keys, self._utterances = texts["key"], texts["utterance"]
         self._group_rows = chosen_groups(store, split, seed, limit)
@@ -114,7 +131,7 @@ class UtteranceFrames(Dataset[Item]):
         return len(self._group_rows)
 
     def __getitem__(self, index_epoch: tuple[int, int]) -> Item:
-        """Item of (index, epoch)."""
+        """Return the item of (index, epoch)."""
         index, epoch = index_epoch
         rows = self._group_rows[index]
         draw = np.random.default_rng([self.seed, epoch, stable_hash(self._keys[int(rows[0])].as_py())])
@@ -123,27 +140,31 @@ class UtteranceFrames(Dataset[Item]):
         tokens = torch.tensor(self.vocabulary.encode([utterance], self.max_tokens)[0])
         if self.features is not None:
             return Item(key, tokens, utterance, features=self.features[row])
-        with naming(self.store, key):
+        with _reading_image(self.store, key):
             return Item(key, tokens, utterance, image_HWC=self.view(self._images[row]["image"], draw))
 
     @cached_property
     def _images(self) -> datasets.Dataset:
-        """Opened when the first picture is asked for: cached features ask for none."""
+        """The rows with images, opened for the first image: with cached features there is none."""
         return open_rows(self.store)
 
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each utterance."""
+        """Return the number of tokens of each utterance."""
         tokens = self.vocabulary.encode(utterances(self.store, self._group_rows), self.max_tokens)
         return np.fromiter(map(len, tokens), np.int64)
 
 
 @dataclass(frozen=True)
 class Groups:
-    """The row numbers of some utterances' frames, in two arrays: half a million of small ones would take 100 MB.
+    """The row numbers of some utterances' frames, in two arrays: half a million small arrays would take 100 MB.
+
+    >>> groups = Groups(np.array([4, 5, 9]), np.array([0, 2, 3]))
+    >>> len(groups), groups[0], groups[1]
+    (2, array([4, 5]), array([9]))
 
     Attributes:
-        rows: of all of them, utterance after utterance.
-        starts: where in ``rows`` each begins; the last number is where all end.
+        rows: of all frames, utterance after utterance.
+        starts: index in ``rows`` of each utterance's first frame; the last element is the length of ``rows``.
     """
 
     rows: npt.NDArray[np.int64]
@@ -153,46 +174,52 @@ class Groups:
         return len(self.starts) - 1
 
     def __getitem__(self, index: int) -> npt.NDArray[np.int64]:
-        """Rows of one utterance."""
+        """Return the rows of one utterance."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self.rows[self.starts[index] : self.starts[index + 1]]
 
     def take(self, indices: npt.NDArray[np.int64]) -> Groups:
-        """Some of them."""
+        """Return a selection of utterances."""
         rows = [self[index] for index in indices]
         return Groups(np.concatenate(rows), np.cumsum([0, *map(len, rows)]))
 
     @property
     def first(self) -> npt.NDArray[np.int64]:
-        """The first row of each."""
+        """The first row of each utterance."""
         return self.rows[self.starts[:-1]]
 
 
 def chosen_groups(store: PairStore, split: str, seed: int, limit: int | None) -> Groups:
-    """Rows of each utterance of a split, or of ``limit`` of them, drawn by ``seed``.
+    """Return the rows of each utterance of a split, or of ``limit`` of them, drawn by ``seed``.
+
+    Args:
+        store: contains the pairs.
+        split: ``train``, ``val`` or ``test``.
+        seed: of the draw.
+        limit: number of utterances; all by default.
 
     Raises:
         UserError: the split is empty or smaller than ``limit``.
     """
     groups = _rows_by_group(store, split)
     if not len(groups):
-        raise UserError(f"{store.path}: no utterance in split {split}")
+        raise UserError(f"{store.path}: split {split} is empty")
     if limit is None:
         return groups
     if limit > len(groups):
-        raise UserError(f"{store.path}: {limit} utterances asked for, {split} has {len(groups)}")
+        raise UserError(f"{store.path}: {limit} utterances requested, but split {split} has {len(groups)}")
     return groups.take(np.sort(np.random.default_rng([seed, limit]).permutation(len(groups))[:limit]))
 
 
 def utterances(store: PairStore, groups: Groups) -> list[str]:
-    """What is said in each group of rows, once however many frames share it."""
-    said: list[str] = store.columns("utterance")["utterance"].take(groups.first).to_pylist()
-    return said
+    """Return the utterance of each group, once for all frames that share it."""
+    texts: list[str] = store.columns("utterance")["utterance"].take(groups.first).to_pylist()
+    return texts
 
 
 def _rows_by_group(store: PairStore, split: str) -> Groups:
-    """The groups of the split, in order of first appearance."""
+    """Return the groups of a split, in order of first appearance."""
     table = store.columns("group", "split")
     codes = table["group"].combine_chunks().dictionary_encode().indices.to_numpy()
     rows = np.flatnonzero(pc.equal(table["split"], split).to_numpy())
@@ -202,17 +229,17 @@ def _rows_by_group(store: PairStore, split: str) -> Groups:
 
 
 def stable_hash(text: str) -> int:
-    """A number that is the same in every process, for seeds."""
+    """Return a number that is the same in every process, for seeds."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Stack items into a batch, images normalised, tokens padded at the right."""
+    """Stack items into a batch, with images normalized and tokens padded on the right."""
     images = [item.image_HWC for item in items if item.image_HWC is not None]
     features = [item.features for item in items if item.features is not None]
     return Batch(
         keys=[item.key for item in items],
-        images_BCHW=normalised(images) if images else torch.empty(len(items), 0),
+        images_BCHW=normalized(images) if images else torch.empty(len(items), 0),
         tokens_BL=pad_sequence([item.tokens_L for item in items], batch_first=True, padding_value=PAD),
         utterances=[item.utterance for item in items],
         features=torch.stack(features) if features else None,
@@ -220,7 +247,11 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 class Mixed(Dataset[Item]):
-    """Several datasets end to end."""
+    """Several datasets, concatenated.
+
+    Args:
+        parts: the datasets.
+    """
 
     def __init__(self, parts: Sequence[UtteranceFrames]) -> None:
         self.parts = parts
@@ -230,11 +261,11 @@ class Mixed(Dataset[Item]):
         return int(self._ends[-1])
 
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each utterance."""
+        """Return the number of tokens of each utterance."""
         return np.concatenate([part.lengths() for part in self.parts])
 
     def __getitem__(self, index_epoch: tuple[int, int]) -> Item:
-        """Item of (index, epoch)."""
+        """Return the item of (index, epoch)."""
         index, epoch = index_epoch
         number = int(np.searchsorted(self._ends, index, side="right"))
         part = self.parts[number]

@@ -1,24 +1,30 @@
-"""The DataModule of every mix: a mix is a list of stores and sizes in a YAML."""
+"""The DataModule of image-text pairs. A mix is a list of pair stores and sizes, which a YAML file describes."""
 
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from babyvlm.curation.store.pair_store import PairStore
-from babyvlm.data.feature_cache import features_for
-from babyvlm.data.feature_files import Precision
+from babyvlm.data.feature_cache import Precision, features_for
 from babyvlm.data.pair_dataset import Item, Mixed, UtteranceFrames, collate, open_rows
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader, held_out_batches
-from babyvlm.data.transforms import Augmented, Plain, eval_transform
+from babyvlm.data.transforms import MEAN, STD, Augmented, Plain, eval_transform
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
+from babyvlm.types import Batch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -26,45 +32,83 @@ class Source:
     """A pair store in a mix.
 
     Attributes:
-        store: its folder's name below the mix's ``stores``.
-        utterances: how many of its training utterances to take, drawn by the run's seed; all by default.
+        store: its folder's name in the mix's ``stores``.
+        utterances: number of training utterances to use, drawn by the run's seed; all by default.
     """
 
     store: str
     utterances: int | None = None
 
 
-def identify(stores: Path, sources: Sequence[Source]) -> int:
-    """A number that changes with what is in a mix."""
-    parts = [f"{PairStore(stores / source.store).fingerprint}:{source.utterances}" for source in sources]
-    return int.from_bytes(hashlib.sha256("\n".join(parts).encode()).digest()[:8], "big")
-
-
-class PairMix(LightningDataModule):
-    """Training pairs from some stores, validation pairs from one.
+class Mix(LightningDataModule):
+    """What the DataModules of pairs, text and frames share; works with and without a Trainer.
 
     Args:
-        name: of the mix, for the run's name and the tables.
+        name: of the mix, for the run's name and tables.
         stores: folder of the pair stores.
-        sources: what is trained on.
-        validation: name of the store whose ``val`` and ``test`` splits the losses are measured on; the same for all
-            mixes, so that they compare.
+        sources: the stores to train on.
+        batch_size: global, split over all devices.
+        seed: of the order of samples and everything random; that of the run.
+
+    Attributes:
+        identity: number that identifies the contents of the mix; the order of samples depends on it.
+    """
+
+    def __init__(self, name: str, stores: Path, sources: Sequence[Source], batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.name, self.stores, self.sources = name, Path(stores), sources
+        self.batch_size, self.seed = batch_size, seed
+        parts = [f"{PairStore(self.stores / source.store).fingerprint}:{source.utterances}" for source in sources]
+        self.identity = int.from_bytes(hashlib.sha256("\n".join(parts).encode()).digest()[:8], "big")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Prepare the data, if there is no Trainer that has done so."""
+        if self.trainer is None:
+            self.prepare_data()
+
+    @property
+    def rank(self) -> int:
+        """Index of this process; 0 without a Trainer."""
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes; 1 without a Trainer."""
+        return 1 if self.trainer is None else self.trainer.world_size
+
+
+class PairMix(Mix):
+    """Training pairs from some stores, validation and test pairs from one.
+
+    In a notebook, without a Trainer::
+
+        mix = PairMix("demo", Path("data/playroom/stores"), [Source("filtered")], "filtered",
+                      Path("data/playroom/vocabulary"), image_size=64)
+        mix.setup()
+        mix.plot(next(iter(mix.train_dataloader())))
+
+    Args:
+        name: of the mix, for the run's name and tables.
+        stores: folder of the pair stores.
+        sources: the stores to train on.
+        validation: name of the store whose ``val`` and ``test`` splits the losses are measured on. Use the same for all
+            mixes, so that their losses can be compared.
         vocabulary: folder made by ``curate vocabulary``.
-        batch_size: global: split over all devices.
-        image_size: side of the square that models see, in pixels.
-        max_tokens: tokens an utterance, ``<sos>`` and ``<eos>`` included.
-        augment: augment training images as CVCL does; else they are only resized.
-        min_scale: least share of a training image's area that a random crop shows (0.2 in CVCL).
-        bucket_by_length: batch training utterances of about one length, so that little is padding; which negatives a
-            contrastive model meets then depends on it.
-        features: folder of caches of what the model's frozen vision encoder makes of the images: filled once, then
-            read in place of the images (see ``data.features``).
-        features_precision: of what is stored there; float16 takes half the space, its error is measured and told.
-        num_workers: processes a device that decode and augment.
-        seed: of order, frames and augmentation; the run's.
+        batch_size: global, split over all devices.
+        image_size: side of the square images, in pixels.
+        max_tokens: longest utterance, in tokens, ``<sos>`` and ``<eos>`` included.
+        augment: augment training images as CVCL does; otherwise they are only resized and cropped.
+        min_scale: smallest fraction of a training image's area that a random crop covers (0.2 in CVCL).
+        bucket_by_length: batch training utterances of similar length, which saves padding. The negatives of a
+            contrastive model then depend on length.
+        features: folder of caches of the features of the model's frozen vision encoder. They are computed once and then
+            read instead of the images (see ``data.features`` in the documentation). Ignored without a Trainer.
+        features_precision: of cached features. float16 takes half of the space; its error is measured and reported.
+        num_workers: processes per device that decode and augment.
+        seed: of order, frames and augmentation; that of the run.
 
     Raises:
-        UserError: features are asked for of images that are augmented.
+        UserError: features of augmented images are requested.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is a setting of the data that a YAML may change alone
@@ -85,23 +129,93 @@ class PairMix(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.name, self.stores, self.sources, self.validation = name, stores, sources, validation
-        self.vocabulary = Vocabulary(vocabulary)
-        self.batch_size, self.image_size, self.max_tokens = batch_size, image_size, max_tokens
-        self.augment, self.min_scale, self.num_workers, self.seed = augment, min_scale, num_workers, seed
+        super().__init__(name, stores, sources, batch_size, seed)
+        self.validation, self.vocabulary = validation, Vocabulary(vocabulary)
+        self.image_size, self.max_tokens = image_size, max_tokens
+        self.augment, self.min_scale, self.num_workers = augment, min_scale, num_workers
         self.bucket_by_length = bucket_by_length
         self.features, self.features_precision = features, features_precision
         if features is not None and augment:
-            raise UserError("data.features keeps what an image looks like once for all: set data.augment to false")
-        self.identity = identify(stores, sources)
+            raise UserError("data.features caches one set of features per image. Set data.augment to false")
 
     def prepare_data(self) -> None:
-        """Write the memory-mapped copies once, on one rank."""
-        if self.features is not None:
+        """Write the memory-mapped copies of the stores, on one rank."""
+        if self._caches_features:
             return
         for store in {self.validation, *(source.store for source in self.sources)}:
             open_rows(PairStore(self.stores / store))
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Global batches of training data per epoch."""
+        return len(self._training) // self.batch_size
+
+    def train_dataloader(self) -> ResumableLoader[Item]:
+        """Return batches of utterances of all sources, in the order of (seed, epoch, mix)."""
+        dataset = self._training
+        for part in dataset.parts:
+            self._add_features(part)
+        sampler = GlobalBatchSampler(
+            len(dataset),
+            self.batch_size,
+            seed=self.seed,
+            mix=self.identity,
+            rank=self.rank,
+            world_size=self.world_size,
+            lengths=dataset.lengths() if self.bucket_by_length else None,
+        )
+        return ResumableLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        """Return batches of the validation utterances, each with one fixed frame."""
+        return self._held_out_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Item]:
+        """Return batches of the test utterances, each with one fixed frame."""
+        return self._held_out_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Item]:
+        """Return batches of the test utterances in the store's order, each once, with one fixed frame."""
+        dataset = self._held_out("test")
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=[(index, 0) for index in range(self.rank, len(dataset), self.world_size)],
+            collate_fn=collate,
+            num_workers=self.num_workers,
+        )
+
+    def plot(self, batch: Batch, columns: int = 4) -> Figure:
+        """Plot the images of a batch with their utterances.
+
+        Args:
+            batch: from one of the loaders.
+            columns: images per row.
+
+        Raises:
+            UserError: the batch has cached features instead of images.
+        """
+        from matplotlib.figure import Figure
+
+        if batch.features is not None:
+            raise UserError("the batch has cached features instead of images. Create PairMix without features")
+        mean_C11, std_C11 = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+        columns = min(columns, len(batch.keys))
+        rows = -(-len(batch.keys) // columns)
+        figure = Figure(figsize=(2.2 * columns, 2.6 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axis in axes:
+            axis.axis("off")
+        for axis, image_CHW, utterance in zip(axes, batch.images_BCHW, batch.utterances, strict=False):
+            axis.imshow((image_CHW * std_C11 + mean_C11).clamp(0, 1).permute(1, 2, 0).numpy())
+            axis.set_title("\n".join(textwrap.wrap(utterance, 24)), fontsize=8, parse_math=False)
+        return figure
 
     @cached_property
     def _training(self) -> Mixed:
@@ -121,83 +235,35 @@ class PairMix(LightningDataModule):
             ]
         )
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Global batches of training data an epoch."""
-        return len(self._training) // self.batch_size
-
-    def train_dataloader(self) -> ResumableLoader[Item]:
-        """Utterances of all sources in the order of (seed, epoch, mix)."""
-        assert self.trainer is not None
-        dataset = self._training
-        for part in dataset.parts:
-            self._with_features(part)
-        sampler = GlobalBatchSampler(
-            len(dataset),
-            self.batch_size,
-            seed=self.seed,
-            mix=self.identity,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-            lengths=dataset.lengths() if self.bucket_by_length else None,
-        )
-        return ResumableLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
-
-    def val_dataloader(self) -> DataLoader[Item]:
-        """The validation utterances, each with one fixed frame."""
-        return self._fixed("val")
-
-    def test_dataloader(self) -> DataLoader[Item]:
-        """The held-out utterances, each with one fixed frame."""
-        return self._fixed("test")
-
-    def predict_dataloader(self) -> DataLoader[Item]:
-        """All held-out utterances once, each with one fixed frame."""
-        assert self.trainer is not None
-        dataset = self._held_out("test")
-        mine = range(self.trainer.global_rank, len(dataset), self.trainer.world_size)
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=[(index, 0) for index in mine],
-            collate_fn=collate,
-            num_workers=self.num_workers,
-        )
-
     def _held_out(self, split: str) -> UtteranceFrames:
-        return self._with_features(
-            UtteranceFrames(
-                PairStore(self.stores / self.validation),
-                split,
-                Plain(self.image_size),
-                self.vocabulary,
-                max_tokens=self.max_tokens,
-                seed=0,
-            )
+        dataset = UtteranceFrames(
+            PairStore(self.stores / self.validation),
+            split,
+            Plain(self.image_size),
+            self.vocabulary,
+            max_tokens=self.max_tokens,
+            seed=0,
         )
+        self._add_features(dataset)
+        return dataset
 
-    def _with_features(self, frames: UtteranceFrames) -> UtteranceFrames:
-        """Let it read cached features, if so configured; computes what of them is missing."""
-        if self.features is not None:
-            assert self.trainer is not None
-            frames.features = features_for(
+    def _held_out_loader(self, split: str) -> DataLoader[Item]:
+        dataset = self._held_out(split)
+        batches = held_out_batches(len(dataset), self.batch_size, self.rank, self.world_size)
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)
+
+    @property
+    def _caches_features(self) -> bool:
+        return self.features is not None and self.trainer is not None
+
+    def _add_features(self, dataset: UtteranceFrames) -> None:
+        """Let a dataset read cached features, if so configured; missing ones are computed."""
+        if self.features is not None and self.trainer is not None:
+            dataset.features = features_for(
                 self.trainer,
                 self.features,
-                frames.store,
+                dataset.store,
                 eval_transform(self.image_size),
                 self.features_precision,
                 self.num_workers,
             )
-        return frames
-
-    def _fixed(self, split: str) -> DataLoader[Item]:
-        assert self.trainer is not None
-        dataset = self._held_out(split)
-        batches = held_out_batches(len(dataset), self.batch_size, self.trainer.global_rank, self.trainer.world_size)
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)

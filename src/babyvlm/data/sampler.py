@@ -1,4 +1,4 @@
-"""The order of samples: a pure function of (seed, epoch, mix). The state is how many samples were used."""
+"""The order of samples: a pure function of (seed, epoch, mix). Its state is the number of samples used so far."""
 
 from __future__ import annotations
 
@@ -14,28 +14,33 @@ from babyvlm.types import Batch
 
 T = TypeVar("T")
 
-WINDOW = 50  # batches whose samples are sorted together (our choice): little padding, and near to random batches
+WINDOW = 50  # batches whose samples are sorted together (our choice): little padding, and close to random batches
 
 
 class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (index, epoch) for one rank, cut from one global order.
+    """Batches of (index, epoch) for one rank, taken from one global order.
 
     Every global batch is the next ``batch_size`` samples of the epoch's permutation; rank r of R takes every R-th of
-    them, so that the union over ranks is the same on 1, 2 or 4 of them. A last batch that is not full is left out;
-    another permutation leaves out others.
+    them, so that the union over ranks is the same on 1, 2 or 4 ranks. An incomplete last batch is dropped; each epoch
+    drops other samples.
+
+    >>> list(GlobalBatchSampler(5, 2, seed=0))
+    [[(2, 0), (4, 0)], [(3, 0), (0, 0)]]
+    >>> list(GlobalBatchSampler(5, 2, seed=0, rank=1, world_size=2))
+    [[(4, 0)], [(0, 0)]]
 
     Args:
-        length: samples in the mix.
+        length: number of samples in the mix.
         batch_size: global, over all ranks.
         seed: of the run.
         mix: identity of the mix; another mix has another order.
         rank: this process.
         world_size: number of processes.
-        lengths: of the samples, if those of a batch are to be about equally long: each ``WINDOW`` batches of the
-            permutation are sorted by length and cut anew, and all batches of the epoch shuffled.
+        lengths: of the samples, to make batches of similar length: each ``WINDOW`` batches of the permutation are
+            sorted by length and cut again, and all batches of the epoch are shuffled.
 
     Raises:
-        UserError: the batch cannot be split evenly over the ranks, or the mix holds less than one batch.
+        UserError: the batch cannot be split evenly over the ranks, or the mix has less than one batch.
     """
 
     def __init__(
@@ -50,29 +55,31 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         lengths: npt.NDArray[np.integer] | None = None,
     ) -> None:
         if batch_size % world_size:
-            raise UserError(f"data.batch_size {batch_size} is global: it must divide by the {world_size} devices")
+            raise UserError(
+                f"data.batch_size {batch_size} is global and must be a multiple of the {world_size} devices"
+            )
         if length < batch_size:
-            raise UserError(f"data.batch_size {batch_size} is more than the {length} training utterances; lower it")
+            raise UserError(f"data.batch_size {batch_size} exceeds the {length} training samples. Lower it")
         self.length, self.batch_size, self.seed, self.mix = length, batch_size, seed, mix
         self.rank, self.world_size, self.lengths = rank, world_size, lengths
         self.samples_used = 0
 
     @property
     def samples_per_epoch(self) -> int:
-        """Samples in the whole batches of an epoch."""
+        """Samples in the complete batches of an epoch."""
         return self.length // self.batch_size * self.batch_size
 
     def __len__(self) -> int:
         return self.length // self.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """From where ``samples_used`` stands to the end of that epoch."""
+        """Yield the batches after ``samples_used`` until the end of that epoch."""
         epoch, start = divmod(self.samples_used, self.samples_per_epoch)
         for batch in self._order(epoch)[start // self.batch_size :]:
             yield [(int(index), epoch) for index in batch[self.rank :: self.world_size]]
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """(batches, batch_size) samples of an epoch, all ranks together."""
+        """Return (batches, batch_size) samples of an epoch, of all ranks."""
         random = np.random.default_rng([self.seed, epoch, self.mix])
         order = random.permutation(self.length)[: self.samples_per_epoch]
         if self.lengths is None:
@@ -84,34 +91,40 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
 
 
 def held_out_batches(length: int, batch_size: int, rank: int, world_size: int) -> list[list[tuple[int, int]]]:
-    """Batches of (index, 0) for one rank: every sample once, in an order that never changes.
+    """Return batches of (index, 0) for one rank: every sample once, in an order that never changes.
 
-    All global batches are of about one size, at most ``batch_size``, and hold the same samples on any number of ranks,
-    since a contrastive loss depends on its negatives. A rank takes every R-th sample of each, at least one.
+    All global batches have about the same size, at most ``batch_size``, and contain the same samples on any number of
+    ranks, because a contrastive loss depends on its negatives. A rank takes every R-th sample of each, at least one.
+
+    Args:
+        length: number of samples.
+        batch_size: global, over all ranks.
+        rank: this process.
+        world_size: number of processes.
 
     Raises:
         UserError: there are fewer samples than ranks.
     """
     if length < world_size:
-        raise UserError(f"{length} held-out utterances cannot be shared by {world_size} devices; take fewer")
+        raise UserError(f"{length} held-out utterances cannot be split over {world_size} devices. Use fewer devices")
     batches = min(-(-length // batch_size), length // world_size)
     order = np.random.default_rng(0).permutation(length)
     return [[(int(index), 0) for index in batch[rank::world_size]] for batch in np.array_split(order, batches)]
 
 
 class ResumableLoader(DataLoader[T]):
-    """A DataLoader that knows how many samples were handed out, and goes on from there.
+    """A DataLoader that counts the samples it has returned, and can resume after them.
 
-    Its ``batch_sampler`` must be a ``GlobalBatchSampler``. What workers fetched ahead does not count.
+    Its ``batch_sampler`` must be a ``GlobalBatchSampler``. Samples that workers prefetched do not count.
     """
 
     batch_sampler: GlobalBatchSampler
     _resumed = False
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override] # torch types a loader by its items, not its batches
-        """The rest of the epoch that a state was loaded from, else the next whole one."""
+        """Yield the rest of the epoch that a state was loaded from, otherwise the next complete epoch."""
         sampler = self.batch_sampler
-        if not self._resumed:  # the one before may have been cut short, by limit_train_batches
+        if not self._resumed:  # limit_train_batches may have ended the previous epoch early
             sampler.samples_used += -sampler.samples_used % sampler.samples_per_epoch
         self._resumed = False
         for batch in super().__iter__():
@@ -119,16 +132,19 @@ class ResumableLoader(DataLoader[T]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """How many samples were used, over all epochs and ranks."""
+        """Return the number of samples used, over all epochs and ranks."""
         return {"samples_used": self.batch_sampler.samples_used}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a state, whatever the number of workers and ranks it was saved with.
+        """Resume from a state, whatever the number of workers and ranks it was saved with.
 
         Raises:
-            UserError: it was saved in the midst of one of our batches: the batch size was another one.
+            UserError: the state was saved with another batch size.
         """
         if state["samples_used"] % self.batch_sampler.batch_size:
-            raise UserError(f"data.batch_size {self.batch_sampler.batch_size} is not what the checkpoint's run had")
+            raise UserError(
+                f"data.batch_size {self.batch_sampler.batch_size} differs from that of the checkpoint's run. "
+                "Resume with the original batch size"
+            )
         self.batch_sampler.samples_used = state["samples_used"]
         self._resumed = True

@@ -1,4 +1,4 @@
-"""The utterances of a mix without their images, packed: what phase 0 of the language model trains on."""
+"""The utterances of a mix without their images, packed into contexts: the data of the language model's phase 0."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_dataset import Item, chosen_groups, collate, utterances
-from babyvlm.data.pair_mix import Source, identify
+from babyvlm.data.pair_mix import Mix, Source
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
 
 
 class PackedText(Dataset[Item]):
-    """Utterances end to end in the order of their store, cut into contexts of one length: nothing is padding.
+    """Utterances concatenated in the order of their store and cut into contexts of one length, without padding.
 
-    Each is ``<sos> words <eos>``, so that it begins as it will behind an image, and attention crosses from one to the
-    next: what was said before is context, as in the authors' run (their documents have no ``<sos>``).
+    Each is ``<sos> words <eos>``, as it will follow an image. Attention crosses from one utterance to the next: earlier
+    utterances are context, as in the authors' runs (whose documents have no ``<sos>``).
 
     Args:
         texts: the utterances.
-        vocabulary: encodes them, however long they are.
-        context: tokens a context.
-        seed: with the epoch it fixes where the first cut is, as if the text were a ring: another epoch cuts elsewhere,
-            and leaves out another rest of less than a context. None for text that is measured: the contexts are made
-            as little shorter as it takes to leave no more than one token a context out.
+        vocabulary: encodes them, without a limit on their length.
+        context: tokens per context.
+        seed: with the epoch it determines where the first context starts, as if the text were a ring, so that each
+            epoch leaves out another remainder of less than one context. None for evaluation: contexts are shortened
+            just enough that no more than one token per context is left out.
 
     Raises:
-        UserError: there is less than one context to train on.
+        UserError: the text to train on is shorter than one context.
     """
 
     def __init__(self, texts: Iterable[str], vocabulary: Vocabulary, context: int, seed: int | None = None) -> None:
@@ -45,32 +44,32 @@ class PackedText(Dataset[Item]):
         if seed is None:
             context = len(self.tokens_N) // -(-len(self.tokens_N) // context)
         elif len(self.tokens_N) < context:
-            raise UserError(f"data.max_tokens {context} is more than the {len(self.tokens_N)} tokens of text; lower it")
+            raise UserError(f"data.max_tokens {context} exceeds the {len(self.tokens_N)} tokens of text. Lower it")
         self.context = context
 
     def __len__(self) -> int:
         return len(self.tokens_N) // self.context
 
     def __getitem__(self, index_epoch: tuple[int, int]) -> Item:
-        """Context of (index, epoch); it has no image."""
+        """Return the context of (index, epoch); it has no image."""
         index, epoch = index_epoch
         start = 0 if self.seed is None else int(np.random.default_rng([self.seed, epoch]).integers(len(self.tokens_N)))
-        places_L = (torch.arange(self.context) + start + index * self.context) % len(self.tokens_N)
-        return Item(f"context {index} of epoch {epoch}", self.tokens_N[places_L].long(), "")
+        positions_L = (torch.arange(self.context) + start + index * self.context) % len(self.tokens_N)
+        return Item(f"context {index} of epoch {epoch}", self.tokens_N[positions_L].long(), "")
 
 
-class TextMix(LightningDataModule):
-    """What is said in some stores, packed; validation text from one.
+class TextMix(Mix):
+    """Training text from some stores, packed; validation and test text from one.
 
     Args:
-        name: of the mix, for the run's name and the tables.
+        name: of the mix, for the run's name and tables.
         stores: folder of the pair stores.
-        sources: what is trained on: the training utterances that ``PairMix`` takes of them, each once.
+        sources: the stores to train on: the training utterances that ``PairMix`` uses, each once.
         validation: name of the store whose ``val`` and ``test`` splits the losses are measured on.
         vocabulary: folder made by ``curate vocabulary``.
-        batch_size: contexts, global: split over all devices.
-        max_tokens: tokens a context.
-        seed: of order and cuts; the run's.
+        batch_size: in contexts; global, split over all devices.
+        max_tokens: tokens per context.
+        seed: of order and cuts; that of the run.
     """
 
     def __init__(
@@ -84,10 +83,8 @@ class TextMix(LightningDataModule):
         max_tokens: int = 1024,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.name, self.stores, self.sources, self.validation = name, stores, sources, validation
-        self.vocabulary = Vocabulary(vocabulary)
-        self.batch_size, self.max_tokens, self.seed = batch_size, max_tokens, seed
+        super().__init__(name, stores, sources, batch_size, seed)
+        self.validation, self.vocabulary, self.max_tokens = validation, Vocabulary(vocabulary), max_tokens
 
     @cached_property
     def _training(self) -> PackedText:
@@ -96,33 +93,32 @@ class TextMix(LightningDataModule):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Global batches of training data an epoch."""
+        """Global batches of training data per epoch."""
         return len(self._training) // self.batch_size
 
     def train_dataloader(self) -> ResumableLoader[Item]:
-        """Contexts in the order of (seed, epoch, mix)."""
-        assert self.trainer is not None
+        """Return batches of contexts in the order of (seed, epoch, mix)."""
         sampler = GlobalBatchSampler(
             len(self._training),
             self.batch_size,
             seed=self.seed,
-            mix=identify(self.stores, self.sources),
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            mix=self.identity,
+            rank=self.rank,
+            world_size=self.world_size,
         )
         return ResumableLoader(self._training, batch_sampler=sampler, collate_fn=collate)
 
     def val_dataloader(self) -> DataLoader[Item]:
-        """All validation text."""
+        """Return batches of the validation text."""
         return self._held_out("val")
 
     def test_dataloader(self) -> DataLoader[Item]:
-        """All test text."""
+        """Return batches of the test text."""
         return self._held_out("test")
 
     def _held_out(self, split: str) -> DataLoader[Item]:
         packed = PackedText(self._texts(self.validation, split), self.vocabulary, self.max_tokens)
-        # All of it on every rank: it is little, and so nothing is counted twice or left out on any number of them.
+        # The complete split on every rank: it is small, and nothing is counted twice or left out.
         every = [(index, 0) for index in range(len(packed))]
         return DataLoader(packed, batch_size=self.batch_size, sampler=every, collate_fn=collate)
 

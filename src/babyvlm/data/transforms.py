@@ -1,4 +1,4 @@
-"""From a picture to the tensor a vision encoder takes."""
+"""From an image to the tensor that a vision encoder takes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from torchvision.transforms import v2
 from babyvlm.io.images import open_rgb, rgb_pixels
 
 T = TypeVar("T")
-View = Callable[[bytes, np.random.Generator], MatLike]  # an encoded picture and randomness -> uint8 (H, W, C)
+View = Callable[[bytes, np.random.Generator], MatLike]  # encoded image and randomness -> uint8 (H, W, C)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in CVCL and DINO
 
-cv2.setNumThreads(0)  # a loader works in parallel by its workers
+cv2.setNumThreads(0)  # a loader is parallel through its workers
 
 
 class PILGaussianBlur(v2.Transform):  # type: ignore[misc] # torchvision ships no types
-    """Blur by Pillow, as CVCL and DINO do: ten times as fast as a convolution of tensors at these sizes.
+    """Blur with Pillow, as CVCL and DINO do: ten times as fast as a convolution of tensors at these sizes.
 
     Args:
         sigma: range of the radius, in pixels.
@@ -45,26 +45,30 @@ class PILGaussianBlur(v2.Transform):  # type: ignore[misc] # torchvision ships n
         return {"radius": float(torch.empty(1).uniform_(*self.sigma))}
 
     def transform(self, inpt: Image, params: dict[str, float]) -> Image:
-        """Blur one picture."""
+        """Blur one image."""
         return inpt.filter(ImageFilter.GaussianBlur(params["radius"]))
 
 
 def to_tensor() -> list[v2.Transform]:
-    """What ends every transform: picture -> float32 (C, H, W), normalised."""
+    """Return the last steps of every transform: image -> float32 (C, H, W), normalized."""
     return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
 
 
-# What each channel makes of a byte.
-_NORMALISED_CV = v2.Compose(to_tensor()[1:])(torch.arange(256, dtype=torch.uint8).expand(3, 1, 256))[:, 0].numpy()
+# Normalized value of each byte, per channel.
+_NORMALIZED_CV = v2.Compose(to_tensor()[1:])(torch.arange(256, dtype=torch.uint8).expand(3, 1, 256))[:, 0].numpy()
 
 
 def eval_transform(image_size: int) -> v2.Compose:
-    """Shorter side to ``image_size``, centre crop, normalise; nothing random."""
+    """Return the transform of evaluation: resize the shorter side, center crop, normalize.
+
+    Args:
+        image_size: side of the square, in pixels.
+    """
     return v2.Compose([v2.Resize(image_size), v2.CenterCrop(image_size), *to_tensor()])
 
 
 class Plain:
-    """The view of evaluation, which ``normalised`` makes what ``eval_transform`` gives; nothing random.
+    """The view of evaluation: after ``normalized`` it equals ``eval_transform``; nothing random.
 
     Args:
         image_size: side of the square, in pixels.
@@ -74,22 +78,22 @@ class Plain:
         self.cut = v2.Compose([v2.Resize(image_size), v2.CenterCrop(image_size)])
 
     def __call__(self, encoded: bytes, random: np.random.Generator) -> MatLike:
-        """uint8 (H, W, C)."""
+        """Return uint8 (H, W, C)."""
         return np.array(self.cut(open_rgb(encoded)))
 
 
 @dataclass(frozen=True)
 class Augmented:
-    """CVCL's augmentation: a random resized crop, blurred half of the time, mirrored half of the time.
+    """CVCL's augmentation: a random resized crop, blurred with probability 0.5, mirrored with probability 0.5.
 
-    What CVCL does by torchvision on Pillow's pictures, about four times as fast (`make bench-loader`). A crop is off
-    Pillow's by two levels of 255 at most, a blurred one by 0.4 on average, more at edges: Pillow's blur approximates
-    a Gaussian by boxes.
+    CVCL uses torchvision on Pillow images; this is about four times as fast (`make bench-loader`). A crop differs from
+    Pillow's by at most 2 of 255 levels, a blurred one by 0.4 on average, more at edges: Pillow's blur approximates a
+    Gaussian by boxes.
 
     Attributes:
         image_size: side of the square, in pixels.
-        min_scale: least share of the picture's area that a crop shows.
-        sigma: range of the blur, in pixels.
+        min_scale: smallest fraction of the image's area that a crop covers.
+        sigma: range of the blur's standard deviation, in pixels.
     """
 
     image_size: int
@@ -97,10 +101,10 @@ class Augmented:
     sigma: tuple[float, float] = (0.1, 2.0)
 
     def __call__(self, encoded: bytes, random: np.random.Generator) -> MatLike:
-        """uint8 (H, W, C)."""
-        whole_HWC = rgb_pixels(encoded)
-        top, left, height, width = random_crop(whole_HWC.shape[:2], self.min_scale, random)
-        pixels_HWC = resized(whole_HWC[top : top + height, left : left + width], self.image_size)
+        """Return uint8 (H, W, C)."""
+        image_HWC = rgb_pixels(encoded)
+        top, left, height, width = random_crop(image_HWC.shape[:2], self.min_scale, random)
+        pixels_HWC = resized(image_HWC[top : top + height, left : left + width], self.image_size)
         if random.random() < 0.5:
             pixels_HWC = blurred(pixels_HWC, random.uniform(*self.sigma))
         return cv2.flip(pixels_HWC, 1) if random.random() < 0.5 else pixels_HWC
@@ -109,12 +113,12 @@ class Augmented:
 def random_crop(
     size: tuple[int, ...], min_scale: float, random: np.random.Generator, ratios: tuple[float, float] = (3 / 4, 4 / 3)
 ) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a crop, drawn as torchvision's ``RandomResizedCrop`` draws it.
+    """Return top, left, height and width of a crop, with the distribution of torchvision's ``RandomResizedCrop``.
 
     Args:
-        size: height and width of the picture.
-        min_scale: least share of its area; the most is all of it.
-        random: what is drawn from.
+        size: height and width of the image.
+        min_scale: smallest fraction of its area; the largest is 1.
+        random: generator to draw from.
         ratios: range of width / height.
     """
     height, width = size
@@ -130,7 +134,7 @@ def random_crop(
 
 
 def resized(pixels_HWC: MatLike, side: int) -> MatLike:
-    """A square of (side, side, 3), bilinear; what gets smaller is smoothed first, as Pillow does."""
+    """Return a square of (side, side, 3), bilinear, with antialiasing when it gets smaller, as in Pillow."""
     if max(pixels_HWC.shape[:2]) > side:
         pixels_BCHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None]
         square_BCHW = interpolate(pixels_BCHW, (side, side), mode="bilinear", antialias=True)
@@ -139,23 +143,28 @@ def resized(pixels_HWC: MatLike, side: int) -> MatLike:
 
 
 def blurred(pixels_HWC: MatLike, sigma: float) -> MatLike:
-    """Convolved with a Gaussian of so many pixels' standard deviation, cut off at three; edges go on, as in Pillow."""
+    """Convolve with a Gaussian, truncated at three standard deviations; edges are replicated, as in Pillow.
+
+    Args:
+        pixels_HWC: uint8.
+        sigma: standard deviation, in pixels.
+    """
     kernel = cv2.getGaussianKernel(2 * math.ceil(3 * sigma) + 1, sigma)
     # Twice as fast as GaussianBlur, which is bit-exact on every machine.
     return cv2.sepFilter2D(pixels_HWC, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
 
 
-def normalised(images: Sequence[MatLike]) -> Tensor:
-    """B views, uint8 (H, W, C) -> (B, C, H, W), the same floats as ``to_tensor`` makes."""
+def normalized(images: Sequence[MatLike]) -> Tensor:
+    """Return B views, uint8 (H, W, C), as (B, C, H, W), with the same floats as ``to_tensor``."""
     images_BCHW = np.empty((len(images), 3, *images[0].shape[:2]), np.float32)
     for image_CHW, pixels_HWC in zip(images_BCHW, images, strict=True):
         for channel, pixels_HW in enumerate(cv2.split(pixels_HWC)):
-            cv2.LUT(pixels_HW, _NORMALISED_CV[channel], image_CHW[channel])
+            cv2.LUT(pixels_HW, _NORMALIZED_CV[channel], image_CHW[channel])
     return torch.from_numpy(images_BCHW)
 
 
 def seeded(transform: Callable[[Image], T], image: Image, seed: int) -> T:
-    """Transform a picture with randomness that is a function of ``seed`` alone, whatever ran before, in any worker."""
+    """Transform an image with randomness that depends only on ``seed``, whatever ran before, in any worker."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return transform(image)

@@ -1,6 +1,6 @@
-"""The vocabulary, word-level or byte-level BPE: one artefact, hashed, named in the config, shared by a row's phases.
+"""The vocabulary, word-level or byte-level BPE: one artifact that all phases of a model share, identified by its hash.
 
-It is a folder in Hugging Face's tokenizer format, so that transformers and open_clip read it as it is.
+It is a folder in Hugging Face's tokenizer format, which transformers and open_clip read too.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
 
 PAD, UNK, SOS, EOS, IMAGE = range(5)
-SPECIALS = ["<pad>", "<unk>", "<sos>", "<eos>", "<image>"]  # 0..3 as in CVCL; <image> for the generative model
-# A word may hold apostrophes and hyphens; other punctuation is dropped (our choice: a bag of words has no use for it).
+SPECIALS = ["<pad>", "<unk>", "<sos>", "<eos>", "<image>"]  # ids 0 to 3 as in CVCL; <image> for the generative model
+# A word may contain apostrophes and hyphens; other punctuation is dropped (our choice: a bag of words cannot use it).
 WORD = r"<unk>|\w+(?:['’-]\w+)*"
-# GPT-2's pieces of text, between which nothing is merged; what could not be heard is one of its own.
+# GPT-2's pre-tokenization, across whose boundaries nothing is merged, with <unk>, inaudible speech, as a piece.
 PIECE = (
     r"\s+(?=<unk>)|<unk>|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+?(?=<unk>)| ?[^\s\p{L}\p{N}]+"
     r"|\s+(?!\S)|\s+"
@@ -29,23 +30,31 @@ PIECE = (
 
 
 class Vocabulary:
-    """Turns utterances into token ids and back.
+    """Converts utterances to token ids and back.
+
+    >>> vocabulary = Vocabulary(getfixture("vocabulary"))  # a folder
+    >>> len(vocabulary), "ball" in vocabulary, "zebra" in vocabulary
+    (16, True, False)
+    >>> vocabulary.encode(["look at the ball", "a zebra"])  # 2 is <sos>, 3 <eos>, 1 <unk>
+    [[2, 10, 6, 5, 7, 3], [2, 12, 1, 3]]
+    >>> vocabulary.decode([2, 10, 6, 5, 7, 3])
+    'look at the ball'
 
     Args:
         path: folder made by ``curate vocabulary``.
 
     Raises:
-        UserError: the folder is no vocabulary, or its files do not belong together.
+        UserError: the folder is not a vocabulary, or its files do not belong together.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.manifest = artifacts.read_manifest(self.path, "vocabulary")
         file = self.path / "tokenizer.json"
         if not file.is_file() or artifacts.sha256_file(file) != self.hash:
-            raise UserError(f"{file}: missing or changed since it was made; make the vocabulary again")
+            raise UserError(f"{file}: missing or changed since it was created. Create the vocabulary again")
         self._tokenizer = Tokenizer.from_file(str(file))
-        # A caption that spells "<image>" or "<eos>" is text like any other.
+        # A caption that contains "<image>" or "<eos>" is text like any other.
         self._tokenizer.encode_special_tokens = True
 
     @property
@@ -54,15 +63,28 @@ class Vocabulary:
         return str(self.manifest["sha256"])
 
     def __len__(self) -> int:
+        """Return the number of tokens, special tokens included."""
         return int(self._tokenizer.get_vocab_size())
+
+    def __contains__(self, token: object) -> bool:
+        """Return whether a string is one of the tokens, special tokens included."""
+        return isinstance(token, str) and self._tokenizer.token_to_id(token) is not None
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({str(self.path)!r}, {len(self):,} tokens)"
 
     @cached_property
     def words(self) -> list[str]:
-        """All tokens, by id."""
+        """All tokens, in the order of their ids."""
         return [str(self._tokenizer.id_to_token(index)) for index in range(len(self))]
 
     def encode(self, texts: Iterable[str], max_tokens: int | None = 25) -> list[list[int]]:
-        """Token ids of each text: ``<sos> words <eos>``, at most ``max_tokens`` in all (25 in CVCL)."""
+        """Return the token ids of each text, ``<sos> words <eos>``.
+
+        Args:
+            texts: any number of texts.
+            max_tokens: longest result, ``<sos>`` and ``<eos>`` included (25 in CVCL); None for no limit.
+        """
         if max_tokens is None:
             self._tokenizer.no_truncation()
         else:
@@ -70,58 +92,63 @@ class Vocabulary:
         return [self._tokenizer.encode(text).ids for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids, specials left out."""
+        """Return the text of token ids, without special tokens."""
         return str(self._tokenizer.decode(list(ids)))
 
 
-@artifacts.one_at_a_time
-def vocabulary(
-    stores: list[Path], out: Path, min_count: int = 3, kind: Literal["word", "bpe"] = "word", size: int = 6000
-) -> None:
-    """Make the vocabulary of some pair stores, from their training utterances.
+@stage
+def create_vocabulary(
+    stores: list[Path],
+    out: Path,
+    min_count: int = 3,
+    kind: Literal["word", "bpe"] = "word",
+    vocabulary_size: int = 6000,
+) -> Stage:
+    """Create the vocabulary of some pair stores from their training utterances.
 
-    Out comes a folder with `tokenizer.json`, which any of Hugging Face's tools opens. All phases of a model, and all
-    models that are compared, should share one.
+    The output is a folder with `tokenizer.json`, which Hugging Face's tools read. Use one vocabulary for all phases of
+    a model and for all models that are compared.
 
     For example:
         python -m babyvlm curate vocabulary --stores '[stores/filtered,stores/aug]' --out vocabulary
 
     Args:
-        stores: pair stores; an utterance that several frames share is counted once, validation and test not at all.
-        out: folder to make.
-        min_count: how often a word, or a pair of pieces that `bpe` joins, must be seen (3 in the paper).
-        kind: `word`: whole words. `bpe`: pieces of words, down to bytes, so that any text can be said.
-        size: tokens of a `bpe`, specials included, at most (6,000 in the paper); there are as many words as there are.
+        stores: pair stores. An utterance that several frames share counts once; validation and test are not used.
+        out: folder to create.
+        min_count: minimum number of occurrences of a word, or of a pair of tokens that `bpe` merges (3 in the paper).
+        kind: `word`: complete words. `bpe`: byte-level BPE, which can encode any text.
+        vocabulary_size: maximum number of tokens of `bpe`, special tokens included (6,000 in the paper).
+
+    Raises:
+        UserError: no word is frequent enough, or `vocabulary_size` is too small.
     """
     require_at_least(1, min_count=min_count)
     if not stores:
-        raise UserError("--stores: name at least one store")
-    arguments: artifacts.Manifest = {"stores": [PairStore(path).fingerprint for path in stores], "min_count": min_count}
+        raise UserError("--stores is empty. Name at least one store")
+    arguments: dict[str, object] = {"stores": [PairStore(path) for path in stores], "min_count": min_count}
     if kind == "bpe":
-        arguments |= {"kind": kind, "size": size}
-    if artifacts.is_complete(out, "vocabulary", arguments):
-        print(f"{out}: already complete, skipping")
-        return
-    tokenizer = _train_words(stores, min_count) if kind == "word" else _train_pieces(stores, min_count, size)
+        arguments |= {"kind": kind, "size": vocabulary_size}
+    artifact = Artifact("vocabulary", arguments)
+    folder = yield artifact
+    tokenizer = _train_words(stores, min_count) if kind == "word" else _train_bpe(stores, min_count, vocabulary_size)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<sos> $A <eos>", special_tokens=[("<sos>", SOS), ("<eos>", EOS)]
     )
-    manifest: artifacts.Manifest = {"arguments": arguments, "size": tokenizer.get_vocab_size()}
-    with artifacts.create(out, "vocabulary", manifest) as partial:
-        tokenizer.save(str(partial / "tokenizer.json"))
-        settings = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "pad_token": "<pad>",
-            "unk_token": "<unk>",
-            "bos_token": "<sos>",
-            "eos_token": "<eos>",
-        }
-        (partial / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-        manifest["sha256"] = artifacts.sha256_file(partial / "tokenizer.json")
-    what = "word" if kind == "word" else "pair of pieces"
-    print(
-        f"{out}: {tokenizer.get_vocab_size():,} tokens, specials included, each {what} seen at least {min_count} times"
-    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "bos_token": "<sos>",
+        "eos_token": "<eos>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    artifact.manifest |= {
+        "size": tokenizer.get_vocab_size(),
+        "sha256": artifacts.sha256_file(folder / "tokenizer.json"),
+    }
+    counted = "word" if kind == "word" else "merged pair"
+    return f"{tokenizer.get_vocab_size():,} tokens, each {counted} with at least {min_count} occurrences"
 
 
 def _train_words(stores: Sequence[Path], min_count: int) -> Tokenizer:
@@ -131,15 +158,19 @@ def _train_words(stores: Sequence[Path], min_count: int) -> Tokenizer:
     trainer = trainers.WordLevelTrainer(min_frequency=min_count, special_tokens=SPECIALS, show_progress=False)
     tokenizer.train_from_iterator(_training_utterances(stores), trainer)
     if tokenizer.get_vocab_size() == len(SPECIALS):
-        raise UserError(f"no word is seen {min_count} times in {', '.join(map(str, stores))}; lower --min_count")
+        raise UserError(f"{', '.join(map(str, stores))}: no word occurs {min_count} times. Lower --min_count")
     return tokenizer
 
 
-def _train_pieces(stores: Sequence[Path], min_count: int, size: int) -> Tokenizer:
+def _train_bpe(stores: Sequence[Path], min_count: int, vocabulary_size: int) -> Tokenizer:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    if size < len(SPECIALS) + len(alphabet):
-        raise UserError(f"--size {size}: a bpe holds {len(SPECIALS)} specials and {len(alphabet)} bytes at least")
-    tokenizer = Tokenizer(models.BPE(ignore_merges=True))  # a piece that is a token is that token: <unk> is
+    least = len(SPECIALS) + len(alphabet)
+    if vocabulary_size < least:
+        raise UserError(
+            f"--vocabulary_size {vocabulary_size}: must be at least {least} for {len(SPECIALS)} special tokens and "
+            f"{len(alphabet)} bytes"
+        )
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))  # a piece that is a token, such as <unk>, is not split
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -149,7 +180,7 @@ def _train_pieces(stores: Sequence[Path], min_count: int, size: int) -> Tokenize
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size,
+        vocab_size=vocabulary_size,
         min_frequency=min_count,
         special_tokens=SPECIALS,
         initial_alphabet=alphabet,
@@ -166,4 +197,4 @@ def _training_utterances(stores: Sequence[Path]) -> Iterator[str]:
         for group, split, utterance in zip(table["group"], table["split"], table["utterance"], strict=True):
             if split == "train" and group not in seen:
                 seen.add(group)
-                yield utterance.replace("<unk>", " ")  # counted as a word it would push the special from its place
+                yield utterance.replace("<unk>", " ")  # as a counted word it would take the special token's id

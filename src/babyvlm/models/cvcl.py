@@ -1,26 +1,27 @@
-"""CVCL, the contrastive baseline (Vong et al. 2024, as trained in BabyVLM)."""
+"""CVCL, the contrastive baseline (Vong et al. 2024, as trained in BabyVLM). Its network is ``networks/cvcl.py``."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from PIL.Image import Image
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
 from babyvlm.data.transforms import eval_transform
 from babyvlm.data.vocabulary import PAD, Vocabulary
-from babyvlm.models import initialization
-from babyvlm.models.contrastive import ContrastiveModule
-from babyvlm.models.embedding_writer import EmbeddingWriter
+from babyvlm.models.base import ContrastiveModule, VocabularyModule
+from babyvlm.models.checkpoints import init_from as initialize
+from babyvlm.models.networks.cvcl import CVCLNetwork
 from babyvlm.models.networks.text import MeanEmbedding
 from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.models.optimization import configure
@@ -28,25 +29,26 @@ from babyvlm.types import Batch
 
 
 def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
-    """AdamW, learning rate 1e-4, weight decay 0.1 (CVCL)."""
+    """Return AdamW with learning rate 1e-4 and weight decay 0.1 (CVCL)."""
     return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=1e-4, weight_decay=0.1)
 
 
-class CVCL(ContrastiveModule, initialization.VocabularyModule):
-    """Image and utterance in one space, pulled together by a symmetric InfoNCE loss.
+class CVCL(ContrastiveModule, VocabularyModule):
+    """Trains a ``CVCLNetwork`` with a symmetric InfoNCE loss over the global batch.
 
     Args:
-        vocabulary: folder made by ``curate vocabulary``; the data's.
-        vision: the image side.
-        text: the text side, called with (vocabulary size, width).
-        width: of the common space (512 in the paper).
+        vocabulary: folder made by ``curate vocabulary``; that of the data.
+        vision: the vision encoder.
+        text: the text encoder; called with (vocabulary size, width).
+        width: of the embedding space (512 in the paper).
         temperature: of the loss (0.07 in the paper).
-        learn_temperature: let it be learned, from that value on.
-        image_size: side of the square the model sees; the data's.
-        max_tokens: tokens an utterance; the data's.
-        init_from: run folder or file to take all weights from.
-        optimizer: called with the parameters that are trained.
-        scheduler: called with the optimizer; ``ReduceLROnPlateau`` is stepped after each epoch, any other each step.
+        learn_temperature: train the temperature, starting at ``temperature``.
+        image_size: side of the square images, in pixels; that of the data.
+        max_tokens: longest utterance, in tokens; that of the data.
+        init_from: run folder or checkpoint file to initialize all weights from.
+        optimizer: called with the trainable parameters.
+        scheduler: called with the optimizer. ``ReduceLROnPlateau`` is stepped after each epoch, any other schedule
+            after each step.
     """
 
     def __init__(
@@ -65,50 +67,38 @@ class CVCL(ContrastiveModule, initialization.VocabularyModule):
     ) -> None:
         super().__init__()
         self.vocabulary = Vocabulary(vocabulary)
-        self.vision = vision
-        self.projection = nn.Linear(vision.width, width)
-        self.text = text(len(self.vocabulary), width)
-        log_temperature = torch.tensor(math.log(temperature))
-        if learn_temperature:
-            self.log_temperature = nn.Parameter(log_temperature)
-        else:
-            self.register_buffer("log_temperature", log_temperature)  # so that a checkpoint carries it
+        self.network = CVCLNetwork(vision, len(self.vocabulary), text, width, temperature, learn_temperature)
         self.max_tokens = max_tokens
         self.preprocess_image = eval_transform(image_size)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         if init_from is not None:
-            initialization.init_from(self, init_from, {"": ""}, self.vocabulary)
-
-    def encode_images(self, images_BCHW: Tensor) -> Tensor:
-        """(B, width) L2-normalised."""
-        return self._project(self.vision(images_BCHW))
+            initialize(self, init_from)
 
     def frozen_vision(self) -> nn.Module | None:
-        """The encoder of the features that ``Batch.features`` may hold, if it is frozen."""
-        return self.vision if self.vision.frozen else None
-
-    def encode_texts(self, tokens_BL: Tensor) -> Tensor:
-        """(B, width) L2-normalised."""
-        return normalize(self.text(tokens_BL), dim=-1)
+        """Return the encoder that computes ``Batch.features``, if it is frozen."""
+        vision = self.network.vision_encoder
+        return vision if vision.frozen else None
 
     def preprocess(self, image: Image) -> Tensor:
-        """RGB picture -> (C, H, W)."""
+        """Return an RGB image as (C, H, W)."""
         out: Tensor = self.preprocess_image(image)
         return out
 
     @torch.no_grad()
     def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
-        """(B, T) cosines; ``wanted_BT`` is not needed, since all of them cost no more than one."""
+        """Return (B, T) cosines. ``wanted_BT`` is ignored: all pairs cost as much as one."""
         ids = [torch.tensor(tokens) for tokens in self.vocabulary.encode(texts, self.max_tokens)]
         tokens_TL = pad_sequence(ids, batch_first=True, padding_value=PAD).to(self.device)
-        images_BCHW = images_BCHW.to(self.projection.weight.dtype)  # bf16-true: the trainer converts its batches only
-        return self.encode_images(images_BCHW) @ self.encode_texts(tokens_TL).T
+        images_BCHW = images_BCHW.to(self.network.projection.weight.dtype)  # with bf16-true, benchmarks pass float32
+        image_BD, text_TD = self.network(images_BCHW, tokens_TL)
+        scores_BT: Tensor = image_BD @ text_TD.T
+        return scores_BT
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss over the global batch."""
+        """Return the loss over the global batch."""
         loss = self._loss(batch)
         self.log("train_loss", loss, batch_size=len(batch.keys))
-        self.log("temperature", self.log_temperature.exp())
+        self.log("temperature", self.network.temperature)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -119,26 +109,77 @@ class CVCL(ContrastiveModule, initialization.VocabularyModule):
         """Log the loss."""
         self.log_held_out("test", self._loss(batch), len(batch.keys))
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Embeddings of the pairs: ``key``, ``utterance``, ``image`` (B, width), ``text`` (B, width)."""
-        image, text = self._batch_images(batch), self.encode_texts(batch.tokens_BL)
-        return {"key": batch.keys, "utterance": batch.utterances, "image": image, "text": text}
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[str] | Tensor]:
+        """Return the embeddings of the pairs: ``key``, ``utterance``, ``image`` (B, width), ``text`` (B, width)."""
+        image_BD, text_BD = self._embed(batch)
+        return {"key": batch.keys, "utterance": batch.utterances, "image": image_BD, "text": text_BD}
 
     def configure_callbacks(self) -> list[Callback]:
-        """``predict`` writes the embeddings to the run's folder."""
+        """Let ``predict`` write the embeddings to the run's folder."""
         return [EmbeddingWriter()]
 
-    def _project(self, features_BD: Tensor) -> Tensor:
-        return normalize(self.projection(features_BD), dim=-1)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the optimizer of the trainable parameters, and its schedule."""
+        return configure(self.parameters(), self.make_optimizer, self.make_scheduler)
 
-    def _batch_images(self, batch: Batch) -> Tensor:
-        """(B, width) L2-normalised, from cached features where there are."""
-        return self.encode_images(batch.images_BCHW) if batch.features is None else self._project(batch.features)
+    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return (B, width) embeddings of images, from cached features if there are any, and of texts."""
+        if batch.features is None:
+            return cast("tuple[Tensor, Tensor]", self.network(batch.images_BCHW, batch.tokens_BL))
+        return self.network.project(batch.features), self.network.encode_text(batch.tokens_BL)
 
     def _loss(self, batch: Batch) -> Tensor:
-        image_BD, text_BD = self._batch_images(batch), self.encode_texts(batch.tokens_BL)
-        return self.global_loss(image_BD, text_BD, self.log_temperature.exp())
+        return self.global_loss(*self._embed(batch), self.network.temperature)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over what is trained, and its schedule."""
-        return configure(self.parameters(), self.make_optimizer, self.make_scheduler)
+
+class EmbeddingWriter(BasePredictionWriter):
+    """Writes what ``predict_step`` returns to ``embeddings-rank<r>.parquet`` in the run's folder.
+
+    The file gets its name when it is complete.
+    """
+
+    SCHEMA = pa.schema(
+        [
+            ("key", pa.string()),
+            ("utterance", pa.string()),
+            ("image", pa.list_(pa.float32())),
+            ("text", pa.list_(pa.float32())),
+        ]
+    )
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="batch")
+        self._writer: pq.ParquetWriter | None = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the partial file."""
+        folder = trainer.log_dir
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self._path = Path(folder) / f"embeddings-rank{trainer.global_rank}.parquet"
+            self._writer = pq.ParquetWriter(self._path.with_suffix(".partial"), self.SCHEMA)
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Mapping[str, list[str] | Tensor],
+        batch_indices: Sequence[int] | None,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Write one batch."""
+        if self._writer is not None:
+            columns = {
+                name: value.float().cpu().tolist() if isinstance(value, Tensor) else value
+                for name, value in prediction.items()
+            }
+            self._writer.write_table(pa.table(columns, self.SCHEMA))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Rename the complete file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._path.with_suffix(".partial").rename(self._path)
+            print(f"embeddings: {self._path}")

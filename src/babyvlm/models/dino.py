@@ -1,11 +1,10 @@
-"""DINO (Caron et al. 2021): the vision encoder learns from frames alone (phase 0-vision). Loss and head are lightly's.
+"""DINO (Caron et al. 2021): trains the vision encoder on frames alone (phase 0 of the vision encoder).
 
-Shapes: V views, N = V · B views of a batch end to end, K prototypes.
+Shapes: V views, N = V * B views of a batch, concatenated, K prototypes.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from babyvlm import __version__
 from babyvlm.data.frame_mix import Views
@@ -27,115 +26,113 @@ from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler, config
 
 with require_extra("dino", "DINO"):
     from lightly.loss import DINOLoss
-    from lightly.models.modules import DINOProjectionHead
-    from lightly.models.utils import update_momentum
     from lightly.utils.scheduler import cosine_schedule
+
+    from babyvlm.models.networks.dino import DINONetwork
+
+
+def original_optimizer(parameters: object) -> torch.optim.Optimizer:
+    """Return AdamW with learning rate 5e-4 and weight decay 0.04 (facebookresearch/dino, for a batch of 256)."""
+    return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=5e-4, weight_decay=0.04)
 
 
 class DINO(LightningModule):
-    """A student matches, from any view, what a slow average of itself (the teacher) sees in the large views.
+    """Trains a student to match, from any view, what its moving average (the teacher) outputs for the large views.
 
-    When training ends the teacher's trunk, which is what later phases start from, is written to the run's folder as
-    ``backbone.safetensors``, beside ``backbone.json`` with what made it. Defaults are facebookresearch/dino's.
+    At the end of training the teacher's trunk, which later phases start from, is written to the run's folder as
+    ``backbone.safetensors``, with its provenance in ``backbone.json``. Defaults are those of facebookresearch/dino.
 
     Args:
         vision: the encoder to train.
         optimizer: called with the student's parameters.
         prototypes: K, width of the head's output.
         head: further arguments of lightly's ``DINOProjectionHead``.
-        loss: further arguments of lightly's ``DINOLoss``: temperatures, warm-up, centring.
-        momentum: of the teacher's average; rises to 1 along a cosine over the run.
+        loss: further arguments of lightly's ``DINOLoss``: temperatures, warm-up, centering.
+        momentum: of the teacher at the first step; rises to 1 along a cosine over the run.
         half_precision: write the trunk in float16.
-        scheduler: called with the optimizer and the run's number of steps, stepped each step.
+        scheduler: called with the optimizer and the run's number of steps; stepped after each step.
 
     Raises:
-        UserError: the encoder is frozen, or lightly does not know an argument.
+        UserError: the encoder is frozen, or lightly does not accept an argument.
     """
 
     def __init__(
         self,
         vision: VisionEncoder,
-        optimizer: OptimizerCallable,
+        optimizer: OptimizerCallable = original_optimizer,
         prototypes: int = 65536,
-        head: dict[str, bool | int | float] | None = None,
-        loss: dict[str, bool | int | float] | None = None,
+        head: dict[str, int | float | bool] | None = None,
+        loss: dict[str, int | float | bool] | None = None,
         momentum: float = 0.996,
         half_precision: bool = False,
         scheduler: TimedScheduler = CosineWithWarmup,
     ) -> None:
         super().__init__()
         if vision.frozen:
-            raise UserError("model.vision.frozen: a frozen encoder cannot be trained by DINO; set it to false")
-        options = {"input_dim": vision.width, "output_dim": prototypes, "freeze_last_layer": 1} | (head or {})
+            raise UserError("model.vision.frozen: DINO trains the vision encoder. Set it to false")
+        self.network = DINONetwork(vision, prototypes, head)
         try:
-            self.student_head, self.teacher_head = (DINOProjectionHead(**options) for _ in range(2))
-            self.loss = DINOLoss(prototypes, **(loss or {}))
+            self.loss = DINOLoss(prototypes, **cast("dict[str, Any]", loss or {}))
         except TypeError as error:
-            raise UserError(f"model.head, model.loss: lightly does not take them ({first_line(error)})") from error
-        # A weight-normed layer cannot be copied as it is.
-        self.teacher_head.load_state_dict(self.student_head.state_dict())
-        self.student, self.teacher = vision, copy.deepcopy(vision)
-        self.teacher.requires_grad_(False)
-        self.teacher_head.requires_grad_(False)
+            raise UserError(f"model.loss: not accepted by lightly ({first_line(error)})") from error
         self.momentum, self.half_precision = momentum, half_precision
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
 
     def training_step(self, batch: Views, batch_idx: int) -> Tensor:
-        """Cross-entropy of every view of the student with every other large view of the teacher."""
-        large_NCHW, small_NCHW = batch.large_VBCHW.flatten(0, 1), batch.small_VBCHW.flatten(0, 1)
-        with torch.no_grad():
-            # In training mode, as in the original: its batch norm sees batches too, and gathers what evaluation needs.
-            teacher_NK = self.teacher_head(self.teacher(large_NCHW))
-        student_ND = torch.cat([self.student(large_NCHW), self.student(small_NCHW)])
-        views = len(batch.large_VBCHW) + len(batch.small_VBCHW)
-        student_NK = self.student_head(student_ND)
-        loss = self.loss(
-            list(teacher_NK.chunk(len(batch.large_VBCHW))), list(student_NK.chunk(views)), epoch=self.current_epoch
-        )
+        """Return the cross-entropy between each view of the student and each other large view of the teacher."""
+        large, small = batch.large_VBCHW, batch.small_VBCHW
+        teacher_NK, student_NK = self.network(large.flatten(0, 1), small.flatten(0, 1))
+        views = len(large) + len(small)
+        loss = self.loss(list(teacher_NK.chunk(len(large))), list(student_NK.chunk(views)), epoch=self.current_epoch)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.keys))
         self.log("teacher_entropy", _entropy(teacher_NK, self.loss), batch_size=len(batch.keys))
         return cast("Tensor", loss)
 
     def on_after_backward(self) -> None:
-        """Hold the prototypes during the first epochs."""
-        self.student_head.cancel_last_layer_gradients(self.current_epoch)
+        """Keep the prototypes fixed during the first epochs."""
+        self.network.student_head.cancel_last_layer_gradients(self.current_epoch)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's arguments, passed on
-        """Step, and move the teacher towards the student: before any callback saves the two."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's signature
+        """Update the student and then the teacher, before any callback saves them."""
         super().optimizer_step(*args, **kwargs)
         momentum = cosine_schedule(self.global_step, training_steps(self.trainer), self.momentum, 1.0)
         self.log("momentum", momentum)
-        update_momentum(self.student, self.teacher, momentum)
-        update_momentum(self.student_head, self.teacher_head, momentum)
+        self.network.update_teacher(momentum)
 
     def on_train_end(self) -> None:
         """Write the teacher's trunk."""
-        folder = self.trainer.log_dir  # asked on every rank: it is broadcast
+        folder = self.trainer.log_dir  # on every rank: it is broadcast
         if not self.trainer.is_global_zero or folder is None:
             return
-        file = Path(folder) / "backbone.safetensors"
-        save_trunk(self.teacher.trunk, file, half=self.half_precision)
-        made_by = {
-            "backbone": self.teacher.backbone,
-            "options": self.teacher.options,
-            "width": self.teacher.width,
+        file, teacher = Path(folder) / "backbone.safetensors", self.network.teacher
+        save_trunk(teacher.trunk, file, half=self.half_precision)
+        provenance = {
+            "backbone": teacher.backbone,
+            "options": teacher.options,
+            "width": teacher.width,
             "steps": self.global_step,
             "seed": getattr(getattr(self.trainer, "datamodule", None), "seed", None),
             "command": " ".join(["python -m babyvlm", *sys.argv[1:]]),
             "code_version": __version__,
             "sha256": artifacts.sha256_file(file),
         }
-        file.with_suffix(".json").write_text(json.dumps(made_by, indent=2) + "\n")
+        file.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over the student, and its schedule."""
-        student: list[nn.Parameter] = [*self.student.parameters(), *self.student_head.parameters()]
+        """Return the optimizer of the student, and its schedule."""
         steps = training_steps(self.trainer)
-        return configure(student, self.make_optimizer, lambda optimizer: self.make_scheduler(optimizer, steps))
+        return configure(
+            self.network.student_parameters(),
+            self.make_optimizer,
+            lambda optimizer: self.make_scheduler(optimizer, steps),
+        )
 
 
 def _entropy(teacher_NK: Tensor, loss: DINOLoss) -> Tensor:
-    """Of the teacher's average choice, in nats: log K while all prototypes are used alike, 0 after a collapse."""
+    """Return the entropy of the teacher's mean output, in nats: log K if all prototypes are used equally.
+
+    It is 0 after a collapse to one prototype.
+    """
     mean_K = ((teacher_NK - loss.center[0]) / loss.teacher_temp).softmax(-1).mean(0)
     entropy: Tensor = torch.special.entr(mean_K).sum()
     return entropy

@@ -1,4 +1,4 @@
-"""Loss functions of tensors alone. Shapes: N pairs, D embedding width; B texts, L tokens, V vocabulary."""
+"""Loss functions. Shapes: N pairs, D embedding width; B texts, L tokens, V vocabulary."""
 
 from __future__ import annotations
 
@@ -9,62 +9,83 @@ from torch.nn.functional import cross_entropy
 from babyvlm.data.vocabulary import IMAGE, PAD, SOS
 from babyvlm.errors import UserError
 
-UNSUPERVISED = -100  # cross_entropy's and transformers' mark of a token that is no target
+UNSUPERVISED = -100  # label of tokens without a loss, in cross_entropy and transformers
 
 
 def symmetric_info_nce(image_ND: Tensor, text_ND: Tensor, temperature: Tensor | float) -> Tensor:
-    """InfoNCE in both directions, averaged (CVCL; CLIP).
+    """Return the InfoNCE loss, averaged over both directions (CVCL; CLIP).
+
+    >>> embeddings = torch.eye(4)
+    >>> symmetric_info_nce(embeddings, embeddings, 0.07) < 1e-4
+    tensor(True)
+    >>> uninformative = torch.ones(4, 1)
+    >>> round(symmetric_info_nce(uninformative, uninformative, 0.07).exp().item(), 4)
+    4.0
 
     Args:
-        image_ND: L2-normalised image embeddings.
-        text_ND: L2-normalised text embeddings; row n belongs to image n, all other rows are its negatives.
+        image_ND: L2-normalized image embeddings.
+        text_ND: L2-normalized text embeddings; row n belongs to image n, all other rows are its negatives.
         temperature: divides the cosines.
 
     Returns:
-        Scalar, in nats, float32 or better; ``log N`` for embeddings that say nothing.
+        Scalar, in nats, in float32 or higher precision; ``log N`` for uninformative embeddings.
     """
     precision = torch.promote_types(image_ND.dtype, torch.float32)
-    with torch.autocast(image_ND.device.type, enabled=False):  # it would take the product in half precision again
+    with torch.autocast(image_ND.device.type, enabled=False):  # autocast would compute the product in half precision
         logits_NN = image_ND.to(precision) @ text_ND.to(precision).T / temperature
         target_N = torch.arange(len(logits_NN), device=logits_NN.device)
         return (cross_entropy(logits_NN, target_N) + cross_entropy(logits_NN.T, target_N)) / 2
 
 
 def supervised_labels(tokens_BL: Tensor) -> Tensor:
-    """What a causal language model has to learn of a text: its words and ``<eos>``.
+    """Return the labels of a causal language model: words and ``<eos>``.
 
-    ``<pad>``, ``<sos>`` and ``<image>`` are given, not said.
+    ``<pad>``, ``<sos>`` and ``<image>`` are given, not predicted.
+
+    >>> supervised_labels(torch.tensor([[2, 7, 8, 3, 0]]))  # <sos> two words <eos> <pad>
+    tensor([[-100,    7,    8,    3, -100]])
 
     Args:
-        tokens_BL: as in ``Batch``: ``<sos> words <eos>``, padded at the right; or several of these packed in a row.
+        tokens_BL: as in ``Batch``: ``<sos> words <eos>``, padded on the right; or several of these, packed.
 
     Returns:
-        (B, L): the tokens, ``UNSUPERVISED`` where there is nothing to learn. Not shifted: a model predicts label l from
-        the tokens before l.
+        (B, L) tokens, ``UNSUPERVISED`` where there is no loss. Not shifted: label l is predicted from the tokens
+        before l.
     """
     return tokens_BL.masked_fill((tokens_BL == PAD) | (tokens_BL == SOS) | (tokens_BL == IMAGE), UNSUPERVISED)
 
 
 def supervised_tokens(labels_BL: Tensor) -> Tensor:
-    """How many tokens a loss is the mean over: the first of a row is predicted from nothing and does not count."""
+    """Return the number of tokens that a loss averages over. The first of each row has no context and does not count.
+
+    >>> supervised_tokens(torch.tensor([[-100, 7, 8, 3, -100]]))
+    tensor(3)
+
+    Args:
+        labels_BL: as ``supervised_labels`` returns them.
+    """
     return (labels_BL[:, 1:] != UNSUPERVISED).sum()
 
 
 def language_loss(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
-    """Mean negative log-likelihood of the supervised tokens, each given those before it (transformers' causal loss).
+    """Return the mean negative log-likelihood of the supervised tokens, as transformers' causal loss.
+
+    >>> logits = torch.zeros(1, 5, 10)  # uniform over ten tokens
+    >>> round(language_loss(logits, torch.tensor([[-100, 7, 8, 3, -100]])).exp().item(), 4)
+    10.0
 
     Args:
-        logits_BLV: what follows each token.
-        labels_BL: of ``supervised_labels``; the first of a row has nothing before it and does not count.
+        logits_BLV: logits of the token after each token.
+        labels_BL: as ``supervised_labels`` returns them; the first of each row has no context and does not count.
 
     Returns:
-        Scalar, in nats a token, float32 or better; ``log V`` for a model that says nothing.
+        Scalar, in nats per token, in float32 or higher precision; ``log V`` for a uniform prediction.
 
     Raises:
-        UserError: no token is supervised: the mean would be of nothing.
+        UserError: the batch has no supervised token.
     """
     target_BL = labels_BL[:, 1:]
     if not supervised_tokens(labels_BL):
-        raise UserError("a batch has no supervised token: its utterances are empty or cut off; see data.max_tokens")
+        raise UserError("a batch has no supervised token: its utterances are empty or truncated. Check data.max_tokens")
     precision = torch.promote_types(logits_BLV.dtype, torch.float32)
     return cross_entropy(logits_BLV[:, :-1].flatten(0, 1).to(precision), target_BL.flatten())

@@ -1,4 +1,4 @@
-"""How a LightningModule's injected optimizer and schedule are wired."""
+"""Optimizers and learning-rate schedules of the LightningModules."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from babyvlm.errors import UserError
 
-# A schedule that must know its length is called with it, so that no config can state another one than the run's.
+# Makes a schedule from the optimizer and the number of steps, so that no config can state a length other than the
+# run's.
 TimedScheduler = Callable[[Optimizer, int], LRScheduler]
 
 
 class CosineWithWarmup(LambdaLR):
-    """Linear warm-up from zero, then half a cosine down to zero (as transformers' schedule of that name).
+    """Linear warm-up from zero, then half a cosine down to zero (transformers' schedule of that name).
 
     Args:
-        optimizer: whose learning rate is scheduled, from its own value as the peak.
-        steps: optimizer steps of the whole run.
-        warmup: share of them that the warm-up takes (0.03 in BabyLLaVA).
+        optimizer: to schedule; its learning rate is the peak.
+        steps: optimizer steps of the run.
+        warmup: fraction of the steps that the warm-up takes (0.03 in BabyLLaVA).
     """
 
     def __init__(self, optimizer: Optimizer, steps: int, warmup: float = 0.03) -> None:
@@ -39,46 +40,46 @@ class CosineWithWarmup(LambdaLR):
         return (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state.
+        """Restore a state.
 
         Raises:
-            UserError: it is of a run of another length: half of one curve and half of another is neither.
+            UserError: it belongs to a run of another length, whose learning rates differ.
         """
         if state_dict["steps"] != self.steps:
             raise UserError(
-                f"the checkpoint's learning rate was scheduled for {state_dict['steps']} steps, this run has "
-                f"{self.steps}; resume with the trainer's max_steps or max_epochs, and the batch size, that it had"
+                f"the checkpoint's learning-rate schedule has {state_dict['steps']} steps, but this run has "
+                f"{self.steps}. Resume with the max_steps or max_epochs, and the batch size, of the original run"
             )
         super().load_state_dict(state_dict)
 
 
 @runtime_checkable
 class CountedBatches(Protocol):
-    """A DataModule that knows its length before Lightning makes its loader."""
+    """A DataModule that knows its length before Lightning creates its loader."""
 
     @property
     def batches_per_epoch(self) -> int:
-        """Global batches an epoch."""
+        """Global batches per epoch."""
         ...
 
 
 def training_steps(trainer: Trainer) -> int:
-    """Optimizer steps of the whole run, from what the config says.
+    """Return the optimizer steps of the run, from the trainer's settings.
 
-    Lightning's ``estimated_stepping_batches`` makes the loader to count it, before a checkpoint is loaded, and so loses
-    the loader's state on resume.
+    Lightning's ``estimated_stepping_batches`` creates the loader before a checkpoint is loaded, which loses the
+    loader's state on resume.
 
     Raises:
-        UserError: the run has no end, or ``max_epochs`` of data that do not say how long they are.
+        UserError: the run has no end, or ends after epochs of unknown length.
     """
     has_steps, has_epochs = trainer.max_steps != -1, trainer.max_epochs not in (None, -1)
     if not has_epochs:
         if not has_steps:
-            raise UserError("a schedule needs an end: set trainer.max_steps or trainer.max_epochs")
+            raise UserError("the learning-rate schedule needs an end. Set trainer.max_steps or trainer.max_epochs")
         return trainer.max_steps
     data = trainer.datamodule  # type: ignore[attr-defined] # Lightning sets it outside of its class
     if not isinstance(data, CountedBatches):
-        raise UserError("the schedule cannot tell how long an epoch of these data is; set trainer.max_steps alone")
+        raise UserError("the length of an epoch of these data is unknown to the learning-rate schedule. Set max_steps")
     batches, limit = data.batches_per_epoch, trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     steps = (trainer.max_epochs or 0) * math.ceil(batches / trainer.accumulate_grad_batches)
@@ -88,9 +89,13 @@ def training_steps(trainer: Trainer) -> int:
 def configure(
     parameters: Iterable[nn.Parameter], make_optimizer: OptimizerCallable, make_scheduler: LRSchedulerCallable | None
 ) -> OptimizerLRScheduler:
-    """What ``configure_optimizers`` returns, for the parameters that are trained.
+    """Return the result of ``configure_optimizers``.
 
-    ``ReduceLROnPlateau`` is stepped after each epoch on what it monitors, any other schedule each optimizer step.
+    Args:
+        parameters: of the model; frozen ones are left out.
+        make_optimizer: called with the trainable parameters.
+        make_scheduler: called with the optimizer. ``ReduceLROnPlateau`` is stepped after each epoch with the metric
+            that it monitors, any other schedule after each optimizer step.
     """
     optimizer = make_optimizer([parameter for parameter in parameters if parameter.requires_grad])
     if make_scheduler is None:

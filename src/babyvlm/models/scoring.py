@@ -1,11 +1,12 @@
-"""How likely a language model finds texts, with an image before them or without.
+"""Likelihoods of texts under a language model, with or without an image before them.
 
-Shapes: B images, T texts, N pairs of both, P image tokens, L text tokens, D the language model's width, V vocabulary.
+Shapes: B images, T texts, N pairs of both, L text tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,33 +16,27 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 from babyvlm.data.vocabulary import PAD
 from babyvlm.models.losses import UNSUPERVISED
 
-ROWS = 64  # texts a forward pass (our choice): bounds memory, and more are no faster on a CPU
+if TYPE_CHECKING:
+    from babyvlm.models.networks.babyllava import BabyLLaVANetwork
 
-
-def text_logits(vlm: LlavaForConditionalGeneration, tokens_BL: Tensor, image_BPD: Tensor | None = None) -> Tensor:
-    """What follows each text token, given the image tokens before the text.
-
-    Texts are padded at the right, where a causal model's earlier tokens cannot see it: no mask is needed, and scaled
-    dot-product attention takes its fast path.
-
-    Args:
-        vlm: its language model and output layer are used.
-        tokens_BL: ``<sos> words <eos>``.
-        image_BPD: what the connector made of the image; None for a text alone.
-
-    Returns:
-        (B, L, V), nothing for the image tokens.
-    """
-    embedded_BLD = vlm.get_input_embeddings()(tokens_BL)
-    if image_BPD is not None:
-        embedded_BLD = torch.cat([image_BPD.to(embedded_BLD.dtype), embedded_BLD], 1)
-    hidden_BLD = vlm.model.language_model(inputs_embeds=embedded_BLD, use_cache=False).last_hidden_state
-    logits: Tensor = vlm.lm_head(hidden_BLD[:, -tokens_BL.shape[1] :])
-    return logits
+Likelihood: TypeAlias = Literal["mean", "total", "evidence"]
+BATCH_SIZE = 64  # texts in a forward pass (our choice): bounds memory; larger batches are no faster on a CPU
 
 
 def log_likelihood(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
-    """(B,) log p of what follows each text's first token, in nats, float32 or better."""
+    """Return the log-likelihood of each text, given its first token.
+
+    >>> logits = torch.zeros(1, 3, 10)  # uniform over ten tokens
+    >>> log_likelihood(logits, torch.tensor([[2, 5, 3]])).exp()
+    tensor([0.0100])
+
+    Args:
+        logits_BLV: logits of the token after each token.
+        labels_BL: token ids, ``UNSUPERVISED`` where they do not count.
+
+    Returns:
+        (B,), in nats, in float32 or higher precision.
+    """
     label_BL = labels_BL[:, 1:]
     precision = torch.promote_types(logits_BLV.dtype, torch.float32)
     log_p_BLV = logits_BLV[:, :-1].to(precision).log_softmax(-1)
@@ -49,48 +44,35 @@ def log_likelihood(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
     return log_p_BL.masked_fill(label_BL == UNSUPERVISED, 0.0).sum(1)
 
 
-def without_image(vlm: LlavaForConditionalGeneration, texts: Sequence[Sequence[int]]) -> Tensor:
-    """(T,) log p of each text, the language model alone."""
+def log_likelihood_without_image(network: BabyLLaVANetwork, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Return (T,) log-likelihoods of texts under the language model, without an image.
+
+    Args:
+        network: the model.
+        texts: token ids, ``<sos> words <eos>``.
+    """
     parts = []
-    for first in range(0, len(texts), ROWS):
-        tokens_BL, labels_BL = _padded(texts[first : first + ROWS], vlm.device)
-        parts.append(log_likelihood(text_logits(vlm, tokens_BL), labels_BL))
+    for first in range(0, len(texts), BATCH_SIZE):
+        tokens_BL, labels_BL = _pad(texts[first : first + BATCH_SIZE], network.llava.device)
+        parts.append(log_likelihood(network(tokens_BL), labels_BL))
     return torch.cat(parts)
 
 
-def given_images(
-    vlm: LlavaForConditionalGeneration, image_BPD: Tensor, texts: Sequence[Sequence[int]], wanted_BT: Tensor | None
-) -> Tensor:
-    """Log-likelihood of texts given images. The keys and values of an image are computed once for all its texts.
-
-    Args:
-        vlm: the model.
-        image_BPD: what the connector made of the images.
-        texts: token ids, ``<sos> words <eos>``.
-        wanted_BT: bool; the pairs that are computed; all by default.
-
-    Returns:
-        (B, T), NaN where not wanted.
-    """
-    prefix = vlm.model.language_model(inputs_embeds=image_BPD, use_cache=True).past_key_values
-    return given_prefix(vlm, prefix, texts, wanted_BT)
-
-
-def given_prefix(
-    vlm: LlavaForConditionalGeneration,
+def log_likelihood_after_prefix(
+    llava: LlavaForConditionalGeneration,
     prefix: DynamicCache,
     texts: Sequence[Sequence[int]],
-    wanted_BT: Tensor | None,
-    rows: int | None = None,
+    wanted_BT: Tensor | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
-    """Log-likelihood of texts after prefixes whose keys and values have been computed.
+    """Return the log-likelihood of texts after prefixes whose keys and values have been computed.
 
     Args:
-        vlm: the model.
+        llava: the model.
         prefix: keys and values of B prefixes of one length.
-        texts: token ids; the first of each is given, not said.
-        wanted_BT: bool; the pairs that are computed; all by default.
-        rows: pairs a forward pass.
+        texts: token ids; the first of each is given and does not count.
+        wanted_BT: bool; the pairs to compute; all by default.
+        batch_size: pairs in a forward pass; ``BATCH_SIZE`` by default.
 
     Returns:
         (B, T), NaN where not wanted.
@@ -99,23 +81,26 @@ def given_prefix(
         wanted_BT = torch.ones(len(prefix.layers[0].keys), len(texts), dtype=torch.bool)
     lengths_T = torch.tensor([len(text) for text in texts])
     pairs_N2 = wanted_BT.nonzero().cpu()
-    pairs_N2 = pairs_N2[lengths_T[pairs_N2[:, 1]].argsort(stable=True)]  # equally long texts together: little padding
-    score_BT = torch.full(wanted_BT.shape, torch.nan, device=vlm.device)
-    for b_N, t_N in (part.unbind(1) for part in torch.split(pairs_N2, rows or ROWS)):
-        tokens_NL, labels_NL = _padded([texts[t] for t in t_N], vlm.device)
-        rows_N = b_N.to(vlm.device)
+    pairs_N2 = pairs_N2[lengths_T[pairs_N2[:, 1]].argsort(stable=True)]  # batches of similar length: little padding
+    score_BT = torch.full(wanted_BT.shape, torch.nan, device=llava.device)
+    for b_N, t_N in (part.unbind(1) for part in torch.split(pairs_N2, batch_size or BATCH_SIZE)):
+        tokens_NL, labels_NL = _pad([texts[t] for t in t_N], llava.device)
+        rows_N = b_N.to(llava.device)
         cache = DynamicCache([(layer.keys[rows_N], layer.values[rows_N]) for layer in prefix.layers])
-        hidden_NLD = vlm.model.language_model(input_ids=tokens_NL, past_key_values=cache).last_hidden_state
-        score_BT[rows_N, t_N.to(vlm.device)] = log_likelihood(vlm.lm_head(hidden_NLD), labels_NL).to(score_BT.dtype)
+        hidden_NLD = llava.model.language_model(input_ids=tokens_NL, past_key_values=cache).last_hidden_state
+        score_BT[rows_N, t_N.to(llava.device)] = log_likelihood(llava.lm_head(hidden_NLD), labels_NL).to(score_BT.dtype)
     return score_BT
 
 
-def mean_or_total(total: Tensor, texts: Sequence[Sequence[int]], likelihood: str) -> Tensor:
-    """Log-likelihoods of texts as they are (``total``), or by token (``mean``), the first, which is given, left out.
+def per_token_or_total(total: Tensor, texts: Sequence[Sequence[int]], likelihood: Likelihood) -> Tensor:
+    """Return log-likelihoods per token (``mean``) or unchanged (``total``).
+
+    >>> per_token_or_total(torch.tensor([-6.0, -2.0]), [[2, 7, 8, 3], [2, 3]], "mean")
+    tensor([-2., -2.])
 
     Args:
-        total: (..., T).
-        texts: token ids.
+        total: (..., T) log-likelihoods.
+        texts: token ids; the first of each is given and does not count.
         likelihood: ``mean`` or ``total``.
     """
     if likelihood == "total":
@@ -123,8 +108,8 @@ def mean_or_total(total: Tensor, texts: Sequence[Sequence[int]], likelihood: str
     return total / torch.tensor([len(text) - 1 for text in texts], device=total.device)
 
 
-def _padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(B, L) tokens, and labels that leave the padding out. Causal models need no mask for padding at the right."""
+def _pad(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return (B, L) tokens, and labels without the padding. Padding on the right needs no mask in a causal model."""
     tokens = [torch.tensor(text) for text in texts]
     tokens_BL, labels_BL = (pad_sequence(tokens, batch_first=True, padding_value=v) for v in (PAD, UNSUPERVISED))
     return tokens_BL.to(device), labels_BL.to(device)

@@ -1,29 +1,52 @@
-"""Models that are only tested: the upper bounds, trained on the whole web, and what was trained here before."""
+"""Models that are only evaluated: upper bounds trained on web data, and models that were trained here before."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
 
+import torch
 from lightning import LightningModule
-from PIL.Image import Image
+from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    DynamicCache,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
 
 from babyvlm.curation.clip import load_clip
-from babyvlm.models.loading import load
+from babyvlm.errors import UserError, first_line
+from babyvlm.io.extras import require_extra
+from babyvlm.io.hub import fetch, refuse_code
+from babyvlm.models.hub import load
+from babyvlm.models.scoring import Likelihood, log_likelihood_after_prefix, per_token_or_total
+
+PROMPT = "USER: What's the object in the image? <image> ASSISTANT:"  # BabyVLM's evaluation code
+# The paper asks for a short sentence to a child about the image; the words are ours, the format is LLaVA-1.5's.
+CAPTION_PROMPT = "USER: <image>\nSay one short sentence to a young child about this image. ASSISTANT:"
+FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # files to download of a hub model
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
+_BLANK, _WIDE = (Image.new("RGB", size) for size in ((224, 224), (448, 224)))
 
 
 class TestOnly(LightningModule):
-    """A model for ``test`` without data: the benchmarks are the test, and they are callbacks."""
+    """A model for ``test`` without data: only the benchmarks, which are callbacks, are evaluated."""
 
-    __test__ = False  # pytest: not a class of tests
+    __test__ = False  # not a class of tests for pytest
 
     def test_dataloader(self) -> DataLoader[int]:
-        """One empty step."""
+        """Return a loader of one empty step."""
         return DataLoader([0])  # type: ignore[arg-type] # a list is a dataset
 
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Nothing: no pairs are needed."""
+        """Compute nothing: no pairs are needed."""
 
 
 class OpenClip(TestOnly):
@@ -38,25 +61,179 @@ class OpenClip(TestOnly):
         self.clip = load_clip(clip)
         self.model = self.clip.model  # registered, so that Lightning moves it to the device
 
-    def preprocess(self, image: Image) -> Tensor:
-        """The model's own preprocessing."""
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """Return an RGB image as the model's own preprocessing does."""
         return self.clip.preprocess(image)
 
     def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
-        """(B, T) cosines."""
+        """Return (B, T) cosines."""
         return self.clip.score(images_BCHW, texts)
 
 
 class Trained(TestOnly):
-    """A model that was trained here: it can do what that model can.
+    """A model that was trained here, with the methods that it has.
 
     Args:
-        source: a run's folder, an exported folder, or such a folder's name on the Hugging Face hub (``babyvlm.load``).
+        source: a run's folder, an exported folder, or the name of such a folder on the Hugging Face hub
+            (``babyvlm.load``).
     """
 
     def __init__(self, source: str) -> None:
         super().__init__()
         self.model = load(source)
-        for ability in ("preprocess", "score", "score_texts", "caption", "vocabulary", "max_tokens"):
-            if hasattr(self.model, ability):
-                setattr(self, ability, getattr(self.model, ability))
+        for name in ("preprocess", "score", "score_texts", "caption", "vocabulary", "max_tokens"):
+            if hasattr(self.model, name):
+                setattr(self, name, getattr(self.model, name))
+
+
+class HFVisionLanguage(TestOnly):
+    """A LLaVA of the Hugging Face hub as ``ImageTextScorer``, ``TextScorer`` and ``Captioner``, without training.
+
+    The score of a text is the likelihood of the text and ``</s>`` as the answer to a question about the image.
+
+    Args:
+        model: hub id, or folder in transformers' format, of a ``LlavaForConditionalGeneration`` and its processor.
+        precision: of the weights. ``int8`` needs half of the memory of bfloat16, and bitsandbytes and accelerate
+            (``babyvlm[int8]``).
+        likelihood: what ``score`` returns: the mean log-likelihood of a text's tokens (the authors' choice), their sum,
+            or the evidence log p(text | image) - log p(text).
+        prompt: for likelihoods, with ``<image>``.
+        caption_prompt: for captions, with ``<image>``.
+        batch_size: images, and texts, in a forward pass (our choice; each takes 0.3 GB for 7B parameters in bfloat16).
+
+    Raises:
+        UserError: the model cannot be loaded or is not a LLaVA, or a prompt does not have exactly one image.
+    """
+
+    def __init__(
+        self,
+        model: str = "llava-hf/llava-1.5-7b-hf",
+        precision: Precision = "bfloat16",
+        likelihood: Likelihood = "mean",
+        prompt: str = PROMPT,
+        caption_prompt: str = CAPTION_PROMPT,
+        batch_size: int = 8,
+    ) -> None:
+        super().__init__()
+        for text in (prompt, caption_prompt):
+            if text.count("<image>") != 1:
+                raise UserError(f"prompt {text!r}: must contain <image> exactly once")
+        self.processor, self.llava = _load_llava(model, precision)
+        self.likelihood, self.prompt, self.caption_prompt = likelihood, prompt, caption_prompt
+        self.batch_size = batch_size
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """Return an RGB image as the model's own preprocessing does."""
+        pixels: Tensor = self.processor.image_processor(image, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    @torch.no_grad()
+    def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
+        """Return (B, T) likelihoods as ``likelihood`` defines them, NaN where not wanted."""
+        prompt_L = self._tokens(self.prompt)
+        answers = self._answers(self.prompt, texts)
+        if wanted_BT is None:
+            wanted_BT = torch.ones(len(images_BCHW), len(texts), dtype=torch.bool)
+        batches = zip(torch.split(images_BCHW, self.batch_size), torch.split(wanted_BT, self.batch_size), strict=True)
+        parts = [
+            log_likelihood_after_prefix(self.llava, self._prefix(prompt_L, images), answers, wanted, self.batch_size)
+            for images, wanted in batches
+        ]
+        total_BT = torch.cat(parts)
+        if self.likelihood == "evidence":
+            return total_BT - self._total_without_image(texts)
+        return per_token_or_total(total_BT, answers, self.likelihood)
+
+    @torch.no_grad()
+    def score_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return (T,) likelihoods after the prompt without its image; zeros for ``evidence``."""
+        if self.likelihood == "evidence":
+            return torch.zeros(len(texts), device=self.device)
+        total_T = self._total_without_image(texts)
+        return per_token_or_total(total_T, self._answers(_without_image(self.prompt), texts), self.likelihood)
+
+    @torch.no_grad()
+    def caption(self, images_BCHW: Tensor, max_new_tokens: int = 25) -> list[str]:
+        """Return greedily decoded captions of B images."""
+        prompt_L = self._tokens(self.caption_prompt)
+        captions: list[str] = []
+        for images in torch.split(images_BCHW, self.batch_size):
+            prompt_BL = prompt_L.expand(len(images), -1)
+            output_BL = self.llava.generate(
+                input_ids=prompt_BL,
+                attention_mask=torch.ones_like(prompt_BL),
+                pixel_values=images.to(self.llava.dtype),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+            )
+            decoded = self.processor.batch_decode(output_BL[:, len(prompt_L) :], skip_special_tokens=True)
+            captions += [text.strip() for text in decoded]
+        return captions
+
+    def _total_without_image(self, texts: Sequence[str]) -> Tensor:
+        """Return (T,) log-likelihoods."""
+        prompt = _without_image(self.prompt)
+        prefix, answers = self._prefix(self._tokens(prompt)), self._answers(prompt, texts)
+        return log_likelihood_after_prefix(self.llava, prefix, answers, None, self.batch_size)[0]
+
+    def _prefix(self, prompt_L: Tensor, images_BCHW: Tensor | None = None) -> DynamicCache:
+        """Return keys and values of the prompt without its last token, with which the answers begin."""
+        if images_BCHW is None:
+            return self.llava.model(input_ids=prompt_L[None, :-1], use_cache=True).past_key_values
+        prompt_BL = prompt_L[:-1].expand(len(images_BCHW), -1)
+        images_BCHW = images_BCHW.to(self.llava.dtype)
+        return self.llava.model(input_ids=prompt_BL, pixel_values=images_BCHW, use_cache=True).past_key_values
+
+    def _tokens(self, text: str) -> Tensor:
+        """Return (L,) ids, including the image's placeholders: as many for every image, since all have one size."""
+        images = _BLANK if "<image>" in text else None
+        ids: Tensor = self.processor(images=images, text=text, return_tensors="pt")["input_ids"][0]
+        return ids.to(self.device)
+
+    def _answers(self, prompt: str, texts: Sequence[str]) -> list[list[int]]:
+        """Return, for each text, the prompt's last token, which is given, the text, and the end, as token ids.
+
+        Raises:
+            UserError: a text changes the tokens of the prompt before it.
+        """
+        tokenizer = self.processor.tokenizer
+        given = tokenizer(prompt)["input_ids"]
+        answers = []
+        for text in texts:
+            ids = tokenizer(f"{prompt} {text}")["input_ids"]
+            if ids[: len(given)] != given:
+                raise UserError(
+                    f"prompt {prompt!r}: its last token merges with {text!r}. End it with a colon or a line break"
+                )
+            answers.append([*ids[len(given) - 1 :], tokenizer.eos_token_id])
+        return answers
+
+
+def _without_image(prompt: str) -> str:
+    return " ".join(prompt.replace("<image>", " ").split())
+
+
+def _load_llava(name: str, precision: Precision) -> tuple[LlavaProcessor, LlavaForConditionalGeneration]:
+    # LLM.int8() multiplies float16 (Dettmers et al. 2022).
+    dtype = torch.float16 if precision == "int8" else getattr(torch, precision)
+    folder = Path(name) if Path(name).is_dir() else fetch(name, FILES)
+    refuse_code(folder)
+    try:
+        with require_extra("int8", "precision int8"):
+            processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+            model = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=dtype,
+                quantization_config=BitsAndBytesConfig(load_in_8bit=True) if precision == "int8" else None,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{name}: transformers cannot load it ({first_line(error)})") from error
+    if not isinstance(model, LlavaForConditionalGeneration):
+        raise UserError(f"{name}: is a {type(model).__name__}, but must be a LlavaForConditionalGeneration")
+    shapes = {processor.image_processor(image, return_tensors="pt")["pixel_values"].shape for image in (_BLANK, _WIDE)}
+    if len(shapes) > 1:
+        raise UserError(f"{name}: its processor keeps the aspect ratio of images, but must produce one size")
+    return processor, model.eval()

@@ -33,6 +33,7 @@ The model is a transformers LLaVA, so transformers' Auto classes load it too:
 ```python
 import babyvlm
 from transformers import AutoModelForImageTextToText, AutoProcessor
+babyvlm.register_auto_classes()
 model, processor = (auto.from_pretrained("{name}") for auto in (AutoModelForImageTextToText, AutoProcessor))
 inputs = processor(images="cup.jpg", text="<image><sos>", return_tensors="pt")
 print(processor.decode(model.generate(**inputs)[0], skip_special_tokens=True))

@@ -87,5 +87,5 @@ def test_order_matters_where_it_should(encoder_class):
 def test_more_tokens_than_positions_is_told():
     encoder = TransformerText(SIZE, WIDTH, max_tokens=6)
     assert encoder(padded([utterance(0, 4)])).shape == (1, WIDTH)
-    with pytest.raises(UserError, match="max_tokens 6, a batch has 7"):
+    with pytest.raises(UserError, match="has 6 positions, but a batch has 7"):
         encoder(padded([utterance(0, 5)]))

@@ -1,0 +1,1 @@
+"""The networks as plain ``nn.Module`` classes: build, call and differentiate them without Lightning."""

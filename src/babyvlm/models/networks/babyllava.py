@@ -1,77 +1,182 @@
-"""A BabyLLaVA of its parts, and the processor that belongs beside it in Hugging Face's world."""
+"""BabyLLaVA's network: vision encoder -> connector -> language model.
+
+Shapes: B images, P image tokens, L text tokens, C channels of the vision encoder, D width of the language model,
+V vocabulary.
+"""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
+import torch
 from PIL.Image import Resampling
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import CLIPImageProcessor, GenerationConfig, LlavaProcessor, PreTrainedConfig, PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import CLIPImageProcessor, GenerationConfig, LlavaProcessor, PreTrainedTokenizerFast
 
 from babyvlm.data.transforms import MEAN, STD
 from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, SPECIALS, UNK
-from babyvlm.models.networks.babyllava_hf import BabyLlavaConfig, BabyLlavaForConditionalGeneration, ImageTokensConfig
+from babyvlm.models.networks.auto_classes import (
+    BabyLlavaConfig,
+    BabyLlavaForConditionalGeneration,
+    ImageTokensConfig,
+    register_auto_classes,
+)
 from babyvlm.models.networks.connector import count_tokens
+from babyvlm.models.networks.language import GPT2, LanguageShape, language_config
 from babyvlm.models.networks.vision import VisionEncoder
 
-MAX_NEW_TOKENS = 25  # of a caption (the authors' evaluation)
+MAX_NEW_TOKENS = 25  # length of a caption (the authors' evaluation)
 
 
-def build(vision: VisionEncoder, language: PreTrainedConfig, image_size: int) -> BabyLlavaForConditionalGeneration:
-    """A BabyLLaVA around an encoder that is there already, with a new connector and a new language model.
+class BabyLLaVANetwork(nn.Module):
+    """The tokens of an image, projected to the language model's width, precede the tokens of the text.
+
+    The parts belong to ``llava``, a model of transformers, which also generates captions and is what is exported.
+
+    >>> import torch
+    >>> shape = LanguageShape(width=16, layers=1, heads=2, inner=32, positions=64)
+    >>> network = BabyLLaVANetwork(VisionEncoder("test_resnet"), shape, vocabulary_size=100, image_size=64)
+    >>> network(torch.randint(5, 100, (2, 9)), torch.randn(2, 3, 64, 64)).shape
+    torch.Size([2, 9, 100])
 
     Args:
-        vision: its trunk becomes the vision tower, weights and all.
-        language: shape of the language model.
-        image_size: side of its square images, in pixels.
+        vision: the vision encoder; its trunk, with its weights, becomes the vision tower.
+        language: size of the language model.
+        vocabulary_size: number of tokens, special tokens included.
+        image_size: side of the square images, in pixels.
+
+    Attributes:
+        llava: transformers' LLaVA.
+        image_length: number of image tokens, P.
     """
-    config = BabyLlavaConfig(
-        vision_config=ImageTokensConfig(
-            architecture=vision.backbone, model_args=vision.options, hidden_size=vision.width
-        ),
-        text_config=language,
-        image_token_index=IMAGE,
-        image_seq_length=count_tokens(vision, image_size),
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-    )
-    model = BabyLlavaForConditionalGeneration(config)
-    model.model.vision_tower.timm_model = vision.trunk
-    model.generation_config = GenerationConfig(
-        bos_token_id=SOS,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-        max_new_tokens=MAX_NEW_TOKENS,
-        suppress_tokens=[PAD, UNK, SOS, IMAGE],
-    )
-    return model
+
+    def __init__(
+        self,
+        vision: VisionEncoder,
+        language: LanguageShape = GPT2,
+        vocabulary_size: int = 6000,
+        image_size: int = 224,
+    ) -> None:
+        super().__init__()
+        register_auto_classes()  # LLaVA builds its parts by them
+        self.image_length = count_tokens(vision, image_size)
+        config = BabyLlavaConfig(
+            vision_config=ImageTokensConfig(
+                architecture=vision.backbone, model_args=vision.options, hidden_size=vision.width
+            ),
+            text_config=language_config(language, vocabulary_size),
+            image_token_index=IMAGE,
+            image_seq_length=self.image_length,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+        )
+        self.llava = BabyLlavaForConditionalGeneration(config)
+        self.llava.model.vision_tower.timm_model = vision.trunk
+        self.llava.generation_config = GenerationConfig(
+            bos_token_id=SOS,
+            eos_token_id=EOS,
+            pad_token_id=PAD,
+            max_new_tokens=MAX_NEW_TOKENS,
+            suppress_tokens=[PAD, UNK, SOS, IMAGE],
+        )
+
+    @property
+    def vision_tower(self) -> nn.Module:
+        """The vision encoder, as a module of transformers."""
+        tower: nn.Module = self.llava.model.vision_tower
+        return tower
+
+    @property
+    def connector(self) -> nn.Module:
+        """The projection from the vision encoder's channels to the language model's width."""
+        connector: nn.Module = self.llava.model.multi_modal_projector
+        return connector
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The language model without its output layer."""
+        language_model: nn.Module = self.llava.model.language_model
+        return language_model
+
+    @property
+    def lm_head(self) -> nn.Module:
+        """The output layer of the language model."""
+        lm_head: nn.Module = self.llava.lm_head
+        return lm_head
+
+    def forward(
+        self, tokens_BL: Tensor, images_BCHW: Tensor | None = None, features_BPC: Tensor | None = None
+    ) -> Tensor:
+        """Predict the token after each text token, given the image and the text before it.
+
+        Texts are padded on the right, where earlier tokens of a causal model cannot see the padding: no attention mask
+        is needed, and scaled dot-product attention takes its fast path.
+
+        Args:
+            tokens_BL: ``<sos> words <eos>``, padded.
+            images_BCHW: the images; None for text without an image.
+            features_BPC: the images as ``encode_image`` returns them, instead of ``images_BCHW``.
+
+        Returns:
+            (B, L, V) logits.
+        """
+        embedded_BLD = self.llava.get_input_embeddings()(tokens_BL)
+        if images_BCHW is not None and features_BPC is None:
+            features_BPC = self.encode_image(images_BCHW)
+        if features_BPC is not None:
+            embedded_BLD = torch.cat([self.connect(features_BPC).to(embedded_BLD.dtype), embedded_BLD], 1)
+        hidden_BLD = self.language_model(inputs_embeds=embedded_BLD, use_cache=False).last_hidden_state
+        logits_BLV: Tensor = self.lm_head(hidden_BLD[:, -tokens_BL.shape[1] :])
+        return logits_BLV
+
+    def encode_image(self, images_BCHW: Tensor) -> Tensor:
+        """Return (B, P, C), the vision encoder's last feature map as a sequence."""
+        features_BPC: Tensor = self.vision_tower(images_BCHW).last_hidden_state
+        return features_BPC
+
+    def connect(self, features_BPC: Tensor) -> Tensor:
+        """Return (B, P, D), the image tokens that the language model reads."""
+        image_BPD: Tensor = self.connector(features_BPC.to(self.llava.dtype))
+        return image_BPD
+
+    def generate(self, images_BCHW: Tensor, max_new_tokens: int = MAX_NEW_TOKENS) -> Tensor:
+        """Return (B, L) token ids of greedily decoded captions, padded on the right."""
+        prompt = torch.tensor([[IMAGE] * self.image_length + [SOS]], device=images_BCHW.device)
+        prompt = prompt.expand(len(images_BCHW), -1)
+        output_BL: Tensor = self.llava.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            pixel_values=images_BCHW,
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+        )
+        return output_BL[:, prompt.shape[1] :]
 
 
 def processor(tokenizer_file: Path, image_size: int, image_length: int) -> LlavaProcessor:
-    """What turns pictures and prompts into inputs of ``generate``, as in training.
+    """Return the transformers processor that turns images and prompts into inputs of ``generate``, as in training.
 
-    Its pictures differ from our transform's by at most 1/255 where it resizes (tensors, not Pillow), and where the
-    margin is odd its crop lies one pixel further left or up.
-
-    A prompt is ``<image><sos>`` and how the caption begins, if that is given.
+    Its images differ from those of ``eval_transform`` by at most 1/255 where it resizes (tensors, not Pillow); where
+    the margin is odd its crop lies one pixel further left or up. A prompt is ``<image><sos>``, followed by the
+    beginning of the caption if one is given.
 
     Args:
         tokenizer_file: ``tokenizer.json`` of the model's vocabulary.
-        image_size: side of the square the model sees, in pixels.
-        image_length: tokens that it makes of it.
+        image_size: side of the square images, in pixels.
+        image_length: number of image tokens.
     """
-    square = {"height": image_size, "width": image_size}
-    pictures = CLIPImageProcessor(
+    images = CLIPImageProcessor(
         size={"shortest_edge": image_size},
-        crop_size=square,
+        crop_size={"height": image_size, "width": image_size},
         resample=Resampling.BILINEAR,
         image_mean=MEAN,
         image_std=STD,
     )
     words = Tokenizer.from_file(str(tokenizer_file))
-    words.post_processor = TemplateProcessing(single="$A", special_tokens=[])  # the prompt says where <sos> stands
+    words.post_processor = TemplateProcessing(single="$A", special_tokens=[])  # <sos> is part of the prompt
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words,
         pad_token=SPECIALS[PAD],
@@ -80,11 +185,10 @@ def processor(tokenizer_file: Path, image_size: int, image_length: int) -> Llava
         eos_token=SPECIALS[EOS],
         additional_special_tokens=[SPECIALS[IMAGE]],
     )
-    side = math.isqrt(image_length)
     return LlavaProcessor(
-        pictures,
+        images,
         tokenizer,
-        patch_size=image_size // side,
+        patch_size=image_size // math.isqrt(image_length),
         vision_feature_select_strategy="full",
         image_token=SPECIALS[IMAGE],
     )

@@ -1,12 +1,12 @@
-"""From a picture to the tokens that stand before the text: the vision encoder's last map, one token a place.
+"""From an image to the tokens that precede the text: the vision encoder's last feature map, one token per location.
 
-Shapes: P image tokens, C the encoder's channels. What projects them to the language model's width, Linear-GELU-Linear,
-is transformers' own (``LlavaMultiModalProjector``; the ``mlp2x_gelu`` of LLaVA).
+Shapes: P image tokens, C channels of the vision encoder. The projection to the language model's width,
+Linear-GELU-Linear, is transformers' own (``LlavaMultiModalProjector``; ``mlp2x_gelu`` in LLaVA).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +14,34 @@ from torch import Tensor, nn
 from babyvlm.errors import UserError, first_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from babyvlm.models.networks.vision import VisionEncoder
 
 
 def image_tokens(trunk: nn.Module, images_BCHW: Tensor) -> Tensor:
-    """The last map of any timm trunk, not pooled, row by row: 7 x 7 = 49 tokens for ResNeXt-50 at 224 pixels (paper).
+    """Return the last feature map of a timm model, not pooled, row by row.
 
-    A transformer's map are its patches, after its last norm and without its class token.
+    7 x 7 = 49 tokens for ResNeXt-50 at 224 pixels (paper). For a vision transformer: its patch tokens after the final
+    norm, without the class token.
+
+    Args:
+        trunk: a timm model.
+        images_BCHW: normalized images.
 
     Returns:
         (B, P, C).
     """
-    (map_BCHW,) = cast("Any", trunk).forward_intermediates(
-        images_BCHW, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
-    )
-    tokens: Tensor = map_BCHW.flatten(2).transpose(1, 2)
-    return tokens
+    intermediates = cast("Callable[..., list[Tensor]]", trunk.forward_intermediates)  # timm is not typed
+    (map_BCHW,) = intermediates(images_BCHW, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)
+    return map_BCHW.flatten(2).transpose(1, 2)
 
 
 def count_tokens(vision: VisionEncoder, image_size: int) -> int:
-    """How many tokens an encoder makes of a square image.
+    """Return the number of tokens of a square image.
 
     Raises:
-        UserError: it takes no images of this size.
+        UserError: the vision encoder does not accept images of this size.
     """
     weight = next(vision.trunk.parameters())
     mode = vision.trunk.training
@@ -46,14 +51,15 @@ def count_tokens(vision: VisionEncoder, image_size: int) -> int:
             return image_tokens(vision.trunk.eval(), image_1CHW).shape[1]
     except (AssertionError, RuntimeError) as error:
         raise UserError(
-            f"vision backbone {vision.backbone} takes no images of {image_size} pixels ({first_line(error)})"
+            f"vision backbone {vision.backbone} does not accept images of {image_size} pixels ({first_line(error)}). "
+            "Change data.image_size or model.vision.backbone"
         ) from error
     finally:
         vision.trunk.train(mode)
 
 
 class ImageTokens(nn.Module):
-    """``image_tokens`` as a module: what a cache of a frozen encoder's features is made by.
+    """``image_tokens`` as a module: the encoder whose features are cached.
 
     Args:
         trunk: a timm model.
@@ -64,5 +70,5 @@ class ImageTokens(nn.Module):
         self.trunk = trunk
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """(B, P, C)."""
+        """Return (B, P, C) image tokens."""
         return image_tokens(self.trunk, images_BCHW)

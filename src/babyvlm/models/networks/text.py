@@ -1,4 +1,4 @@
-"""CVCL's text encoders: tokens -> one vector an utterance. Padding (id 0) contributes nothing in any of them."""
+"""CVCL's text encoders: tokens to one vector per utterance. Padding (id 0) contributes nothing in any of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from babyvlm.errors import UserError
 
 
 class MeanEmbedding(nn.Module):
-    """Mean of word embeddings over ``<sos> words <eos>`` (CVCL's main model).
+    """Mean of the word embeddings of ``<sos> words <eos>`` (CVCL's main model).
 
     Args:
-        vocabulary_size: rows of the table.
+        vocabulary_size: number of embeddings.
         width: of the output.
     """
 
@@ -23,20 +23,20 @@ class MeanEmbedding(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, width, padding_idx=PAD)
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
-        """(B, width)."""
+        """Return (B, width) text features."""
         lengths_B1 = (tokens_BL != PAD).sum(1, keepdim=True)
-        mean: Tensor = self.embedding(tokens_BL).sum(1) / lengths_B1  # the padding row is zero and stays so
+        mean: Tensor = self.embedding(tokens_BL).sum(1) / lengths_B1  # the embedding of padding is zero
         return mean
 
 
 class LSTMText(nn.Module):
-    """Last hidden state of a one-layer LSTM over the tokens (CVCL's option).
+    """Last hidden state of a one-layer LSTM over the tokens (an option of CVCL).
 
-    CVCL's runs drop half of its inputs out; here nothing is.
+    CVCL's own runs apply dropout of 0.5 to the inputs; this encoder has no dropout.
 
     Args:
-        vocabulary_size: rows of the table.
-        width: of embeddings and state.
+        vocabulary_size: number of embeddings.
+        width: of embeddings and hidden state.
     """
 
     def __init__(self, vocabulary_size: int, width: int = 512) -> None:
@@ -45,7 +45,7 @@ class LSTMText(nn.Module):
         self.lstm = nn.LSTM(width, width, batch_first=True)
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
-        """(B, width)."""
+        """Return (B, width) text features."""
         lengths_B = (tokens_BL != PAD).sum(1).cpu()
         packed = pack_padded_sequence(self.embedding(tokens_BL), lengths_B, batch_first=True, enforce_sorted=False)
         _, (hidden_1BD, _) = self.lstm(packed)
@@ -54,16 +54,13 @@ class LSTMText(nn.Module):
 
 
 class TransformerText(nn.Module):
-    """Mean over the tokens after one transformer layer with learned positions (CVCL's option).
+    """Mean of the tokens after one transformer layer with learned positions (an option of CVCL).
 
     Args:
-        vocabulary_size: rows of the table.
+        vocabulary_size: number of embeddings.
         width: of embeddings and layer.
-        heads: of its attention (8: our choice).
-        max_tokens: positions (25 in CVCL).
-
-    Raises:
-        UserError: on an utterance longer than that.
+        heads: attention heads (8: our choice).
+        max_tokens: number of positions (25 in CVCL).
     """
 
     def __init__(self, vocabulary_size: int, width: int = 512, heads: int = 8, max_tokens: int = 25) -> None:
@@ -73,12 +70,19 @@ class TransformerText(nn.Module):
         self.layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.1, batch_first=True)
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
-        """(B, width)."""
-        if tokens_BL.shape[1] > len(self.positions):
-            longest = tokens_BL.shape[1]
-            raise UserError(f"the transformer text encoder has max_tokens {len(self.positions)}, a batch has {longest}")
+        """Return (B, width) text features.
+
+        Raises:
+            UserError: a text is longer than ``max_tokens``.
+        """
+        length = tokens_BL.shape[1]
+        if length > len(self.positions):
+            raise UserError(
+                f"the transformer text encoder has {len(self.positions)} positions, but a batch has {length} tokens. "
+                "Raise model.text.max_tokens or lower data.max_tokens"
+            )
         padding_BL = tokens_BL == PAD
-        hidden_BLD = self.embedding(tokens_BL) + self.positions[: tokens_BL.shape[1]]
+        hidden_BLD = self.embedding(tokens_BL) + self.positions[:length]
         hidden_BLD = self.layer(hidden_BLD, src_key_padding_mask=padding_BL).masked_fill(padding_BL[..., None], 0.0)
         mean: Tensor = hidden_BLD.sum(1) / (~padding_BL).sum(1, keepdim=True)
         return mean

@@ -1,26 +1,23 @@
-"""Vision encoders: any timm backbone, with weights from a file or a hub, frozen or not."""
+"""Vision encoders: any timm backbone, with weights from a file or the Hugging Face hub, trainable or frozen."""
 
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import babyvlm.playroom
 from babyvlm.errors import UserError, first_line
+from babyvlm.models.checkpoints import read_state_dict
 
 PLAYROOM_DINO = Path(babyvlm.playroom.__file__).parent / "dino" / "backbone.safetensors"
-
-
 Number = bool | int | float
 TrunkOptions = dict[str, Number | str | list[Number] | None]
 # Arguments of timm's constructors that shape a network. Those that fetch or read files (`pretrained_cfg`, `cache_dir`,
@@ -86,7 +83,7 @@ _WORD = re.compile(r"[A-Za-z0-9_.-]*")
 
 
 def check_trunk(backbone: str, options: Mapping[str, object]) -> None:
-    """Refuse what would make timm read more than its own definition of a backbone.
+    """Check that timm builds a backbone from its own definition only, and reads no files.
 
     Raises:
         UserError: the name is not one of timm's own, or an option is unknown or has a value that shapes no network.
@@ -105,18 +102,18 @@ def check_trunk(backbone: str, options: Mapping[str, object]) -> None:
 
 
 class VisionEncoder(nn.Module):
-    """Images -> one vector each.
+    """Images to one feature vector each.
 
     Args:
-        backbone: timm's name of it (``resnext50_32x4d`` in the paper).
-        options: further arguments of timm's constructor, out of ``TRUNK_OPTIONS``.
-        weights: a local file, ``hf-hub:ORG/NAME/FILE``, or ``playroom`` for the shipped DINO backbone; a DINO or CVCL
-            checkpoint or a plain state dict.
-        pretrained: take timm's own weights for the name instead.
-        frozen: keep them as they are: no gradient, batch norm in evaluation mode.
+        backbone: timm's name of the architecture (``resnext50_32x4d`` in the paper).
+        options: further arguments of timm's constructor; one of ``TRUNK_OPTIONS`` each.
+        weights: local file, ``hf-hub:ORG/NAME/FILE``, or ``playroom`` for the shipped DINO backbone; a checkpoint of
+            DINO, CVCL or this project, or a plain state dict.
+        pretrained: use timm's own pretrained weights instead.
+        frozen: do not train: no gradient, batch norm in evaluation mode.
 
     Raises:
-        UserError: no such backbone, or weights that do not fit it.
+        UserError: timm cannot build the backbone, or the weights do not fit it.
     """
 
     def __init__(
@@ -143,30 +140,34 @@ class VisionEncoder(nn.Module):
         self.train()  # Lightning keeps the mode in which it finds a module
 
     def train(self, mode: bool = True) -> VisionEncoder:
-        """A frozen trunk stays in evaluation mode, or its batch norm would go on learning."""
+        """Set the mode; a frozen trunk stays in evaluation mode, so that its batch norm does not change."""
         super().train(mode)
         if self.frozen:
             self.trunk.eval()
         return self
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """(B, width) pooled features."""
+        """Return (B, width) pooled features."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features: Tensor = self.trunk(images_BCHW)
         return features
 
 
 def load_trunk(trunk: nn.Module, source: str) -> None:
-    """Load a trunk's weights out of whatever checkpoint holds them, under whatever prefix.
+    """Load a trunk's weights from a checkpoint, whatever the prefix of their names.
 
-    Known layouts: DINO (``teacher`` / ``backbone.``), CVCL (``state_dict`` / ``vision_encoder.model.``), Lightning
-    runs of this project, plain state dicts and safetensors. Heads that the trunk has no place for are left out. Where
-    several trunks fit, as in a DINO run's checkpoint, it is the teacher's.
+    Known layouts: DINO (``teacher`` / ``backbone.``), CVCL (``state_dict`` / ``vision_encoder.model.``), runs of this
+    project, plain state dicts and safetensors. Weights that the trunk does not have, such as heads, are ignored. If
+    several sets of weights fit, as in a DINO checkpoint, the teacher's are used.
+
+    Args:
+        trunk: the module to fill.
+        source: as ``VisionEncoder.weights``.
 
     Raises:
-        UserError: the file cannot be read safely, or a weight of the trunk is missing or of another shape.
+        UserError: the file cannot be read safely, or a weight of the trunk is missing or has another shape.
     """
-    state = read_state(_local_path(source), source)
+    state = read_state_dict(_local_path(source), source)
     wanted = {name: tensor for name, tensor in trunk.state_dict().items() if "num_batches_tracked" not in name}
     first = next(iter(wanted))
     prefixes = sorted(
@@ -181,18 +182,27 @@ def load_trunk(trunk: nn.Module, source: str) -> None:
     found = {name: state[fitting[0] + name] for name in wanted}
     for name, tensor in found.items():
         if tensor.shape != wanted[name].shape:
-            raise UserError(f"{source}: {name} is {tuple(tensor.shape)}, backbone needs {tuple(wanted[name].shape)}")
+            raise UserError(
+                f"{source}: shape of {name} is {tuple(tensor.shape)}, but the backbone needs "
+                f"{tuple(wanted[name].shape)}. Check model.vision.backbone and model.vision.options"
+            )
     trunk.load_state_dict(found, strict=False)
 
 
 def save_trunk(trunk: nn.Module, file: Path, *, half: bool = False) -> None:
-    """Write a trunk's weights as safetensors, under its own names, in float16 if asked."""
+    """Write a trunk's weights as safetensors, under timm's names.
+
+    Args:
+        trunk: a timm model.
+        file: to write.
+        half: store floating-point weights in float16.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in trunk.state_dict().items()}
-    save_file({name: halved(tensor) for name, tensor in state.items()} if half else state, file)
+    save_file({name: to_half(tensor) for name, tensor in state.items()} if half else state, file)
 
 
-def halved(tensor: Tensor) -> Tensor:
-    """Floating-point weights in float16, all else as it is."""
+def to_half(tensor: Tensor) -> Tensor:
+    """Return floating-point weights in float16, other tensors unchanged."""
     return tensor.to(torch.float16) if tensor.is_floating_point() else tensor
 
 
@@ -202,53 +212,13 @@ def _local_path(source: str) -> Path:
     if not source.startswith("hf-hub:"):
         path = Path(source)
         if not path.is_file():
-            raise UserError(f"{path}: no such weights file")
+            raise UserError(f"{path}: weights file not found. Check model.vision.weights")
         return path
     parts = source.removeprefix("hf-hub:").split("/", 2)
     if len(parts) != 3:
-        raise UserError(f"{source}: write hf-hub:ORG/NAME/FILE")
+        raise UserError(f"{source}: expected hf-hub:ORG/NAME/FILE")
     owner, name, file = parts
     try:
         return Path(hf_hub_download(f"{owner}/{name}", file))
     except (HfHubHTTPError, HFValidationError, OSError) as error:  # LocalEntryNotFoundError is an OSError
-        raise UserError(f"{source}: cannot be fetched ({first_line(error)})") from error
-
-
-class _Inert:
-    """Stands for an object that lies beside the weights: nothing that it is given is kept or run."""
-
-    def __new__(cls, *_: object) -> _Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *_: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
-
-
-def _inert_globals(path: Path) -> list[Any]:
-    """What a checkpoint names besides tensors and may be read past; all other names are refused by torch.
-
-    DINO pickles its options, an ``argparse.Namespace``. CVCL's ``save_hyperparameters()`` pickles whole modules of its
-    package ``multimodal``, of torch and torchvision, and the optimizer's class.
-    """
-    named = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
-    beside = {name for name in named if name.partition(".")[0] in ("multimodal", "torch", "torchvision")}
-    return [(_Inert, name) for name in sorted(beside | {"argparse.Namespace"})]
-
-
-def read_state(path: Path, source: str) -> dict[str, Tensor]:
-    """The state dict in a file; nothing in it is ever executed."""
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        with torch.serialization.safe_globals(_inert_globals(path)):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{source}: cannot be read as weights ({first_line(error)})") from error
-    for part in ("teacher", "state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(part), Mapping):
-            content = content[part]
-            break
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{source}: holds no state dict (a mapping of names to tensors)")
-    return dict(content)
+        raise UserError(f"{source}: download failed ({first_line(error)})") from error

@@ -1,0 +1,225 @@
+"""What the LightningModules share: vocabulary, contrastive training on the global batch, causal language modeling."""
+
+from __future__ import annotations
+
+import shutil
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.functional import pad
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from babyvlm.data.vocabulary import Vocabulary
+from babyvlm.errors import UserError
+from babyvlm.models.checkpoints import check_vocabulary
+from babyvlm.models.compatibility import upgrade_state_dict
+from babyvlm.models.losses import language_loss, supervised_labels, supervised_tokens, symmetric_info_nce
+from babyvlm.models.optimization import TimedScheduler, configure, training_steps
+from babyvlm.types import Batch
+
+
+class VocabularyModule(LightningModule):
+    """A model that belongs to one vocabulary: its runs contain the vocabulary, its checkpoints its hash.
+
+    Attributes:
+        vocabulary: set by the subclass.
+        heads: numbers of attention heads and of key and value heads of its language model, if it has one. They are
+            saved because no shape of a weight depends on them.
+    """
+
+    vocabulary: Vocabulary
+    heads: tuple[int, int] | None = None
+
+    def on_fit_start(self) -> None:
+        """Copy the vocabulary to the run's folder, so that the run can be used without its data."""
+        folder = self.trainer.log_dir  # on every rank: it is broadcast
+        if folder is None or not self.trainer.loggers:
+            return
+        if self.trainer.is_global_zero and not Path(folder, "vocabulary").exists():
+            partial = Path(folder, "vocabulary.partial")
+            shutil.copytree(self.vocabulary.path, partial, dirs_exist_ok=True)
+            partial.rename(partial.with_suffix(""))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the hash of the vocabulary, and the heads."""
+        checkpoint["vocabulary"] = self.vocabulary.hash
+        if self.heads is not None:
+            checkpoint["heads"] = list(self.heads)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the vocabulary, and give weights of earlier versions today's names.
+
+        Raises:
+            UserError: the checkpoint was trained with another vocabulary.
+        """
+        check_vocabulary("the checkpoint", checkpoint.get("vocabulary"), self.vocabulary)
+        if "state_dict" in checkpoint:  # sharded strategies load the weights themselves
+            checkpoint["state_dict"] = upgrade_state_dict(checkpoint["state_dict"], type(self))
+
+
+class ContrastiveModule(LightningModule):
+    """A model whose loss contrasts each pair with all other pairs of the global batch, on any number of ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held_out_loss = MeanMetric()
+
+    def on_train_epoch_start(self) -> None:
+        """Check the trainer.
+
+        Raises:
+            UserError: gradients are accumulated: negatives would come from a part of the batch only.
+        """
+        if self.trainer.accumulate_grad_batches > 1:
+            raise UserError(
+                f"trainer.accumulate_grad_batches {self.trainer.accumulate_grad_batches}: a contrastive loss takes its "
+                "negatives from the batch, so accumulating batches does not equal a larger batch. Set it to 1 and "
+                "raise data.batch_size, on more devices if needed"
+            )
+
+    def log_held_out(self, split: str, loss: Tensor, pairs: int) -> None:
+        """Log ``<split>_loss``, the mean over all pairs.
+
+        Args:
+            split: ``val`` or ``test``.
+            loss: of a batch.
+            pairs: number of this rank's pairs. Lightning's own mean is inexact when ranks have different numbers.
+        """
+        self.held_out_loss.update(loss, pairs)
+        self.log(f"{split}_loss", self.held_out_loss, prog_bar=True)
+
+    def global_loss(self, image_BD: Tensor, text_BD: Tensor, temperature: Tensor | float) -> Tensor:
+        """Return ``symmetric_info_nce`` over the pairs of all ranks, with gradient; the same value on each rank.
+
+        Args:
+            image_BD: L2-normalized image embeddings of this rank; numbers may differ between ranks.
+            text_BD: L2-normalized text embeddings of the same pairs.
+            temperature: divides the cosines.
+        """
+        image_ND, text_ND = self._gather_pairs(torch.stack([image_BD, text_BD], dim=1)).unbind(1)
+        return symmetric_info_nce(image_ND, text_ND, temperature)
+
+    def _gather_pairs(self, pairs_B2D: Tensor) -> Tensor:
+        """Return (N, 2, D), the pairs of all ranks in the order of ranks."""
+        if self.trainer.world_size == 1:
+            return pairs_B2D
+        counts: list[int] = cast("Tensor", self.all_gather(torch.tensor(len(pairs_B2D), device=self.device))).tolist()
+        even = pad(pairs_B2D, (0, 0, 0, 0, 0, max(counts) - len(pairs_B2D)))  # all_gather needs equal shapes
+        gathered_RB2D = cast("Tensor", self.all_gather(even, sync_grads=True))
+        return torch.cat([pairs[:count] for pairs, count in zip(gathered_RB2D, counts, strict=True)])
+
+
+class CausalModule(VocabularyModule):
+    """A model that predicts each word and ``<eos>`` of an utterance from the tokens before it.
+
+    Logs ``train_loss`` and ``supervised_share``; over all held-out tokens ``val_loss`` and ``val_perplexity``, and
+    likewise ``test_``. Losses are in nats per token.
+
+    Args:
+        optimizer: called with the trainable parameters.
+        scheduler: called with the optimizer and the run's number of steps; stepped after each optimizer step.
+    """
+
+    def __init__(self, optimizer: OptimizerCallable, scheduler: TimedScheduler) -> None:
+        super().__init__()
+        self.held_out_loss = MeanMetric()
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self._accumulated: list[Tensor] = []  # supervised tokens of each batch since the last step, mean over ranks
+
+    def configure_model(self) -> None:
+        """Shard weights, gradients and optimizer state over the devices (FSDP2), one layer at a time.
+
+        Only if the trainer's strategy has a mesh of devices: ``ModelParallelStrategy``.
+        """
+        if self.device_mesh is None or isinstance(self, FSDPModule):
+            return
+        for parameter in self.parameters():
+            parameter.data = parameter.data.contiguous()  # FSDP2 does not support the channels_last of a vision trunk
+        layers = [module for module in self.modules() if isinstance(module, GradientCheckpointingLayer)]
+        for module in (*layers, self):
+            fully_shard(module, mesh=self.device_mesh["data_parallel"])
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """Return (B, L, V) logits of the token after each token of ``batch.tokens_BL``."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the mean loss of the supervised tokens of the global batch."""
+        labels_BL = supervised_labels(batch.tokens_BL)
+        loss = language_loss(self(batch), labels_BL)
+        loss = loss * self._weight(supervised_tokens(labels_BL).to(loss))
+        self.log("train_loss", loss, batch_size=len(batch.keys), sync_dist=True)
+        share = supervised_tokens(labels_BL) / labels_BL[:, 1:].numel()  # the rest is padding
+        self.log("supervised_share", share, batch_size=len(batch.keys))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure the loss of one batch."""
+        self._measure(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and perplexity over all tokens."""
+        self._log_held_out("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure the loss of one batch."""
+        self._measure(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log loss and perplexity over all tokens."""
+        self._log_held_out("test")
+
+    def _weight(self, tokens: Tensor) -> Tensor | float:
+        """Return this rank's number of tokens over the mean of all ranks.
+
+        DDP averages gradients over ranks; with this weight each token of the global batch counts the same.
+        """
+        if not torch.distributed.is_initialized():
+            self._tokens = tokens
+            return 1.0
+        self._tokens = cast("Tensor", self.all_gather(tokens)).mean()
+        return tokens / self._tokens
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's signature
+        """Compute the gradient of a batch, weighted by its tokens relative to the first accumulated batch."""
+        self._accumulated.append(self._tokens)
+        super().backward(loss * (self._tokens / self._accumulated[0]), *args, **kwargs)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Rescale accumulated gradients to the gradient of the mean over all of their tokens, as in one large batch.
+
+        Lightning has divided each of them by ``accumulate_grad_batches``, even if the last step has fewer.
+        """
+        if self.trainer.accumulate_grad_batches > 1:
+            share = float(self._accumulated[0] / torch.stack(self._accumulated).sum())
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self.trainer.accumulate_grad_batches * share)
+        self._accumulated.clear()
+
+    def _measure(self, batch: Batch) -> None:
+        labels_BL = supervised_labels(batch.tokens_BL)
+        # A mean over tokens, not over batches: batches differ in their number of tokens.
+        self.held_out_loss.update(language_loss(self(batch), labels_BL), supervised_tokens(labels_BL))
+
+    def _log_held_out(self, split: str) -> None:
+        loss = self.held_out_loss.compute()
+        self.log(f"{split}_loss", loss, prog_bar=True)
+        self.log(f"{split}_perplexity", loss.exp())
+        self.held_out_loss.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the optimizer of the trainable parameters, and its schedule over the run."""
+        steps = training_steps(self.trainer)
+        return configure(
+            self.parameters(), self.make_optimizer, lambda optimizer: self.make_scheduler(optimizer, steps)
+        )

@@ -1,0 +1,162 @@
+"""Load and save models that were trained here: runs, exported folders, and exported folders on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning import LightningModule
+from safetensors.torch import save_file
+
+from babyvlm import allowed
+from babyvlm.config import LINKED, CheckedParser, one_line
+from babyvlm.errors import UserError, first_line
+from babyvlm.io.artifacts import read_manifest
+from babyvlm.io.hub import fetch, refuse_code
+from babyvlm.models.babyllava import BabyLLaVA
+from babyvlm.models.checkpoints import init_from
+from babyvlm.models.compatibility import Config, upgrade_config
+from babyvlm.models.networks.auto_classes import register_auto_classes
+
+EXPORT = "babyvlm"  # kind of the artifact that ``export`` makes
+WEIGHTS = "model.safetensors"
+FILES = ("*.json", "*.safetensors", "vocabulary/*.json")  # nothing else is uploaded to a hub or downloaded from it
+# Options that only training needs. Weights come from the checkpoint, whatever they were initialized from.
+TRAINING_ONLY = ("weights", "pretrained", "init_from", "init_language", "optimizer", "scheduler")
+Recipe = dict[str, Any]  # ``class_path`` and ``init_args`` of a model
+
+
+def load(source: str | Path, device: str = "cpu", allow: Sequence[str] = ()) -> LightningModule:
+    """Load a model with its tokenizer and image transform, ready to ``score`` or ``caption``.
+
+    Also registers BabyLLaVA with transformers' Auto classes (``register_auto_classes``).
+
+    Args:
+        source: a run's folder (its best checkpoint is used), a folder made by ``export``, or the name of such a folder
+            on the Hugging Face hub, ``ORG/NAME``. Runs and folders of version 0.1.0 load too.
+        device: to move the model to.
+        allow: modules of your own whose classes the model may name, as ``--allow`` on the command line.
+
+    Returns:
+        The module of the run's config, in evaluation mode. Only classes listed in ``babyvlm.allowed`` are
+        instantiated, and no pickled object is executed.
+
+    Raises:
+        UserError: there is no such model, or its config and weights do not fit each other.
+    """
+    allowed.allow(*allow)
+    register_auto_classes()
+    folder = Path(source) if Path(source).is_dir() else fetch(str(source), FILES)
+    model = _load_export(folder) if (folder / f"{EXPORT}.json").is_file() else load_run(folder)[0]
+    return model.to(device).eval()
+
+
+def load_run(run: Path) -> tuple[LightningModule, Recipe]:
+    """Load the model of a run with the weights of its best checkpoint.
+
+    Returns:
+        The model, and its ``class_path`` and ``init_args``.
+
+    Raises:
+        UserError: the folder is not a run of this project's command line, or cannot be read.
+    """
+    config = _read_config(run)
+    recipe = _recipe(config["model"])
+    data = (config.get("data") or {}).get("init_args") or {}
+    recipe["init_args"] = recipe.get("init_args", {}) | {name: data[name] for name in LINKED if name in data}
+    if (run / "vocabulary").is_dir():  # the run's own copy: the original may be gone
+        recipe["init_args"]["vocabulary"] = str(run / "vocabulary")
+    model = build(recipe, run)
+    init_from(model, run)
+    return model, recipe
+
+
+def save(model: LightningModule, folder: Path) -> None:
+    """Write weights and vocabulary as ``load`` reads them: only safetensors and JSON."""
+    vocabulary = getattr(model, "vocabulary", None)
+    if vocabulary is not None:
+        shutil.copytree(vocabulary.path, folder / "vocabulary")
+    if isinstance(model, BabyLLaVA):  # in transformers' format
+        model.save_pretrained(folder)
+    else:
+        # Clones, because tied weights have two names; contiguous, because safetensors stores rows in order.
+        state = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
+        save_file(state, folder / WEIGHTS)
+
+
+def build(recipe: Recipe, where: Path) -> LightningModule:
+    """Build a model from a config, with random weights.
+
+    Args:
+        recipe: ``class_path`` and ``init_args``.
+        where: names the config in errors.
+
+    Raises:
+        UserError: the config does not describe a model.
+    """
+    path = str(recipe.get("class_path"))
+    if path not in allowed.TRAINED_MODELS and not allowed.is_user_allowed(path):
+        raise UserError(f"{where}: {allowed.refusal(path, 'model.class_path')}")
+    parser = CheckedParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningModule, "model")
+    init_args = recipe.get("init_args", {})
+    own = recipe | {"init_args": {name: value for name, value in init_args.items() if name not in LINKED}}
+    for name in LINKED:
+        parser.add_argument(f"--{name}")
+        parser.link_arguments(name, f"model.init_args.{name}")  # ignored where the model has no such argument
+    linked = {name: init_args[name] for name in LINKED if name in init_args}
+    try:
+        model = parser.instantiate_classes(parser.parse_object({"model": own, **linked})).model
+    except Exception as error:
+        raise UserError(f"{where}: cannot build its model: {one_line(str(error))}") from error
+    assert isinstance(model, LightningModule)
+    return model
+
+
+def _recipe(section: Config) -> Recipe:
+    """Return a config's model with today's names and without the options that only training needs."""
+    recipe = _without(upgrade_config(section), TRAINING_ONLY)
+    assert isinstance(recipe, dict)
+    return recipe
+
+
+def _without(config: Config, names: Collection[str]) -> Config:
+    """Return a config without some keys, at any depth."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _without(value, names) for key, value in config.items() if key not in names}
+
+
+def _load_export(folder: Path) -> LightningModule:
+    refuse_code(folder)
+    section = read_manifest(folder, EXPORT).get("model")
+    if not isinstance(section, dict) or not isinstance(section.setdefault("init_args", {}), dict):
+        raise UserError(f"{folder / EXPORT}.json: `model` is not a class with its arguments")
+    if unknown := sorted(section.keys() - {"class_path", "init_args"}):
+        raise UserError(
+            f"{folder / EXPORT}.json: model.{unknown[0]}: unknown key; a model has class_path and init_args"
+        )
+    recipe = _recipe(section)
+    vocabulary = folder / "vocabulary"
+    if vocabulary.is_dir():
+        recipe["init_args"]["vocabulary"] = str(vocabulary)
+    model = build(recipe, folder)
+    if isinstance(model, BabyLLaVA):
+        model.load_pretrained(folder)
+    else:
+        init_from(model, folder / WEIGHTS)
+    return model
+
+
+def _read_config(run: Path) -> dict[str, Any]:
+    file = run / "config.yaml"
+    try:
+        config = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{run}: neither a run nor an exported model ({first_line(error)})") from None
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise UserError(f"{file}: has no model")
+    return config

@@ -1,0 +1,85 @@
+"""Causal language models, GPT-2 or Llama, with random weights. The implementation is transformers' own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import GPT2Config, LlamaConfig, PreTrainedConfig
+
+from babyvlm.data.vocabulary import EOS, PAD, SOS
+from babyvlm.errors import UserError
+
+
+@dataclass(frozen=True)
+class LanguageShape:
+    """Size of a causal language model; the defaults are the paper's GPT-2.
+
+    Attributes:
+        family: architecture.
+        width: of the embeddings.
+        layers: number of layers.
+        heads: number of attention heads.
+        kv_heads: number of key and value heads, each shared by a group of heads; Llama only; default: ``heads``.
+        inner: width of the feed-forward layers.
+        dropout: GPT-2: of embeddings, attention and residuals; Llama: of attention.
+        positions: longest context, in tokens.
+
+    Raises:
+        UserError: ``width`` is not a multiple of ``heads``, or ``heads`` of ``kv_heads``.
+    """
+
+    family: Literal["gpt2", "llama"] = "gpt2"
+    width: int = 256
+    layers: int = 8
+    heads: int = 32
+    kv_heads: int | None = None
+    inner: int = 1024
+    dropout: float = 0.15
+    positions: int = 1024
+
+    @property
+    def all_heads(self) -> tuple[int, int]:
+        """Numbers of attention heads and of key and value heads."""
+        return self.heads, self.kv_heads or self.heads
+
+    def __post_init__(self) -> None:
+        """Check the shape here: transformers reports such mistakes with a traceback."""
+        if self.width % self.heads:
+            raise UserError(f"language model: width {self.width} is not a multiple of {self.heads} heads")
+        if self.kv_heads is not None and self.family == "gpt2":
+            raise UserError("language model: gpt2 has no kv_heads. Remove kv_heads or set family to llama")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise UserError(f"language model: {self.heads} heads are not a multiple of {self.kv_heads} kv_heads")
+
+
+GPT2 = LanguageShape()
+TINY_LLAMA = LanguageShape("llama", width=2048, layers=22, heads=32, kv_heads=4, inner=5632, dropout=0, positions=2048)
+
+
+def language_config(shape: LanguageShape, vocabulary_size: int) -> PreTrainedConfig:
+    """Return the transformers configuration of a language model with this project's special tokens.
+
+    ``AutoModelForCausalLM.from_config`` builds the network from it.
+
+    Args:
+        shape: size of the model.
+        vocabulary_size: number of tokens, special tokens included.
+    """
+    common: dict[str, int | str] = {
+        "vocab_size": vocabulary_size,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "max_position_embeddings": shape.positions,
+        "pad_token_id": PAD,
+        "bos_token_id": SOS,
+        "eos_token_id": EOS,
+        "attn_implementation": "sdpa",
+    }
+    rate = shape.dropout
+    if shape.family == "gpt2":
+        return GPT2Config(n_inner=shape.inner, embd_pdrop=rate, attn_pdrop=rate, resid_pdrop=rate, **common)
+    return LlamaConfig(
+        intermediate_size=shape.inner, num_key_value_heads=shape.kv_heads, attention_dropout=rate, **common
+    )

@@ -1,0 +1,266 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import babyvlm
+from babyvlm.__main__ import main
+from babyvlm.errors import UserError
+from babyvlm.models.babyllava import BabyLLaVA
+from babyvlm.models.checkpoints import best_checkpoint
+from babyvlm.models.cvcl import CVCL
+
+LANGUAGE = {"family": "gpt2", "width": 16, "layers": 1, "heads": 2, "inner": 32, "positions": 64}
+LLAMA = LANGUAGE | {"family": "llama", "kv_heads": 1, "dropout": 0}
+FROZEN = {
+    "class_path": "babyvlm.models.networks.vision.VisionEncoder",
+    "init_args": {"backbone": "test_resnet", "frozen": True},
+}
+MODELS = {
+    "CVCL": {"class_path": "babyvlm.models.cvcl.CVCL", "init_args": {"vision": FROZEN, "width": 8}},
+    "BabyLLaVA": {
+        "class_path": "babyvlm.models.babyllava.BabyLLaVA",
+        "init_args": {"vision": FROZEN, "language": LANGUAGE, "train_language": True},
+    },
+    "BabyLlama": {
+        "class_path": "babyvlm.models.babyllava.BabyLLaVA",
+        "init_args": {"vision": FROZEN, "language": LLAMA, "likelihood": "total"},
+    },
+}
+CLIP = {
+    "class_path": "babyvlm.models.clip.ClipTraining",
+    "init_args": {
+        "embed_dim": 8,
+        "vision": {"layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
+        "text": {"context_length": 9, "width": 16, "heads": 2, "layers": 1},
+        "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
+    },
+}
+TEXTS = ["look at the ball", "the dog runs"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny_store, make_vocabulary):
+    """Real runs of two steps, by the command line, moved away from what they were made of."""
+    made, moved = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("moved")
+    (made / "stores").mkdir()
+    splits = ["train", "train", "train", "train", "val", "test"]
+    store = tiny_store(splits=splits, path=made / "stores" / "home")
+    shutil.move(make_vocabulary(store), made / "vocabulary")
+    data = {
+        "name": "tiny",
+        "stores": str(made / "stores"),
+        "sources": [{"store": "home"}],
+        "validation": "home",
+        "vocabulary": str(made / "vocabulary"),
+        "batch_size": 2,
+        "image_size": 64,
+        "max_tokens": 9,
+    }
+    trainer = {
+        "accelerator": "cpu",
+        "max_steps": 2,
+        "val_check_interval": 1,
+        "num_sanity_val_steps": 0,
+        "enable_progress_bar": False,
+        "use_distributed_sampler": False,
+        "callbacks": [
+            {
+                "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                "init_args": {"monitor": "val_loss", "save_last": True},
+            }
+        ],
+    }
+    for name, model in (MODELS | {"CLIP": CLIP}).items():
+        config = {
+            "name": name,
+            "log_dir": str(made / "logs"),
+            "test_after_fit": False,
+            "trainer": trainer,
+            "model": model,
+            "data": {"class_path": "babyvlm.data.pair_mix.PairMix", "init_args": data},
+        }
+        (made / "config.yaml").write_text(yaml.safe_dump(config))
+        main(["fit", "--config", str(made / "config.yaml")])
+    shutil.move(made / "logs", moved / "logs")
+    shutil.rmtree(made)
+    return {name: moved / "logs" / f"{name}-tiny" / "version_0" for name in (*MODELS, "CLIP")}
+
+
+@pytest.fixture(scope="module")
+def folders(runs, tmp_path_factory):
+    root = tmp_path_factory.mktemp("exported")
+    for name in MODELS:
+        main(["export", "--run", str(runs[name]), "--out", str(root / name)])
+    return {name: root / name for name in MODELS}
+
+
+def cup():
+    picture = Image.new("RGB", (90, 70), "teal")
+    picture.paste("orange", (20, 30, 60, 70))
+    return picture
+
+
+def answers(model):
+    image = model.preprocess(cup())[None]
+    with torch.no_grad():
+        return model.score(image, TEXTS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_is_given_back(runs, name):
+    model = babyvlm.load(runs[name])
+    assert type(model) is (CVCL if name == "CVCL" else BabyLLaVA)
+    assert not model.training
+    assert (model.max_tokens, tuple(model.preprocess(cup()).shape)) == (9, (3, 64, 64))
+    state = torch.load(best_checkpoint(runs[name]), weights_only=True)["state_dict"]
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+    assert answers(model).isfinite().all()
+    if name != "CVCL":
+        assert set(model.caption(model.preprocess(cup())[None])[0].split()) <= set(model.vocabulary.words)
+        assert model.likelihood == ("total" if name == "BabyLlama" else "mean")
+
+
+def test_a_clip_is_given_back_too(runs):
+    model = babyvlm.load(runs["CLIP"])
+    state = torch.load(best_checkpoint(runs["CLIP"]), weights_only=True)["state_dict"]
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+    assert answers(model).isfinite().all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_export_is_the_run(runs, folders, name):
+    model = babyvlm.load(str(folders[name]))
+    expected = babyvlm.load(runs[name])
+    assert model.state_dict().keys() == expected.state_dict().keys()
+    assert torch.equal(answers(model), answers(expected))
+    written = [path.relative_to(folders[name]) for path in folders[name].rglob("*") if path.is_file()]
+    assert not [path for path in written if path.suffix not in (".json", ".md", ".safetensors")]
+    assert str(runs[name].parents[1]) not in (folders[name] / "babyvlm.json").read_text()
+
+
+def test_an_export_is_whole_or_made_again(runs, folders, capsys):
+    main(["export", "--run", str(runs["CVCL"]), "--out", str(folders["CVCL"])])
+    assert "already complete" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["export", "--run", str(runs["BabyLLaVA"]), "--out", str(folders["CVCL"])])
+    assert "other checkpoint" in capsys.readouterr().err
+
+
+def code_in(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def test_model_card_code_captions_an_image_in_a_new_process(folders, tmp_path):
+    cup().save(tmp_path / "cup.jpg")
+    ours, theirs = code_in(folders["BabyLLaVA"] / "README.md")
+    done = subprocess.run(
+        [sys.executable, "-c", theirs + ours],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    model = babyvlm.load(folders["BabyLLaVA"])
+    with Image.open(tmp_path / "cup.jpg") as picture:
+        image = model.preprocess(picture.convert("RGB"))[None]
+    said, scores = done.stdout.strip().split("\n", 1)
+    assert said == model.caption(image)[0]
+    assert scores == str(model.score(image, ["cup", "ball"]))
+
+
+def test_transformers_example_in_docs_runs(folders, tmp_path):
+    cup().save(tmp_path / "cup.jpg")
+    page = Path(__file__).parents[2] / "docs/models/babyllava.md"
+    (lines,) = [code for code in code_in(page) if "from_pretrained" in code]
+    (tmp_path / "FOLDER").symlink_to(folders["BabyLLaVA"])
+    done = subprocess.run(
+        [sys.executable, "-c", lines],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    with Image.open(tmp_path / "cup.jpg") as picture:
+        image = babyvlm.load(folders["BabyLLaVA"]).preprocess(picture.convert("RGB"))[None]
+    assert done.stdout.strip() == babyvlm.load(folders["BabyLLaVA"]).caption(image)[0]
+
+
+def test_the_processor_is_the_transform_of_training(folders):
+    model, processor = babyvlm.load(folders["BabyLLaVA"]), AutoProcessor.from_pretrained(folders["BabyLLaVA"])
+    for size in ((90, 70), (64, 64), (132, 400)):
+        picture = cup().resize(size)
+        inputs = processor(images=picture, text="<image><sos>look at", return_tensors="pt")
+        torch.testing.assert_close(inputs.pixel_values[0], model.preprocess(picture), atol=1.01 / 255 / 0.224, rtol=0)
+    words = model.vocabulary.words
+    assert [words[token] for token in inputs.input_ids[0]] == ["<image>"] * 4 + ["<sos>", "look", "at"]
+
+
+def test_transformers_loads_what_was_trained(folders):
+    vlm = AutoModelForImageTextToText.from_pretrained(folders["BabyLLaVA"])
+    expected = babyvlm.load(folders["BabyLLaVA"]).network.llava
+    state = vlm.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in expected.state_dict().items())
+    assert vlm.lm_head.weight is vlm.get_input_embeddings().weight
+
+
+def test_the_card_is_filled(folders, runs):
+    card = (folders["BabyLLaVA"] / "README.md").read_text()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["pipeline_tag"] == "image-text-to-text"
+    assert "# BabyLLaVA-tiny" in card
+    count = sum(parameter.numel() for parameter in babyvlm.load(runs["BabyLLaVA"]).parameters())
+    assert f"{count:,} parameters" in card
+    assert "mix: tiny (home)" in card
+    assert "no test results" in card
+    assert not re.search(r"[{}]", re.sub(r"```.*?```", "", card, flags=re.DOTALL))
+    assert "pipeline_tag" not in (folders["CVCL"] / "README.md").read_text()
+
+
+def altered(runs, tmp_path, name="CVCL"):
+    shutil.copytree(runs[name], tmp_path / "run")
+    return tmp_path / "run", yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+
+
+@pytest.mark.parametrize("place", ["model", "vision", "text"])
+def test_a_hostile_config_makes_nothing(runs, tmp_path, place, monkeypatch):
+    run, config = altered(runs, tmp_path)
+    (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'witness')!r}, 'w')\nclass Model: ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    evil = {"class_path": "evil_module.Model"}
+    if place == "model":
+        config["model"] |= evil
+    else:
+        config["model"]["init_args"][place] = evil
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match="evil_module"):
+        babyvlm.load(run)
+    assert not (tmp_path / "witness").exists()
+
+
+def test_mistakes_are_told(runs, folders, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: no such folder, and the hub does not provide it"):
+        babyvlm.load("nowhere")
+    with pytest.raises(UserError, match="neither a run nor an exported model"):
+        babyvlm.load(tmp_path)
+    run, config = altered(runs, tmp_path)
+    config["model"]["init_args"]["width"] = 9
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"network.projection.weight is \(8,"):
+        babyvlm.load(run)
+    shutil.copytree(folders["CVCL"], tmp_path / "export")
+    words = tmp_path / "export" / "vocabulary" / "tokenizer.json"
+    words.write_text(json.dumps(json.loads(words.read_text())))
+    with pytest.raises(UserError, match="changed since it was created"):
+        babyvlm.load(tmp_path / "export")
