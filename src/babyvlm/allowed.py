@@ -28,6 +28,8 @@ VARIABLE: Final = "BABYVLM_ALLOW"  # names of modules, separated by commas; chil
 
 # Models that an exported folder or a run may consist of. What only loads other models is not among them.
 TRAINED_MODELS: Final = (
+    "babyvlm.BabyLLaVA",
+    "babyvlm.CVCL",
     "babyvlm.models.babyllava.BabyLLaVA",
     "babyvlm.models.clip.ClipTraining",
     "babyvlm.models.cvcl.CVCL",
@@ -38,6 +40,10 @@ TRAINED_MODELS: Final = (
 # Public path -> module in which the class is defined, where that is another one; jsonargparse checks both.
 _OWN: Final = {
     **dict.fromkeys(TRAINED_MODELS),
+    "babyvlm.BabyLLaVA": "babyvlm.models.babyllava",
+    "babyvlm.CVCL": "babyvlm.models.cvcl",
+    "babyvlm.PairMix": "babyvlm.data.pair_mix",
+    "babyvlm.Source": "babyvlm.data.pair_mix",
     "babyvlm.models.zero_shot.OpenClip": None,
     "babyvlm.models.zero_shot.Trained": None,
     "babyvlm.models.zero_shot.HFVisionLanguage": None,
@@ -46,16 +52,17 @@ _OWN: Final = {
     "babyvlm.models.networks.text.LSTMText": None,
     "babyvlm.models.networks.text.TransformerText": None,
     "babyvlm.models.optimization.CosineWithWarmup": None,
-    "babyvlm.models.embedding_writer.EmbeddingWriter": None,
+    "babyvlm.models.cvcl.EmbeddingWriter": None,
     # Dataclasses of settings.
     "babyvlm.data.pair_mix.Source": None,
     "babyvlm.data.frame_mix.Crops": None,
-    "babyvlm.models.language.LanguageShape": None,
+    "babyvlm.models.networks.language.LanguageShape": None,
     "babyvlm.ablations.matrix.Model": None,
     "babyvlm.ablations.matrix.Quick": None,
     "babyvlm.ablations.matrix.Step": None,
     # Functions: the defaults of these models, which a saved config names.
     "babyvlm.models.babyllava.paper_optimizer": None,
+    "babyvlm.models.dino.original_optimizer": None,
     "babyvlm.models.clip.our_optimizer": None,
     "babyvlm.models.cvcl.paper_optimizer": None,
     "babyvlm.models.language.paper_optimizer": None,
