@@ -153,7 +153,7 @@ def test_an_export_is_whole_or_made_again(runs, folders, capsys):
     assert "already complete" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["export", "--run", str(runs["BabyLLaVA"]), "--out", str(folders["CVCL"])])
-    assert "other checkpoint" in capsys.readouterr().err
+    assert "different checkpoint" in capsys.readouterr().err
 
 
 def code_in(page):
