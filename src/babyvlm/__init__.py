@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from babyvlm.benchmarks.evaluate import evaluate as evaluate
     from babyvlm.curation.store.pair_store import PairStore as PairStore
     from babyvlm.data.pair_mix import PairMix as PairMix
     from babyvlm.data.pair_mix import Source as Source
@@ -27,6 +28,7 @@ _MODULES = {
     "PairStore": "babyvlm.curation.store.pair_store",
     "Source": "babyvlm.data.pair_mix",
     "Vocabulary": "babyvlm.data.vocabulary",
+    "evaluate": "babyvlm.benchmarks.evaluate",
     "load": "babyvlm.models.hub",
     "register_auto_classes": "babyvlm.models.networks.auto_classes",
 }
@@ -37,6 +39,7 @@ __all__ = [
     "PairStore",
     "Source",
     "Vocabulary",
+    "evaluate",
     "load",
     "register_auto_classes",
 ]
