@@ -8,7 +8,7 @@ from nbclient import NotebookClient
 
 from support.docs_pages import NOTEBOOKS, ROOT
 
-ORDER = ["curate-a-store", "evaluate-your-model"]
+ORDER = ["curate-a-store", "train-cvcl", "evaluate-your-model"]
 
 
 @pytest.fixture(scope="module")
