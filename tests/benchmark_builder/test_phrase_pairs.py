@@ -286,11 +286,12 @@ def test_llm_proposals_refuse_remote_server_for_licensed_store(tiny_store, words
 
 def test_llm_proposals_reject_invalid_answer_and_pay_once(store, words, tmp_path, serving):
     serving.answer = lambda _: '{"pairs": [{"positive": "wash cup"}]}'
-    with pytest.raises(UserError, match="no pair is left"):
+    with pytest.raises(UserError, match=r"the first 5 answers of m .*Use a model that follows the schema$"):
         phrase_pairs(store.path, words, tmp_path / "out", method="llm", model="m", base_url=serving.base_url)
     with closing(sqlite3.connect(tmp_path / "phrase_pairs.sqlite")) as db:
         reasons = {row[0] for row in db.execute("SELECT reason FROM calls")}
     assert reasons == {"answer violates the schema"}
+    assert sum(serving.paid.values()) == 5
 
 
 def test_schema_equals_proposal_model():

@@ -32,6 +32,8 @@ class FakeLLM:
     def __init__(self, answer=sensible):
         self.answer = answer
         self.faults = defaultdict(list)  # caption -> faults before it is answered
+        self.reject = None  # function of a body: (status, message) if the server does not accept it
+        self.raw = None  # bytes that every call is answered with
         self.seconds = 0.0  # latency of an answer
         self.honors_keys = False
         self.paid, self.statuses = Counter(), Counter()
@@ -229,6 +231,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.llm.arrivals.append((caption, time.monotonic()))
             fault = self.llm.faults[caption].pop(0) if self.llm.faults[caption] else None
         time.sleep(self.llm.seconds)
+        rejection = self.llm.reject(body) if self.llm.reject else None
+        if rejection:
+            self.reply(rejection[0], {"error": {"message": rejection[1]}})
+            return
+        if self.llm.raw:
+            self.send(200, self.llm.raw, "text/html")
+            return
         billed = isinstance(fault, tuple) and fault[0] == "billed"
         if isinstance(fault, tuple) and not billed:
             self.fail(*fault)

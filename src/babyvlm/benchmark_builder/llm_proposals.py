@@ -93,7 +93,7 @@ class Options:
 
 def prompt_id(show: str) -> str:
     """Return the version of the prompt with a hash of everything that is sent except the frame."""
-    sent = json.dumps([show, _prompt({}, show).request("", "")])
+    sent = json.dumps([show, _prompt({}, show).messages(""), SCHEMA])
     return f"{VERSION}-{hashlib.sha256(sent.encode()).hexdigest()[:12]}"
 
 
@@ -117,7 +117,7 @@ def propose_by_llm(
     shown = {item_of[key]: frame for key, frame in frames.items()}
     prompt = _prompt(shown, options.show)
     price = read_price(options.prices, options.model) if options.prices else None
-    with Ledger(ledger_path, prompt_id(options.show), options.model) as ledger:
+    with Ledger(ledger_path, prompt_id(options.show), options.model, options.base_url) as ledger:
         budget = Budget(price, options.max_cost, prompt=prompt)
         budget.recount(ledger)
         calls = {item: ledger.last(digest(item)) for item in shown}
@@ -155,22 +155,13 @@ def _item(frame: Frame, show: str) -> str:
 def _prompt(shown: Mapping[str, Frame], show: str) -> Prompt:
     system = files(__package__).joinpath(f"{VERSION}.md").read_text(encoding="utf-8")
 
-    def request(model: str, item: str) -> dict[str, Any]:
+    def messages(item: str) -> list[dict[str, Any]]:
         content: list[dict[str, Any]] = []
         if show != "frame":
             content.append({"type": "text", "text": f"<utterance>\n{item.partition(' ')[2]}\n</utterance>"})
         if show != "utterance" and item:
             content.append({"type": "image_url", "image_url": {"url": _data_url(shown[item]["image"])}})
-        return {
-            "model": model,
-            "messages": [{"role": "system", "content": system}, {"role": "user", "content": content}],
-            "temperature": 0,
-            "max_tokens": MAX_OUTPUT_TOKENS,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "phrase_pairs", "strict": True, "schema": SCHEMA},
-            },
-        }
+        return [{"role": "system", "content": system}, {"role": "user", "content": content}]
 
     fixed = len(json.dumps(system + json.dumps(SCHEMA)).encode())
 
@@ -178,7 +169,7 @@ def _prompt(shown: Mapping[str, Frame], show: str) -> Prompt:
         image_tokens = IMAGE_TOKENS if show != "utterance" else 0
         return MESSAGE_TOKENS + fixed // MIN_BYTES_PER_TOKEN + len(item.encode()) + image_tokens
 
-    return Prompt(request, max_input_tokens, MAX_OUTPUT_TOKENS, Proposal)
+    return Prompt("phrase_pairs", messages, SCHEMA, max_input_tokens, MAX_OUTPUT_TOKENS, Proposal)
 
 
 def _data_url(image: bytes) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from babyvlm.curation.rewrite.llm import batch, prompt
 from babyvlm.curation.rewrite.llm.batch import read_results
+from babyvlm.curation.rewrite.llm.settings import RequestSettings
 from babyvlm.curation.rewrite.stage import rewrite
 from babyvlm.errors import UserError
 from support.fake_llm import sensible, serving
@@ -40,7 +41,7 @@ def test_rewrite_sends_batches_of_requested_size(tmp_path, llm):
     line = requests(llm, "batch_0")[0]
     assert line["custom_id"] == prompt.digest("a red ball")
     assert (line["method"], line["url"]) == ("POST", "/v1/chat/completions")
-    assert line["body"] == prompt.request("m", "a red ball")
+    assert line["body"] == RequestSettings().body(prompt.REWRITE_PROMPT, "m", "a red ball")
     assert set(llm.paid.values()) == {2}
     before = len(llm.batches)
     assert in_batches(tmp_path, llm, out="again") == found
@@ -49,7 +50,11 @@ def test_rewrite_sends_batches_of_requested_size(tmp_path, llm):
 
 def test_rewrite_limits_batch_file_size(tmp_path, llm, monkeypatch):
     make_store(tmp_path / "in", captions(7))
-    monkeypatch.setattr(batch, "MAX_BYTES", 2 * len(json.dumps(prompt.request("m", "a yellow ball"))) + 400)
+    monkeypatch.setattr(
+        batch,
+        "MAX_BYTES",
+        2 * len(json.dumps(RequestSettings().body(prompt.REWRITE_PROMPT, "m", "a yellow ball"))) + 400,
+    )
     in_batches(tmp_path, llm)
     assert max(len(llm.files[b["input_file_id"]]) for b in llm.batches.values()) <= batch.MAX_BYTES
     assert [len(requests(llm, name)) for name in llm.batches] == [2, 2, 2, 1]
@@ -97,6 +102,19 @@ def test_read_results_skips_invalid_lines():
     odd = [{"custom_id": "x"}, {"custom_id": "x", "response": {"status_code": "?"}}]
     for entry in odd:
         assert next(read_results(json.dumps(entry).encode(), str))[1].paid == "maybe"
+
+
+def test_rewrite_stops_after_batch_without_usable_answer(tmp_path, llm, monkeypatch):
+    monkeypatch.setattr(batch, "TRIAL_REQUESTS", 6)
+    make_store(tmp_path / "in", captions(30))
+    llm.answer = lambda _: "I would love to help!"
+    with pytest.raises(UserError, match=r"all 6 answers of batch batch_0 of m .*'I would love to help!'"):
+        in_batches(tmp_path, llm)
+    assert sum(llm.paid.values()) == 6
+    llm.answer = sensible
+    found = in_batches(tmp_path, llm, retry_rejected=True)
+    assert all(isinstance(outcome, str) for outcome in found.values())
+    assert [len(requests(llm, name)) for name in llm.batches] == [6, 6, 8, 8, 8]  # the second is a trial again
 
 
 def test_rewrite_stops_at_cancelled_or_fully_expired_batch(tmp_path, llm):

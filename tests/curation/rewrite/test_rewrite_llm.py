@@ -15,7 +15,8 @@ import pytest
 from babyvlm.curation.rewrite.llm import prompt
 from babyvlm.curation.rewrite.llm.client import is_loopback, read_key
 from babyvlm.curation.rewrite.llm.ledger import Ledger
-from babyvlm.curation.rewrite.llm.prompt import Reply, clean, digest, max_input_tokens, prompt_id, read_reply
+from babyvlm.curation.rewrite.llm.prompt import Reply, clean, digest, max_input_tokens, prompt_id
+from babyvlm.curation.rewrite.llm.replies import read_reply
 from babyvlm.curation.rewrite.stage import rewrite
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
@@ -466,19 +467,19 @@ def test_rewrite_command_runs_in_new_process(tmp_path, llm):
 
 
 def test_ledger_rejects_second_user_and_foreign_files(tmp_path):
-    with Ledger(tmp_path / "l", "p", "m"), pytest.raises(UserError, match="in use by another process"):
-        Ledger(tmp_path / "l", "p", "m")
+    with Ledger(tmp_path / "l", "p", "m", "http://h/v1"), pytest.raises(UserError, match="in use by another process"):
+        Ledger(tmp_path / "l", "p", "m", "http://h/v1")
     (tmp_path / "x").write_text("not a ledger " * 100)
     with pytest.raises(UserError, match="not usable as a ledger"):
-        Ledger(tmp_path / "x", "p", "m")
+        Ledger(tmp_path / "x", "p", "m", "http://h/v1")
     ledger_rows(tmp_path / "y", "CREATE TABLE t (a)")
     with pytest.raises(UserError, match="not a ledger of this version"):
-        Ledger(tmp_path / "y", "p", "m")
+        Ledger(tmp_path / "y", "p", "m", "http://h/v1")
 
 
 def test_ledger_records_calls_durably(tmp_path):
     path = tmp_path / "l"
-    with Ledger(path, "p", "m") as ledger:
+    with Ledger(path, "p", "m", "http://h/v1") as ledger:
         keys = [ledger.open(name, 100, 10) for name in ("answered", "failed", "lost", "open")]
         assert len(set(keys)) == 4
         assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL: survives a power cut
@@ -488,10 +489,10 @@ def test_ledger_records_calls_durably(tmp_path):
         ledger.close("failed", Reply("x" * 9999, "bad", "yes", 5, None))
         ledger.close("lost", Reply(None, "gone", "no"))
         assert ledger.tokens() == {False: (7 + 5 + 0 + 100, 3 + 10 + 0 + 10)}
-    with Ledger(path, "other", "m") as ledger:
+    with Ledger(path, "other", "m", "http://h/v1") as ledger:
         assert ledger.last("answered") is None
         assert ledger.interrupted == 1  # of all prompts: no open call is still running
-    with Ledger(path, "p", "m") as ledger:
+    with Ledger(path, "p", "m", "http://h/v1") as ledger:
         assert ledger.interrupted == 0
         assert (ledger.last("answered").content, len(ledger.last("failed").content)) == ("content", 2000)
         assert ledger.last("open").reason == "in flight when a run was killed"
@@ -509,7 +510,7 @@ def test_ledger_records_calls_durably(tmp_path):
 def test_prompt_id_changes_with_contents(monkeypatch):
     # Any change of the request makes stored answers unusable, so it needs a new version.
     before = prompt_id()
-    assert before == "rewrite_v2-6543f15de99f"
+    assert before == "rewrite_v2-3745eaee1ae8"
     assert set(prompt.SCHEMA["required"]) == prompt.Answer.model_fields.keys()
     reasons = prompt.Answer.model_json_schema()["properties"]["reason"]["enum"]
     assert prompt.SCHEMA["properties"]["reason"]["enum"] == reasons

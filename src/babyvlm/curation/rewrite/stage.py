@@ -38,6 +38,12 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
     max_cost: float | None = None,
     estimate: bool = False,
     retry_failed: bool = False,
+    retry_rejected: bool = False,
+    response_format: Literal["auto", "json_schema", "json_object", "none"] = "auto",
+    token_parameter: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto",
+    max_output_tokens: int = 120,
+    thinking: bool | None = None,
+    reasoning_effort: str = "",
     ledger: Path | None = None,
 ) -> None:
     """Rewrite the captions of a store as child-directed utterances and drop those that are not suitable for a toddler.
@@ -64,7 +70,14 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         prices: price list (TOML) for `estimate` and `max_cost`; see docs/how-to/rewriting.md for an example.
         max_cost: cost limit for all runs with this ledger, in the currency of the price list.
         estimate: print the tokens, cost and time of the captions without an answer; send nothing.
-        retry_failed: send again the captions whose call failed although it was, or may have been, billed.
+        retry_failed: request again every caption that failed although its call was, or may have been, billed.
+        retry_rejected: request again only the captions whose answer arrived and was invalid or violated a rule, for
+            example after a change of the server or of the options.
+        response_format: how the schema of the answer is requested; `auto` uses the first that the server accepts.
+        token_parameter: field of the token limit; `auto` uses the first that the server accepts.
+        max_output_tokens: limit on the tokens of an answer, including its reasoning. Reasoning needs 1,000 or more.
+        thinking: turn the reasoning of models such as Qwen 3 on or off; by default the server decides.
+        reasoning_effort: `low`, `medium` and so on, for models that support it; by default the server decides.
         ledger: file in which answers are stored; by default `rewrites.sqlite` beside `out`.
     """
     if method == "rules":
@@ -72,6 +85,7 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         return
     with require_extra("llm", "--method llm"):
         from babyvlm.curation.rewrite.llm.rewriter import RewriteOptions, print_estimate, rewrite_by_llm
+        from babyvlm.curation.rewrite.llm.settings import RequestSettings
     options = RewriteOptions(
         model=model,
         base_url=base_url,
@@ -84,6 +98,9 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         prices=prices,
         max_cost=max_cost,
         retry_failed=retry_failed,
+        retry_rejected=retry_rejected,
+        max_output_tokens=max_output_tokens,
+        settings=RequestSettings(response_format, token_parameter, thinking, reasoning_effort),
     )
     path = ledger or out.with_name("rewrites.sqlite")
     if estimate:

@@ -14,8 +14,10 @@ from itertools import islice
 from time import sleep
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from babyvlm.curation.rewrite.llm.calls import MAX_UNUSABLE, unusable_answers
 from babyvlm.curation.rewrite.llm.client import AMBIGUOUS, RequestError, Server
-from babyvlm.curation.rewrite.llm.prompt import MAX_OUTPUT_TOKENS, Reply, max_input_tokens, read_reply, request
+from babyvlm.curation.rewrite.llm.prompt import REWRITE_PROMPT, Prompt, Reply
+from babyvlm.curation.rewrite.llm.replies import read_reply
 from babyvlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ MAX_REQUESTS = 50_000  # per file, limit of OpenAI's Batch API
 MAX_BYTES = 200_000_000  # per file, likewise
 SETTLE_SECONDS = 10.0  # after which the server lists a batch that was being created when a run was killed. Our choice.
 MAX_LISTED = 1000  # newest batches of the account that are searched. Our choice.
+TRIAL_REQUESTS = 100  # in the first batch of a large job, until the model has given a usable answer. Our choice.
 MAX_SUBMISSIONS = 5  # attempts to send a batch. Our choice.
 TAG = "babyvlm_batch"
 FINISHED = ("completed", "expired", "cancelled")
@@ -50,6 +53,7 @@ class BatchRunner:
         poll_seconds: seconds between status checks.
         captions: all cleaned captions of the store by digest.
         on_replies: called with the number of captions whose replies arrived.
+        prompt: question about a caption.
     """
 
     server: Server
@@ -59,9 +63,11 @@ class BatchRunner:
     poll_seconds: float
     captions: dict[str, str]
     on_replies: Callable[[int], None]
+    prompt: Prompt = REWRITE_PROMPT
     _unsent: dict[str, str] = field(default_factory=dict)
     _queue_full: bool = False
     _budget_exhausted: bool = False
+    _is_trial: bool = False
 
     def run(self, digests: list[str]) -> bool:
         """Collect pending batches, and send the given captions.
@@ -76,6 +82,7 @@ class BatchRunner:
             UserError: the server rejects a request, a batch was cancelled, or one expired without a single reply.
         """
         self._unsent = {name: self.captions[name] for name in digests}
+        self._is_trial = len(digests) > TRIAL_REQUESTS and not self.ledger.has_answers()
         other_servers = {batch.base_url for batch in self.ledger.pending_batches()} - {self.server.base_url}
         if other_servers:
             raise UserError(
@@ -86,6 +93,8 @@ class BatchRunner:
                 if batch.batch_id is None:
                     self._find_or_create(batch)
             while self._unsent and not self._queue_full and not self._budget_exhausted:
+                if self._is_trial and self.ledger.pending_batches():
+                    break
                 self._send_next()
             pending = self.ledger.pending_batches()
             if not pending:
@@ -104,7 +113,8 @@ class BatchRunner:
             with self.ledger.transaction():
                 number = self.ledger.add_batch(tag, self.server.base_url)
                 for name in chosen:
-                    self.ledger.open(name, max_input_tokens(self._unsent[name]), MAX_OUTPUT_TOKENS, number)
+                    max_input = self.prompt.max_input_tokens(self._unsent[name])
+                    self.ledger.open(name, max_input, self.prompt.max_output_tokens, number)
             for name in chosen:
                 del self._unsent[name]
             file.seek(0)
@@ -120,12 +130,13 @@ class BatchRunner:
 
     def _write_requests(self, file: IO[bytes]) -> Iterator[str]:
         """Write as many requests as a file may contain and the budget allows. Yields their digests."""
-        for name, caption in islice(self._unsent.items(), self.requests_per_batch):
+        limit = min(self.requests_per_batch, TRIAL_REQUESTS) if self._is_trial else self.requests_per_batch
+        for name, caption in islice(self._unsent.items(), limit):
             entry = {
                 "custom_id": name,
                 "method": "POST",
                 "url": "/v1/chat/completions",
-                "body": request(self.ledger.model, caption),
+                "body": self.server.settings.body(self.prompt, self.ledger.model, caption),
             }
             line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
             if file.tell() + len(line) > MAX_BYTES or not self.budget.reserve(caption, batch=True):
@@ -148,7 +159,8 @@ class BatchRunner:
             found = None if new and not attempt else self._find(batch)
             try:
                 batch_id = found or self._create(batch.tag, batch.file_id)
-                if not isinstance(batch_id, str):  # the client accepts any JSON as a batch
+                if not isinstance(batch_id, str) or self.server.scrub(batch_id) != batch_id:
+                    # the client accepts any JSON as a batch
                     raise RequestError("reply not understood", paid="maybe")
             except RequestError as error:
                 if error.fatal:
@@ -207,6 +219,11 @@ class BatchRunner:
             for custom_id, reply in read_results(self._download(file_id), self.server.scrub):
                 replies.setdefault(custom_id, reply)
         answered = self._record(batch, replies)
+        arrived = [reply for reply in replies.values() if reply is not None and reply.paid == "yes"]
+        if len(arrived) >= MAX_UNUSABLE and all(reply.reason for reply in arrived):
+            which = f"all {len(arrived):,} answers of batch {batch_id}"
+            raise unusable_answers(which, arrived[0], self.ledger, self.budget, self.prompt)
+        self._is_trial = self._is_trial and not any(not reply.reason for reply in arrived)
         if found.status == "cancelled" or (found.status == "expired" and not answered):
             raise UserError(
                 f"{self.server.base_url}: batch {batch_id} was {found.status} with {answered} answers, which are in "

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from babyvlm.curation.rewrite.llm.prompt import Paid, Reply
 
-FORMAT = 1
+FORMAT = 2  # 1 (version 0.1) had no endpoint; its prompts differ too, so none of its answers can be reused
 MAX_INVALID_ANSWER = 2000  # characters of an invalid answer that are stored: enough to see what went wrong
 IN_FLIGHT = "in flight when a run was killed"
 TABLES = """
@@ -33,12 +33,13 @@ CREATE TABLE batches (
     state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'collected'))
 );
 CREATE TABLE calls (
-    caption TEXT NOT NULL, prompt TEXT NOT NULL, model TEXT NOT NULL, attempt INTEGER NOT NULL,
+    caption TEXT NOT NULL, prompt TEXT NOT NULL, model TEXT NOT NULL, endpoint TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
     state TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'answered', 'failed')),
     idempotency_key TEXT NOT NULL, batch INTEGER REFERENCES batches (number),
     content TEXT, reason TEXT NOT NULL DEFAULT '', paid TEXT NOT NULL DEFAULT 'maybe',
     input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
-    PRIMARY KEY (caption, prompt, model, attempt)
+    PRIMARY KEY (caption, prompt, model, endpoint, attempt)
 ) WITHOUT ROWID;
 CREATE INDEX calls_open ON calls (batch) WHERE state = 'open';
 """
@@ -68,12 +69,13 @@ class PendingBatch:
 
 
 class Ledger:
-    """The calls for one prompt and model. Other prompts and models may share the file.
+    """The calls for one prompt, model and server. Others may share the file; costs are counted for all servers.
 
     Args:
         path: SQLite file; created if it does not exist.
         prompt: ``prompt_id()``.
         model: name of the model on the server.
+        endpoint: URL of the server: models of the same name on two servers may differ.
 
     Attributes:
         interrupted: number of calls that were open when an earlier run was killed.
@@ -82,8 +84,8 @@ class Ledger:
         UserError: the file is not a ledger, another run uses it, or the disk is full.
     """
 
-    def __init__(self, path: Path, prompt: str, model: str) -> None:
-        self.path, self.prompt, self.model = path, prompt, model
+    def __init__(self, path: Path, prompt: str, model: str, endpoint: str) -> None:
+        self.path, self.prompt, self.model, self.endpoint = path, prompt, model, endpoint.rstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=0.2, isolation_level=None)
         with self._readable_errors():
@@ -116,8 +118,8 @@ class Ledger:
     def last(self, caption: str) -> Call | None:
         """Return the most recent call for a caption (by its digest)."""
         query = """SELECT attempt, state, idempotency_key, content, reason, paid FROM calls
-                   WHERE caption = ? AND prompt = ? AND model = ? ORDER BY attempt DESC LIMIT 1"""
-        row = self._db.execute(query, (caption, self.prompt, self.model)).fetchone()
+                   WHERE caption = ? AND prompt = ? AND model = ? AND endpoint = ? ORDER BY attempt DESC LIMIT 1"""
+        row = self._db.execute(query, self._key(caption)).fetchone()
         return Call(*row) if row else None
 
     def open(self, caption: str, max_input: int, max_output: int, batch: int | None = None) -> str:
@@ -137,12 +139,13 @@ class Ledger:
         """
         previous = self.last(caption)
         attempt = previous.attempt + 1 if previous else 1
-        new_key = hashlib.sha256(f"{caption} {self.prompt} {self.model} {attempt}".encode()).hexdigest()
+        new_key = hashlib.sha256(" ".join((*self._key(caption), str(attempt))).encode()).hexdigest()
         key = previous.idempotency_key if previous and previous.paid == "maybe" else new_key
         self._change(
-            """INSERT INTO calls (caption, prompt, model, attempt, idempotency_key, batch, input_tokens, output_tokens)
-               VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
-            (caption, self.prompt, self.model, attempt, key, batch, max_input, max_output),
+            """INSERT INTO calls
+               (caption, prompt, model, endpoint, attempt, idempotency_key, batch, input_tokens, output_tokens)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+            (*self._key(caption), attempt, key, batch, max_input, max_output),
         )
         return key
 
@@ -154,26 +157,16 @@ class Ledger:
         changed = self._change(
             """UPDATE calls SET state = ?, content = ?, reason = ?, paid = ?,
                input_tokens = coalesce(?, input_tokens), output_tokens = coalesce(?, output_tokens)
-               WHERE caption = ? AND prompt = ? AND model = ? AND state = 'open'""",
-            (
-                state,
-                content,
-                reply.reason,
-                reply.paid,
-                input_tokens,
-                output_tokens,
-                caption,
-                self.prompt,
-                self.model,
-            ),
+               WHERE caption = ? AND prompt = ? AND model = ? AND endpoint = ? AND state = 'open'""",
+            (state, content, reply.reason, reply.paid, input_tokens, output_tokens, *self._key(caption)),
         )
         return changed > 0
 
     def forget(self, caption: str) -> None:
         """Delete an open call that was certainly not made."""
         self._change(
-            "DELETE FROM calls WHERE caption = ? AND prompt = ? AND model = ? AND state = 'open'",
-            (caption, self.prompt, self.model),
+            "DELETE FROM calls WHERE caption = ? AND prompt = ? AND model = ? AND endpoint = ? AND state = 'open'",
+            self._key(caption),
         )
 
     def tokens(self) -> dict[bool, tuple[int, int]]:
@@ -181,6 +174,11 @@ class Ledger:
         query = """SELECT batch IS NOT NULL, sum(input_tokens), sum(output_tokens) FROM calls
                    WHERE prompt = ? AND model = ? GROUP BY 1"""
         return {bool(row[0]): (row[1], row[2]) for row in self._db.execute(query, (self.prompt, self.model))}
+
+    def has_answers(self) -> bool:
+        """Return whether this server has given a valid answer."""
+        query = "SELECT 1 FROM calls WHERE prompt = ? AND model = ? AND endpoint = ? AND state = 'answered' LIMIT 1"
+        return self._db.execute(query, (self.prompt, self.model, self.endpoint)).fetchone() is not None
 
     def mean_tokens(self) -> tuple[int, float, float]:
         """Return the number of answers and their mean input and output tokens."""
@@ -209,6 +207,9 @@ class Ledger:
         """Record a change of a batch."""
         self._change(f"UPDATE batches SET {column} = ? WHERE number = ?", (value, number))
 
+    def _key(self, caption: str) -> tuple[str, str, str, str]:
+        return caption, self.prompt, self.model, self.endpoint
+
     def _create_tables(self) -> None:
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if not found and not self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
@@ -216,7 +217,10 @@ class Ledger:
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
         elif found != FORMAT:
-            raise UserError(f"{self.path}: not a ledger of this version (format {found}, expected {FORMAT})")
+            raise UserError(
+                f"{self.path}: not a ledger of this version (format {found}, expected {FORMAT}). Move "
+                "the file away or pass a different --ledger"
+            )
 
     def _close_interrupted(self) -> int:
         return self._change(

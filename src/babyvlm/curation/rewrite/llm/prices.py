@@ -139,7 +139,13 @@ class Budget:
         return f"{self.spent:,.2f} {self.price.currency}" if self.price else "unknown (no --prices given)"
 
 
-def estimate(captions: Iterable[str], ledger: Ledger | None, price: Price | None, concurrent_requests: int) -> str:
+def estimate(
+    captions: Iterable[str],
+    ledger: Ledger | None,
+    price: Price | None,
+    concurrent_requests: int,
+    max_output_tokens: int = MAX_OUTPUT_TOKENS,
+) -> str:
     """Describe the tokens, cost and time of the calls for these captions, individually and in batches.
 
     Args:
@@ -147,6 +153,7 @@ def estimate(captions: Iterable[str], ledger: Ledger | None, price: Price | None
         ledger: its answers, if there are enough, give the tokens per call.
         price: of the model.
         concurrent_requests: number of calls in flight.
+        max_output_tokens: limit on the output tokens of an answer.
     """
     count, typical, bound = 0, 0.0, 0
     for caption in captions:
@@ -158,13 +165,13 @@ def estimate(captions: Iterable[str], ledger: Ledger | None, price: Price | None
     lines = [
         f"estimate: {count:,} captions to send",
         f"  tokens: {tokens[0]:,.0f} input, {tokens[1]:,.0f} output ({source}); "
-        f"at most {bound:,} input, {count * MAX_OUTPUT_TOKENS:,} output",
+        f"at most {bound:,} input, {count * max_output_tokens:,} output",
     ]
     if price is None:
         return "\n".join([*lines, "  pass --prices to estimate cost and time"])
     modes = ((False, "individual calls"), (True, "batches"))[: 1 + price.has_batches]
     for batch, name in modes:
-        cost, max_cost = price.cost(tokens, batch=batch), price.cost((bound, count * MAX_OUTPUT_TOKENS), batch=batch)
+        cost, max_cost = price.cost(tokens, batch=batch), price.cost((bound, count * max_output_tokens), batch=batch)
         time = _batch_hours(price, tokens) if batch else _hours(price, count, tokens, concurrent_requests)
         lines.append(f"  {name}: {cost:,.2f} {price.currency} (at most {max_cost:,.2f}), {time}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The request sent for a caption, and how replies are validated."""
+"""The question about a caption, and the form of its answer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 VERSION = "rewrite_v2"
 MAX_CAPTION = 600  # characters sent, six times the usual caption. Our choice.
-MAX_OUTPUT_TOKENS = 120  # the longest valid answer takes about 60. Our choice.
+MAX_OUTPUT_TOKENS = 120  # default; the longest valid answer takes about 60. Our choice.
 # An estimate assumes 4 bytes of English per token (OpenAI's rule of thumb). A cost limit needs an upper bound: one
 # token per byte of a caption, which may be any text, and one per 2 bytes of the prompt, which is plain English.
 BYTES_PER_TOKEN = 4
@@ -60,13 +60,17 @@ class Prompt:
     """The question asked about each item (a text) of a job.
 
     Attributes:
-        request: returns the body of the chat completion for a model and an item.
+        name: name of the schema.
+        messages: returns the messages of the chat completion for an item.
+        schema: JSON schema of an answer.
         max_input_tokens: returns an upper bound on the input tokens for an item.
         max_output_tokens: limit on the output tokens of an answer.
         answer: pydantic model of a valid answer.
     """
 
-    request: Callable[[str, str], dict[str, Any]]
+    name: str
+    messages: Callable[[str], list[dict[str, Any]]]
+    schema: dict[str, Any]
     max_input_tokens: Callable[[str], int]
     max_output_tokens: int
     answer: type[BaseModel]
@@ -77,7 +81,7 @@ class Reply:
     """Result of a call.
 
     Attributes:
-        content: text of the model; valid by the schema if ``reason`` is empty.
+        content: text of the model; the answer as JSON, valid by the schema, if ``reason`` is empty.
         reason: why it is not a valid answer; empty if it is.
         paid: whether the call was billed, as far as the client can know.
         input_tokens: as counted by the server; None if not reported.
@@ -100,7 +104,7 @@ def system_prompt() -> str:
 @cache
 def prompt_id() -> str:
     """Return the prompt version with a hash of everything sent besides the caption: any edit gives new ledger keys."""
-    return f"{VERSION}-{hashlib.sha256(json.dumps(request('', '')).encode()).hexdigest()[:12]}"
+    return f"{VERSION}-{hashlib.sha256(json.dumps([messages(''), SCHEMA]).encode()).hexdigest()[:12]}"
 
 
 def clean(caption: str) -> str:
@@ -115,24 +119,17 @@ def digest(cleaned: str) -> str:
     return hashlib.sha256(cleaned.encode()).hexdigest()
 
 
-def request(model: str, cleaned: str) -> dict[str, Any]:
-    """Return the body of the chat completion for a cleaned caption."""
-    schema = {"name": "rewrite", "strict": True, "schema": SCHEMA}
-    return {
-        "model": model,
-        "messages": [
-            {"role": "system", "content": system_prompt()},
-            {"role": "user", "content": f"<caption>\n{cleaned}\n</caption>"},
-        ],
-        "temperature": 0,
-        "max_tokens": MAX_OUTPUT_TOKENS,
-        "response_format": {"type": "json_schema", "json_schema": schema},
-    }
+def messages(cleaned: str) -> list[dict[str, Any]]:
+    """Return the messages of the chat completion for a cleaned caption."""
+    return [
+        {"role": "system", "content": system_prompt()},
+        {"role": "user", "content": f"<caption>\n{cleaned}\n</caption>"},
+    ]
 
 
 @cache
 def _fixed_bytes() -> int:
-    return len(json.dumps(request("", "")).encode())
+    return len(json.dumps([messages(""), SCHEMA]).encode())
 
 
 def max_input_tokens(cleaned: str) -> int:
@@ -145,48 +142,4 @@ def typical_input_tokens(cleaned: str) -> float:
     return MESSAGE_TOKENS + (_fixed_bytes() + len(cleaned.encode())) / BYTES_PER_TOKEN
 
 
-def read_reply(body: object, scrub: Callable[[str], str], answer: type[BaseModel] = Answer) -> Reply:
-    """Validate the body of a chat completion. Never raises.
-
-    Args:
-        body: decoded JSON of any form.
-        scrub: removes secrets from text written by the server.
-        answer: pydantic model of a valid answer.
-    """
-    usage = _get(body, "usage")
-    tokens = _count(_get(usage, "prompt_tokens")), _count(_get(usage, "completion_tokens"))
-    choices = _get(body, "choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message, finish = _get(choice, "message"), _get(choice, "finish_reason")
-    content = _get(message, "content")
-    text = scrub(content) if isinstance(content, str) else None
-    if _get(message, "refusal"):
-        reason = "the model refused"
-    elif finish == "content_filter":
-        reason = "stopped by the server's content filter"
-    elif finish == "length":
-        reason = "answer truncated"
-    elif text is None:
-        reason = "reply without content"
-    else:
-        reason = _schema_error(text, answer)
-    return Reply(text, reason, "yes", *tokens)
-
-
-def _schema_error(text: str, answer: type[BaseModel]) -> str:
-    try:
-        answer.model_validate_json(text)
-    except ValidationError as error:
-        return "answer is not JSON" if error.errors()[0]["type"] == "json_invalid" else "answer violates the schema"
-    return ""
-
-
-def _get(value: object, key: str) -> Any:  # noqa: ANN401 - JSON from a server
-    return value.get(key) if isinstance(value, dict) else None
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
-
-
-REWRITE_PROMPT = Prompt(request, max_input_tokens, MAX_OUTPUT_TOKENS, Answer)
+REWRITE_PROMPT = Prompt("rewrite", messages, SCHEMA, max_input_tokens, MAX_OUTPUT_TOKENS, Answer)

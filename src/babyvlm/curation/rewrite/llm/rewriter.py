@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,16 @@ from babyvlm.curation.rewrite.llm.checks import RULES_VERSION, normalize, reject
 from babyvlm.curation.rewrite.llm.client import Server, open_server
 from babyvlm.curation.rewrite.llm.ledger import Call, Ledger
 from babyvlm.curation.rewrite.llm.prices import Budget, estimate, read_price
-from babyvlm.curation.rewrite.llm.prompt import Answer, clean, digest, prompt_id
+from babyvlm.curation.rewrite.llm.prompt import (
+    MAX_OUTPUT_TOKENS,
+    REWRITE_PROMPT,
+    Answer,
+    Prompt,
+    clean,
+    digest,
+    prompt_id,
+)
+from babyvlm.curation.rewrite.llm.settings import RequestSettings
 from babyvlm.curation.rewrite.rules.rewriter import ORIGINAL
 from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore, write_pairs
@@ -28,6 +37,9 @@ from babyvlm.io.files import write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+MAX_TOKEN_LIMIT = 1_000_000  # more than any model writes; a larger number is a typing error
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,19 @@ class RewriteOptions:
     prices: Path | None
     max_cost: float | None
     retry_failed: bool
+    retry_rejected: bool = False
+    max_output_tokens: int = MAX_OUTPUT_TOKENS
+    settings: RequestSettings = field(default_factory=RequestSettings)
+
+    @property
+    def prompt(self) -> Prompt:
+        """The question with the limit on its answer."""
+        return replace(REWRITE_PROMPT, max_output_tokens=self.max_output_tokens)
+
+    @property
+    def prompt_id(self) -> str:
+        """What identifies the question in the ledger, with the settings that affect the answer."""
+        return prompt_id() + self.settings.key
 
     def check(self) -> None:
         """Check the values.
@@ -58,6 +83,8 @@ class RewriteOptions:
             raise UserError(
                 f"--concurrent_requests must be at least 1, --requests_per_batch between 1 and {MAX_REQUESTS:,}"
             )
+        if not 1 <= self.max_output_tokens <= MAX_TOKEN_LIMIT:
+            raise UserError(f"--max_output_tokens must be between 1 and {MAX_TOKEN_LIMIT:,}")
         if self.timeout <= 0 or self.poll_seconds <= 0:
             raise UserError("--timeout and --poll_seconds must be greater than 0")
         if self.max_cost is not None and (self.prices is None or not self.max_cost >= 0):
@@ -86,21 +113,21 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOp
             "command": "rewrite",
             "store": source,
             "rewriter": f"llm {options.model}",
-            "prompt": prompt_id(),
+            "prompt": options.prompt_id,
             "checks": RULES_VERSION,
         },
         funnel,
     )
-    if options.retry_failed and artifacts.is_complete(out, "store", artifact.arguments):
+    if (options.retry_failed or options.retry_rejected) and artifacts.is_complete(out, "store", artifact.arguments):
         dropped = PairStore(out).manifest["funnel"]["dropped"]
         if failed := sum(count for reason, count in dropped.items() if reason.startswith("failed: ")):
             raise UserError(f"{out}: already complete, without {failed} failed captions. Delete it to retry them")
     folder = yield artifact
     licensed = source.path if source.licensed else None
-    server = open_server(options.base_url, options.key_file, options.timeout, licensed)
+    server = open_server(options.base_url, options.key_file, options.timeout, licensed, options.settings)
     captions = _captions(source)
     left_out = out.with_name(f"{out.name}.left_out.csv")
-    with Ledger(ledger_path, prompt_id(), options.model) as ledger:
+    with Ledger(ledger_path, options.prompt_id, options.model, options.base_url) as ledger:
         if ledger.interrupted:
             print(
                 f"{ledger.interrupted} calls were in flight when a run was killed and may have been billed. They are "
@@ -123,11 +150,12 @@ def print_estimate(store: Path, ledger_path: Path, options: RewriteOptions) -> N
     price = read_price(options.prices, options.model) if options.prices else None
     captions = _captions(PairStore(store))
     if not ledger_path.exists():
-        print(estimate(captions.values(), None, price, options.concurrent_requests))
+        print(estimate(captions.values(), None, price, options.concurrent_requests, options.max_output_tokens))
         return
-    with Ledger(ledger_path, prompt_id(), options.model) as ledger:
-        names = _missing(captions, ledger, retry_failed=options.retry_failed)
-        print(estimate((captions[name] for name in names), ledger, price, options.concurrent_requests))
+    with Ledger(ledger_path, options.prompt_id, options.model, options.base_url) as ledger:
+        names = _missing(captions, ledger, options)
+        missing = (captions[name] for name in names)
+        print(estimate(missing, ledger, price, options.concurrent_requests, options.max_output_tokens))
 
 
 def _captions(source: PairStore) -> dict[str, str]:
@@ -152,9 +180,9 @@ def _send_missing(captions: dict[str, str], ledger: Ledger, server: Server, opti
     price = read_price(options.prices, options.model) if options.prices else None
     if price and options.batch and not price.has_batches:
         raise UserError(f"{options.prices}: no batch prices for {options.model}. Add them or pass --batch false")
-    budget = Budget(price, options.max_cost)
+    budget = Budget(price, options.max_cost, prompt=options.prompt)
     budget.recount(ledger)
-    names = _missing(captions, ledger, retry_failed=options.retry_failed)
+    names = _missing(captions, ledger, options)
     if not options.batch and ledger.pending_batches():
         raise UserError(f"{ledger.path}: a batch is pending. Collect it first with --batch true")
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -164,14 +192,21 @@ def _send_missing(captions: dict[str, str], ledger: Ledger, server: Server, opti
         advance = partial(progress.advance, task)
         if options.batch:
             batches = BatchRunner(
-                server, ledger, budget, options.requests_per_batch, options.poll_seconds, captions, advance
+                server=server,
+                ledger=ledger,
+                budget=budget,
+                requests_per_batch=options.requests_per_batch,
+                poll_seconds=options.poll_seconds,
+                captions=captions,
+                on_replies=advance,
+                prompt=options.prompt,
             )
             complete = batches.run(names)
         else:
-            calls = CallRunner(server, ledger, budget, options.concurrent_requests, advance)
+            calls = CallRunner(server, ledger, budget, options.concurrent_requests, advance, options.prompt)
             complete = calls.run(captions[name] for name in names)
     if not complete:
-        missing = len(_missing(captions, ledger, retry_failed=False))
+        missing = len(_missing(captions, ledger, replace(options, retry_failed=False, retry_rejected=False)))
         raise UserError(
             f"--max_cost {options.max_cost} reached after {budget}, with {missing:,} of {len(captions):,} captions not "
             f"sent. Answers are stored in {ledger.path}; raise the limit to continue"
@@ -179,14 +214,17 @@ def _send_missing(captions: dict[str, str], ledger: Ledger, server: Server, opti
     return budget
 
 
-def _missing(captions: dict[str, str], ledger: Ledger, *, retry_failed: bool) -> list[str]:
-    """Return the digests of captions without a paid call, and with ``retry_failed`` those of failed captions too."""
+def _missing(captions: dict[str, str], ledger: Ledger, options: RewriteOptions) -> list[str]:
+    """Return the digests of captions without a billed call, and of failed or rejected ones if that is requested."""
     missing = []
     for name, caption in captions.items():
         call = ledger.last(name)
-        unpaid = call is None or (call.state == "failed" and call.paid == "no")
-        if unpaid or (retry_failed and call and call.state != "open" and _outcome(caption, call).kind == "failed"):
+        if call is None or (call.state == "failed" and call.paid == "no"):
             missing.append(name)
+        elif call.state != "open" and _outcome(caption, call).kind == "failed":
+            rejected = call.paid == "yes"  # its answer arrived, and cannot be used
+            if options.retry_failed or (options.retry_rejected and rejected):
+                missing.append(name)
     return missing
 
 

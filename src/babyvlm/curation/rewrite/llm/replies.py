@@ -1,0 +1,145 @@
+"""How the replies of a server are read: errors inside a successful response, and answers in the forms that models use.
+
+An answer is accepted only if the reply contains exactly one JSON object, outside of the model's reasoning, and if that
+object follows the schema.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from babyvlm.curation.rewrite.llm.prompt import Answer, Reply
+
+# Names that servers use for an error in place of a status code (OpenAI, OpenRouter, vLLM, Anthropic's gateway).
+ERROR_STATUS = {
+    "authentication_error": 401,
+    "context_length_exceeded": 400,
+    "insufficient_quota": 402,
+    "internal_server_error": 500,
+    "invalid_api_key": 401,
+    "invalid_request_error": 400,
+    "model_not_found": 404,
+    "not_found_error": 404,
+    "overloaded_error": 529,
+    "permission_error": 403,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "server_error": 500,
+    "timeout": 504,
+    "unsupported_parameter": 400,
+}
+
+
+def decode_body(text: str) -> object:
+    """Decode the body of a response; a byte order mark, blank lines and comments that keep it alive are skipped.
+
+    Raises:
+        ValueError: not JSON.
+        RecursionError: nested too deeply.
+    """
+    lines = text.removeprefix("\ufeff").lstrip().split("\n")
+    while lines and (not lines[0].strip() or lines[0].startswith(":")):  # ": OPENROUTER PROCESSING"
+        del lines[0]
+    return json.loads("\n".join(lines))
+
+
+def error_in_body(body: object) -> tuple[int | None, str] | None:
+    """Return the status and text of an error in the body of a successful response; None if it contains no error.
+
+    The status is None if the error has no code that we know.
+    """
+    error = _get(body, "error")
+    if not error or _get(body, "choices"):
+        return None
+    names = [_get(error, name) for name in ("code", "status", "type")]
+    for name in names:
+        if isinstance(name, int) and 400 <= name <= 599:
+            return name, json.dumps(error)
+        if isinstance(name, str) and name.isdecimal() and 400 <= int(name[:9]) <= 599:
+            return int(name), json.dumps(error)
+    known = (ERROR_STATUS[name] for name in names if isinstance(name, str) and name in ERROR_STATUS)
+    return next(known, None), json.dumps(error, ensure_ascii=False)
+
+
+def read_reply(body: object, scrub: Callable[[str], str], answer: type[BaseModel] = Answer) -> Reply:
+    """Read the answer in the body of a chat completion. Never raises.
+
+    Args:
+        body: decoded JSON of any form.
+        scrub: removes secrets from text written by the server.
+        answer: pydantic model of a valid answer.
+    """
+    usage = _get(body, "usage")
+    tokens = _count(_get(usage, "prompt_tokens")), _count(_get(usage, "completion_tokens"))
+    choices = _get(body, "choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message, finish = _get(choice, "message"), _get(choice, "finish_reason")
+    text = _message_text(message)
+    if text is not None:
+        text = scrub(text.encode("utf-8", "replace").decode())  # a database stores no lone surrogates
+    if _get(message, "refusal"):
+        reason = "the model refused"
+    elif finish == "content_filter":
+        reason = "stopped by the server's content filter"
+    elif finish == "length":
+        reason = "answer truncated"
+    elif text is None:
+        reason = "reply without content"
+    else:
+        found, reason = find_answer(text, answer)
+        text = text if found is None else scrub(found)
+    return Reply(text, reason, "yes", *tokens)
+
+
+def find_answer(text: str, answer: type[BaseModel]) -> tuple[str | None, str]:
+    """Return the one answer in a model's text as JSON, and the reason if there is none.
+
+    Reasoning up to ``</think>``, code fences, and prose around the answer are ignored.
+    """
+    text = text.lstrip().removeprefix("\ufeff").lstrip()
+    _, end_of_thinking, rest = text.rpartition("</think>")
+    if not end_of_thinking and text.startswith("<think>"):
+        return None, "answer is not JSON"
+    objects: set[str] = set()
+    decoder, position = json.JSONDecoder(), rest.find("{")
+    while position >= 0:
+        try:
+            value, position = decoder.raw_decode(rest, position)
+        except (ValueError, RecursionError):
+            return None, "answer is not JSON"
+        objects.add(json.dumps(value, ensure_ascii=False))
+        position = rest.find("{", position)
+    if len(objects) != 1:
+        return None, "several answers in one reply" if objects else "answer is not JSON"
+    (found,) = objects
+    try:
+        answer.model_validate_json(found)
+    except (ValidationError, UnicodeEncodeError):
+        return None, "answer violates the schema"
+    return found, ""
+
+
+def _message_text(message: object) -> str | None:
+    """Return the text of a message: its content, otherwise the one tool call, otherwise the reasoning."""
+    content = _get(message, "content")
+    if isinstance(content, list):
+        parts = [_get(part, "text") for part in content if _get(part, "type") in ("text", "output_text")]
+        content = "".join(part for part in parts if isinstance(part, str))
+    if isinstance(content, str) and content.strip():
+        return content
+    tools = _get(message, "tool_calls")
+    arguments = _get(_get(tools[0], "function"), "arguments") if isinstance(tools, list) and len(tools) == 1 else None
+    others = (arguments, _get(message, "reasoning_content"), _get(message, "reasoning"))
+    return next((text for text in others if isinstance(text, str) and text.strip()), None)
+
+
+def _get(value: object, key: str) -> Any:  # noqa: ANN401 - JSON from a server
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
