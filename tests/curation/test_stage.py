@@ -48,7 +48,7 @@ def count(
         state=out.with_name(f"{out.name}.state"),
     )
     folder = yield artifact
-    artifact.state.mkdir(exist_ok=True)
+    artifacts.create_marked(artifact.state)
     resumed = (folder / "numbers.txt").exists()
     (folder / "numbers.txt").write_text(" ".join(map(str, range(limit))))
     funnel.keep(limit)

@@ -22,6 +22,7 @@ from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import resolve_inside, write_csv
+from babyvlm.io.images import BrokenImageError, open_rgb
 from babyvlm.playroom.world import CREDIT
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def assemble(
     }
     artifact = Artifact("benchmark", arguments, manifest=manifest, ancestors=parts.ancestors)
     folder = yield artifact
+    for path in parts.images.values():
+        _require_image(path)
     hashes = {name: artifacts.sha256_file(path) for name, path in parts.images.items()}
     if copy_images:
         for name, path in parts.images.items():
@@ -136,8 +139,8 @@ def _add_labeled(parts: _Parts, path: Path) -> None:
     parts.lists["labeled_s"] = [LABELED_COLUMNS, *rows]
     for *_, name in rows:
         image = resolve_inside(path, name)
-        if image is None:
-            raise UserError(f"{path / LABELED}: image {name!r} is not in {path}")
+        if image is None or not name.startswith("labeled_s/"):
+            raise UserError(f"{path / LABELED}: image {name!r} is not in {path / 'labeled_s'}")
         parts.images[name] = image
     parts.facts["labeled_s"] = {
         "trials": manifest["trials"],
@@ -150,10 +153,20 @@ def _add_labeled(parts: _Parts, path: Path) -> None:
     parts.ancestors |= artifacts.lineage(path, "labeled-s")
 
 
+def _require_image(path: Path) -> None:
+    """Check that a file that a list names is an image, so that nothing else is copied into a benchmark."""
+    try:
+        open_rgb(path)
+    except BrokenImageError as error:
+        raise UserError(f"{path}: is not an image that can be copied ({error})") from None
+
+
 def _add_pairs(parts: _Parts, source: Items, verdicts: Path, names: list[str]) -> None:
     items = _balanced(source.rows[name] for name in names)
     for item in items:
-        parts.images[f"vtwt/{Path(item.image).name}"] = source.path / item.image
+        name, image = f"vtwt/{Path(item.image).name}", source.path / item.image
+        if parts.images.setdefault(name, image) != image:
+            raise UserError(f"{source.path}: {item.image} and {parts.images[name]} have the same name. Rename one")
     rows = [(f"vtwt/{Path(item.image).name}", item.positive, item.negative, item.word_class) for item in items]
     parts.lists["vtwt"] = [VTWT_COLUMNS, *rows]
     manifest = source.manifest

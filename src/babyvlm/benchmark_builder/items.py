@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from babyvlm.benchmarks.trials import read_rows
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
-from babyvlm.io.files import resolve_inside, write_csv
+from babyvlm.io.files import resolve_inside, safe_name, write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,7 +21,6 @@ VTWT_COLUMNS = ("image", "positive_phrase", "negative_phrase", "word_class")
 WINOGROUND_COLUMNS = ("instance_id", "positive_phrase", "negative_phrase", "image", "image_tag")
 COLUMNS = ("item", "image", "positive_phrase", "negative_phrase", "word_class")
 LIST = "items.csv"
-NAME = re.compile(r"\w[\w.-]*")  # becomes part of file names
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,7 @@ class Items:
             image = resolve_inside(self.path, item.image)
             if image is None or not image.is_file():
                 raise UserError(f"{self.path / LIST}, row {row.line}: image {item.image!r} is not in {self.path}")
-            if not NAME.fullmatch(item.name):
-                raise UserError(f"{self.path / LIST}, row {row.line}: item {item.name!r}: invalid name")
+            safe_name(item.name, f"{self.path / LIST}, row {row.line}: item")
             if item.name in found:
                 raise UserError(f"{self.path / LIST}, row {row.line}: duplicate item {item.name!r}")
             found[item.name] = item

@@ -41,9 +41,7 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
             f"{run}: was trained on licensed pairs, or on pairs of unknown licence. If your licence allows you to "
             "distribute the weights, pass --licensed_export true"
         )
-    for path in (run / "vocabulary").rglob("*"):
-        if path.is_symlink():
-            raise UserError(f"{path}: is a link; its target would be copied into the export. Replace it by the file")
+    _refuse_links(run / "vocabulary", "its target would be copied into the export")
     arguments = {"checkpoint": sha256_file(best_checkpoint(run))}
     if is_complete(out, EXPORT, arguments):
         print(f"{out}: already complete, skipping")
@@ -68,12 +66,19 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
         _upload(out, hub, private)
 
 
+def _refuse_links(folder: Path, reason: str) -> None:
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink():
+            raise UserError(f"{path}: is a link; {reason}. Replace it by the file")
+
+
 def _upload(folder: Path, name: str, private: bool) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     from babyvlm.models.hub import FILES
 
+    _refuse_links(folder, "its target would be uploaded")
     try:
         api = HfApi()
         url = api.create_repo(name, private=private, exist_ok=True)

@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from babyvlm.ablations.state import FINISHED
 from babyvlm.config import LINKED, CheckedParser, check_yaml
 from babyvlm.errors import UserError
+from babyvlm.io.files import safe_name
 from babyvlm.report.runs import Row, Run, has_test_results
 from babyvlm.report.tables import main_table
 from babyvlm.training.checkpoint_io import AtomicCheckpointIO
@@ -100,12 +101,8 @@ class BabyVLMCLI(LightningCLI):
             raise UserError("trainer.default_root_dir: use --log_dir for the folder of runs, resume to continue one")
         for option in ("name", "data.init_args.name"):
             value = config.get(option)
-            if isinstance(value, str) and (
-                not value or value in (".", "..") or not value.isprintable() or "/" in value
-            ):
-                raise UserError(
-                    f"{option} {value!r}: name a folder, without `/`; --log_dir says where runs are written"
-                )
+            if isinstance(value, str):
+                safe_name(value, option)
         # Lightning would read hyperparameters from the checkpoint, over those of the config; ours hold none.
         self._checkpoint, config.ckpt_path = _local_checkpoint(config.ckpt_path), None
 
@@ -214,8 +211,10 @@ def _row_and_run(logs: Path, folder: Path) -> tuple[str, str]:
     Raises:
         UserError: the folder has more or fewer parts, or already contains a run.
     """
-    if folder.is_absolute() or len(folder.parts) != 2 or ".." in folder.parts:
+    if folder.is_absolute() or len(folder.parts) != 2:
         raise UserError(f"--run_folder {folder}: expected two names, ROW/RUN; the folder is created in {logs}")
+    for part in folder.parts:
+        safe_name(part, f"--run_folder {folder}")
     if (logs / folder / "config.yaml").is_file():
         raise UserError(f"{logs / folder}: already contains a run. Resume it or pass a different --run_folder")
     return folder.parts[0], folder.parts[1]
@@ -241,7 +240,7 @@ def resume(run: Path, *options: str) -> None:
     if not isinstance(settings.get("log_dir"), str):
         raise UserError(f"{config}: `log_dir` is missing. Restore the file that fit wrote")
     log_dir = Path(settings["log_dir"])
-    if not run.resolve().is_relative_to(log_dir.resolve()):
+    if (log_dir / run.resolve().parent.name / run.resolve().name).resolve() != run.resolve():
         raise UserError(
             f"{run}: was created in {log_dir}. Call resume in the folder where fit was called, with the run in its "
             "original place"

@@ -17,7 +17,7 @@ THUMBNAIL = 224  # maximum length of the longer side in pixels
 LICENSED_NOTE = "Built from a licensed store: this page must not leave this machine."
 # All texts are escaped. The policy is a second safeguard: even if one were not, the browser would load and run nothing.
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="babyvlm"><title>{title}</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <style>
 body {{ font: 16px/1.4 system-ui, sans-serif; margin: 2em; }}
@@ -31,6 +31,7 @@ small {{ color: #555; }}
 {licensed}<p>{note}</p>
 {sections}</body></html>
 """
+PAGE_BEGINNING = PAGE.partition("{title}")[0]  # identifies the pages that this package may replace
 
 
 class Card(NamedTuple):

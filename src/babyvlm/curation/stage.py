@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -45,7 +44,8 @@ class Artifact:
         ancestors: lineage of inputs that are not in ``arguments``.
         resumable: keep the unfinished folder when the stage is interrupted. The stage finds in it what was left by a
             call with the same arguments; what is needed only to resume belongs in its subfolder ``SCRATCH``.
-        state: a folder of the stage's own, needed only to resume; removed once the artifact is complete.
+        state: a folder of the stage's own, needed only to resume; removed once the artifact is complete. The
+            stage creates it with ``create_marked``.
         lock: hold the lock while building; False on all but one rank of a distributed stage.
     """
 
@@ -104,8 +104,8 @@ def stage(function: Callable[P, Stage]) -> Callable[P, None]:
                 summary = "already complete, skipping"
             else:
                 summary = _build(steps, artifact, out)
-            if artifact.state:
-                shutil.rmtree(artifact.state, ignore_errors=True)
+            if artifact.state and artifacts.is_marked(artifact.state):
+                artifacts.remove_marked(artifact.state)
         print(f"{out}: {summary}")
 
     return command

@@ -6,6 +6,7 @@ It is a folder in Hugging Face's tokenizer format, which transformers and open_c
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,10 @@ from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
+from babyvlm.io.files import resolve_inside
 
 PAD, UNK, SOS, EOS, IMAGE = range(5)
+FILES = ("tokenizer.json", "tokenizer_config.json", "vocabulary.json")
 SPECIALS = ["<pad>", "<unk>", "<sos>", "<eos>", "<image>"]  # ids 0 to 3 as in CVCL; <image> for the generative model
 # A word may contain apostrophes and hyphens; other punctuation is dropped (our choice: a bag of words cannot use it).
 WORD = r"<unk>|\w+(?:['’-]\w+)*"
@@ -56,6 +59,20 @@ class Vocabulary:
         self._tokenizer = Tokenizer.from_file(str(file))
         # A caption that contains "<image>" or "<eos>" is text like any other.
         self._tokenizer.encode_special_tokens = True
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the files of the vocabulary, and nothing else that lies beside them, to a new or unfinished folder.
+
+        Raises:
+            UserError: one of them is a link to a file elsewhere.
+        """
+        folder.mkdir(exist_ok=True)
+        for name in FILES:
+            source = resolve_inside(self.path, name)
+            if source is None:
+                raise UserError(f"{self.path / name}: is a link that leads out of {self.path}. Replace it by the file")
+            if source.is_file():
+                shutil.copyfile(source, folder / name)
 
     @property
     def hash(self) -> str:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -24,6 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Manifest = dict[str, Any]
 SCRATCH = "scratch"  # subfolder of an unfinished artifact
+MARKER = "babyvlm-unfinished"  # file in every folder that this package created and may delete
 
 
 def sha256_file(path: Path) -> str:
@@ -108,6 +109,51 @@ def is_complete(folder: Path, kind: str, arguments: Mapping[str, Any]) -> bool:
     return True
 
 
+def create_marked(folder: Path) -> None:
+    """Create a folder that ``remove_marked`` may delete; nothing happens if it exists and was created here.
+
+    Raises:
+        UserError: a folder or file with this name exists and was not created by this package.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        folder.mkdir(parents=True, exist_ok=True)
+    _require_marked(folder)
+    (folder / MARKER).touch()
+
+
+def remove_marked(folder: Path) -> None:
+    """Delete a folder that ``create_marked`` created, if it exists.
+
+    Raises:
+        UserError: it was not created by this package.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    _require_marked(folder)
+    with suppress(OSError):  # other ranks may remove and create the same folder at this moment
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != MARKER:
+                path.unlink()
+        # The marker last, so that a call that is killed here leaves a folder that can be deleted.
+        (folder / MARKER).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def is_marked(folder: Path) -> bool:
+    """Return whether a folder may be deleted: it is empty, or ``create_marked`` created it; a link never."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    # Emptiness is checked before, because another rank may be writing the marker, and after, because it may remove it.
+    return not any(folder.iterdir()) or (folder / MARKER).is_file() or not any(folder.iterdir())
+
+
+def _require_marked(folder: Path) -> None:
+    if not is_marked(folder):
+        raise UserError(f"{folder}: was not created by this package. Move or delete it, or pass a different --out")
+
+
 @contextmanager
 def create(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = False) -> Iterator[Path]:
     """Build the artifact ``folder`` completely or not at all.
@@ -121,18 +167,22 @@ def create(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = 
         manifest: must hold ``arguments``; the version of the code is added.
         keep_partial: keep the files of an interrupted call with the same arguments, so that the block can resume. What
             is needed only to resume belongs in the subfolder ``SCRATCH``, which is removed at the end.
+
+    Raises:
+        UserError: ``<folder>.partial`` exists and was not created by this function.
     """
     partial = _partial(folder)
     started_with = partial / SCRATCH / "arguments.json"
     if not keep_partial or _read(started_with) != _as_json(manifest["arguments"]):
-        shutil.rmtree(partial, ignore_errors=True)
-    started_with.parent.mkdir(parents=True, exist_ok=True)
+        remove_marked(partial)
+    create_marked(partial)
+    started_with.parent.mkdir(exist_ok=True)
     _write(started_with, manifest["arguments"])
     try:
         yield partial
     except BaseException:
         if not keep_partial:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_marked(partial)
         raise
     ready = partial / SCRATCH / f"{kind}.json"
     _write(ready, {"kind": kind, "code_version": __version__, **manifest})
@@ -185,6 +235,7 @@ def _partial(folder: Path) -> Path:
 
 def _rename(partial: Path, folder: Path) -> None:
     shutil.rmtree(partial / SCRATCH, ignore_errors=True)
+    (partial / MARKER).unlink(missing_ok=True)
     partial.rename(folder)
 
 

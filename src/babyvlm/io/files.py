@@ -15,6 +15,7 @@ from babyvlm.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+MAX_NAME_BYTES = 200  # file systems allow 255, and suffixes are added
 EDGE_BYTES = 1 << 20  # hashed at either end of a large file; our choice, since a video corpus is half a terabyte
 
 
@@ -25,8 +26,34 @@ def as_list(paths: list[Path] | Path | None) -> list[Path]:
     return [paths] if isinstance(paths, Path) else paths
 
 
+def safe_name(name: str, where: str) -> str:
+    """Return a name that is read from data or given for a new file or folder, if it can be used as such.
+
+    Args:
+        name: becomes part of a path.
+        where: names the option, or the file and row, in the message.
+
+    Raises:
+        UserError: it is empty, longer than 200 bytes, begins with a dot, or contains a separator or a character that
+            cannot be printed.
+    """
+    usable = name.isprintable() and not name.startswith(".") and not {"/", "\\"} & set(name)
+    if not name or not usable or len(name.encode()) > MAX_NAME_BYTES:
+        raise UserError(
+            f"{where}: {name[:MAX_NAME_BYTES]!r} is not a valid name. Use at most {MAX_NAME_BYTES} bytes, without `/` "
+            "or `\\`, and no dot at the start"
+        )
+    return name
+
+
 def resolve_inside(root: Path, name: str) -> Path | None:
-    """Return ``root/name``, or None if it leaves ``root`` (``..``, an absolute path, a symbolic link to elsewhere)."""
+    """Return the file that ``name``, read from data, refers to below ``root``; None if it may lie elsewhere.
+
+    That is so if it is empty, absolute, contains ``..`` or a NUL, or passes a symbolic link that leads out of ``root``.
+    The same name is then also safe below another folder that contains no links.
+    """
+    if join_inside(root, name) is None:
+        return None
     try:
         path = (root / name).resolve()
         return path if path.is_relative_to(root.resolve()) else None
@@ -118,6 +145,25 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
 def combine_hashes(hashes: Iterable[str]) -> str:
     """Return a hash of hashes, in the order given."""
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def require_replaceable(path: Path, beginning: str) -> None:
+    """Check that the file that a command is about to write does not exist, or begins as the command writes it.
+
+    Raises:
+        UserError: the file is another one, probably the user's own.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            found = file.read(len(beginning))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):  # reported when it is written
+        return
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if found != beginning:
+        raise UserError(
+            f"{path}: already exists and was not written by this command. Move it or pass a different --out"
+        )
 
 
 @contextmanager

@@ -49,9 +49,11 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
         on_wait: called once if another process holds the lock.
 
     Raises:
-        UserError: the file system does not support locks.
+        UserError: the file system does not support locks, or ``path`` is a file of the user: lock files are empty.
         OSError: the lock file cannot be created.
     """
+    if path.is_symlink() or (path.exists() and (not path.is_file() or path.stat().st_size)):
+        raise UserError(f"{path}: already exists and is not a lock file. Move it or pass a different --out")
     path.touch()  # raises the reason at once; filelock would retry for ever
     is_locked(path)  # raises if there are no locks here; filelock would use a marker file, which outlives its process
     lock = FileLock(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, cast
@@ -46,7 +45,7 @@ class VocabularyModule(LightningModule):
             return
         if self.trainer.is_global_zero and not Path(folder, "vocabulary").exists():
             partial = Path(folder, "vocabulary.partial")
-            shutil.copytree(self.vocabulary.path, partial, dirs_exist_ok=True)
+            self.vocabulary.copy_to(partial)
             partial.rename(partial.with_suffix(""))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

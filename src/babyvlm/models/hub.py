@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,7 @@ def save(model: LightningModule, folder: Path) -> None:
     """Write weights and vocabulary as ``load`` reads them: only safetensors and JSON."""
     vocabulary = getattr(model, "vocabulary", None)
     if vocabulary is not None:
-        shutil.copytree(vocabulary.path, folder / "vocabulary")
+        vocabulary.copy_to(folder / "vocabulary")
     if isinstance(model, BabyLLaVA):  # in transformers' format
         model.save_pretrained(folder)
     else:

@@ -24,7 +24,7 @@ from babyvlm import __version__
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, write_pairs
 from babyvlm.io import artifacts
-from babyvlm.io.files import write_csv
+from babyvlm.io.files import require_replaceable, write_csv
 from babyvlm.io.processes import run_in_processes
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ def write_parts(
     """
     out = folder.with_suffix("")  # without .partial
     state = parts_folder(out)
-    state.mkdir(parents=True, exist_ok=True)
+    require_replaceable(input_list, ",".join(heading))
+    artifacts.create_marked(state)
     for unfinished in state.glob(".*"):  # left by a call that was killed
         unfinished.unlink(missing_ok=True)
     paths = [state / part_name(part) for part in parts]

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from babyvlm.curation.contact_sheet import Card, contact_sheet
+from babyvlm.curation.contact_sheet import PAGE_BEGINNING, Card, contact_sheet
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import require_at_least
-from babyvlm.io.files import atomic_write
+from babyvlm.io.files import atomic_write, require_replaceable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,6 +108,7 @@ def _show(source: PairStore, rows_M: npt.NDArray[np.int64], out: Path | None) ->
             table.add_row(*(_printable(str(row[name])) for name in names))
         Console().print(table)
         return
+    require_replaceable(out, PAGE_BEGINNING)
     cards = [
         Card(row["image"], row["utterance"], " · ".join(f"{name} {row[name]}" for name in names if name != "utterance"))
         for _, row in source.take(rows_M)

@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 from babyvlm.errors import UserError, first_line
 from babyvlm.io import artifacts
+from babyvlm.io.files import resolve_inside
 from babyvlm.types import Pair
 
 if TYPE_CHECKING:
@@ -97,6 +98,9 @@ class PairStore:
         if missing or sum(shard["rows"] for shard in manifest["shards"]) != manifest["rows"]:
             problem = f"lacks {missing}" if missing else "the rows of its shards do not add up"
             raise UserError(f"{self.path}/store.json: {problem}. Build the store again")
+        for name in (str(shard["file"]) for shard in manifest["shards"]):
+            if resolve_inside(self.path, name) is None:
+                raise UserError(f"{self.path}/store.json: {name!r} is not a file of the store. Build the store again")
         return manifest
 
     @property

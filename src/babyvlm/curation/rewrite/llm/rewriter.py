@@ -33,10 +33,12 @@ from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore, write_pairs
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
-from babyvlm.io.files import write_csv
+from babyvlm.io.files import require_replaceable, write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+LEFT_OUT_COLUMNS = ("key", "outcome", "reason")
 
 
 MAX_TOKEN_LIMIT = 1_000_000  # more than any model writes; a larger number is a typing error
@@ -122,11 +124,12 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOp
         dropped = PairStore(out).manifest["funnel"]["dropped"]
         if failed := sum(count for reason, count in dropped.items() if reason.startswith("failed: ")):
             raise UserError(f"{out}: already complete, without {failed} failed captions. Delete it to retry them")
+    left_out = out.with_name(f"{out.name}.left_out.csv")
     folder = yield artifact
+    require_replaceable(left_out, ",".join(LEFT_OUT_COLUMNS))
     licensed = source.path if source.licensed else None
     server = open_server(options.base_url, options.key_file, options.timeout, licensed, options.settings)
     captions = _captions(source)
-    left_out = out.with_name(f"{out.name}.left_out.csv")
     with Ledger(ledger_path, options.prompt_id, options.model, options.base_url) as ledger:
         if ledger.interrupted:
             print(
@@ -255,4 +258,4 @@ def _rewritten_rows(source: PairStore, ledger: Ledger, funnel: Funnel, left_out:
             rejected.append((row["key"], outcome))
     reasons = ((key, outcome.kind, outcome.text) for key, outcome in rejected)
     # Before the store is complete, so that no complete store lacks its list.
-    write_csv(left_out, [("key", "outcome", "reason"), *reasons])
+    write_csv(left_out, [LEFT_OUT_COLUMNS, *reasons])
