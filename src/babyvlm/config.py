@@ -15,6 +15,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter,
 
 from babyvlm.allowed import check_config, import_paths, refusal
 from babyvlm.errors import UserError
+from babyvlm.io.printing import echo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +131,7 @@ class OneLineParser(ArgumentParser):
         """Print the innermost cause and exit."""
         if not self.exit_on_error:
             super().error(message, ex)
-        sys.stderr.write(f"error: {one_line(message)}\n")
+        echo(f"error: {one_line(message)}", file=sys.stderr)
         raise SystemExit(2)
 
 

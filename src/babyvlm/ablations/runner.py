@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from babyvlm.ablations import state
 from babyvlm.ablations.plan import Plan, PlannedRun, Task
 from babyvlm.errors import UserError
+from babyvlm.io.printing import Console, echo
 from babyvlm.training.signals import SIGNALS, SignalListener, exit_code, requeue
 
 LOG_LINES = 5  # lines of a failed run's log to print
@@ -234,7 +234,7 @@ def run(
     code = runner.exit_code(outcomes)
     names: tuple[Outcome, ...] = ("done", "failed", "stopped")
     counts = [f"{outcomes.count(name)} {name}" for name in names]
-    print(f"{len(tasks)} rows and seeds: {', '.join(counts)}")
+    echo(f"{len(tasks)} rows and seeds: {', '.join(counts)}")
     if code:
         raise SystemExit(code)
 

@@ -13,6 +13,7 @@ from babyvlm.ablations.plan import Plan, PlannedRun, Task
 from babyvlm.ablations.state import State, state_of
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
+from babyvlm.io.printing import echo
 
 JOB_NAME = "ablations"  # of the array in slurm/ablations.sbatch
 
@@ -32,7 +33,7 @@ def status(
     """
     plan, queue = Plan(matrix, quick, log_dir), slurm_queue()
     width = max(len(task.row) for task in plan.tasks)
-    print(f"task  {'row':{width}}  seed  state in {plan.log_dir}")
+    echo(f"task  {'row':{width}}  seed  state in {plan.log_dir}")
     counts: Counter[str] = Counter()
     runs: list[tuple[Task, PlannedRun]] = []
     for number, task in enumerate(plan.tasks):
@@ -43,12 +44,10 @@ def status(
             state = State("missing", str(error))
         counts[state.status] += 1
         queued = f" (SLURM: {queue[number]})" if number in queue and state.status not in ("done", "running") else ""
-        print(f"{number:4}  {task.row:{width}}  {task.seed:4}  {state}{queued}")
-    print(
-        f"{len(plan.tasks)} rows and seeds: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    )
+        echo(f"{number:4}  {task.row:{width}}  {task.seed:4}  {state}{queued}")
+    echo(f"{len(plan.tasks)} rows and seeds: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
     if budgets := sample_budgets(runs):
-        print("\n".join(["samples seen per run:", *(f"  {line}" for line in budgets)]))
+        echo("\n".join(["samples seen per run:", *(f"  {line}" for line in budgets)]))
 
 
 def row_state(run: PlannedRun) -> State:
@@ -68,7 +67,7 @@ def slurm_queue() -> Mapping[int, str]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError) as error:
-        print(f"SLURM queue unknown: {error}")
+        echo(f"SLURM queue unknown: {error}")
         return {}
     parts = [line.split() for line in done.stdout.splitlines()]
     return {int(part[0]): part[1].lower() for part in parts if len(part) == 2 and part[0].isdigit()}

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
-from rich.console import Console
 from rich.progress import Progress
 
 from babyvlm.benchmarks.phrases import PhrasePair
@@ -23,6 +22,7 @@ from babyvlm.curation.rewrite.llm.ledger import Ledger
 from babyvlm.curation.rewrite.llm.prices import Budget, read_price
 from babyvlm.curation.rewrite.llm.prompt import MESSAGE_TOKENS, MIN_BYTES_PER_TOKEN, Prompt, clean, digest
 from babyvlm.errors import UserError
+from babyvlm.io.printing import Console, echo
 
 Frame = Mapping[str, Any]  # a row of a store
 VERSION = "phrase_pairs_v2"
@@ -133,7 +133,7 @@ def propose_by_llm(
             )
         answers = {item: ledger.last(digest(item)) for item in shown}
     failed = sum(call is None or call.state != "answered" for call in answers.values())
-    print(f"{len(shown):,} requests, {failed:,} without a valid answer; total cost: {budget}")
+    echo(f"{len(shown):,} requests, {failed:,} without a valid answer; total cost: {budget}")
     return {
         key: _phrase_pairs(call.content)
         for key, item in item_of.items()

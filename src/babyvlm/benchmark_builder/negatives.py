@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import track
 
 from babyvlm.benchmark_builder.image_generators import (
@@ -24,6 +23,7 @@ from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.errors import UserError
 from babyvlm.io.images import open_rgb
+from babyvlm.io.printing import Console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,6 +12,7 @@ from babyvlm.benchmark_builder.items import Items
 from babyvlm.benchmark_builder.verdicts import VERDICTS, agreement, agreement_text, read_all
 from babyvlm.errors import UserError
 from babyvlm.io.extras import require_extra
+from babyvlm.io.printing import echo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +47,7 @@ def review(items: Path, verdicts: Path | None = None, port: int = 8017) -> None:
         port = listener.getsockname()[1]
         app = ReviewApp(source, folder, token, port)
         server = make_server("127.0.0.1", port, app, threaded=True, request_handler=QuietHandler, fd=listener.fileno())
-        print(
+        echo(
             f"{len(source.rows):,} items; verdicts are written to {folder}\nopen http://127.0.0.1:{port}/?token={token}",
             flush=True,
         )
@@ -57,7 +58,7 @@ def review(items: Path, verdicts: Path | None = None, port: int = 8017) -> None:
         except KeyboardInterrupt:
             server.shutdown()
             app.close()
-    print(f"\n{summary(source, folder)}")
+    echo(f"\n{summary(source, folder)}")
 
 
 def verdicts_of(items: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from babyvlm.benchmarks.base import Benchmark, Measure
 from babyvlm.benchmarks.trials import Trial, read_rows, split_of
 from babyvlm.errors import UserError
+from babyvlm.io.printing import echo
 from babyvlm.types import Captioner, TrialResult
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class SAYCamCaption(Benchmark):
             self._meteor["meteor_nltk"] = meteor_nltk
         except UserError as error:
             if is_rank_zero():
-                print(f"{self.name}: METEOR by NLTK is left out: {error}")
+                echo(f"{self.name}: METEOR by NLTK is left out: {error}")
         return True
 
     def results(self, model: object, views: Views, *, device: torch.device, batch_size: int) -> list[TrialResult]:

@@ -18,6 +18,7 @@ from babyvlm.data.vocabulary import UNK, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.io.distributed import is_rank_zero, map_over_ranks, progress
 from babyvlm.io.images import BrokenImageError, open_rgb
+from babyvlm.io.printing import echo
 from babyvlm.types import Captioner, ImageTextScorer, TextScorer
 
 Scores = dict[ImageText, float]
@@ -128,7 +129,7 @@ def report_truncated_texts(model: object, texts: Iterable[str], path: Path) -> N
 @cache
 def _print_once(text: str) -> None:
     if is_rank_zero():
-        print(text)
+        echo(text)
 
 
 def vocabulary_facts(model: object, texts_of_items: Sequence[Sequence[str]]) -> dict[str, str]:

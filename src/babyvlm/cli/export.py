@@ -6,6 +6,7 @@ from pathlib import Path
 
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.artifacts import Manifest, create, is_complete, one_at_a_time, sha256_file
+from babyvlm.io.printing import echo
 
 
 @one_at_a_time
@@ -44,7 +45,7 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
     _refuse_links(run / "vocabulary", "its target would be copied into the export")
     arguments = {"checkpoint": sha256_file(best_checkpoint(run))}
     if is_complete(out, EXPORT, arguments):
-        print(f"{out}: already complete, skipping")
+        echo(f"{out}: already complete, skipping")
     else:
         model, recipe = load_run(run)
         manifest: Manifest = {"arguments": arguments, "model": recipe, "licensed": licensed}
@@ -61,7 +62,7 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
             save(model, partial)
             (partial / "README.md").write_text(card)
             recipe["init_args"].pop("vocabulary", None)  # a path of this machine; the folder has it
-        print(f"{out}: {type(model).__name__}")
+        echo(f"{out}: {type(model).__name__}")
     if hub is not None:
         _upload(out, hub, private)
 
@@ -90,4 +91,4 @@ def _upload(folder: Path, name: str, private: bool) -> None:
         )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(f"--hub {name}: cannot be uploaded ({first_line(error)})") from error
-    print(url)
+    echo(url)

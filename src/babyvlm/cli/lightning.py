@@ -22,6 +22,7 @@ from babyvlm.ablations.state import FINISHED
 from babyvlm.config import LINKED, CheckedParser, check_yaml
 from babyvlm.errors import UserError
 from babyvlm.io.files import safe_name
+from babyvlm.io.printing import echo
 from babyvlm.report.runs import Row, Run, has_test_results
 from babyvlm.report.tables import main_table
 from babyvlm.training.checkpoint_io import AtomicCheckpointIO
@@ -175,7 +176,7 @@ class BabyVLMCLI(LightningCLI):
         if self._get(self.config_init, "test_after_fit"):
             best = _local_checkpoint(getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None)
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True)
-            print(f"run: {self.trainer.log_dir}")
+            echo(f"run: {self.trainer.log_dir}")
         self._finish()
 
     def after_test(self) -> None:
@@ -248,12 +249,12 @@ def resume(run: Path, *options: str) -> None:
     if _is_first():
         lock_run(run)
     if (run / FINISHED).is_file():
-        print(f"{run}: already complete, skipping. To test it again, delete {run / FINISHED} first")
+        echo(f"{run}: already complete, skipping. To test it again, delete {run / FINISHED} first")
         return
     last = _final_state(run)
     checkpoint = last or newest_readable(run)
     start = checkpoint.name if checkpoint else "the start (there is no checkpoint)"
-    print(f"{run}: {'training has ended, testing' if last else f'resuming from {start}'}")
+    echo(f"{run}: {'training has ended, testing' if last else f'resuming from {start}'}")
     state = ["--ckpt_path", str(checkpoint), "--weights_only", "true"] if checkpoint else []
     try:
         main(["fit", "--config", str(config), *options, *state], run, training_done=last is not None)

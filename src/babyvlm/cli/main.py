@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from babyvlm import __version__
 from babyvlm.errors import UserError
+from babyvlm.io.printing import echo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,7 +120,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         run(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:
-        print("Interrupted. Run the same command again to continue.", file=sys.stderr)
+        echo("Interrupted. Run the same command again to continue.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
@@ -128,7 +129,7 @@ def main(args: list[str] | None = None) -> None:
         message = _user_error(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        echo(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -201,13 +202,13 @@ def _show_group(name: str, rest: list[str]) -> None:
         UserError: something else was asked for.
     """
     if not name and rest == ["--version"]:
-        print(f"{PROGRAM} {__version__}")
+        echo(f"{PROGRAM} {__version__}")
     elif not rest or rest[0] in ("--help", "-h"):
         lines = "\n".join(_listed(name))
         if name:
-            print(f"{GROUPS[name]}\n\nusage: {PROGRAM} {name} COMMAND [OPTIONS]\n\ncommands:\n{lines}")
+            echo(f"{GROUPS[name]}\n\nusage: {PROGRAM} {name} COMMAND [OPTIONS]\n\ncommands:\n{lines}")
         else:
-            print(HELP.format(commands=f"commands:\n{lines}\n{OPTIONS}".rstrip()), end="")
+            echo(HELP.format(commands=f"commands:\n{lines}\n{OPTIONS}".rstrip()), end="")
     else:
         known = [line.split("  ")[1] for line in _listed(name)]
         raise UserError(f"{' '.join([name, rest[0]]).strip()}: no such command. Choose from: {', '.join(known)}")
@@ -229,10 +230,22 @@ _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def _user_error(error: BaseException | None) -> str | None:
-    """Return the message of the user error that caused an error, if any: jsonargparse wraps what constructors raise."""
+    """Return the message of the user error that caused an error, if any: jsonargparse wraps what constructors raise.
+
+    A file that is missing, vanished or cannot be read is a user error too.
+    """
+    if isinstance(error, OSError):
+        return _os_error(error)
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.errno in _REFUSALS:
-            return f"{error.filename or 'the disk'}: {error.strerror}"
+            return _os_error(error)
         error = error.__cause__ or error.__context__
     # From a loader's worker it comes inside that process's traceback, whose last line is the cause.
     return None if error is None else str(error).rpartition("UserError: ")[2].strip()
+
+
+def _os_error(error: OSError) -> str:
+    if error.strerror and (error.filename or error.errno in _REFUSALS):
+        return f"{error.filename or 'the disk'}: {error.strerror}"
+    lines = str(error).strip().splitlines()  # from a loader's worker: its traceback, whose last line is the cause
+    return lines[-1] if lines else type(error).__name__

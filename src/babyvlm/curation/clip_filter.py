@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from rich.console import Console
 from rich.progress import Progress
 
 from babyvlm.curation.contact_sheet import Card, contact_sheet
@@ -19,6 +18,7 @@ from babyvlm.curation.plots import draw_histogram
 from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore, write_pairs
 from babyvlm.errors import UserError, require_at_least
+from babyvlm.io.printing import Console
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

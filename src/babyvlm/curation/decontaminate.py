@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 
 from babyvlm.curation.benchmark_images import find_benchmark_images
@@ -27,6 +26,7 @@ from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
 from babyvlm.io.files import fingerprint_files, write_csv
 from babyvlm.io.images import BrokenImageError, open_rgb
+from babyvlm.io.printing import Console, echo
 from babyvlm.io.processes import run_in_processes
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def check_contamination(
         out, sources, images, vectors, threshold=threshold, max_hash_distance=max_hash_distance, num_workers=num_workers
     )
     pairs = sum(len(store) for store in sources)
-    print(f"{out}: none of {pairs:,} pairs is a near-duplicate of one of {len(images):,} benchmark images")
+    echo(f"{out}: none of {pairs:,} pairs is a near-duplicate of one of {len(images):,} benchmark images")
 
 
 @stage

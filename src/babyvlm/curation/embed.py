@@ -13,6 +13,7 @@ from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import require_at_least
 from babyvlm.io import artifacts
+from babyvlm.io.printing import echo
 
 
 @stage
@@ -56,7 +57,7 @@ def embed(
     source, model = PairStore(store), load_clip(clip)
     trainer = create_trainer(accelerator, devices, num_nodes)
     if source.licensed and clip == "playroom" and trainer.is_global_zero:
-        print(
+        echo(
             f"warning: {store} is licensed, so it holds real footage, but Playroom's CLIP was trained on drawings "
             "only: its similarities are meaningless here. Use --clip ViT-L-14-quickgelu/openai",
             file=sys.stderr,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from babyvlm.io.printing import printable_line
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -77,7 +79,8 @@ def funnel_figure(stages: Sequence[Manifest]) -> Figure:
 def _draw_funnel(axes: Any, stage: Manifest) -> None:  # noqa: ANN401 - matplotlib is imported late
     reasons = sorted(stage["dropped"].items(), key=lambda item: -item[1])
     bars = [("kept", stage["kept"], KEPT), *((reason, count, DROPPED) for reason, count in reasons)]
-    labels = [label if len(label) <= MAX_LABEL_LENGTH else label[: MAX_LABEL_LENGTH - 1] + "…" for label, _, _ in bars]
+    labels = [printable_line(label) for label, _, _ in bars]
+    labels = [label if len(label) <= MAX_LABEL_LENGTH else label[: MAX_LABEL_LENGTH - 1] + "…" for label in labels]
     drawn = axes.barh(range(len(bars)), [count for _, count, _ in bars], color=[color for _, _, color in bars])
     axes.bar_label(drawn, [f" {count:,} ({count / max(stage['in'], 1):.1%})" for _, count, _ in bars])
     axes.set_yticks(range(len(bars)), labels, parse_math=False)
@@ -85,4 +88,5 @@ def _draw_funnel(axes: Any, stage: Manifest) -> None:  # noqa: ANN401 - matplotl
     axes.set_xlim(0, 1.25 * max(stage["in"], 1))
     axes.set_xticks([])
     axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.set_title(f"{stage['name']}: {stage['in']:,} {stage['unit']} in", loc="left", weight="bold")
+    title = printable_line(f"{stage['name']}: {stage['in']:,} {stage['unit']} in")
+    axes.set_title(title, loc="left", weight="bold", parse_math=False)

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, Protocol, TypeGuard
 
 from babyvlm.curation.funnel import Funnel
 from babyvlm.io import artifacts
+from babyvlm.io.printing import echo
 
 P = ParamSpec("P")
 
@@ -106,7 +107,7 @@ def stage(function: Callable[P, Stage]) -> Callable[P, None]:
                 summary = _build(steps, artifact, out)
             if artifact.state and artifacts.is_marked(artifact.state):
                 artifacts.remove_marked(artifact.state)
-        print(f"{out}: {summary}")
+        echo(f"{out}: {summary}")
 
     return command
 
@@ -124,7 +125,7 @@ def _build(steps: Stage, artifact: Artifact, out: Path) -> str:
         if artifact.funnel:
             manifest["funnel"] = artifact.funnel.as_dict()
     if artifact.funnel:
-        print(artifact.funnel)
+        echo(artifact.funnel)
     return summary
 
 

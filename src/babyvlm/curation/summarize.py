@@ -12,6 +12,7 @@ from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
+from babyvlm.io.printing import echo
 
 
 @stage
@@ -34,7 +35,7 @@ def summarize(stores: list[Path], out: Path) -> Stage:
     (folder / "funnel.json").write_text(json.dumps({"stages": stages}, indent=2) + "\n")
     draw_funnels(folder / "funnel.png", stages)
     for counts in stages:
-        print(Funnel.from_dict(counts))
+        echo(Funnel.from_dict(counts))
     return "funnel.json, funnel.png"
 
 

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from lightning import Trainer
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -30,6 +29,7 @@ from babyvlm.data.pair_dataset import open_image
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.distributed import map_over_ranks, on_rank_zero
+from babyvlm.io.printing import Console, echo
 from babyvlm.types import FrozenVision
 
 T = TypeVar("T")
@@ -184,7 +184,7 @@ class FeatureCacheWriter:
             store, _, _ = self.path.name.rpartition("-")
             others = sorted(path.name for path in self.path.parent.glob(f"{store}-*/") if path != self.partial)
             if others:
-                print(f"{self.path}: new. Caches of another encoder, transform or store: {', '.join(others)}")
+                echo(f"{self.path}: new. Caches of another encoder, transform or store: {', '.join(others)}")
             return False
         try:
             manifest = artifacts.read_manifest(self.path, "features")
@@ -196,7 +196,7 @@ class FeatureCacheWriter:
             return True
         if self.path.is_symlink() or not (self.path / "features.json").is_file():
             raise UserError(f"{self.path}: is not a feature cache. Move it, or set data.features to another folder")
-        print(f"{self.path}: corrupted or changed since it was created; rebuilding")
+        echo(f"{self.path}: corrupted or changed since it was created; rebuilding")
         shutil.rmtree(self.path)
         return False
 
@@ -209,7 +209,7 @@ class FeatureCacheWriter:
             records = [_read_record(self.partial, number) for number in self.numbers]
             manifest["sha256"] = [record["sha256"] for record in records]
             manifest |= {name: max(record[name] for record in records) for name in ("max_error", "max_relative_error")}
-        print(
+        echo(
             f"{self.path}: complete. Maximum error of {self.arguments['precision']}: {manifest['max_error']:.2g} per "
             f"value, {manifest['max_relative_error']:.2g} of an image's feature norm"
         )
@@ -227,7 +227,7 @@ class FeatureCacheWriter:
         rows = sum(min(PART_ROWS, self.rows - number * PART_ROWS) for number in missing)
         shape, precision = self.arguments["shape"], self.arguments["precision"]
         size, free = rows * int(np.prod(shape)) * np.dtype(precision).itemsize, shutil.disk_usage(self.partial).free
-        print(
+        echo(
             f"{self.path}: features of {rows:,} images, {' x '.join(map(str, shape))} {precision} each: "
             f"{size / 1e9:.3g} GB ({free / 1e9:.3g} GB free)"
         )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from babyvlm import __version__
 from babyvlm.errors import UserError
 from babyvlm.io.locks import exclusive_lock
+from babyvlm.io.printing import echo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -204,7 +205,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     path = folder.with_name(folder.name + ".lock")
 
     def report_waiting() -> None:
-        print(f"{folder}: another process is building it; waiting", file=sys.stderr)
+        echo(f"{folder}: another process is building it; waiting", file=sys.stderr)
 
     with ExitStack() as stack:
         try:

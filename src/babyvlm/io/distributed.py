@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
-from rich.console import Console
 from rich.progress import track
 from torch import distributed
 
 from babyvlm.errors import UserError, first_line
+from babyvlm.io.printing import Console
 
 T = TypeVar("T")
 U = TypeVar("U")

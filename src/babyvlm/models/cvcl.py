@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from babyvlm.data.transforms import eval_transform
 from babyvlm.data.vocabulary import PAD, Vocabulary
+from babyvlm.io.printing import echo
 from babyvlm.models.base import ContrastiveModule, VocabularyModule
 from babyvlm.models.checkpoints import init_from as initialize
 from babyvlm.models.networks.cvcl import CVCLNetwork
@@ -182,4 +183,4 @@ class EmbeddingWriter(BasePredictionWriter):
         if self._writer is not None:
             self._writer.close()
             self._path.with_suffix(".partial").rename(self._path)
-            print(f"embeddings: {self._path}")
+            echo(f"embeddings: {self._path}")

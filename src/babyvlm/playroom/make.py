@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
 from rich.progress import track
 
 from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
+from babyvlm.io.printing import Console
 from babyvlm.io.processes import process_pool
 from babyvlm.playroom import home, trials, web
 from babyvlm.playroom.world import CREDIT, WORLD_VERSION, labeled_things

@@ -10,6 +10,7 @@ from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.extras import require_extra
 from babyvlm.io.files import atomic_write
+from babyvlm.io.printing import echo
 from babyvlm.report.comparisons import compare_rows, holm, p_text
 from babyvlm.report.examples import caption_examples, caption_table, changed_items
 from babyvlm.report.runs import Row, Run, find_rows, has_test_results, newest_runs
@@ -45,10 +46,10 @@ def report(log_dir: Path, out: Path | None = None, details: bool = False) -> Non
     for table in [*tables, *(detail_tables(rows) if details else ())]:
         if table is not None:
             table.print()
-    print("\n".join(f"{row.name}: {run.path}{_out_of_vocabulary(run)}" for row in rows for run in row.runs))
+    echo("\n".join(f"{row.name}: {run.path}{_out_of_vocabulary(run)}" for row in rows for run in row.runs))
     if out is not None:
         write_report(rows, out)
-        print(f"{out}: report.html, report.md, tables, figures")
+        echo(f"{out}: report.html, report.md, tables, figures")
 
 
 def write_report(rows: Sequence[Row], out: Path) -> None:
@@ -123,7 +124,7 @@ def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
         page = compare_page(table, row_a.name, row_b.name, changed_items(row_a.runs[0], row_b.runs[0]))
         with atomic_write(out) as file:
             file.write(page)
-        print(out)
+        echo(out)
 
 
 def _open_row(path: Path) -> Row:

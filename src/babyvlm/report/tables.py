@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import rich.table
-from rich.console import Console
 from rich.text import Text
 
+from babyvlm.io.printing import Console, is_numeric, printable, printable_line, spreadsheet_cell
 from babyvlm.report.columns import CONTROLS, LABELED_S, VTWT, WORD_CLASSES, BenchmarkColumns, Column
 from babyvlm.report.comparisons import MissingResultsError, difference, p_text, score
 from babyvlm.report.findings import Finding
@@ -44,6 +46,8 @@ FINDINGS_NOTE = (
     "per row they do not cover the variance between trainings."
 )
 STATEMENT_HEADING = ("statement", "effect", "expected", "p for", "p against", "test")
+_MARKDOWN = re.compile(r"[\\`*_\[\]|~!$@]")
+_ADDRESS = re.compile(r"\b(?:https?|ftp|mailto|xmpp)(?=:)|\bwww(?=\.)", re.IGNORECASE)
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -85,11 +89,13 @@ class Table:
 
     def print(self) -> None:
         """Print to the terminal."""
-        table = rich.table.Table(title=Text(self.title), caption=Text(self.note) if self.note else None)
-        names_fit = max(len(row[0]) for row in (self.heading, *self.rows)) <= NAME_WIDTH  # longer names are folded
-        for number, cell in enumerate(self.heading):
+        heading, *rows = (list(map(printable, cells)) for cells in (self.heading, *self.rows))
+        caption = Text(printable(self.note)) if self.note else None
+        table = rich.table.Table(title=Text(printable(self.title)), caption=caption)
+        names_fit = max(len(row[0]) for row in (heading, *rows)) <= NAME_WIDTH  # longer names are folded
+        for number, cell in enumerate(heading):
             table.add_column(Text(cell), overflow="fold", no_wrap=number == 0 and names_fit)
-        for row in self.rows:
+        for row in rows:
             table.add_row(*map(Text, row))
         Console(width=WIDTH).print(table)
 
@@ -97,14 +103,15 @@ class Table:
         """Return the table as Markdown."""
         lines = [f"| {' | '.join(map(escape_markdown, cells))} |" for cells in (self.heading, *self.rows)]
         lines.insert(1, "|---" * len(self.heading) + "|")
-        return "\n".join([self.title, "", *lines, "", *([self.note, ""] if self.note else [])])
+        note = [escape_markdown(self.note), ""] if self.note else []
+        return "\n".join([escape_markdown(self.title), "", *lines, "", *note])
 
     def csv(self) -> str:
-        """Return the table as CSV."""
-        from pandas import DataFrame
-
-        text: str = DataFrame(self.rows, columns=list(self.heading)).to_csv(index=False, lineterminator="\n")
-        return text
+        """Return the table as CSV, in which no cell is a formula."""
+        text = io.StringIO()
+        rows = ([printable(spreadsheet_cell(cell)) for cell in cells] for cells in (self.heading, *self.rows))
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        return text.getvalue()
 
     def latex(self) -> str:
         """Return the table as LaTeX, which needs the package ``booktabs``.
@@ -124,12 +131,18 @@ class Table:
 
 
 def escape_markdown(text: str) -> str:
-    """Return text on one line without tags and bars."""
-    return html.escape(" ".join(text.split()), quote=False).replace("|", r"\|")
+    """Return text on one line that Markdown shows as it is: no links, images, tags, emphasis or table cells.
+
+    GitHub also turns bare addresses into links, unless the colon or the dot is escaped.
+    """
+    if is_numeric(text):
+        return text
+    escaped = _MARKDOWN.sub(r"\\\g<0>", html.escape(printable_line(text), quote=False))
+    return _ADDRESS.sub(r"\g<0>\\", escaped)
 
 
 def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    return "".join(_LATEX.get(letter, letter) for letter in printable_line(text))
 
 
 def cell(row: Row, column: Column, control: str = "") -> str:

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from babyvlm.errors import first_line
+from babyvlm.io.printing import echo
 from babyvlm.training.csv_logger import AppendingCSVLogger
 from babyvlm.training.signals import SignalListener, report_end
 
@@ -80,7 +81,7 @@ class Recovery(Checkpoint):
                 logger.rewind(trainer.global_step - 1)  # rows are numbered from 0
         self._signals.listen()
         if _has_one_step(trainer) and trainer.is_global_zero:
-            print(
+            echo(
                 "an epoch has only one step, so no state can be saved. Lower data.batch_size",
                 file=sys.stderr,
             )
@@ -188,7 +189,7 @@ def newest_readable(run: Path) -> Path | None:
         problem = damage(path)
         if problem is None:
             return path
-        print(f"{path}: damaged ({problem}); using the one before", file=sys.stderr)
+        echo(f"{path}: damaged ({problem}); using the one before", file=sys.stderr)
     return None
 
 

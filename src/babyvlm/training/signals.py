@@ -12,6 +12,8 @@ from multiprocessing import active_children
 from types import FrameType
 from typing import Any
 
+from babyvlm.io.printing import echo
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -62,7 +64,7 @@ def report_end(received: int, state: str, may_requeue: bool) -> int:
 
     Call this on the first rank. The others exit with 0: Lightning kills the first rank if one that it started fails.
     """
-    print(f"{signal.Signals(received).name}: {state}", file=sys.stderr)
+    echo(f"{signal.Signals(received).name}: {state}", file=sys.stderr)
     return exit_code(received, may_requeue and received != signal.SIGTERM and requeue())
 
 
@@ -79,13 +81,13 @@ def requeue() -> bool:
     if job is None:
         return False
     if not re.fullmatch(r"\d+(_\d+)?", job):
-        print(f"not requeued: {job!r} is not the number of a SLURM job", file=sys.stderr)
+        echo(f"not requeued: {job!r} is not the number of a SLURM job", file=sys.stderr)
         return False
     try:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        print(f"not requeued: scontrol cannot be run ({error})", file=sys.stderr)
+        echo(f"not requeued: scontrol cannot be run ({error})", file=sys.stderr)
         return False
     if done.returncode:
-        print(f"not requeued: scontrol failed: {done.stderr.strip() or done.returncode}", file=sys.stderr)
+        echo(f"not requeued: scontrol failed: {done.stderr.strip() or done.returncode}", file=sys.stderr)
     return done.returncode == 0

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,6 +20,7 @@ from babyvlm.curation.check_data.web import check_web_source
 from babyvlm.curation.ingest.profiles import find_profile
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.files import as_list
+from babyvlm.io.printing import Console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

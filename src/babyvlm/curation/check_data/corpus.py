@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Console
 from rich.progress import track
 
 from babyvlm.curation.check_data.findings import Findings, format_bytes
@@ -23,6 +22,7 @@ from babyvlm.curation.ingest.video import VideoError, VideoInfo, probe
 from babyvlm.curation.store.chunked_writer import Log, UnusableInputError
 from babyvlm.errors import UserError
 from babyvlm.io.files import file_size, files_below
+from babyvlm.io.printing import Console
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -9,7 +9,6 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import Progress, track
 
 from babyvlm.curation.funnel import Funnel
@@ -28,6 +27,7 @@ from babyvlm.curation.store.chunked_writer import Log, UnusableInputError, parts
 from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.files import combine_hashes, files_below, fingerprint_files, require_outside
+from babyvlm.io.printing import Console, echo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -257,7 +257,7 @@ def _read_transcripts(paths: Sequence[Path], profile: Profile, *, skip_bad: bool
         except UserError as error:
             problems.append(str(error))
     if len(problems) > 1 or skip_bad:
-        print("\n".join(problems), file=sys.stderr)
+        echo("\n".join(problems), file=sys.stderr)
     if problems and not skip_bad:
         more = f" ({len(problems) - 1} more errors above)" if len(problems) > 1 else ""
         raise UserError(f"{problems[0]}{more}. To skip such transcripts, pass --skip_bad_transcripts true")

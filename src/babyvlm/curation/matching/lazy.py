@@ -40,7 +40,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import Progress
 
 from babyvlm.curation.matching.augmenting_paths import (
@@ -55,6 +54,7 @@ from babyvlm.curation.matching.augmenting_paths import (
 from babyvlm.curation.matching.dense import infeasible
 from babyvlm.curation.matching.top_k import TopKLists, TopKSearch
 from babyvlm.errors import UserError
+from babyvlm.io.printing import Console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

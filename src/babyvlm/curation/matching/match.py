@@ -144,8 +144,9 @@ def match_greedily(
     progress: bool = True,
 ) -> Matching:
     """Let each target, in random order, take the most similar candidate still available. Arguments as in ``match``."""
-    from rich.console import Console
     from rich.progress import track
+
+    from babyvlm.io.printing import Console
 
     started = time.perf_counter()
     forbidden = check_inputs(targets, candidates, forbidden)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-from rich.console import Console
 from rich.progress import Progress
 
 from babyvlm.curation.funnel import Funnel
@@ -17,6 +16,7 @@ from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore, write_pairs
 from babyvlm.errors import UserError
 from babyvlm.io.extras import require_extra
+from babyvlm.io.printing import Console
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.progress import Progress
 
 from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, PairStore
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
 from babyvlm.io.images import BrokenImageError, open_rgb
+from babyvlm.io.printing import Console, echo
 from babyvlm.io.processes import process_pool
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def check(store: Path, decode_images: bool = True, num_workers: int = 2) -> None
             split_of |= report.split_of
     decoded = "all images can be decoded" if decode_images else "images were not decoded"
     count = f"{len(keys):,} pairs in {len(shards)} shards"
-    print(f"{store}: valid. {count}; checksums, schema and keys are correct, {decoded}")
+    echo(f"{store}: valid. {count}; checksums, schema and keys are correct, {decoded}")
 
 
 def _check_shard(folder: Path, columns: list[str], decode_images: bool, shard: Mapping[str, Any]) -> _ShardReport:

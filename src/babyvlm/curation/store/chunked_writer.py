@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.progress import track
 
 from babyvlm import __version__
@@ -25,6 +24,7 @@ from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, write_pairs
 from babyvlm.io import artifacts
 from babyvlm.io.files import require_replaceable, write_csv
+from babyvlm.io.printing import Console, echo
 from babyvlm.io.processes import run_in_processes
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def write_parts(
     missing = [(part, path) for part, path in zip(parts, paths, strict=True) if not path.exists()]
     done = len(parts) - len(missing)
     if done:
-        print(f"{out}: resuming, {done:,} of {len(parts):,} parts are complete")
+        echo(f"{out}: resuming, {done:,} of {len(parts):,} parts are complete")
     built = run_in_processes(missing, _build_part, num_workers, {type(part).__module__ for part in parts})
     for (part, path), crash in track(built, funnel.stage, len(parts), done, console=Console(stderr=True)):
         if crash:
@@ -152,7 +152,7 @@ def _read_part(path: Path, funnel: Funnel, lines: list[list[str]]) -> Iterator[d
         funnel.drop(reason, count)
     lines += log["lines"]
     for warning in log["warnings"]:
-        print(warning, file=sys.stderr)
+        echo(warning, file=sys.stderr)
     for batch in file.iter_batches(batch_size=GROUP_ROWS):
         yield from batch.to_pylist()
 

@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
 from rich.progress import track
 
 from babyvlm.curation.stage import Artifact, Stage, stage
@@ -18,6 +17,7 @@ from babyvlm.curation.store.pair_store import SHARD_ROWS, PairStore
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import write_csv
+from babyvlm.io.printing import Console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import require_at_least
 from babyvlm.io.files import atomic_write, require_replaceable
+from babyvlm.io.printing import Console, echo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,21 +39,21 @@ def info(store: Path) -> None:
     manifest = source.manifest
     size = sum(file.stat().st_size for file in source.files if file.is_file())
     license_note = "licensed: must not leave this machine" if source.licensed else "free to share"
-    print(f"{store}: {len(source):,} pairs, {size / 1e6:,.1f} MB in {len(source.files)} shards, {license_note}")
-    print(f"schema {manifest['schema_version']}, written by babyvlm {manifest['code_version']}, {source.fingerprint}")
-    print(f"columns: {', '.join(manifest['columns'])}\n")
+    echo(f"{store}: {len(source):,} pairs, {size / 1e6:,.1f} MB in {len(source.files)} shards, {license_note}")
+    echo(f"schema {manifest['schema_version']}, written by babyvlm {manifest['code_version']}, {source.fingerprint}")
+    echo(f"columns: {', '.join(manifest['columns'])}\n")
     Console(width=100).print(_counts(source))
-    print("\nbuilt by (last stage first):")
+    echo("\nbuilt by (last stage first):")
     for fingerprint, stage in reversed(source.lineage.items()):
         rows = stage.get("rows", "?")
-        print(f"- {stage['kind']} {fingerprint[:12]}, {rows} rows, babyvlm {stage['code_version']}")
+        echo(f"- {stage['kind']} {fingerprint[:12]}, {rows} rows, babyvlm {stage['code_version']}")
         for name, value in stage["arguments"].items():
-            print(f"    {name}: {_shortened(str(value), MAX_ARGUMENT_LENGTH)}")
+            echo(f"    {name}: {_shortened(str(value), MAX_ARGUMENT_LENGTH)}")
         if "funnel" in stage:
-            print(textwrap.indent(str(Funnel.from_dict(stage["funnel"])), "    "))
+            echo(textwrap.indent(str(Funnel.from_dict(stage["funnel"])), "    "))
         for name, raw in stage.get("raw", {}).items():
             files = raw["files"]
-            print(f"    raw files of {name}: {len(files)}, {files[0]} to {files[-1]}; format of a key: {raw['key']}")
+            echo(f"    raw files of {name}: {len(files)}, {files[0]} to {files[-1]}; format of a key: {raw['key']}")
 
 
 def _counts(source: PairStore) -> Table:
@@ -116,7 +116,7 @@ def _show(source: PairStore, rows_M: npt.NDArray[np.int64], out: Path | None) ->
     title = f"{len(cards)} of {len(source):,} pairs of {source.path.name}"
     with atomic_write(out) as file:
         file.write(contact_sheet(title, f"Store {source.fingerprint}.", {"": cards}, licensed=source.licensed))
-    print(f"{out}: {title}")
+    echo(f"{out}: {title}")
 
 
 def _printable(text: str) -> str:

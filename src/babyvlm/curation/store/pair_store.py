@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.progress import Progress
 
 from babyvlm.errors import UserError, first_line
 from babyvlm.io import artifacts
 from babyvlm.io.files import resolve_inside
+from babyvlm.io.printing import Console
 from babyvlm.types import Pair
 
 if TYPE_CHECKING:

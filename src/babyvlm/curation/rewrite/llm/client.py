@@ -21,6 +21,7 @@ from babyvlm.curation.rewrite.llm.prompt import Paid, Prompt, Reply
 from babyvlm.curation.rewrite.llm.replies import decode_body, error_in_body, read_reply
 from babyvlm.curation.rewrite.llm.settings import RequestSettings
 from babyvlm.errors import UserError
+from babyvlm.io.printing import echo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -216,7 +217,7 @@ class Server:
         error = state.outcome.exception() if state.outcome else None
         if not self._announced and isinstance(error, RequestError):
             self._announced = True
-            print(f"{self.base_url}: {error.reason} ({printable(error.detail)}); retrying")
+            echo(f"{self.base_url}: {error.reason} ({printable(error.detail)}); retrying")
 
     def _request_error(self, error: openai.OpenAIError) -> RequestError:
         text = self._one_line(str(error))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from babyvlm.curation.funnel import Funnel
@@ -34,6 +33,7 @@ from babyvlm.curation.store.pair_store import PairStore, write_pairs
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import require_replaceable, write_csv
+from babyvlm.io.printing import Console, echo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,7 +132,7 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOp
     captions = _captions(source)
     with Ledger(ledger_path, options.prompt_id, options.model, options.base_url) as ledger:
         if ledger.interrupted:
-            print(
+            echo(
                 f"{ledger.interrupted} calls were in flight when a run was killed and may have been billed. They are "
                 "repeated only with --retry_failed true"
             )
@@ -153,12 +153,12 @@ def print_estimate(store: Path, ledger_path: Path, options: RewriteOptions) -> N
     price = read_price(options.prices, options.model) if options.prices else None
     captions = _captions(PairStore(store))
     if not ledger_path.exists():
-        print(estimate(captions.values(), None, price, options.concurrent_requests, options.max_output_tokens))
+        echo(estimate(captions.values(), None, price, options.concurrent_requests, options.max_output_tokens))
         return
     with Ledger(ledger_path, options.prompt_id, options.model, options.base_url) as ledger:
         names = _missing(captions, ledger, options)
         missing = (captions[name] for name in names)
-        print(estimate(missing, ledger, price, options.concurrent_requests, options.max_output_tokens))
+        echo(estimate(missing, ledger, price, options.concurrent_requests, options.max_output_tokens))
 
 
 def _captions(source: PairStore) -> dict[str, str]:
