@@ -38,12 +38,12 @@ def imported_stages(path):
     return {parts[1] for parts in own if parts[1] in STAGES}
 
 
-def test_every_module_belongs_to_a_stage():
+def test_modules_belong_to_stages():
     assert {stage_of(path) for path in MODULES} <= {*STAGES, *FOUNDATION}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_stage_imports_only_what_comes_before_it(path):
+def test_module_imports_earlier_stages_only(path):
     stage = stage_of(path)
     allowed = set() if stage in FOUNDATION else set(STAGES[: STAGES.index(stage) + 1])
     if stage == "__init__":
@@ -54,7 +54,7 @@ def test_a_stage_imports_only_what_comes_before_it(path):
 
 
 @pytest.mark.parametrize("folder", ["report", "playroom", "ablations"])
-def test_no_torch_in(folder):
+def test_folder_imports_no_torch(folder):
     for path in (SOURCE / folder).rglob("*.py"):
         assert not {name.split(".")[0] for name in imported(path)} & {"torch", "lightning", "torchvision"}, path
 
@@ -82,7 +82,7 @@ def test_commands_that_train_nothing_load_no_torch():
         ["report", "--help"],
     ],
 )
-def test_help_answers_within_two_seconds_of_cpu(args):
+def test_help_takes_less_than_two_cpu_seconds(args):
     # CPU seconds, since a loaded machine stretches the clock but not the work.
     code = (
         "import resource, subprocess, sys\n"

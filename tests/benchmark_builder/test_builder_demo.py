@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.soak
-def test_from_nothing_to_a_reviewed_benchmark_on_which_a_model_is_tested(tmp_path, monkeypatch):
+def test_builder_builds_reviewed_benchmark_that_scores_a_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*command, **arguments):

@@ -108,7 +108,7 @@ def test_labeled_s_encodes_each_image_and_scores_each_pair_once(root, tmp_path):
     assert means["shuffled", "accuracy"] == pytest.approx(1 / 4, abs=0.1)
 
 
-def test_two_words_without_the_image(root, tmp_path):
+def test_vtwt_without_image_scores_text_prior(root, tmp_path):
     model = Reader()
     assert isinstance(model, TextScorer)
     means = evaluate(tmp_path, model, VTWT(root / "vtwt.csv"))

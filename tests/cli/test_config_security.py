@@ -106,7 +106,7 @@ def test_overlay_with_gadget_is_refused(refused, base, gadget, place, command):
 @pytest.mark.soak
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("gadget", GADGETS)
-def test_every_gadget_at_every_place_is_refused(refused, base, gadget, place):
+def test_gadget_is_refused_at_every_place(refused, base, gadget, place):
     overlay = write_yaml(base[0] / "gadget.yaml", PLACES[place](GADGETS[gadget]))
     for command in ("fit", "test"):
         refused([command, "--config", "base.yaml", "--config", overlay.name])

@@ -80,14 +80,14 @@ def final_weights(run):
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
-def test_a_stage_that_is_whole_is_left_as_it_is(world, capsys):
+def test_complete_stage_is_skipped(world, capsys):
     before = (DATA / "stores/filtered/store.json").stat().st_mtime_ns
     curate("filter", store=DATA / "stores/frames", embeddings=DATA / "embeddings/frames", out=DATA / "stores/filtered")
     assert "already complete" in capsys.readouterr().out
     assert (DATA / "stores/filtered/store.json").stat().st_mtime_ns == before
 
 
-def test_the_filter_earns_its_living(world):
+def test_filter_raises_share_of_matching_pairs(world):
     """What is really in view is much more frequent among what the shipped CLIP keeps than among what it drops."""
     with (DATA / "world/truth.csv").open() as file:
         in_view = {
@@ -106,7 +106,7 @@ def test_the_filter_earns_its_living(world):
     assert np.mean(seen) > np.mean(unseen) + 0.1
 
 
-def test_the_mixes_are_equal_in_size(world):
+def test_mixes_have_equal_size(world):
     sizes = {name: len(PairStore(DATA / "stores" / name)) for name in ("filtered", "aug", "random")}
     assert len(set(sizes.values())) == 1
 
@@ -159,7 +159,7 @@ def test_shipped_config_runs(world, overlay):
         fit(*names, mix, world=folder, benchmarks=scored, extra=extra)
 
 
-def test_same_seed_same_weights_whatever_the_workers(world):
+def test_weights_depend_on_seed_not_on_workers(world):
     runs = []
     for workers in (0, 1):
         fit("playroom/cvcl", "mix/filtered", extra=["--data.num_workers", str(workers)])
@@ -175,7 +175,7 @@ NEWEST = """{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_
     {"filename": "newest", "every_n_train_steps": 1, "enable_version_counter": false}}"""
 
 
-def test_a_run_resumed_in_mid_epoch_ends_with_the_same_weights(world):
+def test_resume_in_mid_epoch_has_equal_weights(world):
     extra = ["--trainer.val_check_interval", "3", "--data.num_workers", "0", "--trainer.callbacks+", NEWEST]
     newest_file = Path("checkpoints", "newest.ckpt")
     fit("playroom/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "7"])
@@ -188,7 +188,7 @@ def test_a_run_resumed_in_mid_epoch_ends_with_the_same_weights(world):
     assert all(torch.equal(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"])
 
 
-def test_predict_writes_the_embeddings_of_what_was_held_out(world):
+def test_predict_writes_held_out_embeddings(world):
     fit("playroom/cvcl", "mix/filtered")
     checkpoint = newest("CVCL-filtered") / "checkpoints" / "last.ckpt"
     main(["predict", *overlays("playroom/cvcl", "mix/filtered"), "--ckpt_path", str(checkpoint)])
@@ -199,7 +199,7 @@ def test_predict_writes_the_embeddings_of_what_was_held_out(world):
     assert np.shape(table["text"]) == np.shape(table["image"])
 
 
-def test_a_run_ends_with_test_results_and_a_table(world, capsys):
+def test_fit_ends_with_test_results_and_table(world, capsys):
     fit("playroom/cvcl", "mix/filtered")
     run = newest("CVCL-filtered")
     names = ("labeled_s", "vtwt", "baby_winoground")
@@ -214,7 +214,7 @@ def test_a_run_ends_with_test_results_and_a_table(world, capsys):
     assert "filtered " + PairStore(DATA / "stores" / "filtered").fingerprint[:12] in text
 
 
-def test_a_phase_begins_where_another_ended_if_it_has_its_vocabulary(world, capsys):
+def test_phase_starts_from_previous_phase_with_equal_vocabulary(world, capsys):
     stores = f"[{DATA}/stores/filtered,{DATA}/stores/aug,{DATA}/stores/random]"
     curate("vocabulary", stores=stores, out=DATA / "bpe", kind="bpe", size=400, min_count=2)
     small = ["--data.max_tokens", "32", "--data.vocabulary", str(DATA / "bpe")]
@@ -263,7 +263,7 @@ USER_ERRORS = [
 @pytest.mark.parametrize(
     ("args", "named"), USER_ERRORS, ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else ""
 )
-def test_a_mistake_is_one_line_and_exit_code_2(world, args, named, capsys):
+def test_main_reports_mistake_in_one_line_with_exit_code_2(world, args, named, capsys):
     Path("bad.yaml").write_text("trainer: [1, 2\n")
     sys.modules.pop("evil_module", None)
     Path("evil_module.py").write_text("open('evil.txt', 'w')")
@@ -277,7 +277,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(world, args, named, capsys):
     assert not Path("evil.txt").exists()  # refused before it was imported
 
 
-def test_a_mistake_in_a_fresh_process(world):
+def test_main_reports_mistake_in_new_process(world):
     done = subprocess.run(
         [
             sys.executable,

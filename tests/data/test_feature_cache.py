@@ -71,7 +71,7 @@ def make(folder, store, encoder, trainer, precision="float32", **options):
 
 @pytest.mark.parametrize("pooled", [True, False])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_row_holds_what_the_encoder_makes_of_its_image(tmp_path, store, pixels, trainer, pooled, workers):
+def test_cache_row_equals_encoder_output(tmp_path, store, pixels, trainer, pooled, workers):
     encoder = Mean(pooled).eval()
     cached = make(tmp_path, store, encoder, trainer, num_workers=workers)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_a_row_holds_what_the_encoder_makes_of_its_image(tmp_path, store, pixels
     assert torch.equal(again[ROWS - 1], cached[ROWS - 1])
 
 
-def test_float16_states_its_error_and_refuses_what_it_cannot_hold(tmp_path, store, pixels, trainer, capsys):
+def test_float16_cache_records_error_and_refuses_overflow(tmp_path, store, pixels, trainer, capsys):
     encoder = Mean().eval()
     cached = make(tmp_path, store, encoder, trainer, "float16")
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_float16_states_its_error_and_refuses_what_it_cannot_hold(tmp_path, stor
     assert json.loads((whole.path / "features.json").read_text())["max_error"] == 0
 
 
-def test_the_key_is_all_that_the_contents_depend_on(tmp_path, store, tiny_store, trainer):
+def test_cache_key_covers_all_inputs(tmp_path, store, tiny_store, trainer):
     encoder = Mean().eval()
     paths = {make(tmp_path, store, encoder, trainer).path}
     encoder.embed.bias.data[0] += 1e-3
@@ -123,7 +123,7 @@ def test_the_key_is_all_that_the_contents_depend_on(tmp_path, store, tiny_store,
     assert module_hash(trunk) != before
 
 
-def test_another_encoder_is_told(tmp_path, store, trainer, capsys):
+def test_cache_refuses_other_encoder(tmp_path, store, trainer, capsys):
     first = make(tmp_path, store, Mean().eval(), trainer)
     assert "another encoder" not in capsys.readouterr().out
     make(tmp_path, store, Mean(gain=2).eval(), trainer)
@@ -154,7 +154,7 @@ DAMAGES = {
 }
 
 
-def test_more_parts_than_a_process_may_open_files(tmp_path):
+def test_cache_has_more_parts_than_open_file_limit(tmp_path):
     rows = 40 * PART_ROWS + 3
     files = FeatureCacheWriter(tmp_path / "frames-0", rows, {"shape": [1], "precision": "float32"})
     values = torch.arange(rows, dtype=torch.float32)[:, None]
@@ -172,7 +172,7 @@ def test_more_parts_than_a_process_may_open_files(tmp_path):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_torn_is_noticed_and_computed_anew(tmp_path, store, trainer, capsys, damage):
+def test_damaged_part_is_detected_and_recomputed(tmp_path, store, trainer, capsys, damage):
     encoder = Mean().eval()
     before = torch.stack([make(tmp_path, store, encoder, trainer)[row] for row in (0, PART_ROWS + 5, ROWS - 1)])
     (path,) = tmp_path.glob("store-*/")
@@ -197,7 +197,7 @@ class Killed(Mean):
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_a_killed_run_is_gone_on_with(tmp_path, store, trainer, capsys, torn):
+def test_cache_resumes_after_kill(tmp_path, store, trainer, capsys, torn):
     encoder = Mean().eval()
     child = os.fork()
     if not child:
@@ -217,7 +217,7 @@ def test_a_killed_run_is_gone_on_with(tmp_path, store, trainer, capsys, torn):
     assert f"features of {left} images" in capsys.readouterr().out
 
 
-def test_two_runs_make_it_once(tmp_path, store, trainer):
+def test_concurrent_runs_build_cache_once(tmp_path, store, trainer):
     log = tmp_path / "log"
     encoder = Mean().eval()
     forward = encoder.forward
@@ -239,7 +239,7 @@ def test_two_runs_make_it_once(tmp_path, store, trainer):
     assert sum(map(int, log.read_text().split())) == 2 + ROWS
 
 
-def test_size_is_told_first_and_refused_where_the_disk_lacks_it(tmp_path, store, trainer, capsys, monkeypatch):
+def test_cache_reports_size_and_refuses_full_disk(tmp_path, store, trainer, capsys, monkeypatch):
     usage = __import__("shutil")._ntuple_diskusage(total=10**6, used=0, free=ROWS * 5 * 4 - 1)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     encoder = Mean().eval()
@@ -316,7 +316,7 @@ def fit(folder, model, data, steps=10, ckpt_path=None):
 
 
 @pytest.mark.parametrize(("make_model", "ndim"), [(cvcl, 2), (babyllava, 3)])
-def test_training_on_cached_features_is_training_on_images(tmp_path, stores, vocabulary, monkeypatch, make_model, ndim):
+def test_training_on_cache_equals_training_on_images(tmp_path, stores, vocabulary, monkeypatch, make_model, ndim):
     expected = fit(tmp_path / "plain", make_model(vocabulary), mix(stores, vocabulary))
     assert expected.shapes == {(False, None)}
     assert len(expected.losses) == 12
@@ -341,7 +341,7 @@ def test_training_on_cached_features_is_training_on_images(tmp_path, stores, voc
     assert resumed.losses == {name: loss for name, loss in first.losses.items() if name not in (1, 2, 3, 4)}
 
 
-def test_predict_reads_them_too(tmp_path, stores, vocabulary, trainer):
+def test_predict_reads_cache(tmp_path, stores, vocabulary, trainer):
     model = cvcl(vocabulary)
     found = []
     for features in (None, tmp_path / "cache"):
@@ -351,7 +351,7 @@ def test_predict_reads_them_too(tmp_path, stores, vocabulary, trainer):
     torch.testing.assert_close(found[0]["image"], found[1]["image"], atol=1e-5, rtol=1e-4)
 
 
-def test_what_cannot_be_cached_is_refused(tmp_path, stores, vocabulary):
+def test_cache_refuses_unsupported_settings(tmp_path, stores, vocabulary):
     with pytest.raises(UserError, match=r"data\.augment to false"):
         mix(stores, vocabulary, features=tmp_path, augment=True)
     learning = CVCL(vocabulary, VisionEncoder("test_resnet"), width=8, image_size=SIZE, max_tokens=6)
@@ -360,7 +360,7 @@ def test_what_cannot_be_cached_is_refused(tmp_path, stores, vocabulary):
     assert not (tmp_path / "cache").exists()
 
 
-def test_scores_are_of_pixels(vocabulary):
+def test_scores_are_computed_from_pixels(vocabulary):
     """What a benchmark asks has nothing to do with a cache."""
     model = cvcl(vocabulary).eval()
     image = model.preprocess(Image.new("RGB", (40, 40), "red"))[None]
@@ -399,7 +399,7 @@ trainer.fit(t.cvcl(vocabulary), datamodule=t.mix(stores, vocabulary, features=fo
 
 
 @pytest.mark.soak
-def test_ranks_share_the_work_and_the_folder(tmp_path, stores, vocabulary):
+def test_ranks_share_work_and_folder(tmp_path, stores, vocabulary):
     (tmp_path / "run.py").write_text(TWO_RANKS)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     for devices in (1, 2):

@@ -28,7 +28,7 @@ def frames(store, words, *, train=True, **kwargs):
     return UtteranceFrames(store, "train", Augmented(16) if train else Plain(16), words, **kwargs)
 
 
-def test_an_item_is_an_utterance_with_one_of_its_frames(store, words):
+def test_item_is_utterance_with_one_of_its_frames(store, words):
     data = frames(store, words)
     assert len(data) == 3
     shown = [{data[index, epoch].key for epoch in range(40)} for index in range(3)]
@@ -36,7 +36,7 @@ def test_an_item_is_an_utterance_with_one_of_its_frames(store, words):
     assert [data[index, 0].utterance for index in range(3)] == ["look at the ball", "the dog", "a red cup"]
 
 
-def test_augmentation_is_a_function_of_seed_epoch_and_utterance(store, words):
+def test_augmentation_depends_on_seed_epoch_and_utterance_only(store, words):
     torch.manual_seed(1)
     first = frames(store, words, seed=5)[1, 2].image_HWC
     torch.manual_seed(2)
@@ -49,12 +49,12 @@ def test_augmentation_is_a_function_of_seed_epoch_and_utterance(store, words):
     assert not np.array_equal(frames(store, words, seed=6)[1, 2].image_HWC, first)
 
 
-def test_evaluation_shows_the_same_picture_every_time(store, words):
+def test_evaluation_image_is_constant(store, words):
     data = frames(store, words, train=False)
     assert np.array_equal(data[1, 0].image_HWC, data[1, 7].image_HWC)
 
 
-def test_a_limit_draws_by_the_seed(store, words):
+def test_limit_samples_by_seed(store, words):
     drawn = {
         tuple(frames(store, words, seed=seed, limit=2)[index, 0].utterance for index in range(2)) for seed in range(20)
     }
@@ -63,7 +63,7 @@ def test_a_limit_draws_by_the_seed(store, words):
         frames(store, words, limit=5)
 
 
-def test_a_mix_is_its_parts_end_to_end(store, words):
+def test_mix_concatenates_its_stores(store, words):
     one, two = frames(store, words), frames(store, words, limit=2)
     mixed = Mixed([one, two])
     assert len(mixed) == 5
@@ -71,7 +71,7 @@ def test_a_mix_is_its_parts_end_to_end(store, words):
     assert keys == [one[index, 0].key for index in range(3)] + [two[index, 0].key for index in range(2)]
 
 
-def test_batches_are_padded_at_the_right(store, words):
+def test_collate_pads_on_the_right(store, words):
     data = frames(store, words, train=False)
     batch = collate([data[index, 0] for index in range(3)])
     assert batch.images_BCHW.shape == (3, 3, 16, 16)
@@ -80,7 +80,7 @@ def test_batches_are_padded_at_the_right(store, words):
     assert batch.tokens_BL[1].tolist() == [*words.encode(["the dog"])[0], 0, 0]
 
 
-def test_a_broken_image_ends_with_its_key(tiny_store, words):
+def test_broken_image_error_names_key(tiny_store, words):
     store = tiny_store(SAID, groups=GROUPS, splits=SPLITS)
     file = store.files[0]
     table = pq.read_table(file)
@@ -95,12 +95,12 @@ def test_a_broken_image_ends_with_its_key(tiny_store, words):
         data[1, 0]
 
 
-def test_an_empty_split_is_refused(tiny_store, words):
+def test_dataset_refuses_empty_split(tiny_store, words):
     with pytest.raises(UserError, match="split test is empty"):
         UtteranceFrames(tiny_store(), "test", Plain(16), words)
 
 
-def test_normalisation_is_imagenets():
+def test_normalization_is_imagenet():
     from PIL import Image
 
     grey = eval_transform(8)(Image.new("RGB", (20, 10), (128, 128, 128)))

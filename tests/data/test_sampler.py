@@ -39,7 +39,7 @@ def batches(loader, epochs=1):
     seed=st.integers(0, 2**32),
     bucketed=st.booleans(),
 )
-def test_ranks_share_one_global_order(length, per_rank, world, seed, bucketed):
+def test_sampler_gives_ranks_one_global_order(length, per_rank, world, seed, bucketed):
     batch_size = per_rank * 4
     if length < batch_size:
         length += batch_size
@@ -55,7 +55,7 @@ def test_ranks_share_one_global_order(length, per_rank, world, seed, bucketed):
     assert set(used) <= set(range(length))
 
 
-def test_order_changes_with_seed_epoch_and_mix():
+def test_sampler_order_depends_on_seed_epoch_and_mix():
     first = GlobalBatchSampler(50, 50, seed=0)
     orders = [[index for index, _ in next(iter(first))]]
     first.samples_used = 50
@@ -69,7 +69,7 @@ def test_order_changes_with_seed_epoch_and_mix():
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("stop", [1, 5, 6, 7, 13])
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["shuffled", "bucketed"])
-def test_resumes_where_it_was(workers, stop, lengths):
+def test_sampler_resumes_at_position(workers, stop, lengths):
     expected = batches(loader(lengths=lengths), epochs=3)
     stopped = loader(workers, lengths=lengths)
     stream = itertools.chain.from_iterable(itertools.repeat(stopped))
@@ -85,7 +85,7 @@ def test_resumes_where_it_was(workers, stop, lengths):
     assert seen + rest == expected
 
 
-def test_resumes_on_another_number_of_ranks():
+def test_sampler_resumes_on_other_number_of_ranks():
     whole = batches(loader())
     half = [loader(rank=rank, world_size=2) for rank in range(2)]
     for part in half:
@@ -94,7 +94,7 @@ def test_resumes_on_another_number_of_ranks():
         assert [pair for both in zip(even, odd, strict=True) for pair in both] == whole[number]
 
 
-def test_an_epoch_that_is_cut_short_is_followed_by_a_whole_one():
+def test_sampler_starts_full_epoch_after_interrupted_one():
     """As trainer.limit_train_batches cuts it."""
     whole, cut = loader(), loader()
     expected = batches(whole, 2)[:4] + batches(loader(), 2)[6:]
@@ -103,12 +103,12 @@ def test_an_epoch_that_is_cut_short_is_followed_by_a_whole_one():
 
 
 @pytest.mark.parametrize(("length", "size", "world", "say"), [(50, 9, 2, "multiple"), (5, 8, 1, "exceeds")])
-def test_refuses_a_batch_that_cannot_be_cut(length, size, world, say):
+def test_sampler_refuses_indivisible_batch(length, size, world, say):
     with pytest.raises(UserError, match=say):
         GlobalBatchSampler(length, size, seed=0, world_size=world)
 
 
-def test_a_state_of_another_batch_size_is_refused():
+def test_sampler_refuses_state_of_other_batch_size():
     with pytest.raises(UserError, match="batch_size 8 differs from"):
         loader().load_state_dict({"samples_used": 12})
 
@@ -118,7 +118,7 @@ def padding(batches, lengths):
     return sum(max(lengths[i] for i, _ in batch) * len(batch) - sum(lengths[i] for i, _ in batch) for batch in batches)
 
 
-def test_batches_of_about_one_length_pad_little_and_are_random():
+def test_length_batches_pad_little_and_are_random():
     lengths = np.random.default_rng(1).geometric(0.15, 2000)
     shuffled, bucketed = (GlobalBatchSampler(2000, 8, seed=0, lengths=each) for each in (None, lengths))
     assert padding(bucketed, lengths) < 0.05 * padding(shuffled, lengths)
@@ -133,7 +133,7 @@ def test_batches_of_about_one_length_pad_little_and_are_random():
     assert len(together[0] & together[1]) < 5
 
 
-def test_what_is_left_out_is_not_the_longest():
+def test_length_batches_do_not_always_drop_longest():
     """The rest that fills no batch is drawn before sorting."""
     lengths = np.arange(20)
     sampler = GlobalBatchSampler(20, 8, seed=0, lengths=lengths)
@@ -144,7 +144,7 @@ def test_what_is_left_out_is_not_the_longest():
     assert used == set(range(20))
 
 
-def test_sorting_stays_within_its_window():
+def test_length_batches_sort_within_window():
     """Samples meet only those of the same window of the permutation, so that long texts are spread over an epoch."""
     count = 2 * WINDOW * 4
     lengths = np.random.default_rng(2).permutation(count)  # all different: a batch is a run of a sorted window

@@ -45,7 +45,7 @@ def mix(stores, vocabulary, kind=TextMix, sources=None, **options):
 @given(
     counts=st.lists(st.integers(1, 12), min_size=1, max_size=30), context=st.integers(2, 40), epoch=st.integers(0, 9)
 )
-def test_contexts_are_full_and_hold_the_text_once(words, counts, context, epoch):
+def test_contexts_are_full_and_contain_text_once(words, counts, context, epoch):
     texts = [" ".join(words.words[5 + (i + n) % 10] for i in range(count)) for n, count in enumerate(counts)]
     stream = [token for ids in words.encode(texts, None) for token in ids]
     if len(stream) < context:
@@ -61,7 +61,7 @@ def test_contexts_are_full_and_hold_the_text_once(words, counts, context, epoch)
     assert any((stream[start:] + stream[:start])[: len(read)] == read for start in range(len(stream)))
 
 
-def test_another_epoch_cuts_elsewhere(words):
+def test_contexts_differ_between_epochs(words):
     packed = PackedText(["look at the ball"] * 100, words, 17, seed=1)
     first = {tuple(packed[0, epoch].tokens_L.tolist()) for epoch in range(12)}
     assert len(first) > 3
@@ -70,7 +70,7 @@ def test_another_epoch_cuts_elsewhere(words):
 
 
 @given(counts=st.lists(st.integers(1, 12), min_size=1, max_size=30), context=st.integers(2, 40))
-def test_what_is_measured_is_all_but_a_token_a_context(words, counts, context):
+def test_validation_predicts_all_but_first_token_of_context(words, counts, context):
     texts = [" ".join(["ball"] * count) for count in counts]
     packed = PackedText(texts, words, context)
     total = sum(count + 2 for count in counts)
@@ -79,7 +79,7 @@ def test_what_is_measured_is_all_but_a_token_a_context(words, counts, context):
     assert [packed[0, epoch].tokens_L.tolist() for epoch in range(2)] == [packed[0, 0].tokens_L.tolist()] * 2
 
 
-def test_an_utterance_is_in_once_however_many_frames_share_it(stores, vocabulary, words):
+def test_text_mix_contains_each_utterance_once(stores, vocabulary, words):
     data = mix(stores, vocabulary, sources=[Source("home"), Source("web")])
     stream = data._training.tokens_N.tolist()
     told = [words.decode(ids) for ids in words.encode(dict(zip(GROUPS[:80], SAID[:80], strict=True)).values())]
@@ -89,7 +89,7 @@ def test_an_utterance_is_in_once_however_many_frames_share_it(stores, vocabulary
     assert stream.count(SOS) == len(texts)
 
 
-def test_a_limit_takes_the_utterances_that_pair_mix_takes(stores, vocabulary):
+def test_limit_takes_utterances_of_pair_mix(stores, vocabulary):
     limited = [Source("home", utterances=7)]
     text = mix(stores, vocabulary, sources=limited, seed=3)
     pairs = mix(stores, vocabulary, PairMix, sources=limited, seed=3, image_size=16)
@@ -97,7 +97,7 @@ def test_a_limit_takes_the_utterances_that_pair_mix_takes(stores, vocabulary):
     assert text._training.tokens_N.tolist() == tokens
 
 
-def test_order_is_resumed_and_shared_by_ranks(stores, vocabulary):
+def test_text_mix_resumes_and_shares_order_between_ranks(stores, vocabulary):
     def contexts(loader, count):
         found = []
         while len(found) < count:
@@ -117,7 +117,7 @@ def test_order_is_resumed_and_shared_by_ranks(stores, vocabulary):
     assert [even + odd for even, odd in zip(*halves, strict=True)] == whole
 
 
-def test_pairs_of_about_one_length_come_together(stores, vocabulary, words):
+def test_pair_mix_batches_by_length(stores, vocabulary, words):
     data = mix(
         stores, vocabulary, PairMix, sources=[Source("home"), Source("web")], bucket_by_length=True, image_size=16
     )
@@ -163,7 +163,7 @@ def fit(stores, vocabulary, folder, seed=0, ckpt_path=None, optimizer=adamw, max
     return trainer, model, data
 
 
-def test_the_language_model_learns_what_comes_after_what(stores, vocabulary, tmp_path):
+def test_language_model_learns_word_order(stores, vocabulary, tmp_path):
     trainer, _, data = fit(stores, vocabulary, tmp_path, max_epochs=8)
     unigram = unigram_perplexity(data)
     assert 5 < unigram < len(data.vocabulary)
@@ -172,7 +172,7 @@ def test_the_language_model_learns_what_comes_after_what(stores, vocabulary, tmp
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
 
 
-def test_two_ranks_train_as_one(stores, vocabulary, tmp_path):
+def test_fit_on_two_ranks_equals_one_rank(stores, vocabulary, tmp_path):
     """Though one rank's context holds more supervised tokens than the other's."""
     options = {"max_steps": 4, "use_distributed_sampler": False, "max_tokens": 9}
     options["optimizer"] = lambda p: torch.optim.SGD(p, lr=0.5)  # Adam makes steps of rounding errors
@@ -197,7 +197,7 @@ class SaveAt(Callback):
             trainer.save_checkpoint(self.file)
 
 
-def test_a_run_resumed_in_mid_epoch_ends_with_the_same_weights(stores, vocabulary, tmp_path):
+def test_fit_resumed_in_mid_epoch_has_equal_weights(stores, vocabulary, tmp_path):
     """Though the schedule had to know the length of an epoch before the loader got its state back."""
     file = tmp_path / "middle.ckpt"
     _, whole, data = fit(stores, vocabulary, tmp_path, max_epochs=3, callbacks=[SaveAt(8, file)])

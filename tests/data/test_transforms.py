@@ -50,7 +50,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pixels_are_pillows(kind):
+def test_decode_equals_pillow(kind):
     pixels = rgb_pixels(KINDS[kind])
     assert pixels.dtype == np.uint8
     assert np.array_equal(pixels, np.asarray(open_rgb(KINDS[kind])))
@@ -78,7 +78,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_pillow_refuses_is_refused(kind):
+def test_decode_refuses_what_pillow_refuses(kind):
     for read in (open_rgb, rgb_pixels):
         with pytest.raises(BrokenImageError, match="bomb" if "bomb" in kind else None):
             read(BROKEN[kind])
@@ -86,7 +86,7 @@ def test_what_pillow_refuses_is_refused(kind):
 
 @pytest.mark.parametrize("size", [(224, 224), (120, 300), (200, 90)])
 @pytest.mark.parametrize("min_scale", [0.2, 0.9])
-def test_crops_are_drawn_as_by_torchvision(size, min_scale):
+def test_crop_distribution_equals_torchvision(size, min_scale):
     height, width = size
     random = np.random.default_rng(0)
     ours = np.array([random_crop(size, min_scale, random) for _ in range(2000)])
@@ -99,7 +99,7 @@ def test_crops_are_drawn_as_by_torchvision(size, min_scale):
 
 
 @pytest.mark.parametrize("size", [(10, 300), (300, 10), (1, 1)])
-def test_where_no_crop_fits_it_is_torchvisions(size):
+def test_fallback_crop_equals_torchvision(size):
     height, width = size
     picture = Image.new("L", (width, height))
     theirs = transforms.RandomResizedCrop.get_params(picture, (0.9, 1.0), (3 / 4, 4 / 3))
@@ -107,14 +107,14 @@ def test_where_no_crop_fits_it_is_torchvisions(size):
 
 
 @given(width=st.integers(1, 150), height=st.integers(1, 150), side=st.integers(1, 120))
-def test_resizing_is_pillows(width, height, side):
+def test_resize_equals_pillow(width, height, side):
     picture = scene(width, height)
     expected = np.asarray(picture.resize((side, side), Image.BILINEAR)).astype(int)
     assert np.abs(resized(np.array(picture), side) - expected).max() <= 2
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.9])
-def test_blur_is_a_gaussian(sigma):
+def test_blur_is_gaussian(sigma):
     picture = scene(90, 70)
     found = blurred(np.array(picture), sigma).astype(int)
     exact = gaussian_filter(np.asarray(picture).astype(float), (sigma, sigma, 0), mode="nearest", radius=(20, 20, 0))
@@ -126,7 +126,7 @@ def test_blur_is_a_gaussian(sigma):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("size", "side"), [((96, 96), 64), ((224, 224), 224), ((300, 200), 224)])
-def test_an_augmented_view_is_what_pillow_makes_by_the_same_draws(size, side, seed):
+def test_augmented_view_equals_pillow_with_same_draws(size, side, seed):
     picture = scene(*size, seed)
     found = Augmented(side)(encoded(picture, "PNG"), np.random.default_rng(seed)).astype(int)
     draw = np.random.default_rng(seed)
@@ -141,7 +141,7 @@ def test_an_augmented_view_is_what_pillow_makes_by_the_same_draws(size, side, se
 
 
 @given(size=st.tuples(st.integers(20, 90), st.integers(20, 90)), side=st.integers(8, 40))
-def test_a_plain_view_normalized_is_the_transform_of_evaluation(size, side):
+def test_plain_view_equals_evaluation_transform(size, side):
     picture = scene(*size)
     view = Plain(side)(encoded(picture, "PNG"), np.random.default_rng(0))
     images_BCHW = normalized([view, view])

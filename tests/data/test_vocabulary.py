@@ -36,27 +36,27 @@ def words(made):
     return Vocabulary(made / "vocabulary")
 
 
-def test_holds_words_said_three_times_in_training(words):
+def test_vocabulary_contains_words_with_three_training_uses(words):
     # Five frames share an utterance, which counts once; "dog" is frequent in validation only.
     assert words.words == [*SPECIALS, "the", "ball", "don't"]
 
 
-def test_specials_have_fixed_places(words):
+def test_special_tokens_have_fixed_ids(words):
     assert words.encode(["<unk> ball"]) == [[SOS, UNK, words.words.index("ball"), EOS]]
     assert len(words) == 8
 
 
-def test_a_text_cannot_spell_a_special(words):
+def test_encode_reads_no_special_tokens_from_text(words):
     for text in ("<image> ball", "<eos> ball", "<pad> ball", "<sos> ball"):
         assert words.encode([text])[0] == [SOS, UNK, words.words.index("ball"), EOS]
 
 
-def test_punctuation_goes_and_case_folds(words):
+def test_encode_drops_punctuation_and_case(words):
     assert words.encode(["THE, ball!?"]) == words.encode(["the ball"])
 
 
 @given(st.lists(st.text(max_size=80), max_size=5), st.integers(3, 25))
-def test_encodes_anything_within_bounds(words, texts, limit):
+def test_encode_accepts_any_text_within_bounds(words, texts, limit):
     for ids in words.encode(texts, limit):
         assert len(ids) <= limit
         assert ids[0] == SOS
@@ -64,7 +64,7 @@ def test_encodes_anything_within_bounds(words, texts, limit):
         assert all(UNK <= i < len(words) and i not in (SOS, EOS, 4) for i in ids[1:-1])
 
 
-def test_transformers_reads_it(made, words):
+def test_transformers_reads_word_vocabulary(made, words):
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(made / "vocabulary")
@@ -72,7 +72,7 @@ def test_transformers_reads_it(made, words):
     assert (theirs.pad_token_id, theirs.eos_token_id) == (0, EOS)
 
 
-def test_is_whole_or_absent_and_hashed(made, words, capsys):
+def test_vocabulary_folder_is_atomic_and_hashed(made, words, capsys):
     create_vocabulary([made / "store"], made / "vocabulary")
     assert "already complete, skipping" in capsys.readouterr().out
     with pytest.raises(UserError, match="built with a different min_count"):
@@ -83,7 +83,7 @@ def test_is_whole_or_absent_and_hashed(made, words, capsys):
     assert other.hash != words.hash
 
 
-def test_notices_a_changed_tokenizer(made):
+def test_vocabulary_refuses_changed_tokenizer(made):
     create_vocabulary([made / "store"], made / "torn")
     file = made / "torn" / "tokenizer.json"
     content = json.loads(file.read_text())
@@ -93,7 +93,7 @@ def test_notices_a_changed_tokenizer(made):
         Vocabulary(made / "torn")
 
 
-def test_refuses_a_store_without_frequent_words(made):
+def test_vocabulary_refuses_store_without_frequent_words(made):
     with pytest.raises(UserError, match="no word occurs 99 times"):
         create_vocabulary([made / "store"], made / "none", min_count=99)
     assert not (made / "none").exists()
@@ -105,7 +105,7 @@ def pieces(made):
     return Vocabulary(made / "bpe")
 
 
-def test_bpe_has_specials_bytes_and_then_what_is_frequent(pieces, made):
+def test_bpe_has_special_tokens_bytes_and_frequent_merges(pieces, made):
     assert pieces.words[:5] == SPECIALS
     assert len({*pieces.words[5:261]}) == 256
     assert all(len(word) == 1 for word in pieces.words[5:261])
@@ -121,7 +121,7 @@ KNOWN = st.characters(codec="utf-8", exclude_categories=["Cn"])
 
 
 @given(st.text(KNOWN, max_size=60))
-def test_bpe_says_any_text_in_lower_case(pieces, text):
+def test_bpe_decodes_any_text_in_lower_case(pieces, text):
     text = text.lower().replace("<unk>", "")
     [ids] = pieces.encode([text], None)
     assert pieces.decode(ids) == text
@@ -130,7 +130,7 @@ def test_bpe_says_any_text_in_lower_case(pieces, text):
 
 
 @given(st.lists(st.sampled_from(["ball", " ", "<image>", "<eos>", "<sos>", "<pad>", "<unk>", "<", ">", "...", "x"])))
-def test_bpe_takes_no_special_from_a_text_but_what_was_not_heard(pieces, parts):
+def test_bpe_reads_no_special_token_but_unknown(pieces, parts):
     text = "".join(parts)
     ids = pieces.encode([text], None)[0][1:-1]
     assert not {PAD, SOS, EOS, IMAGE} & set(ids)
@@ -138,7 +138,7 @@ def test_bpe_takes_no_special_from_a_text_but_what_was_not_heard(pieces, parts):
     assert pieces.decode(ids) == text.replace("<unk>", "")
 
 
-def test_transformers_reads_bpe(made, pieces):
+def test_transformers_reads_bpe_vocabulary(made, pieces):
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(made / "bpe")
@@ -147,7 +147,7 @@ def test_transformers_reads_bpe(made, pieces):
     assert theirs.decode(pieces.encode(["a ball!"])[0], skip_special_tokens=True) == "a ball!"
 
 
-def test_bpe_is_another_artefact_and_needs_room(made, pieces):
+def test_bpe_refuses_other_kind_and_small_size(made, pieces):
     with pytest.raises(UserError, match="built with a different kind"):
         create_vocabulary([made / "store"], made / "vocabulary", kind="bpe")
     with pytest.raises(UserError, match="--vocabulary_size 200: must be at least 261"):
@@ -155,7 +155,7 @@ def test_bpe_is_another_artefact_and_needs_room(made, pieces):
     assert not (made / "none").exists()
 
 
-def test_nothing_is_cut_where_no_limit_is_given(words, pieces):
+def test_encode_truncates_only_with_limit(words, pieces):
     for made_of in (words, pieces):
         assert len(made_of.encode(["ball " * 40], None)[0]) > 40
         assert len(made_of.encode(["ball " * 40])[0]) == 25  # whatever was asked before

@@ -55,7 +55,7 @@ def _run(command, patch):
         main(command[3:])
 
 
-def test_the_quick_starts_script_scores_pictures(followed, monkeypatch, capsys):
+def test_quick_start_script_scores_images(followed, monkeypatch, capsys):
     script = next(block for block in blocks(ROOT / "docs/quick-start.md") if block.title)
     (followed / script.title).write_text(script.text)
     run = followed / "lightning_logs/CVCL-filtered-some-aug/version_0"
@@ -69,7 +69,7 @@ def credits(run, benchmark, control=""):
     return [row["credit"] for row in table.to_pylist() if row["control"] == control]
 
 
-def test_the_mix_is_a_row_of_its_sources(followed):
+def test_recipe_mix_contains_its_sources(followed):
     run = followed / "lightning_logs/CVCL-filtered-some-aug/version_0"
     data = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
     assert [source["utterances"] for source in data["sources"]] == [None, 20]
@@ -77,7 +77,7 @@ def test_the_mix_is_a_row_of_its_sources(followed):
     assert len(credits(run, "vtwt")) > 0
 
 
-def test_the_model_is_trained_tested_and_reported(followed, capsys):
+def test_recipe_model_is_trained_tested_and_reported(followed, capsys):
     run = followed / "lightning_logs/SigmoidPairs-filtered/version_0"
     assert (run / "finished").is_file()
     assert (run / "vocabulary").is_dir()
@@ -87,7 +87,7 @@ def test_the_model_is_trained_tested_and_reported(followed, capsys):
 
 
 @pytest.mark.parametrize("run", ["trained/version_0", "SigmoidPairs-filtered/version_1"])
-def test_the_test_is_run_with_its_controls_beside_the_others(followed, run):
+def test_recipe_benchmark_runs_with_controls(followed, run):
     run = followed / "lightning_logs" / run
     assert len(credits(run, "which_picture")) == 2
     assert credits(run, "which_picture", "blank") == [0.5, 0.5]  # two blank images tie

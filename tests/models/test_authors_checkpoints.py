@@ -114,7 +114,7 @@ def twin(vocabulary, name, **options):
 
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "model.safetensors"])
 @pytest.mark.parametrize("name", TWINS)
-def test_the_authors_checkpoints_load(vocabulary, tmp_path, name, file):
+def test_load_reads_authors_checkpoints(vocabulary, tmp_path, name, file):
     authors = Authors(vocabulary, name)
     ours = twin(vocabulary, name, init_from=authors.save(tmp_path / "theirs", file)).eval()
     words = ["<sos>", "look", "at", "the", "ball", "<eos>"]
@@ -130,7 +130,7 @@ def test_the_authors_checkpoints_load(vocabulary, tmp_path, name, file):
     torch.testing.assert_close(mine, authors.logits(image, words), atol=1e-4, rtol=1e-4)
 
 
-def test_phase_1_fills_the_connector_alone(vocabulary, tmp_path):
+def test_phase_1_checkpoint_initializes_connector_only(vocabulary, tmp_path):
     authors, fresh = Authors(vocabulary, "gpt2-resnext"), twin(vocabulary, "gpt2-resnext")
     folder = authors.save(tmp_path / "theirs", "mm_projector.bin")
     (folder / "tokenizer.json").unlink()
@@ -141,7 +141,7 @@ def test_phase_1_fills_the_connector_alone(vocabulary, tmp_path):
     assert torch.equal(ours.network.llava.model.multi_modal_projector.linear_2.bias, authors.connector[2].bias)
 
 
-def test_what_does_not_fit_is_told(vocabulary, tmp_path):
+def test_load_names_weights_that_do_not_fit(vocabulary, tmp_path):
     authors = Authors(vocabulary, "gpt2-resnext")
     folder = authors.save(tmp_path / "whole")
 

@@ -114,7 +114,7 @@ def reference_loss(theirs, data):
     return theirs(input_ids=ids, attention_mask=attention, pixel_values=data.images_BCHW, labels=labels)
 
 
-def test_logits_loss_and_gradients_are_those_of_transformers(vocabulary, pair):
+def test_forward_and_gradients_equal_transformers(vocabulary, pair):
     ours, theirs = pair
     data = batch(vocabulary)
     expected = reference_loss(theirs, data)
@@ -134,7 +134,7 @@ def test_logits_loss_and_gradients_are_those_of_transformers(vocabulary, pair):
 
 
 @pytest.mark.parametrize("how", [{}, {"use_cache": False}, {"num_beams": 3}, {"do_sample": True, "top_k": 5}], ids=str)
-def test_generates_what_transformers_does(vocabulary, pair, how):
+def test_caption_equals_transformers(vocabulary, pair, how):
     ours, theirs = pair
     prompt = with_places(torch.full((3, 1), SOS))
     inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt), "pixel_values": images()}
@@ -159,7 +159,7 @@ def one_by_one(theirs, vocabulary, image, text):
 
 
 @pytest.mark.parametrize("rows", [1, 4, 64])
-def test_scores_are_the_likelihoods_of_one_pair_at_a_time(vocabulary, pair, rows, monkeypatch):
+def test_score_equals_likelihood_pair_by_pair(vocabulary, pair, rows, monkeypatch):
     ours, theirs = pair
     monkeypatch.setattr("babyvlm.models.scoring.BATCH_SIZE", rows)
     pictures = images()
@@ -173,7 +173,7 @@ def test_scores_are_the_likelihoods_of_one_pair_at_a_time(vocabulary, pair, rows
     assert (total[0] - total[1]).abs().max() > 1e-2
 
 
-def test_evidence_is_what_the_image_adds(vocabulary, pair):
+def test_evidence_is_gain_from_image(vocabulary, pair):
     ours, theirs = pair
     lm = AutoModelForCausalLM.from_config(theirs.config.text_config).eval()
     lm.base_model.load_state_dict(theirs.model.language_model.state_dict())
@@ -195,7 +195,7 @@ def test_evidence_is_what_the_image_adds(vocabulary, pair):
     torch.testing.assert_close(ours.score_texts(TEXTS), torch.tensor(alone) / counts, atol=1e-5, rtol=1e-5)
 
 
-def test_only_wanted_pairs_are_scored(vocabulary, shape):
+def test_score_computes_wanted_pairs_only(vocabulary, shape):
     ours = model(vocabulary, shape).eval()
     pictures = images()
     wanted = torch.zeros(3, len(TEXTS), dtype=torch.bool)
@@ -205,7 +205,7 @@ def test_only_wanted_pairs_are_scored(vocabulary, shape):
     torch.testing.assert_close(scores[wanted], ours.score(pictures, TEXTS)[wanted], atol=1e-6, rtol=1e-6)
 
 
-def test_speaks_the_protocols(vocabulary):
+def test_babyllava_implements_protocols(vocabulary):
     ours = model(vocabulary)
     for protocol in (ImageTextScorer, TextScorer, Captioner, FrozenVision):
         assert isinstance(ours, protocol)
@@ -218,7 +218,7 @@ def state_of(module):
 
 @pytest.mark.parametrize("train_language", [False, True])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_what_is_frozen_is_frozen(tmp_path, vocabulary, shape, train_language, frozen):
+def test_training_step_leaves_frozen_weights(tmp_path, vocabulary, shape, train_language, frozen):
     ours = model(vocabulary, shape, frozen=frozen, train_language=train_language)
     before = state_of(ours.network.llava)
     trainer(tmp_path).fit(ours, loader(batch(vocabulary), batch(vocabulary, seed=2)))
@@ -237,7 +237,7 @@ def test_what_is_frozen_is_frozen(tmp_path, vocabulary, shape, train_language, f
     assert (vision is None) is not frozen
 
 
-def test_a_cache_of_features_changes_nothing(vocabulary):
+def test_feature_cache_changes_no_loss(vocabulary):
     ours = model(vocabulary)
     vision = ours.frozen_vision()
     assert isinstance(vision, ImageTokens)
@@ -250,7 +250,7 @@ def test_a_cache_of_features_changes_nothing(vocabulary):
     torch.testing.assert_close(ours.training_step(cached, 0), ours.training_step(data, 0), atol=0, rtol=0)
 
 
-def test_images_are_seen_and_padding_is_not(vocabulary, shape):
+def test_forward_uses_images_and_ignores_padding(vocabulary, shape):
     ours = model(vocabulary, shape).eval()
     data = batch(vocabulary)
     longer = Batch(data.keys, data.images_BCHW, nn.functional.pad(data.tokens_BL, (0, 5)), data.utterances)
@@ -259,7 +259,7 @@ def test_images_are_seen_and_padding_is_not(vocabulary, shape):
     assert (ours.training_step(other, 0) - ours.training_step(data, 0)).abs() > 1e-3
 
 
-def test_a_batch_without_a_supervised_token_is_an_error(vocabulary):
+def test_training_step_refuses_batch_without_supervised_token(vocabulary):
     empty = Batch(["k"], images(1), torch.tensor([[SOS]]), [""])
     with pytest.raises(UserError, match="no supervised token"):
         model(vocabulary).training_step(empty, 0)
@@ -268,7 +268,7 @@ def test_a_batch_without_a_supervised_token_is_an_error(vocabulary):
 
 
 @pytest.mark.parametrize(("name", "size"), [("test_resnet", 64), ("test_vit", 160), ("test_convnext", 64)])
-def test_image_tokens_are_the_last_map(name, size):
+def test_image_tokens_are_last_feature_map(name, size):
     encoder = VisionEncoder(name)
     with torch.no_grad():
         picture = torch.randn(1, 3, size, size)
@@ -279,7 +279,7 @@ def test_image_tokens_are_the_last_map(name, size):
     assert tokens.shape == (1, count_tokens(encoder, size), encoder.width)
 
 
-def test_counting_tokens_leaves_no_trace():
+def test_counting_tokens_keeps_random_state_and_mode():
     encoder = VisionEncoder("test_resnet")
     before = state_of(encoder)
     assert count_tokens(encoder, SIZE) == PLACES
@@ -287,7 +287,7 @@ def test_counting_tokens_leaves_no_trace():
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
 
 
-def test_phases_begin_where_the_one_before_ended(tmp_path, vocabulary, shape):
+def test_phase_starts_from_weights_of_previous_phase(tmp_path, vocabulary, shape):
     torch.manual_seed(5)
     language = LanguageModel(vocabulary, shape, max_tokens=8)
     zero, one = tmp_path / "zero.ckpt", tmp_path / "one.ckpt"
@@ -320,7 +320,7 @@ def test_phases_begin_where_the_one_before_ended(tmp_path, vocabulary, shape):
     assert not torch.equal(before["network.llava.lm_head.weight"], state["network.llava.lm_head.weight"])
 
 
-def test_weights_of_other_heads_are_refused_though_they_fit(tmp_path, vocabulary, shape):
+def test_init_from_refuses_other_number_of_heads(tmp_path, vocabulary, shape):
     run = trainer(tmp_path, max_steps=1)
     run.fit(LanguageModel(vocabulary, shape, max_tokens=8), loader(batch(vocabulary)))
     run.save_checkpoint(tmp_path / "zero.ckpt")
@@ -332,7 +332,7 @@ def test_weights_of_other_heads_are_refused_though_they_fit(tmp_path, vocabulary
         LanguageModel(vocabulary, fewer, max_tokens=8, init_from=tmp_path / "zero.ckpt")
 
 
-def test_mistakes_are_told(tmp_path, vocabulary):
+def test_babyllava_reports_mistakes(tmp_path, vocabulary):
     with pytest.raises(UserError, match=r"4 image tokens and data.max_tokens 37 exceed .* 40 positions"):
         model(vocabulary, max_tokens=37)
     patches = VisionEncoder("vit_tiny_patch16_224", {"depth": 1})
@@ -351,7 +351,7 @@ def millions(module):
         ("vit_large_patch16_224", TINY_LLAMA, 32_000, 196, (303.30, 1100.05)),
     ],
 )
-def test_the_papers_models_can_be_built(backbone, shape, words, tokens, expected):
+def test_babyllava_has_token_and_parameter_counts_of_paper(backbone, shape, words, tokens, expected):
     with torch.device("meta"):
         vlm = BabyLLaVANetwork(VisionEncoder(backbone), shape, words, 224).llava
     head = [] if vlm.config.tie_word_embeddings else [vlm.lm_head]
@@ -364,7 +364,7 @@ def test_the_papers_models_can_be_built(backbone, shape, words, tokens, expected
     assert vlm.config._attn_implementation == vlm.config.text_config._attn_implementation == "sdpa"
 
 
-def test_a_step_at_paper_size(tmp_path, vocabulary):
+def test_training_step_runs_at_paper_size(tmp_path, vocabulary):
     torch.manual_seed(0)
     at_once = partial(CosineWithWarmup, warmup=0)  # else the first step has a rate of zero
     trunk = VisionEncoder("resnext50_32x4d", frozen=True)
@@ -381,7 +381,7 @@ def test_a_step_at_paper_size(tmp_path, vocabulary):
     assert not any("vision_tower" in name for name in moved)
 
 
-def test_half_precision_trains_alike(tmp_path, vocabulary, shape):
+def test_half_precision_training_is_close_to_single(tmp_path, vocabulary, shape):
     losses = []
     for precision in ("32", "bf16-mixed"):
         run = trainer(tmp_path, max_steps=3, precision=precision)

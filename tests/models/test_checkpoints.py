@@ -72,7 +72,7 @@ def same(model, state):
     return all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_run_begins_from_the_best_weights_of_another_and_from_nothing_else(run, vocabulary, tmp_path):
+def test_init_from_takes_best_weights_only(run, vocabulary, tmp_path):
     moved = folder_of(run, tmp_path)
     best, last = (
         torch.load(path, weights_only=True) for path in (best_checkpoint(moved), moved / "checkpoints/last.ckpt")
@@ -84,7 +84,7 @@ def test_a_run_begins_from_the_best_weights_of_another_and_from_nothing_else(run
     assert same(LanguageModel(vocabulary, SHAPE, 16, init_from=moved / "checkpoints" / "last.ckpt"), last["state_dict"])
 
 
-def test_the_run_holds_its_vocabulary_and_its_checkpoint_names_it(run, vocabulary, tmp_path):
+def test_run_contains_vocabulary_named_in_checkpoint(run, vocabulary, tmp_path):
     moved = folder_of(run, tmp_path)
     kept = Vocabulary(moved / "vocabulary")
     assert kept.hash == Vocabulary(vocabulary).hash
@@ -92,7 +92,7 @@ def test_the_run_holds_its_vocabulary_and_its_checkpoint_names_it(run, vocabular
     assert not list(moved.glob("*.partial"))
 
 
-def test_another_vocabulary_is_refused(run, store, other_words, tmp_path):
+def test_init_from_refuses_other_vocabulary(run, store, other_words, tmp_path):
     moved = folder_of(run, tmp_path)
     assert len(Vocabulary(other_words)) == len(Vocabulary(moved / "vocabulary"))
     with pytest.raises(UserError, match=r"another vocabulary .* than .*other-words"):
@@ -104,7 +104,7 @@ def test_another_vocabulary_is_refused(run, store, other_words, tmp_path):
         )
 
 
-def test_what_does_not_fit_is_named(run, vocabulary, tmp_path):
+def test_init_from_names_weights_that_do_not_fit(run, vocabulary, tmp_path):
     moved = folder_of(run, tmp_path)
     with pytest.raises(UserError, match=r"network\.transformer\.wte\.weight is \(\d+, 16\), .* needs \(\d+, 32\)$"):
         LanguageModel(vocabulary, WIDER, 16, init_from=moved)
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_named(run, vocabulary, tmp_path):
         LanguageModel(vocabulary, deeper, 16, init_from=moved)
 
 
-def test_weights_are_taken_under_another_name_and_the_rest_is_left_alone(run, vocabulary, tmp_path):
+def test_init_from_renames_prefix_and_keeps_other_weights(run, vocabulary, tmp_path):
     state = torch.load(best_checkpoint(folder_of(run, tmp_path)), weights_only=True)["state_dict"]
     lm = LanguageModel(vocabulary, SHAPE, 16).network
     module = torch.nn.ModuleDict({"text": lm.transformer, "connector": torch.nn.Linear(3, 3)})
@@ -125,7 +125,7 @@ def test_weights_are_taken_under_another_name_and_the_rest_is_left_alone(run, vo
         init_from(module, tmp_path / "moved", {"speech.": "network."})
 
 
-def test_safetensors_are_taken_too(vocabulary, other_words, tmp_path):
+def test_init_from_reads_safetensors(vocabulary, other_words, tmp_path):
     source, model = (LanguageModel(vocabulary, SHAPE, 16) for _ in range(2))
     state = {name: tensor.clone() for name, tensor in source.state_dict().items()}
     file = tmp_path / "model.safetensors"
@@ -137,7 +137,7 @@ def test_safetensors_are_taken_too(vocabulary, other_words, tmp_path):
         init_from(model, file)
 
 
-def test_cvcl_begins_from_a_run_too(vocabulary, tmp_path):
+def test_cvcl_is_initialized_from_run(vocabulary, tmp_path):
     source, model = (CVCL(vocabulary, VisionEncoder("test_resnet"), width=8) for _ in range(2))
     file = tmp_path / "cvcl.ckpt"
     torch.save({"state_dict": source.state_dict(), "vocabulary": source.vocabulary.hash}, file)
@@ -159,7 +159,7 @@ class Evil:
         ([1], "state_dict is missing"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused_and_not_executed(vocabulary, tmp_path, capsys, content, say):
+def test_init_from_refuses_invalid_checkpoint_without_executing_it(vocabulary, tmp_path, capsys, content, say):
     file = tmp_path / "bad.ckpt"
     file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
     with pytest.raises(UserError, match=rf"bad\.ckpt: .*{say}"):
@@ -167,7 +167,7 @@ def test_what_is_no_checkpoint_is_refused_and_not_executed(vocabulary, tmp_path,
     assert "never" not in capsys.readouterr().out
 
 
-def test_a_run_without_a_checkpoint_is_refused(vocabulary, tmp_path):
+def test_init_from_refuses_run_without_checkpoint(vocabulary, tmp_path):
     for say in ("no checkpoint", "several checkpoints"):
         with pytest.raises(UserError, match=say):
             LanguageModel(vocabulary, SHAPE, 16, init_from=tmp_path)

@@ -63,7 +63,7 @@ def by_hand(cvcl, data):
     return ((logsumexp(logits, 1) - right).mean() + (logsumexp(logits, 0) - right).mean()) / 2
 
 
-def test_loss_of_validation_and_training_is_the_papers(tmp_path, vocabulary):
+def test_training_and_validation_loss_equal_paper(tmp_path, vocabulary):
     data = batch(vocabulary)
     cvcl = model(vocabulary, frozen=True).eval()
     expected = by_hand(cvcl, data)
@@ -80,7 +80,7 @@ def test_loss_of_validation_and_training_is_the_papers(tmp_path, vocabulary):
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_what_a_step_moves(tmp_path, vocabulary, frozen):
+def test_training_step_updates_expected_weights(tmp_path, vocabulary, frozen):
     cvcl = model(vocabulary, frozen=frozen)
     before = {name: tensor.clone() for name, tensor in cvcl.state_dict().items()}
     trainer(tmp_path, max_steps=2).fit(cvcl, loader(batch(vocabulary), batch(vocabulary, seed=2)))
@@ -99,7 +99,7 @@ def test_what_a_step_moves(tmp_path, vocabulary, frozen):
     assert cvcl.network.text_encoder.embedding.weight[0].abs().max() == 0
 
 
-def test_temperature_is_carried_and_learned_only_if_asked(tmp_path, vocabulary):
+def test_temperature_is_saved_and_learned_on_request(tmp_path, vocabulary):
     fixed, learned = model(vocabulary), model(vocabulary, learn_temperature=True, temperature=0.5)
     assert "network.log_temperature" not in dict(fixed.named_parameters())
     assert "network.log_temperature" in dict(learned.named_parameters())
@@ -113,7 +113,7 @@ def test_temperature_is_carried_and_learned_only_if_asked(tmp_path, vocabulary):
 
 
 @pytest.mark.parametrize("text", [None, LSTMText, lambda words, width: TransformerText(words, width, heads=2)])
-def test_scores_are_cosines(vocabulary, text):
+def test_score_is_cosine(vocabulary, text):
     cvcl = model(vocabulary, **{"text": text} if text else {}).eval()
     assert isinstance(cvcl, ImageTextScorer)
     texts = [*TEXTS, "zebra", "the zebra and the quagga at the opera with a ball"]  # unknown words; too long
@@ -133,7 +133,7 @@ def test_scores_are_cosines(vocabulary, text):
     torch.testing.assert_close(norms, torch.ones(3))
 
 
-def test_score_is_the_cosine_that_is_trained(vocabulary):
+def test_score_is_cosine_of_training(vocabulary):
     cvcl, data = model(vocabulary).eval(), batch(vocabulary)
     with torch.no_grad():
         scores = cvcl.score(data.images_BCHW, data.utterances)
@@ -141,7 +141,7 @@ def test_score_is_the_cosine_that_is_trained(vocabulary):
     torch.testing.assert_close(scores, expected)
 
 
-def test_scores_are_numbers_in_any_precision(vocabulary):
+def test_score_is_finite_in_any_precision(vocabulary):
     cvcl = model(vocabulary).eval()
     images = batch(vocabulary).images_BCHW
     exact = cvcl.score(images, TEXTS)
@@ -149,7 +149,7 @@ def test_scores_are_numbers_in_any_precision(vocabulary):
     torch.testing.assert_close(cvcl.bfloat16().score(images, TEXTS).float(), exact, atol=0.05, rtol=0)
 
 
-def test_optimizer_is_the_papers_and_holds_what_is_trained(vocabulary):
+def test_optimizer_equals_paper_and_has_trainable_weights(vocabulary):
     cvcl = model(vocabulary, frozen=True)
     optimizer = cvcl.configure_optimizers()
     (group,) = optimizer.param_groups
@@ -168,7 +168,7 @@ def test_optimizer_is_the_papers_and_holds_what_is_trained(vocabulary):
         (lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5), 1e-4 / 2**6),
     ],
 )
-def test_schedules_are_stepped_when_they_should(tmp_path, vocabulary, schedule, expected):
+def test_schedules_step_per_batch_or_epoch(tmp_path, vocabulary, schedule, expected):
     cvcl = model(vocabulary, frozen=True, optimizer=paper_optimizer, scheduler=schedule)
     data = batch(vocabulary)
     run = trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0)
@@ -213,7 +213,7 @@ torch.save({"state": cvcl.state_dict(), "metrics": metrics}, f"{folder}/{devices
 
 
 @pytest.mark.soak
-def test_two_ranks_train_as_one(tmp_path, vocabulary):
+def test_fit_on_two_ranks_equals_one_rank(tmp_path, vocabulary):
     """A pair's negatives are the global batch: the same weights, losses and scores come out on 1 and 2 processes."""
     Image.new("RGB", (SIZE, SIZE), "red").save(tmp_path / "x.png")
     (tmp_path / "vtwt.csv").write_text("image,positive_phrase,negative_phrase,half\nx.png,a red cup,the dog,dev\n")

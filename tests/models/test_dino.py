@@ -71,7 +71,7 @@ def fit(folder, dino, data, *callbacks, steps=9, ckpt_path=None):
     return seen
 
 
-def test_a_loss_that_is_no_number_is_told_with_the_frames_it_is_of(stores, tmp_path):
+def test_fit_names_frames_of_non_finite_loss(stores, tmp_path):
     dino = model()
     dino.network.student_head.layers[0].weight.data[0, 0] = torch.nan
     with pytest.raises(UserError, match="step 0: loss nan"):
@@ -80,7 +80,7 @@ def test_a_loss_that_is_no_number_is_told_with_the_frames_it_is_of(stores, tmp_p
     assert told == fit(tmp_path, model(), frames(stores), steps=1).keys[0]
 
 
-def test_views_are_a_function_of_seed_epoch_and_key(stores):
+def test_views_depend_on_seed_epoch_and_key_only(stores):
     def batches(epoch, **options):
         data = frames(stores, **options)
         data.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
@@ -104,7 +104,7 @@ def test_views_are_a_function_of_seed_epoch_and_key(stores):
     assert all(not torch.equal(x, y) for seen in views.values() for i, x in enumerate(seen) for y in seen[:i])
 
 
-def test_only_training_frames_are_seen_each_once_an_epoch(stores, tmp_path):
+def test_frame_mix_yields_each_training_frame_once_per_epoch(stores, tmp_path):
     seen = fit(tmp_path, model(), frames(stores, batch_size=27), steps=2)
     expected = sorted([f"k{n:05d}" for n in range(28) if n % 4] + [f"k{n:05d}" for n in range(6)])
     assert [sorted(keys) for keys in seen.keys] == [expected, expected]
@@ -117,7 +117,7 @@ def hue(view_CHW):
 
 
 @pytest.mark.parametrize("coloured", [True, False])
-def test_colours_stay_if_asked(coloured):
+def test_views_keep_colors_on_request(coloured):
     """Words for colours can be learned only from what still has them."""
     colours = {"jitter": (0.4, 0.4, 0.2, 0.0), "grayscale": 0.0, "solarize": 0.0} if coloured else {}
     crop = MultiCrop(SIZE, Crops(LOCALS, SMALL, **colours))
@@ -135,7 +135,7 @@ def by_hand(teacher_NK, student_NK, center, views, teacher_temperature=0.04, stu
     return np.mean(terms)
 
 
-def test_loss_is_dinos_and_the_center_follows_the_teacher(tmp_path, stores):
+def test_loss_equals_dino_and_center_follows_teacher(tmp_path, stores):
     dino = model(loss={"center_momentum": 0.75})
     dino.log = lambda *_, **__: None
     batch = Views(["a", "b"], torch.randn(2, 2, 3, SIZE, SIZE), torch.randn(LOCALS, 2, 3, SMALL, SMALL))
@@ -153,7 +153,7 @@ def test_loss_is_dinos_and_the_center_follows_the_teacher(tmp_path, stores):
     assert abs(center).max() > 1e-3
 
 
-def test_the_teacher_is_a_slow_average_of_the_student(tmp_path, stores):
+def test_teacher_is_moving_average_of_student(tmp_path, stores):
     dino = model(momentum=0.9)
     start = {name: tensor.clone() for name, tensor in dino.state_dict().items()}
     logged = []
@@ -201,7 +201,7 @@ def test_the_teacher_is_a_slow_average_of_the_student(tmp_path, stores):
     assert "network.student_head.last_layer.weight_g" not in moved
 
 
-def test_prototypes_are_held_at_first(tmp_path, stores):
+def test_prototypes_are_frozen_in_first_epochs(tmp_path, stores):
     dino = model(head={"hidden_dim": 16, "bottleneck_dim": 8})
     before = dino.network.student_head.last_layer.weight_v.clone()
     fit(tmp_path, dino, frames(stores), steps=6)  # an epoch
@@ -210,7 +210,7 @@ def test_prototypes_are_held_at_first(tmp_path, stores):
     assert not torch.equal(dino.network.student_head.last_layer.weight_v, before)
 
 
-def test_a_run_resumed_in_mid_epoch_ends_with_the_same_weights(tmp_path, stores):
+def test_fit_resumed_in_mid_epoch_has_equal_weights(tmp_path, stores):
     whole = model()
     seen = fit(tmp_path / "whole", whole, frames(stores))
     resumed = model()
@@ -222,7 +222,7 @@ def test_a_run_resumed_in_mid_epoch_ends_with_the_same_weights(tmp_path, stores)
 
 
 @pytest.mark.parametrize("half", [True, False])
-def test_the_backbone_that_is_written_is_the_teachers(tmp_path, stores, half):
+def test_saved_backbone_is_teacher(tmp_path, stores, half):
     dino = model(half_precision=half)
     fit(tmp_path, dino, frames(stores))
     written = VisionEncoder("test_resnet", weights=str(tmp_path / "backbone.safetensors")).eval()
@@ -241,7 +241,7 @@ def test_the_backbone_that_is_written_is_the_teachers(tmp_path, stores, half):
 
 
 @pytest.mark.skipif(not PLAYROOM_DINO.exists(), reason="not yet trained")
-def test_the_shipped_backbone_is_what_its_papers_say():
+def test_shipped_backbone_matches_papers():
     said = json.loads(PLAYROOM_DINO.with_suffix(".json").read_text())
     assert said["sha256"] == artifacts.sha256_file(PLAYROOM_DINO)
     assert PLAYROOM_DINO.stat().st_size < 10e6
@@ -252,7 +252,7 @@ def test_the_shipped_backbone_is_what_its_papers_say():
         VisionEncoder("test_resnet", weights="playroom")
 
 
-def test_mistakes_are_told_in_one_line(stores):
+def test_dino_reports_mistakes_in_one_line(stores):
     for make, message in [
         (lambda: DINO(VisionEncoder("test_resnet", frozen=True), torch.optim.AdamW), r"model\.vision\.frozen"),
         (lambda: model(head={"depth": 3}), r"not accepted by lightly .*depth"),
@@ -264,7 +264,7 @@ def test_mistakes_are_told_in_one_line(stores):
         assert "\n" not in str(refusal.value)
 
 
-def test_lightly_is_asked_for_by_its_extra(monkeypatch):
+def test_dino_names_extra_of_missing_lightly(monkeypatch):
     monkeypatch.delitem(sys.modules, "babyvlm.models.dino")
     monkeypatch.setitem(sys.modules, "lightly.loss", None)
     with pytest.raises(UserError, match=r"pip install 'babyvlm\[dino\]'"):

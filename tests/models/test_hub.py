@@ -117,7 +117,7 @@ def answers(model):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_run_is_given_back(runs, name):
+def test_load_returns_model_of_run(runs, name):
     model = babyvlm.load(runs[name])
     assert type(model) is (CVCL if name == "CVCL" else BabyLLaVA)
     assert not model.training
@@ -130,7 +130,7 @@ def test_a_run_is_given_back(runs, name):
         assert model.likelihood == ("total" if name == "BabyLlama" else "mean")
 
 
-def test_a_clip_is_given_back_too(runs):
+def test_load_returns_clip_of_run(runs):
     model = babyvlm.load(runs["CLIP"])
     state = torch.load(best_checkpoint(runs["CLIP"]), weights_only=True)["state_dict"]
     assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
@@ -138,7 +138,7 @@ def test_a_clip_is_given_back_too(runs):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_an_export_is_the_run(runs, folders, name):
+def test_load_of_export_equals_run(runs, folders, name):
     model = babyvlm.load(str(folders[name]))
     expected = babyvlm.load(runs[name])
     assert model.state_dict().keys() == expected.state_dict().keys()
@@ -148,7 +148,7 @@ def test_an_export_is_the_run(runs, folders, name):
     assert str(runs[name].parents[1]) not in (folders[name] / "babyvlm.json").read_text()
 
 
-def test_an_export_is_whole_or_made_again(runs, folders, capsys):
+def test_export_is_skipped_if_complete_and_rebuilt_if_not(runs, folders, capsys):
     main(["export", "--run", str(runs["CVCL"]), "--out", str(folders["CVCL"])])
     assert "already complete" in capsys.readouterr().out
     with pytest.raises(SystemExit):
@@ -197,7 +197,7 @@ def test_transformers_example_in_docs_runs(folders, tmp_path):
     assert done.stdout.strip() == babyvlm.load(folders["BabyLLaVA"]).caption(image)[0]
 
 
-def test_the_processor_is_the_transform_of_training(folders):
+def test_exported_processor_equals_training_transform(folders):
     model, processor = babyvlm.load(folders["BabyLLaVA"]), AutoProcessor.from_pretrained(folders["BabyLLaVA"])
     for size in ((90, 70), (64, 64), (132, 400)):
         picture = cup().resize(size)
@@ -207,7 +207,7 @@ def test_the_processor_is_the_transform_of_training(folders):
     assert [words[token] for token in inputs.input_ids[0]] == ["<image>"] * 4 + ["<sos>", "look", "at"]
 
 
-def test_transformers_loads_what_was_trained(folders):
+def test_transformers_loads_trained_language_model(folders):
     vlm = AutoModelForImageTextToText.from_pretrained(folders["BabyLLaVA"])
     expected = babyvlm.load(folders["BabyLLaVA"]).network.llava
     state = vlm.state_dict()
@@ -215,7 +215,7 @@ def test_transformers_loads_what_was_trained(folders):
     assert vlm.lm_head.weight is vlm.get_input_embeddings().weight
 
 
-def test_the_card_is_filled(folders, runs):
+def test_model_card_has_no_empty_fields(folders, runs):
     card = (folders["BabyLLaVA"] / "README.md").read_text()
     head = yaml.safe_load(card.split("---")[1])
     assert head["pipeline_tag"] == "image-text-to-text"
@@ -234,7 +234,7 @@ def altered(runs, tmp_path, name="CVCL"):
 
 
 @pytest.mark.parametrize("place", ["model", "vision", "text"])
-def test_a_hostile_config_makes_nothing(runs, tmp_path, place, monkeypatch):
+def test_load_instantiates_nothing_from_hostile_config(runs, tmp_path, place, monkeypatch):
     run, config = altered(runs, tmp_path)
     (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'witness')!r}, 'w')\nclass Model: ...")
     monkeypatch.syspath_prepend(tmp_path)
@@ -249,7 +249,7 @@ def test_a_hostile_config_makes_nothing(runs, tmp_path, place, monkeypatch):
     assert not (tmp_path / "witness").exists()
 
 
-def test_mistakes_are_told(runs, folders, tmp_path):
+def test_load_reports_mistakes(runs, folders, tmp_path):
     with pytest.raises(UserError, match=r"nowhere: no such folder, and the hub does not provide it"):
         babyvlm.load("nowhere")
     with pytest.raises(UserError, match="neither a run nor an exported model"):

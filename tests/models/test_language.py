@@ -42,7 +42,7 @@ def trainer(folder, **options):
     ("shape", "vocabulary_size", "said"),
     [(GPT2, 2_350, "7.18M"), (GPT2, 5_176, "7.91M"), (GPT2, 6_000, "8.12M"), (TINY_LLAMA, 32_000, "1100.05M")],
 )
-def test_counts_the_papers_parameters(shape, vocabulary_size, said):
+def test_language_model_has_parameter_count_of_paper(shape, vocabulary_size, said):
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(language_config(shape, vocabulary_size))
     assert f"{sum(parameter.numel() for parameter in lm.parameters()) / 1e6:.2f}M" == said
@@ -50,7 +50,7 @@ def test_counts_the_papers_parameters(shape, vocabulary_size, said):
 
 
 @pytest.mark.parametrize("shape", [SMALL, SMALL_LLAMA], ids=lambda shape: shape.family)
-def test_loss_is_transformers_own(tmp_path, vocabulary, shape):
+def test_loss_equals_transformers(tmp_path, vocabulary, shape):
     data = batch(vocabulary)
     model = LanguageModel(vocabulary, shape, max_tokens=16)
     assert isinstance(model.network, LlamaForCausalLM) == (shape.family == "llama")
@@ -62,7 +62,7 @@ def test_loss_is_transformers_own(tmp_path, vocabulary, shape):
     assert run.callback_metrics["supervised_share"].item() == pytest.approx(16 / 20)
 
 
-def test_perplexity_is_over_all_tokens_whatever_the_batches(tmp_path, vocabulary):
+def test_perplexity_is_independent_of_batch_size(tmp_path, vocabulary):
     model = LanguageModel(vocabulary, SMALL, max_tokens=16)
     results = []
     for batches in ([batch(vocabulary)], [batch(vocabulary, TEXTS[:1]), batch(vocabulary, TEXTS[1:])]):
@@ -74,7 +74,7 @@ def test_perplexity_is_over_all_tokens_whatever_the_batches(tmp_path, vocabulary
     assert results[0]["test_perplexity"] == pytest.approx(math.exp(results[0]["test_loss"]))
 
 
-def test_a_context_must_fit_the_positions(vocabulary):
+def test_language_model_refuses_context_longer_than_positions(vocabulary):
     with pytest.raises(UserError, match="max_tokens 17 exceeds the language model's 16 positions"):
         LanguageModel(vocabulary, SMALL, max_tokens=17)
 
@@ -87,6 +87,6 @@ def test_a_context_must_fit_the_positions(vocabulary):
         ({"family": "llama", "heads": 32, "kv_heads": 5}, "32 heads are not a multiple of 5"),
     ],
 )
-def test_a_shape_that_cannot_be_built_is_refused(options, say):
+def test_language_model_refuses_invalid_shape(options, say):
     with pytest.raises(UserError, match=say):
         LanguageShape(**options)

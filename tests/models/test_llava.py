@@ -58,7 +58,7 @@ def one_by_one(library, pictures, prompt, total=False):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 8])
-def test_scores_are_those_of_the_library_one_by_one(folder, library, pictures, rows):
+def test_score_equals_transformers_pair_by_pair(folder, library, pictures, rows):
     scorer = HFVisionLanguage(str(folder), "float32", batch_size=rows)
     assert all(isinstance(scorer, protocol) for protocol in (ImageTextScorer, TextScorer, Captioner))
     images = torch.stack([scorer.preprocess(picture) for picture in pictures])
@@ -71,7 +71,7 @@ def test_scores_are_those_of_the_library_one_by_one(folder, library, pictures, r
     assert some[~wanted].isnan().all()
 
 
-def test_total_and_evidence(folder, library, pictures):
+def test_score_supports_total_and_evidence(folder, library, pictures):
     scorer = HFVisionLanguage(str(folder), "float32", likelihood="total", prompt="Look: <image> ASSISTANT:")
     images = torch.stack([scorer.preprocess(picture) for picture in pictures])
     total = one_by_one(library, pictures, "Look: <image> ASSISTANT:", total=True)
@@ -87,7 +87,7 @@ def test_total_and_evidence(folder, library, pictures):
 
 
 @pytest.mark.parametrize("rows", [2, 8])
-def test_captions_are_those_of_the_library_one_by_one(folder, library, pictures, rows):
+def test_caption_equals_transformers_image_by_image(folder, library, pictures, rows):
     processor, model = library
     scorer = HFVisionLanguage(str(folder), "float32", batch_size=rows)
     images = torch.stack([scorer.preprocess(picture) for picture in pictures])
@@ -100,7 +100,7 @@ def test_captions_are_those_of_the_library_one_by_one(folder, library, pictures,
     assert len(set(expected)) > 1
 
 
-def test_bfloat16_is_near(folder, library, pictures):
+def test_score_in_bfloat16_is_close_to_float32(folder, library, pictures):
     scorer = HFVisionLanguage(str(folder), "bfloat16")
     assert {weight.dtype for weight in scorer.parameters()} == {torch.bfloat16}
     images = torch.stack([scorer.preprocess(picture) for picture in pictures[:2]])
@@ -109,7 +109,7 @@ def test_bfloat16_is_near(folder, library, pictures):
     torch.testing.assert_close(scores, one_by_one(library, pictures[:2], PROMPT), atol=0.3, rtol=0.1)
 
 
-def test_models_that_cannot_be_had(folder, tmp_path):
+def test_model_reports_unusable_names(folder, tmp_path):
     (tmp_path / "bert").mkdir()
     BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path / "bert")
     for name, message in [
@@ -123,7 +123,7 @@ def test_models_that_cannot_be_had(folder, tmp_path):
         assert "\n" not in str(refusal.value)
 
 
-def test_a_broken_weights_file_is_told_in_one_line(folder, tmp_path):
+def test_model_reports_broken_weights_in_one_line(folder, tmp_path):
     broken = Path(shutil.copytree(folder, tmp_path / "broken"))
     with (broken / "model.safetensors").open("r+b") as file:
         file.write(b"\xff" * 64)
@@ -132,7 +132,7 @@ def test_a_broken_weights_file_is_told_in_one_line(folder, tmp_path):
     assert "\n" not in str(refusal.value)
 
 
-def test_a_processor_that_keeps_the_pictures_form_is_refused(folder, tmp_path):
+def test_model_refuses_processor_that_keeps_aspect_ratio(folder, tmp_path):
     loose = Path(shutil.copytree(folder, tmp_path / "loose"))
     pixels = CLIPImageProcessor(size={"shortest_edge": SIZE}, do_center_crop=False)
     processor = AutoProcessor.from_pretrained(folder)
@@ -142,13 +142,13 @@ def test_a_processor_that_keeps_the_pictures_form_is_refused(folder, tmp_path):
         HFVisionLanguage(str(loose), "float32")
 
 
-def test_prompts_that_cannot_be(folder):
+def test_model_refuses_prompt_without_exactly_one_image(folder):
     for prompt in ("What is it?", "<image> <image> What?"):
         with pytest.raises(UserError, match="exactly once"):
             HFVisionLanguage(str(folder), prompt=prompt)
 
 
-def test_a_tokenizer_that_joins_prompt_and_answer_is_refused(folder):
+def test_score_refuses_tokenizer_that_merges_prompt_and_answer(folder):
     scorer = HFVisionLanguage(str(folder), "float32")
     joins = Tokenizer(models.BPE())  # no words: a token may hold the end of the prompt and the answer's beginning
     joins.train_from_iterator([f"{PROMPT} red"] * 5, trainers.BpeTrainer(special_tokens=SPECIALS, show_progress=False))

@@ -38,7 +38,7 @@ def by_hand(image, text, temperature):
 @pytest.mark.parametrize(
     ("pairs", "width", "temperature"), [(1, 3, 0.07), (2, 1, 1.0), (5, 4, 0.07), (8, 16, 0.01), (33, 7, 2.5)]
 )
-def test_is_the_definition(pairs, width, temperature):
+def test_contrastive_loss_equals_definition(pairs, width, temperature):
     image, text = unit(pairs, width, 1), unit(pairs, width, 2)
     expected = by_hand(image.numpy(), text.numpy(), temperature)
     assert symmetric_info_nce(image, text, temperature).item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
@@ -48,19 +48,19 @@ def test_is_the_definition(pairs, width, temperature):
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 8, 100])
-def test_knowing_nothing_costs_log_n(pairs):
+def test_contrastive_loss_of_equal_embeddings_is_log_n(pairs):
     same = unit(1, 4, 0).expand(pairs, 4)
     assert symmetric_info_nce(same, same, 0.07).item() == pytest.approx(math.log(pairs), abs=1e-12)
 
 
-def test_does_not_tell_images_from_texts_but_right_from_wrong():
+def test_contrastive_loss_is_symmetric_and_prefers_matching_pairs():
     image, text = unit(6, 5, 1), unit(6, 5, 2)
     assert symmetric_info_nce(image, text, 0.1) == symmetric_info_nce(text, image, 0.1)
     assert symmetric_info_nce(image, image, 0.1) < symmetric_info_nce(image, image.roll(1, 0), 0.1)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_half_precision_embeddings_lose_nothing_more_in_the_loss(autocast):
+def test_contrastive_loss_keeps_precision_of_half_embeddings(autocast):
     image, text = unit(16, 8, 1, torch.bfloat16), unit(16, 8, 2, torch.bfloat16)
     expected = by_hand(image.double().numpy(), text.double().numpy(), 0.07)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
@@ -71,7 +71,7 @@ def test_half_precision_embeddings_lose_nothing_more_in_the_loss(autocast):
     assert of_floats.item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_gradient():
+def test_contrastive_loss_passes_gradcheck():
     image, text = unit(4, 3, 1).requires_grad_(), unit(4, 3, 2).requires_grad_()
     temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(symmetric_info_nce, (image, text, temperature))
@@ -83,7 +83,7 @@ def test_gradient():
     ),
     limit=st.integers(2, 12),
 )
-def test_words_and_the_end_are_supervised_and_nothing_else(vocabulary, texts, limit):
+def test_labels_supervise_words_and_end_only(vocabulary, texts, limit):
     """Whatever the texts say, however they are cut and padded."""
     rows = [torch.tensor(row) for row in Vocabulary(vocabulary).encode([" ".join(words) for words in texts], limit)]
     tokens_BL = pad_sequence(rows, batch_first=True, padding_value=PAD)
@@ -97,14 +97,14 @@ def test_words_and_the_end_are_supervised_and_nothing_else(vocabulary, texts, li
     assert supervised_tokens(labels_BL) == sum(min(len(words), limit - 2) + 1 for words in texts)
 
 
-def test_the_image_is_given_and_the_tokens_are_left_as_they_are():
+def test_labels_exclude_image_and_keep_tokens():
     tokens_BL = torch.tensor([[SOS, IMAGE, IMAGE, 7, UNK, EOS, PAD]])
     labels_BL = supervised_labels(tokens_BL)
     assert labels_BL.tolist() == [[UNSUPERVISED] * 3 + [7, UNK, EOS, UNSUPERVISED]]
     assert tokens_BL[0, 0] == SOS
 
 
-def test_language_loss_is_the_mean_over_what_is_supervised():
+def test_language_loss_averages_supervised_tokens():
     logits = torch.randn(3, 6, 11, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([[5, 6, 7, 8, -100, -100], [-100, -100, 9, 3, -100, -100], [-100] * 6])
     log_p = logits.double().log_softmax(-1)
@@ -118,6 +118,6 @@ def test_language_loss_is_the_mean_over_what_is_supervised():
 
 
 @pytest.mark.parametrize("labels", [[[-100, -100, -100]], [[7, -100, -100]]])
-def test_a_batch_without_a_supervised_token_is_an_error(labels):
+def test_language_loss_refuses_batch_without_supervised_token(labels):
     with pytest.raises(UserError, match="no supervised token"):
         language_loss(torch.zeros(1, 3, 11), torch.tensor(labels))

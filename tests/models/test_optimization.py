@@ -49,7 +49,7 @@ def optimizer():
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 333])
 @pytest.mark.parametrize("warmup", [0.0, 0.03, 0.5])
-def test_is_transformers_schedule(steps, warmup):
+def test_schedule_equals_transformers(steps, warmup):
     ours, theirs = optimizer(), optimizer()
     a = CosineWithWarmup(ours, steps, warmup)
     b = get_cosine_schedule_with_warmup(theirs, a.warmup_steps, steps)
@@ -75,7 +75,7 @@ def test_is_transformers_schedule(steps, warmup):
         ({"fast_dev_run": 3}, 3),
     ],
 )
-def test_the_schedule_is_as_long_as_the_run(tmp_path, options, expected):
+def test_schedule_is_as_long_as_run(tmp_path, options, expected):
     run, line = trainer(tmp_path, **options), Line()
     run.fit(line, Counted())
     assert run.global_step == len(line.rates) == expected
@@ -86,20 +86,20 @@ def test_the_schedule_is_as_long_as_the_run(tmp_path, options, expected):
         schedule.step()
 
 
-def test_a_schedule_needs_an_end(tmp_path):
+def test_schedule_refuses_endless_run(tmp_path):
     with pytest.raises(UserError, match=r"Set trainer\.max_steps or trainer\.max_epochs"):
         trainer(tmp_path, max_epochs=-1).fit(Line(), Counted())
     with pytest.raises(UserError, match=r"Set max_steps"):
         trainer(tmp_path, max_epochs=3).fit(Line(), DataLoader(torch.ones(7, 1)))
 
 
-def test_torchs_own_schedules_take_the_length_too(tmp_path):
+def test_torch_schedules_receive_run_length(tmp_path):
     line = Line(torch.optim.lr_scheduler.CosineAnnealingLR)
     trainer(tmp_path, max_epochs=2).fit(line, Counted())
     assert line.rates[7] == pytest.approx(0.25)
 
 
-def test_a_resumed_run_goes_on_along_its_curve_and_along_no_other(tmp_path):
+def test_resume_continues_schedule_and_refuses_other_length(tmp_path):
     whole = Line()
     trainer(tmp_path, max_steps=14, max_epochs=-1).fit(whole, Counted())
     saved = trainer(tmp_path, max_steps=14, max_epochs=-1)

@@ -88,7 +88,7 @@ def fit(folder, fitted, batches, **options):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_in_half_precision_the_loss_is_taken_in_single(tmp_path, vocabulary, monkeypatch, name):
+def test_loss_is_computed_in_float32_under_half_precision(tmp_path, vocabulary, monkeypatch, name):
     """Whatever autocast does to the model, the loss is that of its outputs in double precision."""
     taken = []
 
@@ -110,7 +110,7 @@ def test_in_half_precision_the_loss_is_taken_in_single(tmp_path, vocabulary, mon
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "CVCL"])
-def test_accumulated_batches_are_a_large_one(tmp_path, vocabulary, name):
+def test_accumulated_gradients_equal_large_batch(tmp_path, vocabulary, name):
     """Though some hold more tokens than others, and the last step's are fewer."""
     parts = [(0, 2), (2, 3), (3, 6), (6, 8), (8, 10)]  # in steps of three: ten texts in two steps
     fitted, large = model(vocabulary, name), model(vocabulary, name)
@@ -123,13 +123,13 @@ def test_accumulated_batches_are_a_large_one(tmp_path, vocabulary, name):
     torch.testing.assert_close(fitted.state_dict(), large.state_dict(), atol=1e-7, rtol=1e-6)
 
 
-def test_a_contrastive_loss_is_not_accumulated(tmp_path, vocabulary):
+def test_contrastive_model_refuses_gradient_accumulation(tmp_path, vocabulary):
     with pytest.raises(UserError, match=r"trainer\.accumulate_grad_batches 2: .* raise data\.batch_size"):
         fit(tmp_path, model(vocabulary, "CVCL"), [batch(vocabulary, 0, 4)] * 2, accumulate_grad_batches=2)
 
 
 @pytest.mark.parametrize("name", ["BabyLLaVA-Llama", "Language"])
-def test_recomputed_activations_change_nothing(tmp_path, vocabulary, monkeypatch, name):
+def test_gradient_checkpointing_changes_no_weights(tmp_path, vocabulary, monkeypatch, name):
     plain, sparing = model(vocabulary, name), model(vocabulary, name)
     body = sparing.network if name == "Language" else sparing.network.llava.model.language_model
     body.gradient_checkpointing_enable()

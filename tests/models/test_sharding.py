@@ -88,7 +88,7 @@ def weights(run):
 
 
 @pytest.mark.parametrize(("model", "overlays"), [("language-llama", []), ("babyllava-llama", ["saycam/phase-2"])])
-def test_sharded_and_recomputed_it_is_the_same_training(place, monkeypatch, model, overlays):
+def test_fit_is_equal_with_sharding_and_gradient_checkpointing(place, monkeypatch, model, overlays):
     monkeypatch.chdir(place)
     sharded = {
         "strategy": {

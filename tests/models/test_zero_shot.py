@@ -45,7 +45,7 @@ def folder(tmp_path, vocabulary):
     return tmp_path / "clip"
 
 
-def test_scores_are_those_of_open_clip_itself(folder, pictures):
+def test_score_equals_open_clip(folder, pictures):
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
     scorer = OpenClip(f"local-dir:{folder}")
@@ -61,7 +61,7 @@ def test_scores_are_those_of_open_clip_itself(folder, pictures):
     assert scores.std() > 1e-3
 
 
-def test_what_is_saved_is_what_was_trained_to_half_precision(folder, vocabulary, pictures):
+def test_saved_clip_equals_trained_to_half_precision(folder, vocabulary, pictures):
     teacher, scorer = training(vocabulary), OpenClip(f"local-dir:{folder}")
     images = torch.stack([teacher.preprocess(picture) for picture in pictures])
     torch.testing.assert_close(images, torch.stack([scorer.preprocess(picture) for picture in pictures]))
@@ -71,13 +71,13 @@ def test_what_is_saved_is_what_was_trained_to_half_precision(folder, vocabulary,
     assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float16}
 
 
-def test_its_tokenizer_is_the_vocabulary(folder, vocabulary):
+def test_clip_tokenizer_equals_vocabulary(folder, vocabulary):
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS)
     ids = Vocabulary(vocabulary).encode(TEXTS, CONTEXT)
     assert tokens.tolist() == [row + [0] * (CONTEXT - len(row)) for row in ids]
 
 
-def test_a_fit_lowers_the_loss_and_leaves_the_model_in_the_runs_folder(tmp_path, vocabulary, pictures):
+def test_fit_lowers_loss_and_saves_model_in_run(tmp_path, vocabulary, pictures):
     clip = training(vocabulary)
     images = torch.stack([clip.preprocess(picture) for picture in pictures])
     data = DataLoader([Batch(["a", "b", "c"], images, torch.zeros(3, 1), TEXTS[:3])], batch_size=None)
@@ -107,13 +107,13 @@ def test_test_needs_no_data(tmp_path, folder):
 
 
 @pytest.mark.parametrize("name", ["ViT-L-14", "ViT-L-14/none", "NoSuch/openai", "local-dir:/no/such/folder"])
-def test_models_that_cannot_be_had(name):
+def test_model_reports_unusable_names(name):
     with pytest.raises(UserError, match=f"--clip {name}") as refusal:
         load_clip(name)
     assert "\n" not in str(refusal.value)
 
 
-def test_a_folder_of_another_kind(folder):
+def test_model_refuses_folder_of_other_kind(folder):
     (folder / "open_clip_config.json").write_text(json.dumps({"model": {}}))
     with pytest.raises(UserError, match="open_clip cannot load it"):
         load_clip(f"local-dir:{folder}")

@@ -112,7 +112,7 @@ def seen(folder, devices):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_two_ranks_have_losses_gradients_and_samples_of_one(mix, tmp_path, name):
+def test_fit_on_two_ranks_equals_one_rank(mix, tmp_path, name):
     metrics, weights = run(name, mix, tmp_path / "1", 1)
     (alone,) = seen(tmp_path / "1", 1)
     assert len(alone["losses"]) == TRAIN // BATCH

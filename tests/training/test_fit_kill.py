@@ -383,7 +383,7 @@ def begin(folder, *args):
 
 
 @pytest.mark.soak
-def test_two_ranks_stop_together_and_resume(place):
+def test_fit_on_two_ranks_stops_together_and_resumes(place):
     options = {"devices": 2, "strategy": "ddp"}
     whole, stopped = place("two-ranks", **options), place("two-ranks-stopped", **options)
     assert begin(whole, "fit", "--config", "run.yaml").wait(200) == 0, (whole / "output.txt").read_text()

@@ -21,7 +21,7 @@ def padded(rows, extra=0):
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 7, 23])
-def test_mean_embedding_is_the_mean_over_the_words(length):
+def test_mean_embedding_averages_words(length):
     torch.manual_seed(length)
     encoder = MeanEmbedding(SIZE, WIDTH)
     table = encoder.embedding.weight.tolist()
@@ -34,7 +34,7 @@ def test_mean_embedding_is_the_mean_over_the_words(length):
         assert out == pytest.approx(expected, abs=1e-6)
 
 
-def test_lstm_state_is_that_after_the_last_word():
+def test_lstm_returns_state_after_last_word():
     torch.manual_seed(0)
     encoder = LSTMText(SIZE, WIDTH)
     rows = [utterance(1, 1), utterance(2, 6), utterance(3, 3)]
@@ -48,7 +48,7 @@ def test_lstm_state_is_that_after_the_last_word():
 @pytest.mark.parametrize("encoder_class", ENCODERS)
 @given(lengths=st.lists(st.integers(0, 8), min_size=1, max_size=4), extra=st.integers(1, 6), seed=st.integers(0, 999))
 @settings(max_examples=25)
-def test_padding_contributes_nothing(encoder_class, lengths, extra, seed):
+def test_text_encoder_ignores_padding(encoder_class, lengths, extra, seed):
     torch.manual_seed(seed)
     encoder = encoder_class(SIZE, WIDTH)
     rows = [utterance(seed + n, length) for n, length in enumerate(lengths)]
@@ -59,7 +59,7 @@ def test_padding_contributes_nothing(encoder_class, lengths, extra, seed):
 
 
 @pytest.mark.parametrize("encoder_class", ENCODERS)
-def test_the_padding_row_never_moves(encoder_class):
+def test_text_encoder_does_not_train_padding_embedding(encoder_class):
     torch.manual_seed(0)
     encoder = encoder_class(SIZE, WIDTH)
     before = encoder.embedding.weight.detach().clone()
@@ -75,7 +75,7 @@ def test_the_padding_row_never_moves(encoder_class):
 
 
 @pytest.mark.parametrize("encoder_class", [LSTMText, TransformerText])
-def test_order_matters_where_it_should(encoder_class):
+def test_text_encoder_uses_word_order_except_mean_embedding(encoder_class):
     torch.manual_seed(0)
     encoder = encoder_class(SIZE, WIDTH).eval()
     one, other = encoder(torch.tensor([[2, 5, 6, 3], [2, 6, 5, 3]]))
@@ -84,7 +84,7 @@ def test_order_matters_where_it_should(encoder_class):
     torch.testing.assert_close(bag[0], bag[1])
 
 
-def test_more_tokens_than_positions_is_told():
+def test_text_encoder_refuses_more_tokens_than_positions():
     encoder = TransformerText(SIZE, WIDTH, max_tokens=6)
     assert encoder(padded([utterance(0, 4)])).shape == (1, WIDTH)
     with pytest.raises(UserError, match="has 6 positions, but a batch has 7"):

@@ -103,13 +103,13 @@ def as_run_of_dino(trunk):
 
 
 @pytest.mark.parametrize("layout", [as_plain, as_dino, as_dino_of_two_gpus, as_cvcl, as_run_of_dino])
-def test_reads_the_layouts_that_are_about(tmp_path, torchvision_trunk, layout):
+def test_vision_encoder_reads_common_checkpoint_layouts(tmp_path, torchvision_trunk, layout):
     path = tmp_path / "weights.pth"
     torch.save(layout(torchvision_trunk), path)
     assert_same_features(path, torchvision_trunk)
 
 
-def test_reads_a_checkpoint_with_modules_of_a_package_that_is_not_there(tmp_path, torchvision_trunk):
+def test_vision_encoder_reads_checkpoint_that_names_missing_package(tmp_path, torchvision_trunk):
     path = tmp_path / "cvcl.ckpt"
     save_with_foreign_modules(as_cvcl(torchvision_trunk), path)
     with pytest.raises(pickle.UnpicklingError):  # so the file is what it is meant to be
@@ -117,14 +117,14 @@ def test_reads_a_checkpoint_with_modules_of_a_package_that_is_not_there(tmp_path
     assert_same_features(path, torchvision_trunk)
 
 
-def test_reads_the_old_format_without_a_zip(tmp_path, torchvision_trunk):
+def test_vision_encoder_reads_legacy_torch_format(tmp_path, torchvision_trunk):
     path = tmp_path / "dino.pth"
     torch.save(as_dino(torchvision_trunk), path, _use_new_zipfile_serialization=False)
     assert not zipfile.is_zipfile(path)
     assert_same_features(path, torchvision_trunk)
 
 
-def test_reads_dinos_vision_transformer(tmp_path):
+def test_vision_encoder_reads_dino_vision_transformer(tmp_path):
     """facebookresearch/dino's ViT has timm's names, and its classification token's output is what a head reads."""
     shape = {"backbone": "vit_tiny_patch16_224", "options": {"img_size": 32, "depth": 1, "global_pool": "token"}}
     torch.manual_seed(3)
@@ -138,12 +138,12 @@ def test_reads_dinos_vision_transformer(tmp_path):
         torch.testing.assert_close(found, vit(images))
 
 
-def test_reads_safetensors(tmp_path, torchvision_trunk):
+def test_vision_encoder_reads_safetensors(tmp_path, torchvision_trunk):
     save_file(prefixed("vision.trunk.", torchvision_trunk.state_dict()), tmp_path / "run.safetensors")
     assert_same_features(tmp_path / "run.safetensors", torchvision_trunk)
 
 
-def test_reads_from_the_hub_without_a_network(tmp_path, monkeypatch, torchvision_trunk):
+def test_vision_encoder_reads_hub_cache_offline(tmp_path, monkeypatch, torchvision_trunk):
     snapshot = tmp_path / "models--lab--trunks" / "snapshots" / ("0" * 40)
     blob, file = tmp_path / "models--lab--trunks" / "blobs" / "f00d", snapshot / "best" / "teacher.pth"
     blob.parent.mkdir(parents=True)
@@ -174,7 +174,7 @@ class Payload:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("name", ["os.system", "builtins.exec", "torch"])
-def test_a_hostile_file_runs_nothing(tmp_path, zipped, name):
+def test_vision_encoder_executes_nothing_from_hostile_file(tmp_path, zipped, name):
     witness, path = tmp_path / "witness", tmp_path / "weights.pt"
     payload = {
         "os.system": Payload(os.system, f"touch {witness}"),
@@ -209,7 +209,7 @@ def test_a_hostile_file_runs_nothing(tmp_path, zipped, name):
         ("tensor", lambda s: torch.ones(3), "no state dict found"),
     ],
 )
-def test_weights_that_do_not_fit(tmp_path, name, change, message):
+def test_vision_encoder_refuses_weights_of_other_architecture(tmp_path, name, change, message):
     path = tmp_path / f"{name}.pt"
     torch.save(change(timm.create_model(SMALL, num_classes=0).state_dict()), path)
     with pytest.raises(UserError, match=message) as refusal:
@@ -230,7 +230,7 @@ def test_weights_that_do_not_fit(tmp_path, name, change, message):
         ({"options": {"legs": 4}}, None, "options.legs is not allowed. Choose from"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, arguments, content, message):
+def test_vision_encoder_reports_mistakes_in_one_line(tmp_path, monkeypatch, arguments, content, message):
     monkeypatch.chdir(tmp_path)
     if content is not None:
         (tmp_path / arguments["weights"]).write_bytes(content)
@@ -239,7 +239,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, arguments, content
     assert "\n" not in str(refusal.value)
 
 
-def test_loading_takes_statistics_and_leaves_nothing_at_its_old_value(torchvision_trunk, tmp_path):
+def test_vision_encoder_loads_all_weights_and_statistics(torchvision_trunk, tmp_path):
     torch.save(as_dino(torchvision_trunk), tmp_path / "dino.pth")
     trunk = timm.create_model(TWIN["backbone"], num_classes=0, **TWIN["options"])
     load_trunk(trunk, str(tmp_path / "dino.pth"))
@@ -250,7 +250,7 @@ def test_loading_takes_statistics_and_leaves_nothing_at_its_old_value(torchvisio
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_frozen_means_frozen(frozen):
+def test_frozen_encoder_does_not_change(frozen):
     torch.manual_seed(0)
     encoder = VisionEncoder(SMALL, frozen=frozen)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
