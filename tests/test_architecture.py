@@ -1,4 +1,4 @@
-"""The order of the stages, held over the imports as they are written."""
+"""Check the order of the stages by the imports in the source files."""
 
 import ast
 import re

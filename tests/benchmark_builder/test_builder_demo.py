@@ -1,4 +1,4 @@
-"""The whole making of the tests on the tiny world, by the commands of `make benchmark-demo`."""
+"""Build complete benchmarks on the tiny world, by the commands of `make benchmark-demo`."""
 
 import subprocess
 import sys

@@ -41,7 +41,7 @@ PAIRS = [
 
 
 def make_items(folder, licensed=False):
-    """Pairs as `phrase-pairs` leaves them, with pictures of the positive phrases."""
+    """Pairs as `phrase-pairs` leaves them, with images of the positive phrases."""
     manifest = {
         "arguments": {"proposer": "rules 1", "seed": 0},
         "licensed": licensed,

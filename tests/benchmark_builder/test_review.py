@@ -42,7 +42,7 @@ FLEISS = [
 
 @pytest.fixture
 def items(tmp_path, draw_jpeg):
-    """Six items with pictures of their own."""
+    """Six items with different images."""
     with artifacts.create(tmp_path / "items", "items", {"arguments": {}, "licensed": False}) as partial:
         (partial / "images").mkdir()
         made = []

@@ -131,4 +131,4 @@ def test_benchmarks_score_known_models_exactly(tmp_path, trials, name, model, la
     assert words.heading == ["model", "noun", "both"]  # the list itself has no word classes
     assert words.rows[1][1].startswith(f"{two_word:.3f} [")
     assert "derived here" in words.note
-    assert f"| {name}, blank image | 0.250 [" in text  # one word, four times the same picture
+    assert f"| {name}, blank image | 0.250 [" in text  # one word, four times the same image

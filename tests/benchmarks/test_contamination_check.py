@@ -113,9 +113,9 @@ def test_check_runs_once_for_concurrent_runs(setting, tmp_path, capfd):
     with ThreadPoolExecutor() as pool:
         with artifacts.exclusive(made):
             run = pool.submit(setting)
-            told = ""
-            while "another process is building it" not in told:
-                told += capfd.readouterr().err
+            message = ""
+            while "another process is building it" not in message:
+                message += capfd.readouterr().err
                 assert not run.done()
                 time.sleep(0.05)
             assert not list(made.parent.glob("*.partial"))
@@ -127,10 +127,10 @@ def test_check_refuses_benchmark_image_before_training(setting):
     for _ in range(2):  # the second time the answer is there already
         with pytest.raises(UserError) as error:
             setting(copied=[1])
-        told = str(error.value)
-        assert "1 training pairs are near-duplicates" in told
-        assert "the first is k00005 of s, similar to vtwt/1.jpg" in told
-        assert "\n" not in told
+        message = str(error.value)
+        assert "1 training pairs are near-duplicates" in message
+        assert "the first is k00005 of s, similar to vtwt/1.jpg" in message
+        assert "\n" not in message
     assert setting() == 1  # other images, another answer
 
 
@@ -163,12 +163,12 @@ def test_check_reports_missing_images_of_all_lists(setting, tmp_path):
     for one in ({"trials": [bench / "vtwt.csv"]}, {}):
         with pytest.raises(UserError) as error:
             setting(tests=tests(), **one)
-        told = str(error.value)
-        assert "more.csv: 2 of 3 images are missing" in told
-        assert told.count("x.jpg, y.jpg") == 1
-        assert "caption.csv: 1 of 2 images are missing" in told
-        assert "gone.jpg" in told
-        assert "\n" not in told
+        message = str(error.value)
+        assert "more.csv: 2 of 3 images are missing" in message
+        assert message.count("x.jpg, y.jpg") == 1
+        assert "caption.csv: 1 of 2 images are missing" in message
+        assert "gone.jpg" in message
+        assert "\n" not in message
     assert setting(tests=tests(allow_missing=True)) == 1
     with pytest.raises(UserError, match="k00005 of s, similar to more/1"):
         setting(copied=[1], tests=tests(allow_missing=True))
@@ -202,7 +202,7 @@ def test_check_of_frames_uses_its_own_lists(setting, tmp_path):
 
 
 def test_check_by_embeddings_finds_mirrored_image(setting, tmp_path):
-    """The picture itself, mirrored: below the hash's notice, and by far the most alike for the shipped CLIP."""
+    """A mirrored training image: its hash does not match, but it is by far the most similar for the shipped CLIP."""
     setting()
     store = PairStore(tmp_path / "stores/s")
     picture = open_rgb(next(row["image"] for row in store.rows())).transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -21,7 +21,7 @@ COPIES = 5
 
 
 class Looker(LightningModule):
-    """Sees which thing is in the picture, if any, and counts what it is asked."""
+    """Recognizes the thing in the image, if any, and counts its calls."""
 
     def __init__(self):
         super().__init__()
@@ -99,7 +99,7 @@ def test_labeled_s_encodes_each_image_and_scores_each_pair_once(root, tmp_path):
     model = Reader()
     means = evaluate(tmp_path, model, LabeledS(root / "labeled_s.csv", dev_fraction=0.0))
     distinct = len(THINGS) * COPIES
-    assert len(model.images) == distinct + 1  # and an empty picture
+    assert len(model.images) == distinct + 1  # and the blank image
     assert sum(model.images.values()) <= 1.2 * distinct
     assert set(model.pairs.values()) == {1}
     assert set(model.texts.values()) == {1}

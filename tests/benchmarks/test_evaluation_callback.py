@@ -19,7 +19,7 @@ THINGS = ["ball", "cup", "dog", "bed"]
 
 @pytest.fixture
 def lists(tmp_path):
-    """Both lists with both halves, three dev and two test trials each, beside their pictures."""
+    """Both lists with both splits, three dev and two test trials each, beside their images."""
     for number, thing in enumerate(THINGS):
         Image.new("RGB", (4, 4), (number * 10, 0, 0)).save(tmp_path / f"{thing}.png")
     halves = ["dev", "test", "dev", "dev", "test"]
@@ -153,7 +153,7 @@ def test_images_are_found_in_other_folder(lists, tmp_path):
 
 class Deaf(LightningModule):
     def test_step(self, batch, batch_idx):
-        raise AssertionError("the mistake is told before anything runs")
+        raise AssertionError("the mistake is reported before anything runs")
 
 
 @pytest.mark.parametrize("model", [Deaf, Learner])

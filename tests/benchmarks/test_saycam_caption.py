@@ -19,7 +19,7 @@ THINGS = ["a red ball", "a blue cup", "the dog runs"]
 
 
 class Speaker(LightningModule):
-    """Says what its rule makes of the thing in the picture; of an empty picture, nothing."""
+    """Captions the thing in the image by a rule; the caption of a blank image is empty."""
 
     def __init__(self, rule=lambda thing: thing):
         super().__init__()

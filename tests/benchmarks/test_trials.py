@@ -57,7 +57,7 @@ def write_csv(path, header, rows):
 
 
 class Rule:
-    """A scorer that applies a rule to (thing in the picture, text), and counts what it is asked."""
+    """A scorer that applies a rule to (thing in the image, text), and counts its calls."""
 
     def __init__(self, rule):
         self.rule, self.opened, self.encoded, self.wanted = rule, 0, Counter(), []

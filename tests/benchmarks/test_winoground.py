@@ -143,10 +143,10 @@ def test_truncated_texts_tie_and_are_reported_once(tmp_path, vocabulary, capsys)
         report_truncated_texts(scorer, [*texts, *texts], tmp_path / "list.csv")
     report_truncated_texts(scorer, texts[3:], tmp_path / "other.csv")
     report_truncated_texts(object(), texts, tmp_path / "list.csv")
-    said = capsys.readouterr().out
-    assert said.count("\n") == 1
-    assert "list.csv: 3 of 4 texts are truncated to the model's 6 tokens" in said
-    assert "the longest has 7" in said
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert "list.csv: 3 of 4 texts are truncated to the model's 6 tokens" in printed
+    assert "the longest has 7" in printed
 
 
 def test_vocabulary_facts_count_unknown_words_and_alike_items(vocabulary):

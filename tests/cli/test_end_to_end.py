@@ -1,4 +1,4 @@
-"""The whole way on the tiny world: raw video to table, by the commands a user types."""
+"""The complete pipeline on the tiny world, from raw video to results table, by the commands that a user types."""
 
 import csv
 import os
@@ -54,7 +54,7 @@ def world(tmp_path_factory):
     os.chdir(root)
     (root / "configs").symlink_to(CONFIGS)
     DATA.mkdir(parents=True)
-    Path("data/saycam").symlink_to("playroom")  # the configs of the real data differ by the folder's name alone
+    Path("data/saycam").symlink_to("playroom")  # the configs of the real data differ only by the folder's name
     (DATA / "trials").symlink_to("world/trials")
     for words in [*of_make("data"), *of_make("playroom-clip")[1:3]]:
         main(words)
@@ -88,7 +88,7 @@ def test_complete_stage_is_skipped(world, capsys):
 
 
 def test_filter_raises_share_of_matching_pairs(world):
-    """What is really in view is much more frequent among what the shipped CLIP keeps than among what it drops."""
+    """Pairs whose object is in view are much more frequent among the kept pairs than among the dropped ones."""
     with (DATA / "world/truth.csv").open() as file:
         in_view = {
             row["utterance"].lower().strip(): row["in_view"] in ("1", "True", "true") for row in csv.DictReader(file)
@@ -116,7 +116,7 @@ OVERLAYS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml") 
 
 
 def evaluated(name):
-    """What is tested in place of what cannot be had without its hub: it goes the same way."""
+    """Return the local model that is tested in place of one that is only available from a hub."""
     if name == "trained":
         fit("playroom/cvcl", "mix/filtered")
         return ["--model.source", str(newest("CVCL-filtered"))]
@@ -134,7 +134,7 @@ def test_shipped_config_runs(world, overlay):
         main(["test", *configs, "--trainer.accelerator", "cpu", *evaluated(name)])
         results = newest(yaml.safe_load((CONFIGS / overlay).read_text())["name"]) / "results"
         assert (results / "vtwt-test.parquet").is_file()
-        if name == "trained":  # the same results as at the end of the run itself
+        if name == "trained":  # same results as at the end of the run
             again = [
                 pq.read_table(path / "vtwt-test.parquet") for path in (results, newest("CVCL-filtered") / "results")
             ]
@@ -179,13 +179,15 @@ def test_resume_in_mid_epoch_has_equal_weights(world):
     extra = ["--trainer.val_check_interval", "3", "--data.num_workers", "0", "--trainer.callbacks+", NEWEST]
     newest_file = Path("checkpoints", "newest.ckpt")
     fit("playroom/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "7"])
-    whole = torch.load(newest("CVCL-filtered") / newest_file, weights_only=True)
+    complete = torch.load(newest("CVCL-filtered") / newest_file, weights_only=True)
     fit("playroom/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "2"])
     stopped = newest("CVCL-filtered") / newest_file
     fit("playroom/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "7", "--ckpt_path", str(stopped)])
     resumed = torch.load(newest("CVCL-filtered") / newest_file, weights_only=True)
-    assert whole["global_step"] == resumed["global_step"] == 7
-    assert all(torch.equal(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"])
+    assert complete["global_step"] == resumed["global_step"] == 7
+    assert all(
+        torch.equal(complete["state_dict"][name], resumed["state_dict"][name]) for name in complete["state_dict"]
+    )
 
 
 def test_predict_writes_held_out_embeddings(world):
@@ -210,7 +212,7 @@ def test_fit_ends_with_test_results_and_table(world, capsys):
     assert str(run) in out
     text = Path("report/report.md").read_text()
     assert "| chance | 0.250 | 0.250 | 0.500 | 0.500 | 0.167 | 0.167 |" in text
-    assert "| CVCL-filtered |" in text  # its trunk begins from DINO
+    assert "| CVCL-filtered |" in text  # its trunk is initialized from DINO
     assert "filtered " + PairStore(DATA / "stores" / "filtered").fingerprint[:12] in text
 
 
@@ -232,7 +234,7 @@ def test_phase_starts_from_previous_phase_with_equal_vocabulary(world, capsys):
         )
     assert exit_info.value.code == 2
     assert "one vocabulary serves all phases" in capsys.readouterr().err
-    loaded = babyvlm.load(run)  # from what is in the run's folder alone
+    loaded = babyvlm.load(run)  # from the files in the run's folder only
     assert loaded.vocabulary.hash == Vocabulary(DATA / "bpe").hash
     main(["export", "--run", str(run), "--out", "exported-language"])
     exported = babyvlm.load("exported-language").state_dict()

@@ -76,8 +76,8 @@ def test_stage_reports_user_error_in_one_line(folder, monkeypatch, capfd, comman
     with pytest.raises(SystemExit) as end:
         main(shlex.split(command))
     assert end.value.code == 2
-    told = capfd.readouterr().err.splitlines()
-    assert [line.startswith("error: ") for line in told].count(True) == 1
-    assert told[-1].startswith("error: ")
-    assert re.search(MISTAKES[command], told[-1])
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.startswith("error: ") for line in lines].count(True) == 1
+    assert lines[-1].startswith("error: ")
+    assert re.search(MISTAKES[command], lines[-1])
     assert tree(folder) == before

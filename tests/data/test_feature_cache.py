@@ -28,7 +28,7 @@ from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.types import Batch
 
 SIZE = 32
-ROWS = 2 * PART_ROWS + 9  # three parts, the last one short
+ROWS = 2 * PART_ROWS + 9  # three parts, the last one shorter
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def trainer(tmp_path):
 
 
 class Mean(torch.nn.Module):
-    """A small encoder that counts what it sees: a learned 4 x 4 patch embedding, pooled or as a map."""
+    """A small encoder that counts the images that it encodes: a learned 4 x 4 patch embedding, pooled or as a map."""
 
     def __init__(self, pooled=True, gain=1.0):
         super().__init__()
@@ -81,7 +81,7 @@ def test_cache_row_equals_encoder_output(tmp_path, store, pixels, trainer, poole
     torch.testing.assert_close(torch.stack([cached[row] for row in range(ROWS)]), expected)
     encoder.seen = 0
     again = make(tmp_path, store, encoder, trainer)
-    assert encoder.seen == 1  # the shape was asked for, nothing else
+    assert encoder.seen == 1  # one image, to find the shape
     assert torch.equal(again[ROWS - 1], cached[ROWS - 1])
 
 
@@ -187,7 +187,7 @@ def test_damaged_part_is_detected_and_recomputed(tmp_path, store, trainer, capsy
 
 
 class Killed(Mean):
-    """Dies as a machine does, inside its second part."""
+    """An encoder that kills its process in the second part."""
 
     def forward(self, images_BCHW):
         out = super().forward(images_BCHW)
@@ -248,10 +248,10 @@ def test_cache_reports_size_and_refuses_full_disk(tmp_path, store, trainer, caps
     assert "\n" not in str(refusal.value)
     assert encoder.seen == 1
     assert f"features of {ROWS} images, 5 float32 each: 1.04e-05 GB" in capsys.readouterr().out
-    make(tmp_path, store, encoder, trainer, "float16")  # half as much fits
+    make(tmp_path, store, encoder, trainer, "float16")  # half of the size fits
 
 
-# Whole runs. Utterances have several frames, of which each epoch shows one.
+# Complete runs. Utterances have several frames, of which each epoch shows one.
 TEXTS = ["look at the ball", "the red dog", "wash", "a cup is red", "the dog runs", "look", "a ball", "wash the cup"]
 
 
@@ -323,11 +323,11 @@ def test_training_on_cache_equals_training_on_images(tmp_path, stores, vocabular
     assert expected.losses[1] != pytest.approx(expected.losses[10], rel=1e-3)
     cache = tmp_path / "cache"
     first = fit(tmp_path / "first", make_model(vocabulary), mix(stores, vocabulary, features=cache))
-    assert len(list(cache.glob("*/"))) == 2  # one a store, for training and for what is held out
+    assert len(list(cache.glob("*/"))) == 2  # one per store, for training and held-out pairs
     assert first.losses == pytest.approx(expected.losses, rel=1e-4)
 
     def untouched(*_):
-        raise AssertionError("a picture was asked for")
+        raise AssertionError("an image was read")
 
     monkeypatch.setattr(babyvlm.data.pair_dataset, "open_rows", untouched)
     monkeypatch.setattr("babyvlm.curation.store.pair_store.PairStore.part", untouched)
@@ -361,7 +361,7 @@ def test_cache_refuses_unsupported_settings(tmp_path, stores, vocabulary):
 
 
 def test_scores_are_computed_from_pixels(vocabulary):
-    """What a benchmark asks has nothing to do with a cache."""
+    """A benchmark does not use the cache."""
     model = cvcl(vocabulary).eval()
     image = model.preprocess(Image.new("RGB", (40, 40), "red"))[None]
     batch = Batch(
@@ -407,7 +407,7 @@ def test_ranks_share_work_and_folder(tmp_path, stores, vocabulary):
         environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("whole;") == 2
+        assert done.stdout.count("complete. Maximum error") == 2
     one, two = (torch.load(tmp_path / f"{devices}.pt") for devices in (1, 2))
     assert one == pytest.approx(two, rel=1e-4)
     parts = [sorted((tmp_path / f"cache{devices}").glob("*/*.npy")) for devices in (1, 2)]

@@ -1,4 +1,4 @@
-"""The batches of version 0.1.0, made by ``tests/data/version_0_1_0/make.py``: order and contents must not change."""
+"""The batches of version 0.1.0, written by ``tests/data/version_0_1_0/make.py``: order and contents must not change."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def stores(tmp_path_factory):
 def test_mix_has_batches_of_0_1_0(stores, name):
     expected = EXPECTED[name]
     mix = MIXES[name]("mix", stores, [Source("home", 12)])
-    mix.identity = IDENTITY  # of this store in 0.1.0: the order is that of the contents, not of the manifest's format
+    mix.identity = IDENTITY  # of this store in 0.1.0: the order depends on the contents, not on the manifest's format
     mix.setup()
     loader = mix.train_dataloader()
     batches = [*loader, *loader]  # two epochs

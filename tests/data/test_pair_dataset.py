@@ -42,9 +42,9 @@ def test_augmentation_depends_on_seed_epoch_and_utterance_only(store, words):
     torch.manual_seed(2)
     state = torch.get_rng_state()
     again = frames(store, words, seed=5)
-    again[0, 9]  # another item before it changes nothing
+    again[0, 9]  # reading another item before it changes nothing
     assert np.array_equal(again[1, 2].image_HWC, first)
-    assert torch.equal(torch.get_rng_state(), state)  # nor does it touch anybody else's randomness
+    assert torch.equal(torch.get_rng_state(), state)  # the global random state is untouched
     assert not np.array_equal(again[1, 3].image_HWC, first)
     assert not np.array_equal(frames(store, words, seed=6)[1, 2].image_HWC, first)
 

@@ -12,7 +12,7 @@ from babyvlm.errors import UserError
 
 
 class Echo(Dataset):
-    """Gives back what it is asked for."""
+    """A dataset whose items are their own indices."""
 
     def __len__(self):
         return 50
@@ -45,12 +45,12 @@ def test_sampler_gives_ranks_one_global_order(length, per_rank, world, seed, buc
         length += batch_size
     lengths = np.random.default_rng(seed).geometric(0.2, length) if bucketed else None
     options = {"seed": seed, "lengths": lengths}
-    whole = list(GlobalBatchSampler(length, batch_size, **options))
+    complete = list(GlobalBatchSampler(length, batch_size, **options))
     parts = [list(GlobalBatchSampler(length, batch_size, **options, rank=r, world_size=world)) for r in range(world)]
-    for number, batch in enumerate(whole):
+    for number, batch in enumerate(complete):
         together = itertools.chain.from_iterable(zip(*(part[number] for part in parts), strict=True))
         assert list(together) == batch
-    used = [index for batch in whole for index, _ in batch]
+    used = [index for batch in complete for index, _ in batch]
     assert len(set(used)) == len(used) == length // batch_size * batch_size
     assert set(used) <= set(range(length))
 
@@ -75,7 +75,7 @@ def test_sampler_resumes_at_position(workers, stop, lengths):
     stream = itertools.chain.from_iterable(itertools.repeat(stopped))
     seen = [batch.tolist() for batch in itertools.islice(stream, stop)]
     state = stopped.state_dict()
-    assert state == {"samples_used": 8 * stop}  # what workers fetched ahead does not count
+    assert state == {"samples_used": 8 * stop}  # batches that workers prefetched do not count
     resumed = loader(2 - workers, lengths=lengths)
     resumed.load_state_dict(state)
     rest = [
@@ -86,18 +86,18 @@ def test_sampler_resumes_at_position(workers, stop, lengths):
 
 
 def test_sampler_resumes_on_other_number_of_ranks():
-    whole = batches(loader())
+    complete = batches(loader())
     half = [loader(rank=rank, world_size=2) for rank in range(2)]
     for part in half:
         part.load_state_dict({"samples_used": 16})
     for number, (even, odd) in enumerate(zip(*map(batches, half), strict=True), start=2):
-        assert [pair for both in zip(even, odd, strict=True) for pair in both] == whole[number]
+        assert [pair for both in zip(even, odd, strict=True) for pair in both] == complete[number]
 
 
 def test_sampler_starts_full_epoch_after_interrupted_one():
-    """As trainer.limit_train_batches cuts it."""
-    whole, cut = loader(), loader()
-    expected = batches(whole, 2)[:4] + batches(loader(), 2)[6:]
+    """As with trainer.limit_train_batches."""
+    complete, cut = loader(), loader()
+    expected = batches(complete, 2)[:4] + batches(loader(), 2)[6:]
     found = batches(itertools.islice(cut, 4))
     assert found + batches(cut) == expected
 
@@ -114,7 +114,7 @@ def test_sampler_refuses_state_of_other_batch_size():
 
 
 def padding(batches, lengths):
-    """Tokens of padding, if each batch is padded to its longest."""
+    """Return the number of padding tokens if each batch is padded to its longest text."""
     return sum(max(lengths[i] for i, _ in batch) * len(batch) - sum(lengths[i] for i, _ in batch) for batch in batches)
 
 
@@ -122,7 +122,7 @@ def test_length_batches_pad_little_and_are_random():
     lengths = np.random.default_rng(1).geometric(0.15, 2000)
     shuffled, bucketed = (GlobalBatchSampler(2000, 8, seed=0, lengths=each) for each in (None, lengths))
     assert padding(bucketed, lengths) < 0.05 * padding(shuffled, lengths)
-    # Neither short ones first, in the epoch or in a window, nor the same companions in every epoch.
+    # Short texts do not come first in the epoch or a window, and batches differ between epochs.
     means = np.array([np.mean([lengths[i] for i, _ in batch]) for batch in bucketed])
     assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.2
     assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.3
@@ -134,7 +134,7 @@ def test_length_batches_pad_little_and_are_random():
 
 
 def test_length_batches_do_not_always_drop_longest():
-    """The rest that fills no batch is drawn before sorting."""
+    """The incomplete batch that is dropped is drawn before sorting."""
     lengths = np.arange(20)
     sampler = GlobalBatchSampler(20, 8, seed=0, lengths=lengths)
     used = set()
@@ -145,7 +145,7 @@ def test_length_batches_do_not_always_drop_longest():
 
 
 def test_length_batches_sort_within_window():
-    """Samples meet only those of the same window of the permutation, so that long texts are spread over an epoch."""
+    """A batch has samples of one window of the permutation only, so that long texts are spread over an epoch."""
     count = 2 * WINDOW * 4
     lengths = np.random.default_rng(2).permutation(count)  # all different: a batch is a run of a sorted window
     permutation = np.random.default_rng([5, 0, 0]).permutation(count)

@@ -57,7 +57,7 @@ def test_contexts_are_full_and_contain_text_once(words, counts, context, epoch):
     assert len(packed) == len(stream) // context
     assert all(len(row) == context for row in rows)
     read = [token for row in rows for token in row]
-    # One turn around the ring, from somewhere on, that stops short of a context.
+    # One turn around the ring from a random start, without the last incomplete context.
     assert any((stream[start:] + stream[:start])[: len(read)] == read for start in range(len(stream)))
 
 
@@ -85,7 +85,7 @@ def test_text_mix_contains_each_utterance_once(stores, vocabulary, words):
     told = [words.decode(ids) for ids in words.encode(dict(zip(GROUPS[:80], SAID[:80], strict=True)).values())]
     ends = [index for index, token in enumerate(stream) if token == EOS]
     texts = [words.decode(stream[a + 1 : b]) for a, b in zip([-1, *ends], ends, strict=False)]
-    assert texts == [*told, "the dog runs", "a cup"]  # in the order of the stores; nothing held out is in it
+    assert texts == [*told, "the dog runs", "a cup"]  # in the order of the stores; without held-out utterances
     assert stream.count(SOS) == len(texts)
 
 
@@ -104,17 +104,17 @@ def test_text_mix_resumes_and_shares_order_between_ranks(stores, vocabulary):
             found += [batch.tokens_BL.tolist() for batch in loader]
         return found[:count]
 
-    whole = contexts(mix(stores, vocabulary, seed=3).train_dataloader(), 15)
-    assert len({str(batch) for batch in whole}) == 15
+    complete = contexts(mix(stores, vocabulary, seed=3).train_dataloader(), 15)
+    assert len({str(batch) for batch in complete}) == 15
     later = mix(stores, vocabulary, seed=3).train_dataloader()
     later.load_state_dict({"samples_used": 2 * 4})
-    assert contexts(later, 11) == whole[4:]
+    assert contexts(later, 11) == complete[4:]
     halves = []
     for rank in range(2):
         loader = mix(stores, vocabulary, seed=3).train_dataloader()
         loader.batch_sampler.rank, loader.batch_sampler.world_size = rank, 2
         halves.append(contexts(loader, 15))
-    assert [even + odd for even, odd in zip(*halves, strict=True)] == whole
+    assert [even + odd for even, odd in zip(*halves, strict=True)] == complete
 
 
 def test_pair_mix_batches_by_length(stores, vocabulary, words):
@@ -131,7 +131,7 @@ def test_pair_mix_batches_by_length(stores, vocabulary, words):
 
 
 def unigram_perplexity(data):
-    """Of the validation text under the frequencies of tokens in the training text, one added to each."""
+    """Return the validation perplexity under the token frequencies of the training text with add-one smoothing."""
     counts = collections.Counter(data._training.tokens_N.tolist())
     held_out = [token for batch in data.val_dataloader() for row in batch.tokens_BL.tolist() for token in row[1:]]
     learned = [token for token in held_out if token != SOS]
@@ -144,7 +144,7 @@ def adamw(parameters):
 
 
 def fit(stores, vocabulary, folder, seed=0, ckpt_path=None, optimizer=adamw, max_tokens=16, **options):
-    """A model of no dropout, trained: with the same seed it is the same."""
+    """Train a model without dropout, which is deterministic for a seed."""
     torch.manual_seed(seed)
     data = mix(stores, vocabulary, max_tokens=max_tokens)
     shape = LanguageShape(width=32, layers=2, heads=4, inner=64, dropout=0.0, positions=16)
@@ -173,9 +173,9 @@ def test_language_model_learns_word_order(stores, vocabulary, tmp_path):
 
 
 def test_fit_on_two_ranks_equals_one_rank(stores, vocabulary, tmp_path):
-    """Though one rank's context holds more supervised tokens than the other's."""
+    """Also if one rank's context has more supervised tokens than the other's."""
     options = {"max_steps": 4, "use_distributed_sampler": False, "max_tokens": 9}
-    options["optimizer"] = lambda p: torch.optim.SGD(p, lr=0.5)  # Adam makes steps of rounding errors
+    options["optimizer"] = lambda p: torch.optim.SGD(p, lr=0.5)  # Adam amplifies rounding errors
     first = next(iter(mix(stores, vocabulary, max_tokens=9).train_dataloader()))
     assert len({int(supervised_tokens(supervised_labels(row[None]))) for row in first.tokens_BL}) == 2
     alone = fit(stores, vocabulary, tmp_path, devices=1, **options)
@@ -187,7 +187,7 @@ def test_fit_on_two_ranks_equals_one_rank(stores, vocabulary, tmp_path):
 
 
 class SaveAt(Callback):
-    """Saves after some steps."""
+    """Saves a checkpoint after a step."""
 
     def __init__(self, step, file):
         self.step, self.file = step, file
@@ -198,9 +198,9 @@ class SaveAt(Callback):
 
 
 def test_fit_resumed_in_mid_epoch_has_equal_weights(stores, vocabulary, tmp_path):
-    """Though the schedule had to know the length of an epoch before the loader got its state back."""
+    """Also though the schedule needs the length of an epoch before the loader's state is restored."""
     file = tmp_path / "middle.ckpt"
-    _, whole, data = fit(stores, vocabulary, tmp_path, max_epochs=3, callbacks=[SaveAt(8, file)])
-    assert 8 % data.batches_per_epoch  # in the midst of an epoch
+    _, complete, data = fit(stores, vocabulary, tmp_path, max_epochs=3, callbacks=[SaveAt(8, file)])
+    assert 8 % data.batches_per_epoch  # in the middle of an epoch
     _, resumed, _ = fit(stores, vocabulary, tmp_path, seed=1, max_epochs=3, ckpt_path=file)
-    assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in whole.state_dict().items())
+    assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in complete.state_dict().items())

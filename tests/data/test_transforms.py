@@ -1,4 +1,4 @@
-"""The fast way from bytes to pixels against Pillow, torchvision and scipy."""
+"""Compare the fast decoding and transforms with Pillow, torchvision and scipy."""
 
 import io
 
@@ -16,21 +16,21 @@ from babyvlm.io.images import BrokenImageError, open_rgb, rgb_pixels
 
 
 def scene(width, height, seed=0):
-    """A picture with smooth parts and edges."""
+    """Return an image with smooth areas and edges."""
     small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    picture = Image.fromarray(small).resize((width, height), Image.BICUBIC)
-    picture.paste((250, 20, 90), (width // 5, height // 4, width // 2 + 1, height // 2 + 1))
-    return picture
+    pil_image = Image.fromarray(small).resize((width, height), Image.BICUBIC)
+    pil_image.paste((250, 20, 90), (width // 5, height // 4, width // 2 + 1, height // 2 + 1))
+    return pil_image
 
 
-def encoded(picture, kind="JPEG", **options):
+def encoded(pil_image, kind="JPEG", **options):
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    pil_image.save(file, kind, **options)
     return file.getvalue()
 
 
 TURNED = Image.Exif()
-TURNED[0x0112] = 6  # the camera was turned by a quarter
+TURNED[0x0112] = 6  # the camera was rotated by 90 degrees
 DEEP = Image.fromarray((np.arange(6000).reshape(60, 100) * 10).astype(np.uint16))
 KINDS = {
     "4:2:0": encoded(scene(101, 67)),
@@ -54,11 +54,11 @@ def test_decode_equals_pillow(kind):
     pixels = rgb_pixels(KINDS[kind])
     assert pixels.dtype == np.uint8
     assert np.array_equal(pixels, np.asarray(open_rgb(KINDS[kind])))
-    pixels[0] = 0  # nobody else's memory
+    pixels[0] = 0  # the array owns its memory
 
 
 def bomb(width, height):
-    """A JPEG whose header promises more than there is."""
+    """Return a JPEG whose header declares more pixels than the file has."""
     content = bytearray(encoded(scene(32, 32)))
     at = content.index(b"\xff\xc0") + 5
     content[at : at + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
@@ -90,9 +90,9 @@ def test_crop_distribution_equals_torchvision(size, min_scale):
     height, width = size
     random = np.random.default_rng(0)
     ours = np.array([random_crop(size, min_scale, random) for _ in range(2000)])
-    picture = Image.new("L", (width, height))
+    pil_image = Image.new("L", (width, height))
     draw = transforms.RandomResizedCrop.get_params
-    theirs = np.array([draw(picture, (min_scale, 1.0), (3 / 4, 4 / 3)) for _ in range(2000)])
+    theirs = np.array([draw(pil_image, (min_scale, 1.0), (3 / 4, 4 / 3)) for _ in range(2000)])
     for mine, other in zip(ours.T, theirs.T, strict=True):
         assert ks_2samp(mine, other).pvalue > 1e-4
     assert ks_2samp(ours[:, 2] / ours[:, 3], theirs[:, 2] / theirs[:, 3]).pvalue > 1e-4
@@ -101,25 +101,25 @@ def test_crop_distribution_equals_torchvision(size, min_scale):
 @pytest.mark.parametrize("size", [(10, 300), (300, 10), (1, 1)])
 def test_fallback_crop_equals_torchvision(size):
     height, width = size
-    picture = Image.new("L", (width, height))
-    theirs = transforms.RandomResizedCrop.get_params(picture, (0.9, 1.0), (3 / 4, 4 / 3))
+    pil_image = Image.new("L", (width, height))
+    theirs = transforms.RandomResizedCrop.get_params(pil_image, (0.9, 1.0), (3 / 4, 4 / 3))
     assert random_crop(size, 0.9, np.random.default_rng(0)) == theirs
 
 
 @given(width=st.integers(1, 150), height=st.integers(1, 150), side=st.integers(1, 120))
 def test_resize_equals_pillow(width, height, side):
-    picture = scene(width, height)
-    expected = np.asarray(picture.resize((side, side), Image.BILINEAR)).astype(int)
-    assert np.abs(resized(np.array(picture), side) - expected).max() <= 2
+    pil_image = scene(width, height)
+    expected = np.asarray(pil_image.resize((side, side), Image.BILINEAR)).astype(int)
+    assert np.abs(resized(np.array(pil_image), side) - expected).max() <= 2
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.9])
 def test_blur_is_gaussian(sigma):
-    picture = scene(90, 70)
-    found = blurred(np.array(picture), sigma).astype(int)
-    exact = gaussian_filter(np.asarray(picture).astype(float), (sigma, sigma, 0), mode="nearest", radius=(20, 20, 0))
+    pil_image = scene(90, 70)
+    found = blurred(np.array(pil_image), sigma).astype(int)
+    exact = gaussian_filter(np.asarray(pil_image).astype(float), (sigma, sigma, 0), mode="nearest", radius=(20, 20, 0))
     assert np.abs(found - exact).max() <= 2
-    pillows = np.asarray(picture.filter(ImageFilter.GaussianBlur(sigma))).astype(int)
+    pillows = np.asarray(pil_image.filter(ImageFilter.GaussianBlur(sigma))).astype(int)
     assert np.abs(found - pillows).max() <= 12  # at an edge of 230 levels
     assert np.abs(found - pillows).mean() <= 0.6
 
@@ -127,11 +127,11 @@ def test_blur_is_gaussian(sigma):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("size", "side"), [((96, 96), 64), ((224, 224), 224), ((300, 200), 224)])
 def test_augmented_view_equals_pillow_with_same_draws(size, side, seed):
-    picture = scene(*size, seed)
-    found = Augmented(side)(encoded(picture, "PNG"), np.random.default_rng(seed)).astype(int)
+    pil_image = scene(*size, seed)
+    found = Augmented(side)(encoded(pil_image, "PNG"), np.random.default_rng(seed)).astype(int)
     draw = np.random.default_rng(seed)
     top, left, height, width = random_crop(size[::-1], 0.2, draw)
-    expected = picture.crop((left, top, left + width, top + height)).resize((side, side), Image.BILINEAR)
+    expected = pil_image.crop((left, top, left + width, top + height)).resize((side, side), Image.BILINEAR)
     if draw.random() < 0.5:
         expected = expected.filter(ImageFilter.GaussianBlur(draw.uniform(0.1, 2.0)))
     if draw.random() < 0.5:
@@ -142,7 +142,7 @@ def test_augmented_view_equals_pillow_with_same_draws(size, side, seed):
 
 @given(size=st.tuples(st.integers(20, 90), st.integers(20, 90)), side=st.integers(8, 40))
 def test_plain_view_equals_evaluation_transform(size, side):
-    picture = scene(*size)
-    view = Plain(side)(encoded(picture, "PNG"), np.random.default_rng(0))
+    pil_image = scene(*size)
+    view = Plain(side)(encoded(pil_image, "PNG"), np.random.default_rng(0))
     images_BCHW = normalized([view, view])
-    assert np.array_equal(images_BCHW[1].numpy(), eval_transform(side)(picture).numpy())
+    assert np.array_equal(images_BCHW[1].numpy(), eval_transform(side)(pil_image).numpy())

@@ -116,7 +116,7 @@ def test_bpe_has_special_tokens_bytes_and_frequent_merges(pieces, made):
     assert Vocabulary(made / "smaller").words == pieces.words[:263]
 
 
-# Letters that this Python's Unicode has; the tokenizer's is newer and lower-cases more of them.
+# Letters of this Python's Unicode version; the tokenizer's is newer and lower-cases more of them.
 KNOWN = st.characters(codec="utf-8", exclude_categories=["Cn"])
 
 
@@ -156,6 +156,6 @@ def test_bpe_refuses_other_kind_and_small_size(made, pieces):
 
 
 def test_encode_truncates_only_with_limit(words, pieces):
-    for made_of in (words, pieces):
-        assert len(made_of.encode(["ball " * 40], None)[0]) > 40
-        assert len(made_of.encode(["ball " * 40])[0]) == 25  # whatever was asked before
+    for vocabulary in (words, pieces):
+        assert len(vocabulary.encode(["ball " * 40], None)[0]) > 40
+        assert len(vocabulary.encode(["ball " * 40])[0]) == 25  # independent of earlier calls

@@ -20,7 +20,7 @@ MODULES = ("sigmoid_pairs", "which_picture")
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory, tiny_store, make_vocabulary):
-    """The folder after all of the page, and what its commands printed."""
+    """The folder after following the complete page, and the output of its commands."""
     folder = tmp_path_factory.mktemp("extending")
     lay_out(folder, tiny_store, make_vocabulary)
     (folder / "configs/playroom/base.yaml").write_text(yaml.safe_dump(BASE))  # few steps and a short test
@@ -50,7 +50,7 @@ def _refused_where_not_allowed():
 
 def _run(command, patch):
     assert command[:3] == ["python", "-m", "babyvlm"]
-    with patch.context() as own:  # a process of its own would begin with nothing allowed
+    with patch.context() as own:  # as in a new process, nothing is allowed at first
         own.setenv("BABYVLM_ALLOW", "")
         main(command[3:])
 

@@ -1,4 +1,4 @@
-"""The authors' layout, written by a model put together of transformers and torchvision as theirs is."""
+"""Checkpoints in the authors' layout, written by a model built like theirs from transformers and torchvision."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ SIZE = 64
 def torchvision_trunk(name):
     if "resnext" in name:
         trunk = ResNet(Bottleneck, [1, 1, 1, 1], groups=32, width_per_group=4)
-        trunk(torch.randn(4, 3, SIZE, SIZE))  # so that the running statistics are its own
+        trunk(torch.randn(4, 3, SIZE, SIZE))  # so that the running statistics are not the defaults
         trunk.fc = nn.Identity()
     else:
         trunk = VisionTransformer(SIZE, 16, num_layers=2, num_heads=3, hidden_dim=24, mlp_dim=96)
@@ -48,7 +48,7 @@ def last_map(trunk, images):
 
 
 class Authors:
-    """Their model's parts, and its state under their names."""
+    """The parts of the authors' model, and its state under their names."""
 
     def __init__(self, vocabulary, name):
         shape, body, _, _ = TWINS[name]
@@ -97,7 +97,7 @@ class Authors:
         return folder
 
     def logits(self, image, words):
-        """Of each word of a text after an image, by their parts."""
+        """Return the logits of each word of a text after an image, by the authors' parts."""
         ids = torch.tensor([[self.words.index(word) for word in words]])
         with torch.no_grad():
             prefix = self.connector(last_map(self.trunk, image[None]))

@@ -39,7 +39,7 @@ def model(vocabulary, shape=GPT2, frozen=True, seed=0, **options):
     torch.manual_seed(seed)
     small = {"image_size": SIZE, "max_tokens": 8}
     made = BabyLLaVA(vocabulary, VisionEncoder("test_resnet", frozen=frozen), shape, **small | options)
-    with torch.no_grad():  # as if trained: what is near zero proves nothing
+    with torch.no_grad():  # as if trained: weights near zero would hide errors
         for name, parameter in made.network.llava.named_parameters():
             if "vision_tower" not in name:
                 parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -66,7 +66,7 @@ def loader(*batches):
 
 
 class MapTower(nn.Module):
-    """A vision tower of the kind that transformers' LLaVA knows, made without this project's code."""
+    """A vision tower of the kind that transformers' LLaVA knows, built without this project's code."""
 
     def __init__(self, trunk):
         super().__init__()
@@ -78,7 +78,7 @@ class MapTower(nn.Module):
 
 @pytest.fixture
 def pair(vocabulary, shape):
-    """BabyLLaVA and transformers' own LLaVA with its weights copied; its attention is the plain one."""
+    """BabyLLaVA and transformers' own LLaVA with its weights copied; its attention is the eager implementation."""
     ours = model(vocabulary, shape, train_language=True).eval()
     width = ours.network.llava.config.vision_config.hidden_size
     tower = CLIPVisionConfig(hidden_size=width, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
@@ -118,9 +118,9 @@ def test_forward_and_gradients_equal_transformers(vocabulary, pair):
     ours, theirs = pair
     data = batch(vocabulary)
     expected = reference_loss(theirs, data)
-    said = data.tokens_BL != PAD
+    is_word = data.tokens_BL != PAD
     logits = ours(data)
-    torch.testing.assert_close(logits[said], expected.logits[:, PLACES:][said], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits[is_word], expected.logits[:, PLACES:][is_word], atol=1e-5, rtol=1e-5)
     loss = ours.training_step(data, 0)
     torch.testing.assert_close(loss, expected.loss, atol=1e-6, rtol=1e-6)
     loss.backward()
@@ -128,7 +128,7 @@ def test_forward_and_gradients_equal_transformers(vocabulary, pair):
     for part in ("multi_modal_projector", "language_model"):
         mine, other = (dict(getattr(vlm.model, part).named_parameters()) for vlm in (ours.network.llava, theirs))
         for name, parameter in mine.items():
-            if name != "wte.weight":  # also the output layer here; two of them there
+            if name != "wte.weight":  # tied to the output layer here, separate in transformers
                 torch.testing.assert_close(parameter.grad, other[name].grad, atol=1e-6, rtol=1e-4, msg=name)
     assert ours.network.llava.model.multi_modal_projector.linear_1.weight.grad.abs().max() > 1e-4
 
@@ -143,15 +143,15 @@ def test_caption_equals_transformers(vocabulary, pair, how):
         torch.manual_seed(3)
         outs.append(vlm.generate(**inputs, **cached | how, max_new_tokens=9))
     assert torch.equal(*outs)
-    said = outs[0][:, prompt.shape[1] :]
-    assert not torch.isin(said[:, :3], torch.tensor([UNK, SOS, IMAGE])).any()
+    is_word = outs[0][:, prompt.shape[1] :]
+    assert not torch.isin(is_word[:, :3], torch.tensor([UNK, SOS, IMAGE])).any()
     if not how:
-        assert ours.caption(inputs["pixel_values"], 9) == [ours.vocabulary.decode(row) for row in said.tolist()]
-        assert len(set(map(tuple, said.tolist()))) > 1  # the image has a say
+        assert ours.caption(inputs["pixel_values"], 9) == [ours.vocabulary.decode(row) for row in is_word.tolist()]
+        assert len(set(map(tuple, is_word.tolist()))) > 1  # the captions depend on the image
 
 
 def one_by_one(theirs, vocabulary, image, text):
-    """(log p, number of tokens) by transformers' loss of a single pair."""
+    """Return (log p, number of tokens) by transformers' loss of a single pair."""
     tokens = torch.tensor(Vocabulary(vocabulary).encode([text], 8))
     loss = reference_loss(theirs, Batch(["k"], image[None], tokens, [text])).loss
     count = tokens.shape[1] - 1
@@ -162,14 +162,14 @@ def one_by_one(theirs, vocabulary, image, text):
 def test_score_equals_likelihood_pair_by_pair(vocabulary, pair, rows, monkeypatch):
     ours, theirs = pair
     monkeypatch.setattr("babyvlm.models.scoring.BATCH_SIZE", rows)
-    pictures = images()
+    images_BCHW = images()
     with torch.no_grad():
-        single = [[one_by_one(theirs, vocabulary, image, text) for text in TEXTS] for image in pictures]
+        single = [[one_by_one(theirs, vocabulary, image, text) for text in TEXTS] for image in images_BCHW]
     total, count = torch.tensor(single).unbind(-1)
     ours.likelihood = "total"
-    torch.testing.assert_close(ours.score(pictures, TEXTS), total, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.score(images_BCHW, TEXTS), total, atol=1e-5, rtol=1e-5)
     ours.likelihood = "mean"
-    torch.testing.assert_close(ours.score(pictures, TEXTS), total / count, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.score(images_BCHW, TEXTS), total / count, atol=1e-5, rtol=1e-5)
     assert (total[0] - total[1]).abs().max() > 1e-2
 
 
@@ -183,12 +183,12 @@ def test_evidence_is_gain_from_image(vocabulary, pair):
         ids = torch.tensor([tokens])
         with torch.no_grad():
             alone.append(-lm(input_ids=ids, labels=ids).loss.item() * (len(tokens) - 1))
-    pictures = images()
+    images_BCHW = images()
     ours.likelihood = "total"
     torch.testing.assert_close(ours.score_texts(TEXTS), torch.tensor(alone), atol=1e-5, rtol=1e-5)
-    given = ours.score(pictures, TEXTS)
+    given = ours.score(images_BCHW, TEXTS)
     ours.likelihood = "evidence"
-    torch.testing.assert_close(ours.score(pictures, TEXTS), given - torch.tensor(alone), atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.score(images_BCHW, TEXTS), given - torch.tensor(alone), atol=2e-5, rtol=1e-5)
     assert ours.score_texts(TEXTS).abs().max() == 0
     ours.likelihood = "mean"
     counts = torch.tensor([len(tokens) - 1 for tokens in Vocabulary(vocabulary).encode(TEXTS, 8)])
@@ -197,12 +197,12 @@ def test_evidence_is_gain_from_image(vocabulary, pair):
 
 def test_score_computes_wanted_pairs_only(vocabulary, shape):
     ours = model(vocabulary, shape).eval()
-    pictures = images()
+    images_BCHW = images()
     wanted = torch.zeros(3, len(TEXTS), dtype=torch.bool)
     wanted[0, 2] = wanted[1, 0] = wanted[1, 5] = True
-    scores = ours.score(pictures, TEXTS, wanted)
+    scores = ours.score(images_BCHW, TEXTS, wanted)
     assert torch.equal(scores.isnan(), ~wanted)
-    torch.testing.assert_close(scores[wanted], ours.score(pictures, TEXTS)[wanted], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(scores[wanted], ours.score(images_BCHW, TEXTS)[wanted], atol=1e-6, rtol=1e-6)
 
 
 def test_babyllava_implements_protocols(vocabulary):
@@ -271,9 +271,9 @@ def test_training_step_refuses_batch_without_supervised_token(vocabulary):
 def test_image_tokens_are_last_feature_map(name, size):
     encoder = VisionEncoder(name)
     with torch.no_grad():
-        picture = torch.randn(1, 3, size, size)
-        tokens = image_tokens(encoder.trunk.eval(), picture)
-        whole = encoder.trunk.forward_features(picture)
+        image_BCHW = torch.randn(1, 3, size, size)
+        tokens = image_tokens(encoder.trunk.eval(), image_BCHW)
+        whole = encoder.trunk.forward_features(image_BCHW)
     expected = whole.flatten(2).mT if whole.ndim == 4 else whole[:, encoder.trunk.num_prefix_tokens :]
     torch.testing.assert_close(tokens, expected)
     assert tokens.shape == (1, count_tokens(encoder, size), encoder.width)
@@ -366,15 +366,15 @@ def test_babyllava_has_token_and_parameter_counts_of_paper(backbone, shape, word
 
 def test_training_step_runs_at_paper_size(tmp_path, vocabulary):
     torch.manual_seed(0)
-    at_once = partial(CosineWithWarmup, warmup=0)  # else the first step has a rate of zero
+    at_once = partial(CosineWithWarmup, warmup=0)  # otherwise the first step has a learning rate of zero
     trunk = VisionEncoder("resnext50_32x4d", frozen=True)
     ours = BabyLLaVA(vocabulary, trunk, train_language=True, scheduler=at_once)
-    picture = torch.randn(2, 3, 224, 224)
-    data = Batch(["a", "b"], picture, batch(vocabulary).tokens_BL[:2], TEXTS[:2])
+    image_BCHW = torch.randn(2, 3, 224, 224)
+    data = Batch(["a", "b"], image_BCHW, batch(vocabulary).tokens_BL[:2], TEXTS[:2])
     before = state_of(ours.network.llava)
     run = trainer(tmp_path, max_steps=1)
     run.fit(ours, loader(data))
-    assert run.callback_metrics["train_loss"] == pytest.approx(math.log(len(ours.vocabulary)), abs=0.6)  # knows nothing
+    assert run.callback_metrics["train_loss"] == pytest.approx(math.log(len(ours.vocabulary)), abs=0.6)  # untrained
     moved = {name for name, tensor in ours.network.llava.state_dict().items() if not torch.equal(tensor, before[name])}
     assert any("linear_1" in name for name in moved)
     assert any("h.7.mlp" in name for name in moved)

@@ -30,7 +30,7 @@ def store(tiny_store, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def other_words(store, make_vocabulary):
-    """As long as the other vocabulary, so that every shape fits, but not the same."""
+    """A different vocabulary of equal size, so that every shape fits."""
     from babyvlm.data.vocabulary import create_vocabulary
 
     out = store.path.parent / "other-words"
@@ -40,7 +40,7 @@ def other_words(store, make_vocabulary):
 
 @pytest.fixture(scope="module")
 def run(store, vocabulary, tmp_path_factory):
-    """A run folder that says of its first checkpoint, by ``mode``, that it is the best; the last is another."""
+    """A run folder whose best checkpoint, by ``mode``, is the first; the last one differs."""
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("runs")
     data = TextMix("tiny", store.path.parent, [Source("home")], "home", vocabulary, 2, 16)
@@ -53,7 +53,7 @@ def run(store, vocabulary, tmp_path_factory):
         log_every_n_steps=1,
         logger=CSVLogger(folder, "run"),
         callbacks=[
-            ModelCheckpoint(filename="newest", every_n_train_steps=1),  # calls its newest the best, by no criterion
+            ModelCheckpoint(filename="newest", every_n_train_steps=1),  # its best is its newest, without a criterion
             ModelCheckpoint(monitor="val_loss", mode="max", save_top_k=-1, save_last=True),
         ],
         enable_progress_bar=False,
@@ -64,7 +64,7 @@ def run(store, vocabulary, tmp_path_factory):
 
 
 def folder_of(run, to):
-    """The run's folder, moved elsewhere."""
+    """The run's folder at another place."""
     return shutil.copytree(run, to / "moved")
 
 
@@ -98,7 +98,7 @@ def test_init_from_refuses_other_vocabulary(run, store, other_words, tmp_path):
     with pytest.raises(UserError, match=r"another vocabulary .* than .*other-words"):
         LanguageModel(other_words, SHAPE, 16, init_from=moved)
     data = TextMix("tiny", store.path.parent, [Source("home")], "home", other_words, 2, 16)
-    with pytest.raises(UserError, match="another vocabulary"):  # nor is a run resumed with it
+    with pytest.raises(UserError, match="another vocabulary"):  # a run is not resumed with it either
         Trainer(logger=False, accelerator="cpu").fit(
             LanguageModel(other_words, SHAPE, 16), data, ckpt_path=best_checkpoint(moved), weights_only=True
         )

@@ -50,7 +50,7 @@ def trainer(folder, **options):
 
 
 def by_hand(cvcl, data):
-    """The loss by numpy, from the trunk's features and the tables of weights."""
+    """Return the loss by numpy, from the trunk's features and the weights."""
     with torch.no_grad():
         features = cvcl.network.vision_encoder(data.images_BCHW).double().numpy()
     weight, bias = (p.detach().double().numpy() for p in (cvcl.network.projection.weight, cvcl.network.projection.bias))
@@ -67,7 +67,7 @@ def test_training_and_validation_loss_equal_paper(tmp_path, vocabulary):
     data = batch(vocabulary)
     cvcl = model(vocabulary, frozen=True).eval()
     expected = by_hand(cvcl, data)
-    assert abs(expected - math.log(4)) > 0.01  # it says something
+    assert abs(expected - math.log(4)) > 0.01  # the expected value is not trivial
     run = trainer(tmp_path, max_epochs=1, limit_val_batches=1)
     run.validate(cvcl, loader(data), verbose=False)
     assert run.callback_metrics["val_loss"].item() == pytest.approx(expected, rel=1e-5)
@@ -76,7 +76,7 @@ def test_training_and_validation_loss_equal_paper(tmp_path, vocabulary):
     assert run.callback_metrics["temperature"].item() == pytest.approx(0.07)
     run.test(cvcl, loader(data), verbose=False)
     assert run.callback_metrics["test_loss"].item() == pytest.approx(by_hand(cvcl, data), rel=1e-5)
-    assert run.callback_metrics["test_loss"] < expected  # and training lowered it
+    assert run.callback_metrics["test_loss"] < expected  # training lowered the loss
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -214,7 +214,7 @@ torch.save({"state": cvcl.state_dict(), "metrics": metrics}, f"{folder}/{devices
 
 @pytest.mark.soak
 def test_fit_on_two_ranks_equals_one_rank(tmp_path, vocabulary):
-    """A pair's negatives are the global batch: the same weights, losses and scores come out on 1 and 2 processes."""
+    """A pair's negatives are the global batch, so weights, losses and scores are equal on 1 and 2 processes."""
     Image.new("RGB", (SIZE, SIZE), "red").save(tmp_path / "x.png")
     (tmp_path / "vtwt.csv").write_text("image,positive_phrase,negative_phrase,half\nx.png,a red cup,the dog,dev\n")
     (tmp_path / "run.py").write_text(TWO_RANKS)

@@ -76,8 +76,8 @@ def test_fit_names_frames_of_non_finite_loss(stores, tmp_path):
     dino.network.student_head.layers[0].weight.data[0, 0] = torch.nan
     with pytest.raises(UserError, match="step 0: loss nan"):
         fit(tmp_path, dino, frames(stores), StopOnNonFinite())
-    told = json.loads((tmp_path / "non-finite-rank0.json").read_text())["keys"]
-    assert told == fit(tmp_path, model(), frames(stores), steps=1).keys[0]
+    recorded = json.loads((tmp_path / "non-finite-rank0.json").read_text())["keys"]
+    assert recorded == fit(tmp_path, model(), frames(stores), steps=1).keys[0]
 
 
 def test_views_depend_on_seed_epoch_and_key_only(stores):
@@ -116,19 +116,19 @@ def hue(view_CHW):
     return [colorsys.rgb_to_hsv(*pixel)[0] for pixel in rgb.flatten(1).T.clamp(0, 1).tolist()]
 
 
-@pytest.mark.parametrize("coloured", [True, False])
-def test_views_keep_colors_on_request(coloured):
-    """Words for colours can be learned only from what still has them."""
-    colours = {"jitter": (0.4, 0.4, 0.2, 0.0), "grayscale": 0.0, "solarize": 0.0} if coloured else {}
+@pytest.mark.parametrize("colored", [True, False])
+def test_views_keep_colors_on_request(colored):
+    """Color words can be learned only from views that keep colors."""
+    colours = {"jitter": (0.4, 0.4, 0.2, 0.0), "grayscale": 0.0, "solarize": 0.0} if colored else {}
     crop = MultiCrop(SIZE, Crops(LOCALS, SMALL, **colours))
     orange = Image.new("RGB", (40, 40), (220, 120, 20))
     views = [view for seed in range(8) for group in seeded(crop, orange, seed) for view in group]
     off = max(abs(found - 0.083) for view in views for found in hue(view))
-    assert (off < 0.03) is coloured
+    assert (off < 0.03) is colored
 
 
 def by_hand(teacher_NK, student_NK, center, views, teacher_temperature=0.04, student_temperature=0.1):
-    """DINO's loss by numpy: all pairs of a large view of the teacher and another view of the student."""
+    """Return DINO's loss by numpy: all pairs of a large view of the teacher and another view of the student."""
     teacher = softmax((teacher_NK - center) / teacher_temperature, -1).reshape(2, -1, PROTOTYPES)
     student = log_softmax(student_NK / student_temperature, -1).reshape(views, -1, PROTOTYPES)
     terms = [-(teacher[t] * student[s]).sum(-1).mean() for t in range(2) for s in range(views) if s != t]
@@ -204,20 +204,20 @@ def test_teacher_is_moving_average_of_student(tmp_path, stores):
 def test_prototypes_are_frozen_in_first_epochs(tmp_path, stores):
     dino = model(head={"hidden_dim": 16, "bottleneck_dim": 8})
     before = dino.network.student_head.last_layer.weight_v.clone()
-    fit(tmp_path, dino, frames(stores), steps=6)  # an epoch
+    fit(tmp_path, dino, frames(stores), steps=6)  # one epoch
     assert torch.equal(dino.network.student_head.last_layer.weight_v, before)
     fit(tmp_path, dino, frames(stores), steps=7)
     assert not torch.equal(dino.network.student_head.last_layer.weight_v, before)
 
 
 def test_fit_resumed_in_mid_epoch_has_equal_weights(tmp_path, stores):
-    whole = model()
-    seen = fit(tmp_path / "whole", whole, frames(stores))
+    complete = model()
+    seen = fit(tmp_path / "complete", complete, frames(stores))
     resumed = model()
-    rest = fit(tmp_path / "rest", resumed, frames(stores), ckpt_path=tmp_path / "whole" / "step=4.ckpt")
+    rest = fit(tmp_path / "rest", resumed, frames(stores), ckpt_path=tmp_path / "complete" / "step=4.ckpt")
     assert rest.losses == seen.losses[4:]
     assert rest.keys == seen.keys[4:]
-    expected = whole.state_dict()
+    expected = complete.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.state_dict().items())
 
 
@@ -234,20 +234,20 @@ def test_saved_backbone_is_teacher(tmp_path, stores, half):
     scale = teacher.abs().max()
     assert (found - teacher).abs().max() < (1e-2 if half else 1e-6) * scale
     assert (found - student).abs().max() > 2e-2 * scale
-    said = json.loads((tmp_path / "backbone.json").read_text())
-    assert said["backbone"] == "test_resnet"
-    assert (said["steps"], said["seed"], said["width"]) == (9, 5, dino.network.teacher.width)
-    assert said["sha256"] == artifacts.sha256_file(tmp_path / "backbone.safetensors")
+    manifest = json.loads((tmp_path / "backbone.json").read_text())
+    assert manifest["backbone"] == "test_resnet"
+    assert (manifest["steps"], manifest["seed"], manifest["width"]) == (9, 5, dino.network.teacher.width)
+    assert manifest["sha256"] == artifacts.sha256_file(tmp_path / "backbone.safetensors")
 
 
 @pytest.mark.skipif(not PLAYROOM_DINO.exists(), reason="not yet trained")
 def test_shipped_backbone_matches_papers():
-    said = json.loads(PLAYROOM_DINO.with_suffix(".json").read_text())
-    assert said["sha256"] == artifacts.sha256_file(PLAYROOM_DINO)
+    manifest = json.loads(PLAYROOM_DINO.with_suffix(".json").read_text())
+    assert manifest["sha256"] == artifacts.sha256_file(PLAYROOM_DINO)
     assert PLAYROOM_DINO.stat().st_size < 10e6
-    assert not any(word.startswith(("/", "~", "..")) for word in said["command"].split())  # nothing of the machine
-    encoder = VisionEncoder(said["backbone"], said["options"], weights="playroom", frozen=True)
-    assert encoder.width == said["width"]
+    assert not any(word.startswith(("/", "~", "..")) for word in manifest["command"].split())  # no paths of a machine
+    encoder = VisionEncoder(manifest["backbone"], manifest["options"], weights="playroom", frozen=True)
+    assert encoder.width == manifest["width"]
     with pytest.raises(UserError, match=r"playroom: .* but the backbone needs|playroom: no weights for this backbone"):
         VisionEncoder("test_resnet", weights="playroom")
 

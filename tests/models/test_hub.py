@@ -50,7 +50,7 @@ TEXTS = ["look at the ball", "the dog runs"]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_store, make_vocabulary):
-    """Real runs of two steps, by the command line, moved away from what they were made of."""
+    """Real runs of two steps, by the command line, moved away from their inputs."""
     made, moved = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("moved")
     (made / "stores").mkdir()
     splits = ["train", "train", "train", "train", "val", "test"]
@@ -105,9 +105,9 @@ def folders(runs, tmp_path_factory):
 
 
 def cup():
-    picture = Image.new("RGB", (90, 70), "teal")
-    picture.paste("orange", (20, 30, 60, 70))
-    return picture
+    pil_image = Image.new("RGB", (90, 70), "teal")
+    pil_image.paste("orange", (20, 30, 60, 70))
+    return pil_image
 
 
 def answers(model):
@@ -172,10 +172,10 @@ def test_model_card_code_captions_an_image_in_a_new_process(folders, tmp_path):
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     model = babyvlm.load(folders["BabyLLaVA"])
-    with Image.open(tmp_path / "cup.jpg") as picture:
-        image = model.preprocess(picture.convert("RGB"))[None]
-    said, scores = done.stdout.strip().split("\n", 1)
-    assert said == model.caption(image)[0]
+    with Image.open(tmp_path / "cup.jpg") as pil_image:
+        image = model.preprocess(pil_image.convert("RGB"))[None]
+    caption, scores = done.stdout.strip().split("\n", 1)
+    assert caption == model.caption(image)[0]
     assert scores == str(model.score(image, ["cup", "ball"]))
 
 
@@ -192,17 +192,17 @@ def test_transformers_example_in_docs_runs(folders, tmp_path):
         check=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    with Image.open(tmp_path / "cup.jpg") as picture:
-        image = babyvlm.load(folders["BabyLLaVA"]).preprocess(picture.convert("RGB"))[None]
+    with Image.open(tmp_path / "cup.jpg") as pil_image:
+        image = babyvlm.load(folders["BabyLLaVA"]).preprocess(pil_image.convert("RGB"))[None]
     assert done.stdout.strip() == babyvlm.load(folders["BabyLLaVA"]).caption(image)[0]
 
 
 def test_exported_processor_equals_training_transform(folders):
     model, processor = babyvlm.load(folders["BabyLLaVA"]), AutoProcessor.from_pretrained(folders["BabyLLaVA"])
     for size in ((90, 70), (64, 64), (132, 400)):
-        picture = cup().resize(size)
-        inputs = processor(images=picture, text="<image><sos>look at", return_tensors="pt")
-        torch.testing.assert_close(inputs.pixel_values[0], model.preprocess(picture), atol=1.01 / 255 / 0.224, rtol=0)
+        pil_image = cup().resize(size)
+        inputs = processor(images=pil_image, text="<image><sos>look at", return_tensors="pt")
+        torch.testing.assert_close(inputs.pixel_values[0], model.preprocess(pil_image), atol=1.01 / 255 / 0.224, rtol=0)
     words = model.vocabulary.words
     assert [words[token] for token in inputs.input_ids[0]] == ["<image>"] * 4 + ["<sos>", "look", "at"]
 

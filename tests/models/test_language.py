@@ -39,13 +39,13 @@ def trainer(folder, **options):
 
 
 @pytest.mark.parametrize(
-    ("shape", "vocabulary_size", "said"),
+    ("shape", "vocabulary_size", "millions"),
     [(GPT2, 2_350, "7.18M"), (GPT2, 5_176, "7.91M"), (GPT2, 6_000, "8.12M"), (TINY_LLAMA, 32_000, "1100.05M")],
 )
-def test_language_model_has_parameter_count_of_paper(shape, vocabulary_size, said):
+def test_language_model_has_parameter_count_of_paper(shape, vocabulary_size, millions):
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(language_config(shape, vocabulary_size))
-    assert f"{sum(parameter.numel() for parameter in lm.parameters()) / 1e6:.2f}M" == said
+    assert f"{sum(parameter.numel() for parameter in lm.parameters()) / 1e6:.2f}M" == millions
     assert lm.config._attn_implementation == "sdpa"
 
 
@@ -54,7 +54,7 @@ def test_loss_equals_transformers(tmp_path, vocabulary, shape):
     data = batch(vocabulary)
     model = LanguageModel(vocabulary, shape, max_tokens=16)
     assert isinstance(model.network, LlamaForCausalLM) == (shape.family == "llama")
-    mask = (data.tokens_BL != 0).long()  # ours needs none
+    mask = (data.tokens_BL != 0).long()  # ours needs no mask
     theirs = model.network(data.tokens_BL, attention_mask=mask, labels=supervised_labels(data.tokens_BL)).loss.item()
     run = trainer(tmp_path, max_steps=1, num_sanity_val_steps=0)
     run.fit(model, loader(data), loader(data))

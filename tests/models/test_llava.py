@@ -27,7 +27,7 @@ def folder(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def pil_images():
     torch.manual_seed(3)
     sizes = [(20, 30), (SIZE, SIZE), (90, 61), (64, 64), (33, 70)]
     return [Image.fromarray(torch.randint(0, 256, (*size, 3), dtype=torch.uint8).numpy()) for size in sizes]
@@ -38,15 +38,15 @@ def library(folder):
     return AutoProcessor.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder).eval()
 
 
-def one_by_one(library, pictures, prompt, total=False):
-    """Log-likelihood of each answer's tokens and </s> by the library alone, a whole sequence a pair, no cache."""
+def one_by_one(library, pil_images, prompt, total=False):
+    """Return the log-likelihood of each answer and </s> by transformers: one full sequence per pair, no cache."""
     processor, model = library
     rows = []
-    for picture in pictures:
+    for pil_image in pil_images:
         row = []
         for text in TEXTS:
-            given = processor(images=picture, text=prompt, return_tensors="pt")["input_ids"].shape[1]
-            inputs = processor(images=picture, text=f"{prompt} {text}</s>", return_tensors="pt")
+            given = processor(images=pil_image, text=prompt, return_tensors="pt")["input_ids"].shape[1]
+            inputs = processor(images=pil_image, text=f"{prompt} {text}</s>", return_tensors="pt")
             with torch.no_grad():
                 log_p_LV = model(**inputs).logits[0].log_softmax(-1)
             ids_L = inputs["input_ids"][0]
@@ -58,23 +58,23 @@ def one_by_one(library, pictures, prompt, total=False):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 8])
-def test_score_equals_transformers_pair_by_pair(folder, library, pictures, rows):
+def test_score_equals_transformers_pair_by_pair(folder, library, pil_images, rows):
     scorer = HFVisionLanguage(str(folder), "float32", batch_size=rows)
     assert all(isinstance(scorer, protocol) for protocol in (ImageTextScorer, TextScorer, Captioner))
-    images = torch.stack([scorer.preprocess(picture) for picture in pictures])
-    expected = one_by_one(library, pictures, PROMPT)
+    images = torch.stack([scorer.preprocess(pil_image) for pil_image in pil_images])
+    expected = one_by_one(library, pil_images, PROMPT)
     torch.testing.assert_close(scorer.score(images, TEXTS), expected, atol=1e-5, rtol=1e-5)
-    assert expected.std(0).min() > 1e-3  # what is in the picture matters
+    assert expected.std(0).min() > 1e-3  # the scores depend on the image
     wanted = torch.rand(expected.shape, generator=torch.Generator().manual_seed(rows)) < 0.5
     some = scorer.score(images, TEXTS, wanted)
     torch.testing.assert_close(some[wanted], expected[wanted], atol=1e-5, rtol=1e-5)
     assert some[~wanted].isnan().all()
 
 
-def test_score_supports_total_and_evidence(folder, library, pictures):
+def test_score_supports_total_and_evidence(folder, library, pil_images):
     scorer = HFVisionLanguage(str(folder), "float32", likelihood="total", prompt="Look: <image> ASSISTANT:")
-    images = torch.stack([scorer.preprocess(picture) for picture in pictures])
-    total = one_by_one(library, pictures, "Look: <image> ASSISTANT:", total=True)
+    images = torch.stack([scorer.preprocess(pil_image) for pil_image in pil_images])
+    total = one_by_one(library, pil_images, "Look: <image> ASSISTANT:", total=True)
     prior = one_by_one(library, [None], "Look: ASSISTANT:", total=True)[0]
     torch.testing.assert_close(scorer.score(images, TEXTS), total, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(scorer.score_texts(TEXTS), prior, atol=1e-4, rtol=1e-5)
@@ -87,26 +87,26 @@ def test_score_supports_total_and_evidence(folder, library, pictures):
 
 
 @pytest.mark.parametrize("rows", [2, 8])
-def test_caption_equals_transformers_image_by_image(folder, library, pictures, rows):
+def test_caption_equals_transformers_image_by_image(folder, library, pil_images, rows):
     processor, model = library
     scorer = HFVisionLanguage(str(folder), "float32", batch_size=rows)
-    images = torch.stack([scorer.preprocess(picture) for picture in pictures])
+    images = torch.stack([scorer.preprocess(pil_image) for pil_image in pil_images])
     expected = []
-    for picture in pictures:
-        inputs = processor(images=picture, text=CAPTION_PROMPT, return_tensors="pt")
+    for pil_image in pil_images:
+        inputs = processor(images=pil_image, text=CAPTION_PROMPT, return_tensors="pt")
         out = model.generate(**inputs, max_new_tokens=9, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         expected.append(processor.decode(out, skip_special_tokens=True).strip())
     assert scorer.caption(images, 9) == expected
     assert len(set(expected)) > 1
 
 
-def test_score_in_bfloat16_is_close_to_float32(folder, library, pictures):
+def test_score_in_bfloat16_is_close_to_float32(folder, library, pil_images):
     scorer = HFVisionLanguage(str(folder), "bfloat16")
     assert {weight.dtype for weight in scorer.parameters()} == {torch.bfloat16}
-    images = torch.stack([scorer.preprocess(picture) for picture in pictures[:2]])
+    images = torch.stack([scorer.preprocess(pil_image) for pil_image in pil_images[:2]])
     scores = scorer.score(images, TEXTS)
     assert scores.dtype == torch.float32
-    torch.testing.assert_close(scores, one_by_one(library, pictures[:2], PROMPT), atol=0.3, rtol=0.1)
+    torch.testing.assert_close(scores, one_by_one(library, pil_images[:2], PROMPT), atol=0.3, rtol=0.1)
 
 
 def test_model_reports_unusable_names(folder, tmp_path):

@@ -27,7 +27,7 @@ def unit(rows, width, seed, dtype=torch.float64):
 
 
 def by_hand(image, text, temperature):
-    """Mean of -log p(right partner), by the definition of a softmax, pair by pair."""
+    """Return the mean of -log p(right partner), by the definition of a softmax, pair by pair."""
     logits = np.array([[float(np.dot(i, t)) / temperature for t in text] for i in image])
     pairs = range(len(logits))
     of_text = [logsumexp(logits[n, :]) - logits[n, n] for n in pairs]
@@ -84,16 +84,16 @@ def test_contrastive_loss_passes_gradcheck():
     limit=st.integers(2, 12),
 )
 def test_labels_supervise_words_and_end_only(vocabulary, texts, limit):
-    """Whatever the texts say, however they are cut and padded."""
+    """For any texts, truncation and padding."""
     rows = [torch.tensor(row) for row in Vocabulary(vocabulary).encode([" ".join(words) for words in texts], limit)]
     tokens_BL = pad_sequence(rows, batch_first=True, padding_value=PAD)
     labels_BL = supervised_labels(tokens_BL)
     for words, tokens, labels in zip(texts, tokens_BL.tolist(), labels_BL.tolist(), strict=True):
-        said = min(len(words), limit - 2)
+        num_words = min(len(words), limit - 2)
         assert labels[0] == UNSUPERVISED  # <sos>
-        assert labels[1 : said + 2] == tokens[1 : said + 2]
-        assert labels[said + 1] == EOS
-        assert set(labels[said + 2 :]) <= {UNSUPERVISED}  # padding
+        assert labels[1 : num_words + 2] == tokens[1 : num_words + 2]
+        assert labels[num_words + 1] == EOS
+        assert set(labels[num_words + 2 :]) <= {UNSUPERVISED}  # padding
     assert supervised_tokens(labels_BL) == sum(min(len(words), limit - 2) + 1 for words in texts)
 
 

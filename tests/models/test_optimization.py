@@ -9,7 +9,7 @@ from babyvlm.models.optimization import CosineWithWarmup, configure, training_st
 
 
 class Counted(LightningDataModule):
-    """Seven batches an epoch."""
+    """Seven batches per epoch."""
 
     batches_per_epoch = 7
 
@@ -18,7 +18,7 @@ class Counted(LightningDataModule):
 
 
 class Line(LightningModule):
-    """One weight; notes the learning rate that each step is taken with."""
+    """A model of one weight that records the learning rate of each step."""
 
     def __init__(self, make_scheduler=CosineWithWarmup):
         super().__init__()
@@ -100,8 +100,8 @@ def test_torch_schedules_receive_run_length(tmp_path):
 
 
 def test_resume_continues_schedule_and_refuses_other_length(tmp_path):
-    whole = Line()
-    trainer(tmp_path, max_steps=14, max_epochs=-1).fit(whole, Counted())
+    complete = Line()
+    trainer(tmp_path, max_steps=14, max_epochs=-1).fit(complete, Counted())
     saved = trainer(tmp_path, max_steps=14, max_epochs=-1)
     first = Line()
     first.on_train_batch_end = lambda *_: saved.save_checkpoint(tmp_path / "a.ckpt") if len(first.rates) == 7 else None
@@ -110,7 +110,7 @@ def test_resume_continues_schedule_and_refuses_other_length(tmp_path):
     trainer(tmp_path, max_steps=14, max_epochs=-1).fit(
         again, Counted(), ckpt_path=tmp_path / "a.ckpt", weights_only=True
     )
-    assert again.rates == pytest.approx(whole.rates[7:])
+    assert again.rates == pytest.approx(complete.rates[7:])
     with pytest.raises(UserError, match="14 steps, but this run has 20"):
         trainer(tmp_path, max_steps=20, max_epochs=-1).fit(
             Line(), Counted(), ckpt_path=tmp_path / "a.ckpt", weights_only=True

@@ -1,4 +1,4 @@
-"""Half precision and accumulated gradients, on tiny shapes: what stays the same."""
+"""Half precision and accumulated gradients, on tiny shapes: losses and weights stay the same."""
 
 from functools import partial
 
@@ -89,7 +89,7 @@ def fit(folder, fitted, batches, **options):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_loss_is_computed_in_float32_under_half_precision(tmp_path, vocabulary, monkeypatch, name):
-    """Whatever autocast does to the model, the loss is that of its outputs in double precision."""
+    """The loss equals that of the model's outputs in double precision, with and without autocast."""
     taken = []
 
     def watched(function, *args):
@@ -111,7 +111,7 @@ def test_loss_is_computed_in_float32_under_half_precision(tmp_path, vocabulary, 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "CVCL"])
 def test_accumulated_gradients_equal_large_batch(tmp_path, vocabulary, name):
-    """Though some hold more tokens than others, and the last step's are fewer."""
+    """Also if batches have different numbers of tokens, and the last step has fewer batches."""
     parts = [(0, 2), (2, 3), (3, 6), (6, 8), (8, 10)]  # in steps of three: ten texts in two steps
     fitted, large = model(vocabulary, name), model(vocabulary, name)
     options = {"precision": "64-true"}

@@ -29,7 +29,7 @@ def place(tiny_store, make_vocabulary, tmp_path_factory):
 
 
 def command(model, overlays, **trainer):
-    """``fit`` at a small size, without dropout; SGD, since Adam makes steps of rounding errors."""
+    """Return ``fit`` at a small size, without dropout; with SGD, since Adam amplifies rounding errors."""
     options = {"accelerator": "cpu", "precision": "32", "max_steps": 4, "val_check_interval": 2, "log_every_n_steps": 1}
     small = {
         "trainer": options | {"check_val_every_n_epoch": None, "callbacks": []} | trainer,
@@ -54,7 +54,7 @@ def command(model, overlays, **trainer):
 
 
 def on_ranks(ranks, args):
-    """Run a command on processes that meet as those of ``torchrun`` do."""
+    """Run a command on processes that are connected as those of ``torchrun``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -104,7 +104,7 @@ def test_fit_is_equal_with_sharding_and_gradient_checkpointing(place, monkeypatc
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert len(losses(two)) == 6
     torch.testing.assert_close(weights(two), weights(one), atol=1e-5, rtol=1e-5)
-    for left in ("checkpoints/last.ckpt", "finished"):  # as if it had been killed before its end
+    for left in ("checkpoints/last.ckpt", "finished"):  # as if it had been killed before the end
         (two / left).unlink()
     assert newest_readable(two) is not None
     on_ranks(2, ["resume", str(two)])

@@ -33,7 +33,7 @@ def training(vocabulary):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def pil_images():
     torch.manual_seed(3)
     noise = torch.randint(0, 256, (3, 20, 30, 3), dtype=torch.uint8)
     return [Image.fromarray(pixels.numpy()) for pixels in noise]
@@ -45,14 +45,14 @@ def folder(tmp_path, vocabulary):
     return tmp_path / "clip"
 
 
-def test_score_equals_open_clip(folder, pictures):
+def test_score_equals_open_clip(folder, pil_images):
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
     scorer = OpenClip(f"local-dir:{folder}")
     assert isinstance(scorer, ImageTextScorer)
     assert not scorer.model.training
-    images = torch.stack([scorer.preprocess(picture) for picture in pictures])
-    torch.testing.assert_close(images, torch.stack([preprocess(picture) for picture in pictures]))
+    images = torch.stack([scorer.preprocess(pil_image) for pil_image in pil_images])
+    torch.testing.assert_close(images, torch.stack([preprocess(pil_image) for pil_image in pil_images]))
     with torch.no_grad():
         image, text = model.eval().encode_image(images), model.encode_text(tokenize(TEXTS))
         expected = normalize(image, dim=-1) @ normalize(text, dim=-1).T
@@ -61,10 +61,10 @@ def test_score_equals_open_clip(folder, pictures):
     assert scores.std() > 1e-3
 
 
-def test_saved_clip_equals_trained_to_half_precision(folder, vocabulary, pictures):
+def test_saved_clip_equals_trained_to_half_precision(folder, vocabulary, pil_images):
     teacher, scorer = training(vocabulary), OpenClip(f"local-dir:{folder}")
-    images = torch.stack([teacher.preprocess(picture) for picture in pictures])
-    torch.testing.assert_close(images, torch.stack([scorer.preprocess(picture) for picture in pictures]))
+    images = torch.stack([teacher.preprocess(pil_image) for pil_image in pil_images])
+    torch.testing.assert_close(images, torch.stack([scorer.preprocess(pil_image) for pil_image in pil_images]))
     with torch.no_grad():
         torch.testing.assert_close(scorer.score(images, TEXTS), teacher.score(images, TEXTS), atol=5e-3, rtol=0)
     weights = open_clip.factory.load_state_dict(str(folder / "open_clip_model.safetensors"))
@@ -77,9 +77,9 @@ def test_clip_tokenizer_equals_vocabulary(folder, vocabulary):
     assert tokens.tolist() == [row + [0] * (CONTEXT - len(row)) for row in ids]
 
 
-def test_fit_lowers_loss_and_saves_model_in_run(tmp_path, vocabulary, pictures):
+def test_fit_lowers_loss_and_saves_model_in_run(tmp_path, vocabulary, pil_images):
     clip = training(vocabulary)
-    images = torch.stack([clip.preprocess(picture) for picture in pictures])
+    images = torch.stack([clip.preprocess(pil_image) for pil_image in pil_images])
     data = DataLoader([Batch(["a", "b", "c"], images, torch.zeros(3, 1), TEXTS[:3])], batch_size=None)
     trainer = Trainer(
         accelerator="cpu",

@@ -80,7 +80,7 @@ def save_tiny_llava(folder, seed=0, vision="clip"):
         vision_feature_select_strategy=strategy,
     )
     model = LlavaForConditionalGeneration(config)
-    with torch.no_grad():  # as if trained: what is near zero proves nothing
+    with torch.no_grad():  # as if trained: weights near zero would hide errors
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     model.save_pretrained(folder)

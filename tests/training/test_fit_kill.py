@@ -145,7 +145,7 @@ def place(tmp_path_factory, tiny_store, make_vocabulary):
 
 
 def command(folder):
-    """What begins the run, or goes on with it."""
+    """Return the command that starts or resumes the run."""
     run = folder / "lightning_logs/run-tiny/version_0"
     return ["resume", run] if (run / "config.yaml").exists() else ["fit", "--config", "run.yaml"]
 
@@ -245,7 +245,7 @@ PLACES = ["save", "validation", "epoch", "accumulation"]
 @pytest.mark.soak
 @pytest.mark.parametrize("model", MODELS)
 def test_fit_resumes_exactly_after_thirty_kills(parent, place, unbroken, model):
-    """At random moments and at exact places, five kills a run; a run that ends before it is killed begins anew."""
+    """Kill each run five times, at random moments and exact places; start a run again that ends before its kill."""
     draw = random.Random(model)
     accumulates = "accumulate_grad_batches" in MODELS[model]
     survived = mismatches = runs = 0
@@ -346,8 +346,8 @@ def test_feature_cache_survives_signal(parent, place, tiny_store):
     made = {path.name: path.stat().st_mtime_ns for path in partial.glob("*.npy")}
     assert len(made) == 2
     finish(parent, folder)
-    (whole,) = folder.glob("features/pairs-*/")
-    kept = {path.name: path.stat().st_mtime_ns for path in whole.glob("*.npy")}
+    (complete,) = folder.glob("features/pairs-*/")
+    kept = {path.name: path.stat().st_mtime_ns for path in complete.glob("*.npy")}
     assert len(kept) == 3
     assert made.items() <= kept.items()
 
@@ -374,7 +374,7 @@ def test_resume_runs_only_test_after_signal_at_end_of_training(parent, place, un
     assert results == {path: path.stat().st_mtime_ns for path in results}
 
 
-def begin(folder, *args):
+def start(folder, *args):
     """Start a command in a process group of its own: with two devices it starts a second process itself."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (folder / "output.txt").open("a") as output:
@@ -385,14 +385,14 @@ def begin(folder, *args):
 @pytest.mark.soak
 def test_fit_on_two_ranks_stops_together_and_resumes(place):
     options = {"devices": 2, "strategy": "ddp"}
-    whole, stopped = place("two-ranks", **options), place("two-ranks-stopped", **options)
-    assert begin(whole, "fit", "--config", "run.yaml").wait(200) == 0, (whole / "output.txt").read_text()
-    process = begin(stopped, "fit", "--config", "run.yaml")
+    complete, stopped = place("two-ranks", **options), place("two-ranks-stopped", **options)
+    assert start(complete, "fit", "--config", "run.yaml").wait(200) == 0, (complete / "output.txt").read_text()
+    process = start(stopped, "fit", "--config", "run.yaml")
     wait_for_rows(stopped, 6)
-    process.terminate()  # the first rank alone is told
+    process.terminate()  # the signal goes to the first rank only
     assert process.wait(100) == 143, (stopped / "output.txt").read_text()
-    assert begin(stopped, *map(str, command(stopped))).wait(200) == 0, (stopped / "output.txt").read_text()
-    assert_same(outcome(stopped), outcome(whole))
+    assert start(stopped, *map(str, command(stopped))).wait(200) == 0, (stopped / "output.txt").read_text()
+    assert_same(outcome(stopped), outcome(complete))
 
 
 SLURM = {
@@ -414,8 +414,8 @@ def test_requeue_calls_scontrol(monkeypatch, tmp_path, capsys, job, scontrol):
         script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\necho no such job >&2\nexit {code}\n')
         script.chmod(0o755)
     assert requeue() is (scontrol == "works")
-    told = capsys.readouterr().err
-    assert ("not requeued" in told) is (scontrol != "works")
+    printed_error = capsys.readouterr().err
+    assert ("not requeued" in printed_error) is (scontrol != "works")
     if scontrol != "absent":
         assert (tmp_path / "asked").read_text() == asked + "\n"
 
@@ -468,21 +468,21 @@ def test_fit_names_key_of_corrupt_row(parent, place):
 @pytest.mark.soak
 def test_run_on_two_ranks_resumes_as_one_rank(place):
     """On one device, and through a worker: what is shown and learned stays the same, but for dropout and rounding."""
-    whole, changed = place("as-two", "BabyLLaVA-1"), place("as-one", "BabyLLaVA-1")
-    for folder in (whole, changed):
+    complete, changed = place("as-two", "BabyLLaVA-1"), place("as-one", "BabyLLaVA-1")
+    for folder in (complete, changed):
         config = yaml.safe_load((folder / "run.yaml").read_text())
         config["model"]["init_args"] = LLAVA | {"language": SHAPE | {"dropout": 0.0}}
         config["trainer"] |= {"devices": 2, "strategy": "ddp"}
         (folder / "run.yaml").write_text(yaml.safe_dump(config))
-    assert begin(whole, "fit", "--config", "run.yaml").wait(200) == 0, (whole / "output.txt").read_text()
-    process = begin(changed, "fit", "--config", "run.yaml")
+    assert start(complete, "fit", "--config", "run.yaml").wait(200) == 0, (complete / "output.txt").read_text()
+    process = start(changed, "fit", "--config", "run.yaml")
     wait_for_rows(changed, 6)
     process.terminate()
     assert process.wait(100) == 143, (changed / "output.txt").read_text()
     options = ["--trainer.devices", "1", "--trainer.strategy", "auto", "--data.num_workers", "1"]
-    code = begin(changed, *map(str, command(changed)), *options).wait(200)
+    code = start(changed, *map(str, command(changed)), *options).wait(200)
     assert code == 0, (changed / "output.txt").read_text()
-    (_, names, _, weights, _), (_, expected_names, _, expected, _) = outcome(changed), outcome(whole)
+    (_, names, _, weights, _), (_, expected_names, _, expected, _) = outcome(changed), outcome(complete)
     assert names == expected_names
     torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-5)
 
@@ -508,9 +508,9 @@ def test_resume_rejects_changed_model(parent, place):
     file.write_text(file.read_text().replace("width: 8", "width: 16"))
     code, printed = end_by(parent, folder, signal.SIGKILL, "nowhere:1")
     assert code == 2
-    told = printed.splitlines()[-1]
-    assert f"error: {file}: model or optimizer differ from those of " in told
-    assert "size mismatch" in told
+    printed_error = printed.splitlines()[-1]
+    assert f"error: {file}: model or optimizer differ from those of " in printed_error
+    assert "size mismatch" in printed_error
 
 
 def test_resume_rejects_run_of_another_process(parent, place):

@@ -63,18 +63,18 @@ def test_provenance_records_inputs_versions_and_samples(tiny_store, vocabulary, 
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     main(["fit", "--config", str(tmp_path / "config.yaml")])
     run = tmp_path / "logs" / "tiny-home" / "version_0"
-    told = json.loads((run / "provenance.json").read_text())
-    assert told["stores"] == {"home": {"fingerprint": store.fingerprint, "licensed": not free, "rows": 6}}
-    assert told["vocabulary"] == Vocabulary(vocabulary).hash
-    assert (told["steps"], told["samples"]) == (5, 10)
-    assert told["packages"]["torch"] == metadata.version("torch")
-    assert told["code_version"] == babyvlm.__version__
-    assert len(told["code_sha256"]) == 64
+    recorded = json.loads((run / "provenance.json").read_text())
+    assert recorded["stores"] == {"home": {"fingerprint": store.fingerprint, "licensed": not free, "rows": 6}}
+    assert recorded["vocabulary"] == Vocabulary(vocabulary).hash
+    assert (recorded["steps"], recorded["samples"]) == (5, 10)
+    assert recorded["packages"]["torch"] == metadata.version("torch")
+    assert recorded["code_version"] == babyvlm.__version__
+    assert len(recorded["code_sha256"]) == 64
     weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     learned = {name for name in weights if not re.search("running_|num_batches|temperature", name)}
     counted = sum(weights[name].numel() for name in learned)
-    assert told["parameters"] == {"total": counted, "trained": counted}
-    # Nothing that was said or seen is logged: the events, metrics and settings may go to a server.
+    assert recorded["parameters"] == {"total": counted, "trained": counted}
+    # No utterance or image is logged: events, metrics and settings may be sent to a server.
     content = b"".join(file.read_bytes() for file in run.iterdir() if file.is_file())
     for row in store.rows():
         assert row["utterance"].encode() not in content
@@ -104,8 +104,8 @@ def test_caption_list_is_licensed_by_default(tmp_path):
     assert licensed(trials, tmp_path / "frames")  # the images are others
     (trials.parent / "linked").symlink_to(tmp_path)
     assert licensed(trials, trials.parent / "linked")
-    for told, expected in ((True, True), (None, True), ("false", True), (False, False)):
-        made(trials.parent, "benchmark", world="playroom", licensed=told)
+    for recorded, expected in ((True, True), (None, True), ("false", True), (False, False)):
+        made(trials.parent, "benchmark", world="playroom", licensed=recorded)
         assert licensed(trials, trials.parent) is expected
     made(trials.parent, "benchmark", world="playroom")
     assert licensed(trials, trials.parent)

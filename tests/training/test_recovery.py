@@ -113,7 +113,7 @@ def test_recovery_resumes_from_every_checkpoint_with_equal_weights(mix, tmp_path
     folder.rename(tmp_path / "kept")
     saved = recovery.checkpoints(tmp_path / "kept/run/version_0")
     assert len(saved) > 3
-    for path in saved[::3]:  # the folder is as the whole run left it: what came after the checkpoint is there already
+    for path in saved[::3]:  # the folder still has everything that the run wrote after the checkpoint
         shutil.copytree(tmp_path / "kept", folder)
         again = outcome(fit(mix(), folder, folder / path.relative_to(tmp_path / "kept"), **options))
         shutil.rmtree(folder)
@@ -152,12 +152,12 @@ def test_csv_logger_rewrites_incomplete_row(tmp_path):
     log.log_metrics({"loss": 1.0}, 0)
     log.log_metrics({"loss": 2.0}, 1)
     file = tmp_path / "run/version_0/metrics.csv"
-    whole = file.read_text()
-    file.write_text(whole[:-3])
+    complete = file.read_text()
+    file.write_text(complete[:-3])
     again = AppendingCSVLogger(tmp_path, "run", 0)
     again.log_metrics({"loss": 1.0}, 0)
     again.log_metrics({"loss": 2.0}, 1)
-    assert file.read_text().split() == whole.split()
+    assert file.read_text().split() == complete.split()
 
 
 def test_checkpoint_io_names_file_on_full_disk(tmp_path, monkeypatch):

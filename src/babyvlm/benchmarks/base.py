@@ -1,4 +1,4 @@
-"""What a benchmark is: how its list is read, what a model is asked, and how the answers are judged.
+"""Base class of benchmarks: reads a list of trials, scores a model on it, and judges the answers.
 
 A benchmark is a plain class. ``evaluate.py`` runs it on a model; ``evaluation_callback.py`` does the same during a run
 of Lightning. A benchmark of your own is a subclass with ``name``, ``measures`` and ``read``; nothing else must change.
@@ -27,9 +27,9 @@ class Measure:
     """One way to judge the answers.
 
     Attributes:
-        title: what the heading of its column adds to the benchmark's title; may be empty.
+        title: appended to the benchmark's title in the column heading; may be empty.
         chance: mean credit of a model that knows nothing; None if there is no such number.
-        main: whether it stands in the main table; other measures stand in the tables of details.
+        main: whether the main table shows it; other measures are shown in the detailed tables only.
     """
 
     title: str = ""
@@ -61,7 +61,7 @@ class Benchmark(ABC):
         title: heading of its columns in tables.
         order: position of its columns in tables.
         measures: by name; the first one is ``EvaluationResult.mean``.
-        category: what ``Trial.category`` stands for (``word class``); empty if trials have no categories.
+        category: meaning of ``Trial.category`` (``word class``); empty if trials have no categories.
         dev_fraction: see above; 0 by default, since the authors' lists are test sets.
     """
 
@@ -117,7 +117,7 @@ class Benchmark(ABC):
         return False
 
     def facts(self) -> dict[str, str]:
-        """Return what else the metadata of the results say about the list."""
+        """Return further facts about the list for the metadata of the results."""
         return {}
 
     def load(self) -> tuple[list[Trial], int]:

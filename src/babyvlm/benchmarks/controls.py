@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from babyvlm.benchmarks.trials import Trial
 
-# They stand where an image's path would; no path can contain a NUL.
+# Used in place of an image's path; no path can contain a NUL.
 BLANK = "\0blank"  # an empty image
-ABSENT = "\0absent"  # no image: the likelihood of the text alone
+ABSENT = "\0absent"  # no image: the likelihood of the text only
 CONTROLS = {"blank": "blank image", "shuffled": "shuffled images", "text_only": "text only"}  # titles in tables
 
 Views = dict[str, list[Trial]]  # the trials themselves under "", and those of each control under its name

@@ -20,7 +20,7 @@ class EvaluationCallback(Callback):
 
     Means are logged as ``<benchmark>_<split>`` (``vtwt_dev``), those of further measures as
     ``<benchmark>_<measure>_<split>``. The results of each trial are written to ``results/`` in the folder of the run.
-    Benchmarks that the model cannot be asked (captions of a model that does not caption) are skipped.
+    Benchmarks that the model does not support (captions, for a model that does not caption) are skipped.
 
     Args:
         benchmarks: Their names must differ.

@@ -34,7 +34,7 @@ RESULT_SCHEMA = pa.schema(
 
 
 def benchmark_facts(benchmark: Benchmark) -> dict[str, str]:
-    """Return the metadata of a benchmark's results, from which a report makes its tables.
+    """Return the metadata of a benchmark's results, from which a report builds its tables.
 
     Returns:
         ``title``, ``order``, ``measures`` (JSON list of name, title, chance and main), ``category`` (what categories

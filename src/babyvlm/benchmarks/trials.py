@@ -23,7 +23,7 @@ class Trial:
     Attributes:
         item: id, unique in its list.
         split: ``dev`` (may choose a checkpoint) or ``test`` (reported).
-        category: what the trial is counted under besides the total (object category, word class).
+        category: the trial's object category or word class, for results by category.
         options: the pairs.
         answer: index of the right option.
         group: trials of one group are not independent, so intervals resample them together; empty for a trial that is

@@ -1,4 +1,4 @@
-"""Baby Winoground (BabyVLM): two images and two phrases; which belongs to which?"""
+"""Baby Winoground (BabyVLM): match two images with two phrases."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class BabyVLMCLI(LightningCLI):
         config.weights_only = True
         if config.trainer.model_registry is not None:
             raise UserError("trainer.model_registry: runs are uploaded by `export --hub` only")
-        if config.trainer.default_root_dir is not None:  # Lightning would resume from what lies there
+        if config.trainer.default_root_dir is not None:  # Lightning would resume from files in it
             raise UserError("trainer.default_root_dir: use --log_dir for the folder of runs, resume to continue one")
         for option in ("name", "data.init_args.name"):
             value = config.get(option)

@@ -20,7 +20,7 @@ PROGRAM = "python -m babyvlm"
 
 
 class Command(NamedTuple):
-    """Where a command's function is, and what the command does in one line.
+    """A command's function and its one-line description.
 
     Attributes:
         function: ``module:function``; its signature is the command's options, its docstring the command's help.
@@ -167,7 +167,7 @@ def load_function(name: str) -> Callable[..., object]:
 
 
 def find_command(args: list[str]) -> tuple[str, list[str]]:
-    """Split a command line into the longest name of a command or group that it begins with, and the rest."""
+    """Split a command line into the longest command or group name at its start, and the remaining arguments."""
     names = [" ".join(args[:length]) for length in range(1, len(args) + 1)]
     found = next((name for name in reversed(names) if name in COMMANDS or name in GROUPS), "")
     return found, args[len(found.split()) :]
@@ -199,7 +199,7 @@ def _show_group(name: str, rest: list[str]) -> None:
     """Print the commands of a group, or all of them.
 
     Raises:
-        UserError: something else was asked for.
+        UserError: the command is unknown.
     """
     if not name and rest == ["--version"]:
         echo(f"{PROGRAM} {__version__}")
@@ -225,7 +225,7 @@ def _listed(group: str) -> Iterator[str]:
             yield f"  {last:<19}  {summary}"
 
 
-# What a machine refuses and its user can change: no space, no permission.
+# Errors of the machine that its user can fix: no space, no permission.
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 

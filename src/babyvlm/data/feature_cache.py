@@ -102,7 +102,7 @@ def frozen_features(
     trainer: Trainer,
     num_workers: int = 0,
 ) -> CachedFeatures:
-    """Open the cache of a store's features, after computing what it lacks.
+    """Open the cache of a store's features, after computing missing parts.
 
     The cache's name consists of the store's name and a hash of everything that its contents depend on, so that another
     encoder, transform or store has another folder. All ranks call this; they share the folder and the work.
@@ -215,7 +215,7 @@ class FeatureCacheWriter:
         )
 
     def missing(self) -> list[int]:
-        """Return the numbers of the parts that ``partial`` lacks.
+        """Return the numbers of the parts that are missing in ``partial``.
 
         Raises:
             UserError: the disk is too small for them.

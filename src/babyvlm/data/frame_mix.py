@@ -23,7 +23,7 @@ from babyvlm.data.transforms import PILGaussianBlur, seeded, to_tensor
 
 @dataclass(frozen=True)
 class Crops:
-    """How DINO's views are made; the defaults are facebookresearch/dino's, with its scales for convolutional networks.
+    """Settings of DINO's views; the defaults are facebookresearch/dino's, with its scales for convolutional networks.
 
     Attributes:
         local_count: number of small views, besides the two large ones.
@@ -63,13 +63,13 @@ class Views:
 
 
 class MultiCrop:
-    """Makes two large views and some small ones of an image, with randomness from torch's generator.
+    """Creates two large views and some small ones of an image, with randomness from torch's generator.
 
     Uses torchvision, because lightly's own draws from numpy's global generator, which no worker seeds per item.
 
     Args:
         size: side of the large views, in pixels.
-        crops: how the views are made.
+        crops: settings of the views.
     """
 
     def __init__(self, size: int, crops: Crops) -> None:
@@ -150,7 +150,7 @@ class FrameMix(Mix):
         sources: the stores to train on.
         batch_size: global, split over all devices.
         image_size: side of the large views, in pixels.
-        crops: how the views are made.
+        crops: settings of the views.
         num_workers: processes per device that decode and augment.
         seed: of order and augmentation; that of the run.
     """

@@ -41,7 +41,7 @@ class Source:
 
 
 class Mix(LightningDataModule):
-    """What the DataModules of pairs, text and frames share; works with and without a Trainer.
+    """Base class of the DataModules of pairs, text and frames; works with and without a Trainer.
 
     Args:
         name: of the mix, for the run's name and tables.
@@ -93,7 +93,7 @@ class PairMix(Mix):
         sources: the stores to train on.
         validation: name of the store whose ``val`` and ``test`` splits the losses are measured on. Use the same for all
             mixes, so that their losses can be compared.
-        vocabulary: folder made by ``curate vocabulary``.
+        vocabulary: folder created by ``curate vocabulary``.
         batch_size: global, split over all devices.
         image_size: side of the square images, in pixels.
         max_tokens: longest utterance, in tokens, ``<sos>`` and ``<eos>`` included.
@@ -111,7 +111,7 @@ class PairMix(Mix):
         UserError: features of augmented images are requested.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - each is a setting of the data that a YAML may change alone
+    def __init__(  # noqa: PLR0913, PLR0917 - each is a setting of the data that a YAML may override
         self,
         name: str,
         stores: Path,

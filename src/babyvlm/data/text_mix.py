@@ -66,7 +66,7 @@ class TextMix(Mix):
         stores: folder of the pair stores.
         sources: the stores to train on: the training utterances that ``PairMix`` uses, each once.
         validation: name of the store whose ``val`` and ``test`` splits the losses are measured on.
-        vocabulary: folder made by ``curate vocabulary``.
+        vocabulary: folder created by ``curate vocabulary``.
         batch_size: in contexts; global, split over all devices.
         max_tokens: tokens per context.
         seed: of order and cuts; that of the run.

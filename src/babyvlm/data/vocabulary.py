@@ -44,7 +44,7 @@ class Vocabulary:
     'look at the ball'
 
     Args:
-        path: folder made by ``curate vocabulary``.
+        path: folder created by ``curate vocabulary``.
 
     Raises:
         UserError: the folder is not a vocabulary, or its files do not belong together.

@@ -47,13 +47,13 @@ class BabyLLaVA(CausalModule):
     The connector is always trained. Frozen parts are in evaluation mode: no gradient, no dropout, fixed batch norm.
 
     Args:
-        vocabulary: folder made by ``curate vocabulary``; that of the data, and of phase 0.
+        vocabulary: folder created by ``curate vocabulary``; that of the data, and of phase 0.
         vision: the vision encoder; trained unless it is ``frozen``.
         language: size of the language model; that of phase 0.
         train_language: train the language model: false in phase 1, true in phase 2.
         init_language: run of phase 0 to initialize the language model from.
         init_from: run of the previous phase to initialize all weights from, or a folder with the authors' checkpoint.
-        likelihood: what ``score`` returns: the mean log-likelihood of a text's tokens (the authors' choice), their sum,
+        likelihood: the value of ``score``: the mean log-likelihood of a text's tokens (the authors' choice), their sum,
             or the evidence log p(text | image) - log p(text).
         gradient_checkpointing: recompute the activations of the language model's layers in the backward pass: less
             memory, more time (phase 2).
@@ -163,7 +163,7 @@ class BabyLLaVA(CausalModule):
         return [self.vocabulary.decode(row) for row in self.network.generate(images_BCHW, max_new_tokens).tolist()]
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write what ``AutoModelForImageTextToText`` and ``AutoProcessor`` read: config, weights, tokenizer."""
+        """Write config, weights and tokenizer for ``AutoModelForImageTextToText`` and ``AutoProcessor``."""
         self.network.llava.save_pretrained(folder)
         tokenizer = self.vocabulary.path / "tokenizer.json"
         processor(tokenizer, self.image_size, self.network.image_length).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What the LightningModules share: vocabulary, contrastive training on the global batch, causal language modeling."""
+"""Base classes of the LightningModules: vocabulary, contrastive training on the global batch, language modeling."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def init_from(
         saved_by: class of the model that was saved; by default that of ``module``.
 
     Raises:
-        UserError: the file cannot be read safely, lacks a weight, has it in another shape, or belongs to another
+        UserError: the file cannot be read safely, a weight is missing or has another shape, or it belongs to another
             vocabulary or number of heads.
         ValueError: no weight of the module has a given prefix.
     """
@@ -124,7 +124,7 @@ def _check_heads(source: str, trained_with: list[int] | None, heads: tuple[int, 
 
 
 def _read_checkpoint(file: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-    """Return weights by name, and what the file says about them: ``vocabulary`` (its hash), ``heads``."""
+    """Return weights by name, and their metadata in the file: ``vocabulary`` (its hash), ``heads``."""
     if file.suffix == ".safetensors":
         try:
             with safe_open(file, "pt") as content:

@@ -42,7 +42,7 @@ class ClipTraining(ContrastiveModule, VocabularyModule):
     """Trains an open_clip model, and writes it in open_clip's own folder format at the end of training.
 
     Args:
-        vocabulary: folder made by ``curate vocabulary``; becomes the model's tokenizer.
+        vocabulary: folder created by ``curate vocabulary``; becomes the model's tokenizer.
         embed_dim: width of the embedding space.
         vision: open_clip's ``vision_cfg``.
         text: open_clip's ``text_cfg``; vocabulary size, padding and end of text are filled in.

@@ -1,4 +1,4 @@
-"""What version 0.1.0 called differently in configs and checkpoints: one mapping, used wherever either is read.
+"""Names of version 0.1.0 in configs and checkpoints: one mapping, used wherever either is read.
 
 Version 0.2.0 moved the networks out of the LightningModules, so that weights have other names, moved modules, and
 renamed options.

@@ -38,7 +38,7 @@ class CVCL(ContrastiveModule, VocabularyModule):
     """Trains a ``CVCLNetwork`` with a symmetric InfoNCE loss over the global batch.
 
     Args:
-        vocabulary: folder made by ``curate vocabulary``; that of the data.
+        vocabulary: folder created by ``curate vocabulary``; that of the data.
         vision: the vision encoder.
         text: the text encoder; called with (vocabulary size, width).
         width: of the embedding space (512 in the paper).
@@ -134,7 +134,7 @@ class CVCL(ContrastiveModule, VocabularyModule):
 
 
 class EmbeddingWriter(BasePredictionWriter):
-    """Writes what ``predict_step`` returns to ``embeddings-rank<r>.parquet`` in the run's folder.
+    """Writes the embeddings that ``predict_step`` returns to ``embeddings-rank<r>.parquet`` in the run's folder.
 
     The file gets its name when it is complete.
     """

@@ -1,4 +1,4 @@
-"""DINO (Caron et al. 2021): trains the vision encoder on frames alone (phase 0 of the vision encoder).
+"""DINO (Caron et al. 2021): trains the vision encoder on frames only (phase 0 of the vision encoder).
 
 Shapes: V views, N = V * B views of a batch, concatenated, K prototypes.
 """
@@ -37,7 +37,7 @@ def original_optimizer(parameters: object) -> torch.optim.Optimizer:
 
 
 class DINO(LightningModule):
-    """Trains a student to match, from any view, what its moving average (the teacher) outputs for the large views.
+    """Trains a student to match, from any view, the output of its moving average (the teacher) for the large views.
 
     At the end of training the teacher's trunk, which later phases start from, is written to the run's folder as
     ``backbone.safetensors``, with its provenance in ``backbone.json``. Defaults are those of facebookresearch/dino.

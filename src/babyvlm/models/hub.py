@@ -20,7 +20,7 @@ from babyvlm.models.checkpoints import init_from
 from babyvlm.models.compatibility import Config, upgrade_config
 from babyvlm.models.networks.auto_classes import register_auto_classes
 
-EXPORT = "babyvlm"  # kind of the artifact that ``export`` makes
+EXPORT = "babyvlm"  # kind of the artifact that ``export`` creates
 WEIGHTS = "model.safetensors"
 FILES = ("*.json", "*.safetensors", "vocabulary/*.json")  # nothing else is uploaded to a hub or downloaded from it
 # Options that only training needs. Weights come from the checkpoint, whatever they were initialized from.
@@ -34,8 +34,8 @@ def load(source: str | Path, device: str = "cpu", allow: Sequence[str] = ()) -> 
     Also registers BabyLLaVA with transformers' Auto classes (``register_auto_classes``).
 
     Args:
-        source: a run's folder (its best checkpoint is used), a folder made by ``export``, or the name of such a folder
-            on the Hugging Face hub, ``ORG/NAME``. Runs and folders of version 0.1.0 load too.
+        source: a run's folder (its best checkpoint is used), a folder created by ``export``, or the name of such a
+            folder on the Hugging Face hub, ``ORG/NAME``. Runs and folders of version 0.1.0 load too.
         device: to move the model to.
         allow: modules of your own whose classes the model may name, as ``--allow`` on the command line.
 

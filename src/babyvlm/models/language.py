@@ -28,7 +28,7 @@ class LanguageModel(CausalModule):
     """Trains a causal language model of transformers to predict each word and ``<eos>`` from the tokens before it.
 
     Args:
-        vocabulary: folder made by ``curate vocabulary``; that of the data.
+        vocabulary: folder created by ``curate vocabulary``; that of the data.
         shape: size of the model.
         max_tokens: length of a context, in tokens; that of the data.
         init_from: run folder or checkpoint file to initialize the weights from. This starts a new run; it does not

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from babyvlm.errors import UserError
 
-# Makes a schedule from the optimizer and the number of steps, so that no config can state a length other than the
+# Creates a schedule from the optimizer and the number of steps, so that no config can state a length other than the
 # run's.
 TimedScheduler = Callable[[Optimizer, int], LRScheduler]
 

@@ -95,7 +95,7 @@ class HFVisionLanguage(TestOnly):
         model: hub id, or folder in transformers' format, of a ``LlavaForConditionalGeneration`` and its processor.
         precision: of the weights. ``int8`` needs half of the memory of bfloat16, and bitsandbytes and accelerate
             (``babyvlm[int8]``).
-        likelihood: what ``score`` returns: the mean log-likelihood of a text's tokens (the authors' choice), their sum,
+        likelihood: the value of ``score``: the mean log-likelihood of a text's tokens (the authors' choice), their sum,
             or the evidence log p(text | image) - log p(text).
         prompt: for likelihoods, with ``<image>``.
         caption_prompt: for captions, with ``<image>``.
@@ -178,7 +178,7 @@ class HFVisionLanguage(TestOnly):
         return log_likelihood_after_prefix(self.llava, prefix, answers, None, self.batch_size)[0]
 
     def _prefix(self, prompt_L: Tensor, images_BCHW: Tensor | None = None) -> DynamicCache:
-        """Return keys and values of the prompt without its last token, with which the answers begin."""
+        """Return keys and values of the prompt without its last token, which is the first input of the answers."""
         if images_BCHW is None:
             return self.llava.model(input_ids=prompt_L[None, :-1], use_cache=True).past_key_values
         prompt_BL = prompt_L[:-1].expand(len(images_BCHW), -1)

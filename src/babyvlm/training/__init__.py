@@ -1,1 +1,1 @@
-"""What makes any training run exact and recoverable: callbacks and a logger that the command line adds."""
+"""Callbacks and a logger, added by the command line, that make training runs exact and recoverable."""

@@ -36,7 +36,7 @@ class Provenance(Callback):
             _check_same(recorded, inputs(trainer), getattr(trainer, "datamodule", None))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what is known before the first step."""
+        """Write the facts that are known before the first step."""
         _write(trainer, versions() | inputs(trainer) | {"parameters": _parameters(pl_module)})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -194,7 +194,7 @@ def newest_readable(run: Path) -> Path | None:
 
 
 def damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint file, or None. torch writes a ZIP with a checksum of every tensor.
+    """Return the defect of a checkpoint file, or None. torch writes a ZIP with a checksum of every tensor.
 
     The checksums do not cover the ZIP's own directory, so torch also looks up all tensors, without reading them.
     """

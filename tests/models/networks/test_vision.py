@@ -25,7 +25,7 @@ SMALL = "test_resnet"  # timm's own for tests, 0.4 million parameters
 def torchvision_trunk():
     torch.manual_seed(1)
     trunk = ResNet(Bottleneck, [1, 1, 1, 1], groups=32, width_per_group=4, num_classes=10)
-    trunk(torch.randn(4, 3, 32, 32))  # so that the running statistics are its own
+    trunk(torch.randn(4, 3, 32, 32))  # so that the running statistics are not the defaults
     return trunk.eval()
 
 
@@ -76,7 +76,7 @@ def as_cvcl(trunk):
 
 
 def save_with_foreign_modules(content, path):
-    """As torch.save wrote it where the package ``multimodal`` could be imported; it cannot be here."""
+    """Write a file as torch.save does where the package ``multimodal`` can be imported, which it cannot be here."""
     package, module = types.ModuleType("multimodal"), types.ModuleType("multimodal.multimodal")
     foreign = type("VisionEncoder", (torch.nn.Linear,), {"__module__": module.__name__})
     module.VisionEncoder = foreign
@@ -112,7 +112,7 @@ def test_vision_encoder_reads_common_checkpoint_layouts(tmp_path, torchvision_tr
 def test_vision_encoder_reads_checkpoint_that_names_missing_package(tmp_path, torchvision_trunk):
     path = tmp_path / "cvcl.ckpt"
     save_with_foreign_modules(as_cvcl(torchvision_trunk), path)
-    with pytest.raises(pickle.UnpicklingError):  # so the file is what it is meant to be
+    with pytest.raises(pickle.UnpicklingError):  # the file does contain foreign modules
         torch.load(path, weights_only=True)
     assert_same_features(path, torchvision_trunk)
 
@@ -183,7 +183,7 @@ def test_vision_encoder_executes_nothing_from_hostile_file(tmp_path, zipped, nam
     }[name]
     trunk = timm.create_model(SMALL, num_classes=0)
     torch.save({"state_dict": trunk.state_dict(), "x": payload}, path, _use_new_zipfile_serialization=zipped)
-    if name == "torch" and zipped:  # an object beside the weights: read past
+    if name == "torch" and zipped:  # an object beside the weights is skipped
         VisionEncoder(SMALL, weights=str(path))
     else:
         with pytest.raises(UserError, match="cannot be read as weights") as refusal:
@@ -191,7 +191,7 @@ def test_vision_encoder_executes_nothing_from_hostile_file(tmp_path, zipped, nam
         assert "\n" not in str(refusal.value)
     assert not witness.exists()
     torch.load(path, weights_only=False)
-    assert witness.exists()  # it would have
+    assert witness.exists()  # the file does execute code in an unsafe loader
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ MAX_NEW_TOKENS = 25  # length of a caption (the authors' evaluation)
 class BabyLLaVANetwork(nn.Module):
     """The tokens of an image, projected to the language model's width, precede the tokens of the text.
 
-    The parts belong to ``llava``, a model of transformers, which also generates captions and is what is exported.
+    The parts belong to ``llava``, a model of transformers, which also generates captions and is exported.
 
     >>> import torch
     >>> shape = LanguageShape(width=16, layers=1, heads=2, inner=32, positions=64)

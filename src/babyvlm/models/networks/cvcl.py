@@ -27,7 +27,7 @@ class CVCLNetwork(nn.Module):
     Args:
         vision: the vision encoder.
         vocabulary_size: number of tokens, special tokens included.
-        text: makes the text encoder; called with the vocabulary size and ``width``.
+        text: creates the text encoder; called with the vocabulary size and ``width``.
         width: of the embedding space (512 in the paper).
         temperature: of the loss (0.07 in the paper).
         learn_temperature: train the temperature, starting at ``temperature``.

@@ -1,4 +1,4 @@
-"""CVCL's text encoders: tokens to one vector per utterance. Padding (id 0) contributes nothing in any of them."""
+"""CVCL's text encoders: tokens to one vector per utterance. All of them ignore padding (id 0)."""
 
 from __future__ import annotations
 
