@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from babyvlm import __version__
 from babyvlm.errors import UserError
+from babyvlm.io.limits import load_json
 from babyvlm.io.locks import exclusive_lock
 from babyvlm.io.printing import echo
 
@@ -44,7 +45,7 @@ def read_manifest(folder: Path, kind: str) -> Manifest:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. Build it first (python -m babyvlm --help lists the commands)")
     try:
-        manifest = json.loads(path.read_text())
+        manifest = load_json(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{folder}: is not a {kind} folder ({path.name} is missing)") from None
     except ValueError as error:
@@ -119,7 +120,8 @@ def create_marked(folder: Path) -> None:
     if not folder.exists() and not folder.is_symlink():
         folder.mkdir(parents=True, exist_ok=True)
     _require_marked(folder)
-    (folder / MARKER).touch()
+    if not (folder / MARKER).exists():
+        (folder / MARKER).touch()
 
 
 def remove_marked(folder: Path) -> None:
