@@ -32,7 +32,7 @@ class FakeLLM:
     def __init__(self, answer=sensible):
         self.answer = answer
         self.faults = defaultdict(list)  # caption -> faults before it is answered
-        self.reject = None  # function of a body: (status, message) if the server does not accept it
+        self.reject = None  # function of a body: (status, message or bytes) if the server does not accept it
         self.raw = None  # bytes that every call is answered with
         self.seconds = 0.0  # latency of an answer
         self.honors_keys = False
@@ -233,7 +233,9 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(self.llm.seconds)
         rejection = self.llm.reject(body) if self.llm.reject else None
         if rejection:
-            self.reply(rejection[0], {"error": {"message": rejection[1]}})
+            status, text = rejection
+            content = text if isinstance(text, bytes) else json.dumps({"error": {"message": text}}).encode()
+            self.send(status, content, "text/plain" if isinstance(text, bytes) else "application/json")
             return
         if self.llm.raw:
             self.send(200, self.llm.raw, "text/html")

@@ -157,6 +157,10 @@ FORMS = {
     "no response_format": (lambda b: "response_format" in b, "'response_format.type' must be 'text'"),
     "max_completion_tokens": (lambda b: "max_tokens" in b, "'max_tokens' is not supported with this model"),
     "no temperature": (lambda b: "temperature" in b, "'temperature' does not support 0 with this model"),
+    "other form of error": (
+        lambda b: "response_format" in b,
+        b'{"detail": [{"loc": ["body", "response_format"], "msg": "Extra inputs are not permitted"}]}',
+    ),
     "all": (
         lambda b: {"response_format", "max_tokens", "temperature"} & b.keys(),
         "Unexpected fields: response_format, max_tokens, temperature",
@@ -284,6 +288,13 @@ def test_rewrite_stops_at_web_page_and_unknown_error(tmp_path, llm):
     assert len(llm.bodies) == 2
 
 
+def test_rewrite_shows_error_that_is_not_json(tmp_path, llm):
+    make_store(tmp_path / "in", captions(3))
+    llm.reject = lambda _: (403, b"Your network blocks\n this site")
+    with pytest.raises(UserError, match=r"server error 403 .*Your network blocks this site.*Check --model m"):
+        run(tmp_path, llm)
+
+
 @pytest.mark.parametrize("status", [500, 404, 400])
 def test_rewrite_reports_unknown_model_within_30_seconds(tmp_path, llm, monkeypatch, capsys, status):
     """With the real waits."""
@@ -381,13 +392,13 @@ def test_rewrite_runs_against_transformers_serve(tmp_path, transformers_server, 
     server = SimpleNamespace(base_url=url)
     found = run(tmp_path, server, model=str(folder / "good"), timeout=120.0, concurrent_requests=2)
     assert found["w/0"] == "look a red ball"
-    assert set(list(found.values())[10:]) == {("failed", "not supported by the caption")}
+    assert found["w/11"] == ("failed", "not supported by the caption")  # "a blue cup"
     with pytest.raises(UserError, match=r"the first 5 answers of .*bad cannot be used .*'I would love to help!'"):
         run(tmp_path, server, out="bad", model=str(folder / "bad"), timeout=120.0)
     rows = ledger_rows(tmp_path / "rewrites.sqlite", "SELECT paid, output_tokens, input_tokens FROM calls")
     assert len(rows) == 12 + 5
     assert all(paid == "yes" and 0 < output <= 2 and read > 600 for paid, output, read in rows)
     start = time.monotonic()
-    with pytest.raises(UserError, match=r"server error.*no/such-model"):
+    with pytest.raises(UserError, match=r"server error 500 .*Internal Server Error.*--model no/such-model"):
         run(tmp_path, server, out="unknown", model="no/such-model", timeout=120.0)
     assert time.monotonic() - start < 30

@@ -161,9 +161,10 @@ class CallRunner:
         max_failures = MAX_UNUSABLE if is_start else MAX_FAILURES
         if self.server.fatal or self._failures >= max_failures:
             count = "" if self.server.fatal else f"{max_failures} calls in a row failed, the last with: "
+            check = f"Check --model {self.ledger.model} and --base_url. " if is_start else ""
             raise UserError(
-                f"{self.server.base_url}: {count}{printable(self.server.last_error)}. Fix the cause and run the same "
-                f"command again; answers so far are stored in {self.ledger.path}"
+                f"{self.server.base_url}: {count}{printable(self.server.last_error)}. {check}Fix the cause and "
+                f"run the same command again; answers so far are stored in {self.ledger.path}"
             )
         if self._unusable >= (MAX_UNUSABLE if is_start else MAX_UNUSABLE_LATER):
             which = f"the first {self._unusable} answers" if is_start else f"{self._unusable} answers in a row"

@@ -223,6 +223,8 @@ class Server:
         text = self._one_line(str(error))
         detail = text[:200]
         if isinstance(error, openai.APIStatusError):
+            if " - " not in text:  # the client quotes only errors in OpenAI's form
+                text = self._one_line(f"{error} - {error.response.text}")
             return _status_error(error.status_code, error.response.headers.get("retry-after"), text, error.code)
         if isinstance(error, openai.APIConnectionError):
             if type(error.__cause__).__name__ in NOT_SENT:
