@@ -1,9 +1,14 @@
 """Missing optional packages."""
 
+import subprocess
+import sys
+import tomllib
+
 import pytest
 
 from babyvlm.errors import UserError
-from babyvlm.io.extras import require_extra
+from babyvlm.io.extras import EXTRAS, require_extra
+from support import ROOT
 
 
 def test_require_extra_reports_missing_package():
@@ -21,3 +26,53 @@ def test_require_extra_quotes_error_without_package_name():
     message = r"^weights int8 cannot be used: it is broken\. Install"
     with pytest.raises(UserError, match=message), require_extra("int8", "weights int8"):
         raise ImportError("it is broken.\nmore")
+
+
+# Runs a command where no package of any extra can be imported.
+BLOCKED = f"""
+import sys
+for package in {sorted(EXTRAS)}:
+    sys.modules[package] = None
+from babyvlm.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "package"),
+    [
+        (["curate", "frames", "--videos", ".", "--transcripts", ".", "--out", "out"], "av"),
+        (["playroom", "--out", "world", "--size", "tiny"], "av"),
+        (["curate", "rewrite", "--store", "s", "--out", "o", "--method", "llm"], "openai"),
+        (["benchmark", "build", "review", "--items", "."], "werkzeug"),
+    ],
+)
+def test_command_reports_missing_extra(tmp_path, args, package):
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, *args], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].endswith(f"Install it with: pip install 'babyvlm[{EXTRAS[package]}]'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_core_imports_without_extras():
+    names = [
+        "cli.lightning",
+        "data.pair_mix",
+        "data.text_mix",
+        "models.cvcl",
+        "models.babyllava",
+        "benchmarks.evaluate",
+    ]
+    # Libraries first: some of them use optional packages of ours where they are installed.
+    code = "import datasets, lightning.pytorch.cli, open_clip, timm.models, transformers\n" + BLOCKED
+    code = code.replace("main(sys.argv[1:])", f"for name in {names}: __import__(f'babyvlm.{{name}}')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_extras_are_those_of_pyproject():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for package, extra in EXTRAS.items():
+        assert any(line.startswith(package.replace("_", "-")) for line in extras[extra]), package

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from babyvlm import __version__
 from babyvlm.errors import UserError
+from babyvlm.io.extras import missing_package
 from babyvlm.io.printing import echo
 
 if TYPE_CHECKING:
@@ -239,6 +240,8 @@ def _user_error(error: BaseException | None) -> str | None:
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.errno in _REFUSALS:
             return _os_error(error)
+        if isinstance(error, ImportError) and (message := missing_package(error)):
+            return message
         error = error.__cause__ or error.__context__
     # From a loader's worker it comes inside that process's traceback, whose last line is the cause.
     return None if error is None else str(error).rpartition("UserError: ")[2].strip()

@@ -21,6 +21,7 @@ from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader, held_out_b
 from babyvlm.data.transforms import MEAN, STD, Augmented, Plain, eval_transform
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
+from babyvlm.io.extras import require_extra
 from babyvlm.types import Batch
 
 if TYPE_CHECKING:
@@ -201,7 +202,8 @@ class PairMix(Mix):
         Raises:
             UserError: the batch has cached features instead of images.
         """
-        from matplotlib.figure import Figure
+        with require_extra("curation", "PairMix.plot"):
+            from matplotlib.figure import Figure
 
         if batch.features is not None:
             raise UserError("the batch has cached features instead of images. Create PairMix without features")

