@@ -82,9 +82,9 @@ def test_labeled_s_builds_list_that_benchmark_reads(folder, tmp_path):
     before = (out / "labeled_s.csv").read_bytes()
     labeled_s(folder, out)  # already complete
     assert (out / "labeled_s.csv").read_bytes() == before
-    with pytest.raises(UserError, match="different seed"):
+    with pytest.raises(UserError, match="different arguments: seed"):
         labeled_s(folder, out, seed=1)
-    with pytest.raises(UserError, match="different licensed"):
+    with pytest.raises(UserError, match="different arguments: licensed"):
         labeled_s(folder, out, licensed=False)
 
 

@@ -252,6 +252,7 @@ USER_ERRORS = [
     (["fit", "--config", "configs/playroom/base.yaml", "--data.batch_size", "many"], "batch_size"),
     (["fit", "--config", "configs/playroom/base.yaml", "--model", "evil_module.Model"], "evil_module"),
     (["fit", "--config", "bad.yaml"], "bad.yaml"),
+    (["test", "--config", "configs/eval/playroom-clip.yaml"], "no benchmarks to evaluate OpenClip on"),
     (["curate", "filter", "--store", "nowhere", "--embeddings", "nowhere", "--out", "x"], "nowhere"),
     (["curate", "nothing"], "nothing"),
     (["curate", "embed", "--store", str(DATA / "stores/frames"), "--out", "x", "--clip", "ViT-L-14"], "ViT-L-14"),

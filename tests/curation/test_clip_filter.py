@@ -69,7 +69,7 @@ def test_filter_keeps_pairs_above_threshold(tmp_path, monkeypatch, capsys):
     assert out.manifest["funnel"]["dropped"] == {"similarity <= 0.2": COUNT - len(rows)}
     filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out")
     assert "already complete" in capsys.readouterr().out
-    with pytest.raises(UserError, match="a different threshold"):
+    with pytest.raises(UserError, match="different arguments: threshold"):
         filter_pairs(tmp_path / "in", tmp_path / "e", tmp_path / "out", threshold=0.3)
     with pytest.raises(UserError, match="already has the column clip_similarity"):
         filter_pairs(tmp_path / "out", tmp_path / "e", tmp_path / "again")

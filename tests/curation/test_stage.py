@@ -81,9 +81,9 @@ def test_stage_builds_once_and_records_funnel(tmp_path, capsys):
 
 def test_stage_refuses_other_arguments(tmp_path):
     count(3, tmp_path / "out")
-    with pytest.raises(UserError, match=r"built with a different limit\. Delete it or pass a different --out"):
+    with pytest.raises(UserError, match=r"built with different arguments: limit\. Delete it or pass a different --out"):
         count(4, tmp_path / "out")
-    with pytest.raises(UserError, match="different sources"):
+    with pytest.raises(UserError, match="different arguments: sources"):
         count(3, tmp_path / "out", [Source("a")])
 
 

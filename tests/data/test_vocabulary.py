@@ -75,7 +75,7 @@ def test_transformers_reads_word_vocabulary(made, words):
 def test_vocabulary_folder_is_atomic_and_hashed(made, words, capsys):
     create_vocabulary([made / "store"], made / "vocabulary")
     assert "already complete, skipping" in capsys.readouterr().out
-    with pytest.raises(UserError, match="built with a different min_count"):
+    with pytest.raises(UserError, match="built with different arguments: min_count"):
         create_vocabulary([made / "store"], made / "vocabulary", min_count=2)
     create_vocabulary([made / "store"], made / "other", min_count=2)
     other = Vocabulary(made / "other")
@@ -148,7 +148,7 @@ def test_transformers_reads_bpe_vocabulary(made, pieces):
 
 
 def test_bpe_refuses_other_kind_and_small_size(made, pieces):
-    with pytest.raises(UserError, match="built with a different kind"):
+    with pytest.raises(UserError, match="built with different arguments: kind"):
         create_vocabulary([made / "store"], made / "vocabulary", kind="bpe")
     with pytest.raises(UserError, match="--vocabulary_size 200: must be at least 261"):
         create_vocabulary([made / "store"], made / "none", kind="bpe", vocabulary_size=200)

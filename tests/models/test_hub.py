@@ -153,7 +153,7 @@ def test_export_is_skipped_if_complete_and_rebuilt_if_not(runs, folders, capsys)
     assert "already complete" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["export", "--run", str(runs["BabyLLaVA"]), "--out", str(folders["CVCL"])])
-    assert "different checkpoint" in capsys.readouterr().err
+    assert "different arguments: checkpoint" in capsys.readouterr().err
 
 
 def code_in(page):

@@ -68,7 +68,7 @@ def test_playroom_skips_complete_world_and_rejects_other_seed(room, capsys):
     playroom(room, "tiny", num_workers=1)
     assert "already complete" in capsys.readouterr().out
     assert (room / "truth.csv").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="a different seed"):
+    with pytest.raises(UserError, match="different arguments: seed"):
         playroom(room, "tiny", seed=5, num_workers=1)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from babyvlm.errors import UserError, first_line
-from babyvlm.io.artifacts import Manifest, create, is_complete, one_at_a_time, sha256_file
+from babyvlm.io.artifacts import Manifest, create, exclusive, is_complete, sha256_file
 from babyvlm.io.printing import echo
 
 
-@one_at_a_time
 def export(run: Path, out: Path, hub: str | None = None, private: bool = True, licensed_export: bool = False) -> None:
     """Export a run's best checkpoint, tokenizer, configuration and model card.
 
@@ -44,25 +43,26 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
         )
     _refuse_links(run / "vocabulary", "its target would be copied into the export")
     arguments = {"checkpoint": sha256_file(best_checkpoint(run))}
-    if is_complete(out, EXPORT, arguments):
-        echo(f"{out}: already complete, skipping")
-    else:
-        model, recipe = load_run(run)
-        manifest: Manifest = {"arguments": arguments, "model": recipe, "licensed": licensed}
-        vocabulary = getattr(model, "vocabulary", None)
-        card = model_card(
-            run,
-            type(model).__name__,
-            parameters=sum(weight.numel() for weight in model.parameters()),
-            words=0 if vocabulary is None else len(vocabulary),
-            name=hub or str(out),
-            captions=hasattr(model, "save_pretrained"),
-        )
-        with create(out, EXPORT, manifest) as partial:
-            save(model, partial)
-            (partial / "README.md").write_text(card)
-            recipe["init_args"].pop("vocabulary", None)  # a path of this machine; the folder has it
-        echo(f"{out}: {type(model).__name__}")
+    with exclusive(out):
+        if is_complete(out, EXPORT, arguments):
+            echo(f"{out}: already complete, skipping")
+        else:
+            model, recipe = load_run(run)
+            manifest: Manifest = {"arguments": arguments, "model": recipe, "licensed": licensed}
+            vocabulary = getattr(model, "vocabulary", None)
+            card = model_card(
+                run,
+                type(model).__name__,
+                parameters=sum(weight.numel() for weight in model.parameters()),
+                words=0 if vocabulary is None else len(vocabulary),
+                name=hub or str(out),
+                captions=hasattr(model, "save_pretrained"),
+            )
+            with create(out, EXPORT, manifest) as partial:
+                save(model, partial)
+                (partial / "README.md").write_text(card)
+                recipe["init_args"].pop("vocabulary", None)  # a path of this machine; the folder has it
+            echo(f"{out}: {type(model).__name__}")
     if hub is not None:
         _upload(out, hub, private)
 

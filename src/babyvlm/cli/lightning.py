@@ -19,6 +19,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from babyvlm.ablations.state import FINISHED
+from babyvlm.benchmarks.evaluation_callback import benchmarks_of
 from babyvlm.config import LINKED, CheckedParser, check_yaml
 from babyvlm.errors import UserError
 from babyvlm.io.files import safe_name
@@ -163,6 +164,16 @@ class BabyVLMCLI(LightningCLI):
     def before_fit(self) -> None:
         """Skip training if it has ended."""
         self._recovery.training_done = self.training_done
+
+    def before_test(self) -> None:
+        """Refuse a model that has no data of its own if there are no benchmarks either."""
+        from babyvlm.models.zero_shot import TestOnly  # imports much of transformers
+
+        if isinstance(self.model, TestOnly) and not benchmarks_of(self.trainer):
+            raise UserError(
+                f"no benchmarks to evaluate {type(self.model).__name__} on. Add a config that has some, for example "
+                "--config configs/benchmarks/playroom.yaml"
+            )
 
     @property
     def _recovery(self) -> Recovery:

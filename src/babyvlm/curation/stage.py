@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -97,9 +96,7 @@ def stage(function: Callable[P, Stage]) -> Callable[P, None]:
         out: Path = parameters.bind(*args, **kwargs).arguments["out"]
         steps = function(*args, **kwargs)
         artifact = next(steps)
-        # A complete artifact in a folder that cannot be written to is found all the same.
-        read_only = out.exists() and not os.access(out.parent, os.W_OK)
-        with artifacts.exclusive(out) if artifact.lock and not read_only else nullcontext():
+        with artifacts.exclusive(out) if artifact.lock else nullcontext():
             if artifacts.is_complete(out, artifact.kind, artifact.arguments):
                 steps.close()
                 summary = "already complete, skipping"

@@ -7,11 +7,9 @@ import json
 import os
 import shutil
 import sys
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from functools import wraps
-from inspect import signature
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from babyvlm import __version__
 from babyvlm.errors import UserError
@@ -20,10 +18,8 @@ from babyvlm.io.locks import exclusive_lock
 from babyvlm.io.printing import echo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Manifest = dict[str, Any]
 SCRATCH = "scratch"  # subfolder of an unfinished artifact
 MARKER = "babyvlm-unfinished"  # file in every folder that this package created and may delete
@@ -105,7 +101,7 @@ def is_complete(folder: Path, kind: str, arguments: Mapping[str, Any]) -> bool:
     changed = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
     if changed:
         raise UserError(
-            f"{folder}: already exists and was built with a different {', '.join(changed)}. "
+            f"{folder}: already exists and was built with different arguments: {', '.join(changed)}. "
             "Delete it or pass a different --out"
         )
     return True
@@ -197,13 +193,17 @@ def create(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = 
 def exclusive(folder: Path) -> Iterator[None]:
     """Keep other processes from building ``folder`` while the block runs; wait while one of them builds it.
 
-    The lock file lies beside the folder and is removed at the end.
+    The lock file lies beside the folder and is removed at the end. An existing folder beside which nothing can be
+    written is not locked, so that a complete artifact is found there.
 
     Raises:
         UserError: nothing can be written there, or the file system does not support locks.
     """
     if folder.name in ("", ".."):
         raise UserError(f"{folder}: not a valid output folder. Pass the path of a folder that does not exist yet")
+    if folder.exists() and not os.access(folder.parent, os.W_OK):
+        yield
+        return
     path = folder.with_name(folder.name + ".lock")
 
     def report_waiting() -> None:
@@ -216,20 +216,6 @@ def exclusive(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.filename or path}: {error.strerror})") from None
         yield
-
-
-def one_at_a_time(command: Callable[P, T]) -> Callable[P, T]:
-    """Let a command wait while another process builds its output ``out``. Commands of stages use ``stage``."""
-    parameters = signature(command)
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        out: Path = parameters.bind(*args, **kwargs).arguments["out"]
-        # A complete artifact in a folder that cannot be written to is found all the same.
-        with nullcontext() if out.exists() and not os.access(out.parent, os.W_OK) else exclusive(out):
-            return command(*args, **kwargs)
-
-    return run
 
 
 def _partial(folder: Path) -> Path:

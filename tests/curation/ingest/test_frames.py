@@ -209,10 +209,10 @@ def test_frames_is_independent_of_workers_and_skips_complete_store(tmp_path, cap
     assert one.columns("key")["key"].to_pylist() == sorted(one.columns("key")["key"].to_pylist())
     run_frames(tmp_path, "one", num_workers=3)
     assert "already complete, skipping" in capsys.readouterr().out
-    with pytest.raises(UserError, match="a different image_size"):
+    with pytest.raises(UserError, match="different arguments: image_size"):
         run_frames(tmp_path, "one", image_size=96)
     write_corpus(tmp_path, [("0:00", "M", "other"), ("0:04", "M", "end")], "V_0", count=50)
-    with pytest.raises(UserError, match="a different transcripts"):
+    with pytest.raises(UserError, match="different arguments: transcripts"):
         run_frames(tmp_path, "one")
 
 

@@ -227,7 +227,7 @@ def test_web_is_deterministic_and_skips_complete_store(tmp_path, capsys):
     web([tmp_path / "a.tar"], tmp_path / "one", image_size=32)
     assert "already complete, skipping" in capsys.readouterr().out
     write_tar(tmp_path / "a.tar", [("0.jpg", encode_noise(size=(90, 60))), ("0.txt", b"y")])
-    with pytest.raises(UserError, match="a different sources"):
+    with pytest.raises(UserError, match="different arguments: sources"):
         web([tmp_path / "a.tar"], tmp_path / "one", image_size=32)
 
 
@@ -463,7 +463,7 @@ def test_web_counts_failed_downloads_by_expected_count(tmp_path):
     assert PairStore(tmp_path / "store").manifest["funnel"]["dropped"] == {
         "download failed: expected, but not in the sources": 1
     }
-    with pytest.raises(UserError, match="built with a different expected_count"):
+    with pytest.raises(UserError, match="built with different arguments: expected_count"):
         web([tmp_path / "a.tar"], tmp_path / "store")
     write_tar(tmp_path / "b.tar", [(f"{i}.{k}", b"x") for i in range(3) for k in ("jpg", "txt")])
     with pytest.raises(UserError, match="--expected_count 2: the sources contain 3"):

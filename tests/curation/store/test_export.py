@@ -64,7 +64,7 @@ def test_store_export_skips_complete_and_refuses_other_format(tiny_store, tmp_pa
     export(store.path, tmp_path / "x")
     export(store.path, tmp_path / "x")
     assert "already complete" in capsys.readouterr().out
-    with pytest.raises(UserError, match="built with a different format"):
+    with pytest.raises(UserError, match="built with different arguments: format"):
         export(store.path, tmp_path / "x", format="folder")
 
 

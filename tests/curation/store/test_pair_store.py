@@ -117,7 +117,7 @@ def test_is_complete_compares_arguments(tmp_path):
     assert not artifacts.is_complete(tmp_path / "store", "store", {"n": 1})
     write(tmp_path / "store", rows(2))
     assert artifacts.is_complete(tmp_path / "store", "store", {"n": 1})
-    with pytest.raises(UserError, match="built with a different n"):
+    with pytest.raises(UserError, match="built with different arguments: n"):
         artifacts.is_complete(tmp_path / "store", "store", {"n": 2})
 
 
