@@ -121,7 +121,7 @@ def evaluated(name):
         fit("playroom/cvcl", "mix/filtered")
         return ["--model.source", str(newest("CVCL-filtered"))]
     if name.startswith("llava"):
-        return ["--model.model", str(save_tiny_llava(Path("tiny-llava"))), "--model.weights", "float32"]
+        return ["--model.model", str(save_tiny_llava(Path("tiny-llava"))), "--model.precision", "float32"]
     return ["--model.clip", "playroom"]
 
 

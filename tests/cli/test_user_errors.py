@@ -39,7 +39,7 @@ MISTAKES = {
     f"{CHECK} --trials '[nothing.csv]'": "nothing.csv: has no row",
     f"{CHECK} --trials '[gone.csv]'": "gone.csv: No such file",
     f"{DROP} --max_hash_distance 257": "--max_hash_distance 257: must be between 0 and 256",
-    "curate vocabulary --stores '[]' --out out": "--stores: name at least one store",
+    "curate vocabulary --stores '[]' --out out": "--stores is empty. Name at least one store",
     "curate vocabulary --stores '[small]' --min_count 0 --out out": "--min_count 0: must be at least 1",
     "curate vocabulary --stores '[small]' --out file": "file: no such folder",
     "curate vocabulary --stores '[small]' --out file/out": "file/out: cannot be written",
