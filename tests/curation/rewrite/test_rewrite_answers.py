@@ -209,7 +209,7 @@ def test_rewrite_reports_rejection_that_it_cannot_adapt_to(tmp_path, llm):
 @pytest.mark.parametrize(
     ("reply", "reason", "shown", "advice"),
     [
-        (lambda _: chat("Sure! A ball.\x1b[31m"), "answer is not JSON", "'Sure! A ball. [31m'", "--response_format"),
+        (lambda _: chat("Sure! A ball.\x1b[31m"), "answer is not JSON", "Sure! A ball.", "--response_format"),
         (lambda _: chat("", "length"), "answer truncated", "It contains no text", "--max_output_tokens"),
         (lambda _: chat(GOOD[:-1] + ', "note": 1}'), "answer violates the schema", "note", "follows the schema"),
         (lambda _: chat(None, refusal="no"), "the model refused", "no text", "Use another model"),

@@ -414,8 +414,13 @@ def test_rewrite_never_writes_the_key(tmp_path, llm, monkeypatch, capfd, caplog)
 def test_rewrite_keeps_replies_in_flight_when_interrupted(tmp_path, llm, number, error):
     make_store(tmp_path / "in", captions(40))
     llm.seconds = 0.15
-    timer = threading.Timer(0.4, os.kill, (os.getpid(), number))
-    timer.start()
+
+    def interrupt():
+        while len(llm.arrivals) < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(error):
         run(tmp_path, llm, concurrent_requests=4)
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from babyvlm.curation.rewrite.llm.client import printable
 from babyvlm.curation.rewrite.llm.prompt import REWRITE_PROMPT, Prompt, Reply, digest
 from babyvlm.errors import UserError
+from babyvlm.io.printing import printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -163,7 +163,7 @@ class CallRunner:
             count = "" if self.server.fatal else f"{max_failures} calls in a row failed, the last with: "
             check = f"Check --model {self.ledger.model} and --base_url. " if is_start else ""
             raise UserError(
-                f"{self.server.base_url}: {count}{printable(self.server.last_error)}. {check}Fix the cause and "
+                f"{self.server.base_url}: {count}{printable_line(self.server.last_error)}. {check}Fix the cause and "
                 f"run the same command again; answers so far are stored in {self.ledger.path}"
             )
         if self._unusable >= (MAX_UNUSABLE if is_start else MAX_UNUSABLE_LATER):
@@ -186,7 +186,7 @@ def unusable_answers(which: str, example: Reply, ledger: Ledger, budget: Budget,
         advice = _ADVICE.get(example.reason, _OTHER_ADVICE)
         advice += ". Then run the command again with --retry_rejected true to request these captions again"
     tokens = ledger.tokens().values()
-    shown = printable(" ".join((example.content or "").split()))[:MAX_SHOWN]
+    shown = printable_line(example.content or "")[:MAX_SHOWN]
     return UserError(
         f"{ledger.endpoint}: {which} of {ledger.model} cannot be used ({example.reason}). "
         + (f"The last one: {shown!r}. " if shown else "It contains no text. ")

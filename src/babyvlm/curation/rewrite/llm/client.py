@@ -217,7 +217,7 @@ class Server:
         error = state.outcome.exception() if state.outcome else None
         if not self._announced and isinstance(error, RequestError):
             self._announced = True
-            echo(f"{self.base_url}: {error.reason} ({printable(error.detail)}); retrying")
+            echo(f"{self.base_url}: {error.reason} ({error.detail}); retrying")
 
     def _request_error(self, error: openai.OpenAIError) -> RequestError:
         text = self._one_line(str(error))
@@ -246,11 +246,6 @@ def _status_error(status: int, retry_after: str | None, text: str, code: str | N
     retry = status in RETRYABLE and (wait is None or wait <= MAX_RETRY_AFTER)
     reason = "rate limited" if status == 429 else f"server error {status}"
     return RequestError(reason, retry=retry, wait=wait, detail=detail)
-
-
-def printable(text: str) -> str:
-    """Return text from a server without control characters, which a terminal would interpret."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _key_forms(key: str) -> re.Pattern[str]:
