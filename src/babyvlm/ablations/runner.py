@@ -203,7 +203,7 @@ def run(
     launcher: str = "",
     replace: bool = False,
 ) -> None:
-    """Train and test every row of a matrix with every seed, except those that are done.
+    """Train and test every row of a matrix with every seed, except those that are complete.
 
     After an interruption, run the same command again to continue. If a row fails, the others are still run and the
     exit code is 1.
@@ -213,14 +213,15 @@ def run(
 
     Args:
         matrix: YAML file with the rows.
-        rows: run only these rows.
-        seeds: run only these random seeds.
-        quick: use the quick form of the matrix.
-        task: run only the task of this number, for SLURM arrays; `ablations status` lists the numbers.
+        rows: run only these rows, `[a,b]`.
+        seeds: run only these random seeds, `[0,1]`.
+        quick: use the quick version of the matrix, with one seed and less training.
+        task: run only the task with this number, for SLURM arrays; `ablations status` lists the numbers.
         num_workers: number of rows to run in parallel; they share the machine's cores, unless OMP_NUM_THREADS is set.
-        log_dir: folder of runs: `lightning_logs` by default, `lightning_logs/quick` for the quick form.
+        log_dir: folder of runs. Default: `lightning_logs`, or `lightning_logs/quick` for the quick version.
         launcher: command that starts each training, such as `srun`.
-        replace: rename a run with other settings and run it again; by default it is kept and reported as failed.
+        replace: if a run has different settings than the matrix, rename it and train again. By default it is kept and
+            the row is reported as failed.
     """
     if num_workers < 1:
         raise UserError(f"--num_workers {num_workers}: must be at least 1")

@@ -21,15 +21,15 @@ JOB_NAME = "ablations"  # of the array in slurm/ablations.sbatch
 def status(
     matrix: Path = Path("configs/playroom/ablations.yaml"), quick: bool = False, log_dir: Path | None = None
 ) -> None:
-    """Print the state of every row of a matrix and the number of samples that each step sees.
+    """Print the state of every row of a matrix and the number of training samples of each phase.
 
     For example:
         python -m babyvlm ablations status
 
     Args:
         matrix: YAML file with the rows.
-        quick: use the quick form of the matrix.
-        log_dir: folder of runs: `lightning_logs` by default, `lightning_logs/quick` for the quick form.
+        quick: use the quick version of the matrix, with one seed and less training.
+        log_dir: folder of runs. Default: `lightning_logs`, or `lightning_logs/quick` for the quick version.
     """
     plan, queue = Plan(matrix, quick, log_dir), slurm_queue()
     width = max(len(task.row) for task in plan.tasks)

@@ -68,9 +68,9 @@ def assemble(
 ) -> Stage:
     """Assemble a benchmark folder from sampled trials, reviewed phrase pairs and negative images.
 
-    The folder contains lists in the authors' columns, the images or only their hashes, a card that documents how it
-    was built, and `eval.yaml`, an overlay for `python -m babyvlm test`. Of the accepted items, the largest subset is
-    kept in which every phrase is the negative as often as the positive.
+    The folder contains lists with the columns of the authors' lists, the images or only their hashes, a card that
+    documents how it was built, and `eval.yaml`, an overlay for `python -m babyvlm test`. Of the accepted items, the
+    largest subset is kept in which every phrase is the negative as often as the positive.
 
     For example:
         python -m babyvlm benchmark build assemble --pairs build/pairs --negatives build/negatives --out my-benchmark

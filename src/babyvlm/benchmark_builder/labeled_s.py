@@ -44,11 +44,11 @@ def labeled_s(
 
     Args:
         category_folders: folder with one subfolder of images per category.
-        out: folder to create: `labeled_s.csv` in the authors' columns, and the images.
-        per_category: trials with a category as the target; 22 x 100 in the paper.
-        exclude: categories that are not used.
+        out: folder to create: `labeled_s.csv`, with the columns of the authors' list, and the images.
+        per_category: number of trials per target category; the paper has 22 categories with 100 trials each.
+        exclude: categories to leave out.
         seed: random seed.
-        licensed: whether the images must stay on this machine.
+        licensed: mark the images as licensed, so that they never leave this machine.
 
     Raises:
         UserError: There are fewer than four categories, or a category has no usable image.

@@ -56,7 +56,7 @@ def phrase_pairs(  # noqa: PLR0913, PLR0917 - each is an option of the command, 
 
     Args:
         store: pair store of frames and utterances that are not used for training; one frame per utterance is used.
-        vocabulary: of the models that will be evaluated.
+        vocabulary: vocabulary of the models that will be evaluated.
         out: folder to create.
         split: split of the store; `all` for a store of held-out recordings.
         method: `rules` works offline; `llm` asks a server. The options after `seed` belong to `llm`.
@@ -64,14 +64,14 @@ def phrase_pairs(  # noqa: PLR0913, PLR0917 - each is an option of the command, 
         per_frame: maximum number of pairs that the rules propose per frame.
         seed: random seed.
         model: name of the model on the server.
-        base_url: of the server, including `/v1`. The key is read from $OPENAI_API_KEY; local servers need none.
-        key_file: file with the key instead, readable by its owner only.
-        show: what the model gets: the utterance, the frame, or both.
-        concurrent_requests: requests in flight.
+        base_url: URL of the server, ending in `/v1`. The API key is read from $OPENAI_API_KEY; local servers need none.
+        key_file: file with the API key, readable by its owner only, instead of the environment variable.
+        show: input of the model: the utterance, the frame, or both.
+        concurrent_requests: number of requests in flight.
         timeout: seconds to wait for a reply.
         prices: price list (TOML) for `max_cost`.
-        max_cost: stop before all runs on the ledger together cost more than this.
-        ledger: file where answers are kept; `phrase_pairs.sqlite` beside `out` by default.
+        max_cost: cost limit for all runs with this ledger, in the currency of the price list.
+        ledger: file in which answers are stored; by default `phrase_pairs.sqlite` beside `out`.
 
     Raises:
         UserError: An input cannot be read, or no pair is left.

@@ -30,8 +30,8 @@ def review(items: Path, verdicts: Path | None = None, port: int = 8017) -> None:
 
     Args:
         items: output of `phrase-pairs` or `negatives`.
-        verdicts: folder of the answers, one file per reviewer; `<items>.verdicts` by default.
-        port: on 127.0.0.1; 0 selects a free port.
+        verdicts: folder of the answers, one file per reviewer; by default `<items>.verdicts`.
+        port: port on 127.0.0.1; 0 selects a free port.
 
     Raises:
         UserError: The items cannot be read, or the port is in use.

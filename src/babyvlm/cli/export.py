@@ -12,18 +12,18 @@ from babyvlm.io.printing import echo
 def export(run: Path, out: Path, hub: str | None = None, private: bool = True, licensed_export: bool = False) -> None:
     """Export a run's best checkpoint, tokenizer, configuration and model card.
 
-    ``babyvlm.load`` reads the folder on any machine. The folder of a BabyLLaVA can also be read by the Auto classes of
-    transformers.
+    ``babyvlm.load`` loads the folder on any machine. After ``babyvlm.register_auto_classes()``, the Auto classes of
+    transformers load an exported BabyLLaVA.
 
     For example:
         python -m babyvlm export --run lightning_logs/CVCL-filtered/version_0 --out CVCL-filtered
 
     Args:
-        run: a run's folder.
+        run: folder of a run.
         out: folder to create.
         hub: also upload to this repository of the Hugging Face hub, ``ORG/NAME``, with the token of ``hf auth login``.
-        private: create the repository as a private one.
-        licensed_export: allow the upload of a model that was trained on licensed pairs, or on pairs of unknown licence.
+        private: create a private repository.
+        licensed_export: allow the upload of a model that was trained on licensed pairs, or on pairs of unknown license.
             Weights can reveal their training data; you are responsible for their distribution.
 
     Raises:
@@ -38,7 +38,7 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
     licensed = not trained_on_free(Run(run))
     if hub is not None and licensed and not licensed_export:
         raise UserError(
-            f"{run}: was trained on licensed pairs, or on pairs of unknown licence. If your licence allows you to "
+            f"{run}: was trained on licensed pairs, or on pairs of unknown license. If your licence allows you to "
             "distribute the weights, pass --licensed_export true"
         )
     _refuse_links(run / "vocabulary", "its target would be copied into the export")

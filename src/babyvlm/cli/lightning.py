@@ -56,6 +56,7 @@ class BabyVLMCLI(LightningCLI):
                 args=args,
                 seed_everything_default=0,
                 parser_class=_Parser,
+                parser_kwargs={"prog": "python -m babyvlm"},
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
                 save_config_callback=SaveConfig if run is None else None,
@@ -67,16 +68,19 @@ class BabyVLMCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of a run and link the arguments that data and model share."""
-        parser.add_argument("--name", type=str, default="model", help="Name of the model in folders and tables.")
-        parser.add_argument("--log_dir", type=Path, default=Path("lightning_logs"), help="Folder to write runs to.")
+        parser.add_argument("--name", type=str, default="model", help="name of the model in run folders and tables.")
+        parser.add_argument("--log_dir", type=Path, default=Path("lightning_logs"), help="folder of all runs.")
         parser.add_argument(
             "--run_folder",
             type=Path | None,
             default=None,
-            help="Folder of the run below log_dir, ROW/RUN (default: NAME-MIX/version_N).",
+            help="folder of the run inside --log_dir, as ROW/RUN. Default: NAME-MIX/version_N.",
         )
         parser.add_argument(
-            "--test_after_fit", type=bool, default=True, help="Test the best checkpoint after training."
+            "--test_after_fit",
+            type=bool,
+            default=True,
+            help="evaluate the best checkpoint on the test split and the benchmarks after training.",
         )
         parser.add_lightning_class_args(Recovery, "recovery")
         parser.add_lightning_class_args(SeedEachBatch, "seed_each_batch")

@@ -41,14 +41,14 @@ LIGHTNING = {
     "predict": "compute the embeddings of the test split",
 }
 COMMANDS = {
-    "resume": Command("babyvlm.cli.resume:resume", "continue a training run that was interrupted", positional=True),
-    "report": Command("babyvlm.report.command:report", "tables, figures and findings of all tested runs", True),
+    "resume": Command("babyvlm.cli.resume:resume", "continue an interrupted training run", positional=True),
+    "report": Command("babyvlm.report.command:report", "print or write the results of all tested runs", True),
     "compare": Command("babyvlm.report.command:compare", "compare two runs item by item", positional=True),
     "export": Command("babyvlm.cli.export:export", "export a run's best checkpoint, tokenizer, config and model card"),
-    "playroom": Command("babyvlm.playroom.make:playroom", "create the Playroom demo world"),
+    "playroom": Command("babyvlm.playroom.make:playroom", "generate Playroom, the synthetic dataset"),
     "check-data": Command("babyvlm.curation.check_data.command:check_data", "check raw data before curating it"),
     "curate frames": Command("babyvlm.curation.ingest.frames:frames", "extract frames and utterances from raw video"),
-    "curate released": Command("babyvlm.curation.ingest.released:released", "import frames released as images"),
+    "curate released": Command("babyvlm.curation.ingest.released:released", "import frames that are already extracted"),
     "curate web": Command("babyvlm.curation.ingest.web:web", "import web corpora of images and captions"),
     "curate embed": Command("babyvlm.curation.embed:embed", "compute CLIP embeddings of a store"),
     "curate filter": Command("babyvlm.curation.clip_filter:filter_pairs", "keep pairs whose CLIP similarity is high"),
@@ -58,7 +58,7 @@ COMMANDS = {
     "curate match": Command("babyvlm.curation.matching.commands:match_stores", "match a web store to a home store"),
     "curate match-arrays": Command("babyvlm.curation.matching.commands:match_arrays", "match the rows of two arrays"),
     "curate sample-random": Command(
-        "babyvlm.curation.matching.commands:sample_random", "draw a random subset, the baseline of matching"
+        "babyvlm.curation.matching.commands:sample_random", "sample random web pairs, the baseline for matching"
     ),
     "curate deduplicate": Command("babyvlm.curation.deduplicate:deduplicate", "remove near-duplicate frames"),
     "curate check-contamination": Command(
@@ -69,7 +69,7 @@ COMMANDS = {
     ),
     "curate vocabulary": Command("babyvlm.data.vocabulary:create_vocabulary", "build a vocabulary from stores"),
     "curate summarize": Command("babyvlm.curation.summarize:summarize", "report what each stage kept and dropped"),
-    "store info": Command("babyvlm.curation.store.inspection:info", "show a store's size, splits and origin"),
+    "store info": Command("babyvlm.curation.store.inspection:info", "show a store's size, splits and lineage"),
     "store check": Command("babyvlm.curation.store.check:check", "check a store's integrity"),
     "store head": Command("babyvlm.curation.store.inspection:head", "print a store's first pairs"),
     "store sample": Command("babyvlm.curation.store.inspection:sample", "show random pairs of a store"),
@@ -80,7 +80,7 @@ COMMANDS = {
     ),
     "benchmark build review": Command("babyvlm.benchmark_builder.review:review", "review proposed items in a browser"),
     "benchmark build negatives": Command(
-        "babyvlm.benchmark_builder.negatives:negatives", "create images of the negative phrases"
+        "babyvlm.benchmark_builder.negatives:negatives", "generate images for the negative phrases"
     ),
     "benchmark build assemble": Command(
         "babyvlm.benchmark_builder.assemble:assemble", "assemble reviewed items into benchmark lists"
@@ -95,7 +95,7 @@ GROUPS = {
     "benchmark build": "build benchmarks, one step per command",
     "ablations": "train and test every row of the paper's tables",
 }
-HELP = f"""From raw baby video to a benchmark table.
+HELP = f"""Train and evaluate small vision-language models on child-directed data: from raw video to results table.
 
 usage: {PROGRAM} [--allow MODULE] COMMAND [OPTIONS]
 
@@ -107,7 +107,7 @@ OPTIONS = """
 options:
   --help           show this message
   --version        show the version
-  --allow MODULE   let configs name the classes of a module of your own (or set BABYVLM_ALLOW); repeatable
+  --allow MODULE   allow configs to use the classes of your own module; can be repeated (or set BABYVLM_ALLOW)
 """
 
 

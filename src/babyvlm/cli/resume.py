@@ -35,14 +35,14 @@ class Loading:
 
 
 def resume(run: Path, trainer: Machine = Machine(), data: Loading = Loading()) -> None:
-    """Continue a training run that was interrupted, from its saved config and its last complete state.
+    """Continue an interrupted training run from its saved config and its latest recovery state.
 
-    The result is the same as without the interruption: the same weights and the same rows of metrics. If training has
-    ended, only the test is run.
+    The result is the same as without the interruption: the same weights and the same rows of metrics. If training is
+    complete, only the remaining evaluation is run.
 
     Args:
-        run: the run's folder, `lightning_logs/NAME/version_N`. If paths in its config are relative, run this command in
-            the folder where `fit` was run.
+        run: folder of the run, such as `lightning_logs/CVCL-filtered/version_0`. If paths in its config are relative,
+            run this command in the folder where `fit` was run.
         trainer: hardware to use (default: as in the config).
         data: data loading (default: as in the config).
     """

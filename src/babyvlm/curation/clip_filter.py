@@ -59,8 +59,8 @@ def filter_pairs(
         threshold: cosine similarity that a kept pair exceeds. The default, if `quantile` is not given either, is 0.2
             (BabyVLM). It depends on the CLIP model.
         quantile: keep this share of the pairs, the most similar ones, and all that tie with the last of them.
-        num_review_pairs: pairs on the review page, as many kept as dropped ones; 0 for no page.
-        seed: random seed of the choice of these pairs.
+        num_review_pairs: number of pairs on the review page, half of them kept and half dropped; 0 for no page.
+        seed: random seed for sampling these pairs.
     """
     if threshold is not None and quantile is not None:
         raise UserError(f"--threshold {threshold} and --quantile {quantile}: pass only one of them")

@@ -64,13 +64,13 @@ def check_contamination(
         out: folder to create, with `near_duplicates.csv`.
         trials: benchmark lists: CSV files with a column `image`.
         benchmark_images: folders of benchmark images; all images in them are checked.
-        embeddings: embeddings of the stores, in the same order, all by one CLIP model.
+        embeddings: embeddings of the stores, in the same order, computed by the same CLIP model.
         threshold: images whose embeddings have a higher cosine similarity are near-duplicates. 0.95 suits large CLIP
             models; it depends on the model.
         max_hash_distance: images whose 256-bit hashes differ in at most this many bits are near-duplicates.
         image_root: folder that the image paths of the lists start from; by default the folder of each list.
-        allow_missing: ignore images that the lists name but that do not exist.
-        num_workers: processes that hash images.
+        allow_missing: ignore images in the lists that do not exist.
+        num_workers: number of processes that hash images.
     """
     sources, vectors = [PairStore(path) for path in stores], [Embeddings(path) for path in embeddings or ()]
     images = find_benchmark_images(trials or (), benchmark_images or (), image_root, allow_missing=allow_missing)
@@ -108,13 +108,14 @@ def decontaminate(
         out: store to create.
         trials: benchmark lists: CSV files with a column `image`.
         benchmark_images: folders of benchmark images; all images in them are checked.
-        embeddings: embeddings of the store, or of one that it was built from, to find near-duplicates by them too.
+        embeddings: embeddings of the store, or of one that it was built from. If given, near-duplicates are also found
+            by cosine similarity.
         threshold: images whose embeddings have a higher cosine similarity are near-duplicates. 0.95 suits large CLIP
             models; it depends on the model.
         max_hash_distance: images whose 256-bit hashes differ in at most this many bits are near-duplicates.
         image_root: folder that the image paths of the lists start from; by default the folder of each list.
-        allow_missing: ignore images that the lists name but that do not exist.
-        num_workers: processes that hash images.
+        allow_missing: ignore images in the lists that do not exist.
+        num_workers: number of processes that hash images.
     """
     source = PairStore(store)
     images = find_benchmark_images(trials or (), benchmark_images or (), image_root, allow_missing=allow_missing)
@@ -206,7 +207,7 @@ def list_near_duplicates(
         embeddings: embeddings of each store, or none.
         threshold: cosine similarity above which images are near-duplicates.
         max_hash_distance: number of bits up to which images are near-duplicates.
-        num_workers: processes that hash images.
+        num_workers: number of processes that hash images.
 
     Raises:
         UserError: there is no store, or the number of embeddings or an argument is invalid.

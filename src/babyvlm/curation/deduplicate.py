@@ -34,7 +34,7 @@ def deduplicate(
 
     Args:
         store: pair store to deduplicate.
-        embeddings: embeddings that include its pairs.
+        embeddings: embeddings of this store, or of a store that it was built from.
         out: store to create.
         within: compare the frames of an utterance (`group`), or of a video (`group` up to its last `_`).
         threshold: frames whose embeddings have a higher cosine similarity are near-duplicates. It depends on the CLIP

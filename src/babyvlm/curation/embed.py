@@ -31,8 +31,8 @@ def embed(
 
     Reads a pair store; writes a folder of embeddings (`image.npy`, `text.npy` in float16, and the keys of the pairs)
     for `curate filter`, `match`, `deduplicate` and `check-contamination`. Images are preprocessed as in the training of
-    the CLIP model. Rows are saved in parts: if the command is interrupted, run it again and it computes the parts that
-    are missing. The result does not depend on the number of devices, which may change in between.
+    the CLIP model. Rows are saved in parts: if the command is interrupted, run it again and it computes only the parts
+    that are missing. The result does not depend on the number of devices.
 
     Playroom's CLIP was trained on Playroom only; for other data, use a large CLIP.
 
@@ -42,7 +42,7 @@ def embed(
     Args:
         store: pair store to embed.
         out: folder to create.
-        clip: `playroom` (shipped), an open_clip `MODEL/PRETRAINED` such as `ViT-L-14-quickgelu/openai` or
+        clip: `playroom` (included), an open_clip `MODEL/PRETRAINED` such as `ViT-L-14-quickgelu/openai` or
             `ViT-B-32/FILE.pt`, `hf-hub:ORG/NAME` or `local-dir:FOLDER`.
         batch_size: rows encoded at once on a device.
         accelerator: hardware, as in Lightning.

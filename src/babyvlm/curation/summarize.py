@@ -19,7 +19,7 @@ from babyvlm.io.printing import echo
 def summarize(stores: list[Path], out: Path) -> Stage:
     """Report what every stage of a pipeline kept and dropped, and why.
 
-    Each store records the funnels of all that it was built from, so the last stores of the pipeline are enough.
+    Each store records the funnels of all stages before it, so pass only the last stores of the pipeline.
 
     For example:
         python -m babyvlm curate summarize --stores '[stores/filtered,stores/aug]' --out funnel

@@ -121,16 +121,16 @@ def create_vocabulary(
     kind: Literal["word", "bpe"] = "word",
     vocabulary_size: int = 6000,
 ) -> Stage:
-    """Create the vocabulary of some pair stores from their training utterances.
+    """Build a vocabulary from the training utterances of pair stores.
 
-    The output is a folder with `tokenizer.json`, which Hugging Face's tools read. Use one vocabulary for all phases of
+    The output is a folder with `tokenizer.json`, in the format of Hugging Face. Use one vocabulary for all phases of
     a model and for all models that are compared.
 
     For example:
         python -m babyvlm curate vocabulary --stores '[stores/filtered,stores/aug]' --out vocabulary
 
     Args:
-        stores: pair stores. An utterance that several frames share counts once; validation and test are not used.
+        stores: pair stores. An utterance that several frames share counts once; `val` and `test` are not used.
         out: folder to create.
         min_count: minimum number of occurrences of a word, or of a pair of tokens that `bpe` merges (3 in the paper).
         kind: `word`: complete words. `bpe`: byte-level BPE, which can encode any text.

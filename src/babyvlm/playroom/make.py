@@ -75,12 +75,12 @@ def playroom(
     num_workers: int = 2,
     in_view: float = 0.4,
 ) -> Stage:
-    """Create Playroom: home videos with transcripts, a web corpus, clean scenes, and the four benchmarks.
+    """Generate Playroom: home videos with transcripts, a web corpus, clean scenes, and the four benchmarks.
 
-    Playroom is a small synthetic world that may be shared, in the raw formats of the real data, so that every stage can
-    be tried on it. `OUT/home` contains videos and transcripts like SAYCam's, `OUT/web` captioned images as tars, as
-    LLaVA's list and as Parquet, `OUT/trials` the lists and images of the benchmarks. The same size, seed and in_view
-    give the same bytes, for any number of processes.
+    Playroom is a small synthetic dataset that may be shared, in the raw file formats of the real data, so that every
+    stage can be tried on it. `OUT/home` contains videos and transcripts like SAYCam's; `OUT/web` contains captioned
+    images as tar files, as LLaVA's list and as Parquet; `OUT/trials` contains the lists and images of the benchmarks.
+    The output depends only on size, seed and in_view, not on the number of processes.
 
     For example:
         python -m babyvlm playroom --size tiny --out data/playroom/world
@@ -90,7 +90,7 @@ def playroom(
         size: tiny (seconds), default (under a minute on two cores) or large (five times the training data).
         seed: random seed.
         num_workers: number of processes.
-        in_view: share of the parent's sentences that name a visible thing, at most 0.68.
+        in_view: share of the parent's sentences that name a visible object, at most 0.68.
 
     Raises:
         UserError: an option is out of range, or ``out`` was created with different ones.

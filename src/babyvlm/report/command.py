@@ -30,7 +30,7 @@ COMPARE_NOTE = (
 def report(log_dir: Path, out: Path | None = None, details: bool = False) -> None:
     """Print the results of all tested runs: scores, image-blind baselines and example captions.
 
-    The runs in `LOG_DIR/ROW/` are a row of the tables; for each seed the newest tested run counts.
+    Each folder `LOG_DIR/ROW/` is one row of the tables. For each seed, its newest tested run is used.
 
     For example:
         python -m babyvlm report lightning_logs --out report
@@ -94,10 +94,10 @@ def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
         python -m babyvlm compare lightning_logs/CVCL-filtered lightning_logs/CVCL-filtered-aug --out compare.html
 
     Args:
-        run_a: folder of a run, or of a row: then its newest tested run for each seed.
+        run_a: folder of a run, or of a row, of which the newest tested run for each seed is used.
         run_b: folder of another run or row.
-        out: HTML page to write: the table, and the items on which the runs differ, with their images where these are
-            free to show.
+        out: HTML page to write: the table, and the items on which the runs differ, with their images unless
+            these are licensed.
     """
     row_a, row_b = _open_row(run_a), _open_row(run_b)
     with require_extra("report", "compare"):

@@ -52,8 +52,9 @@ class Recovery(Checkpoint):
     is asked to requeue the job (``#SBATCH --signal=USR1@120`` sends one before the time limit).
 
     Args:
-        every_seconds: seconds between two checkpoints; 0 saves at every opportunity.
-        requeue: ask SLURM to requeue the job; false if the program that started the run does.
+        every_seconds: seconds between two recovery states; 0 saves at every opportunity.
+        requeue: ask SLURM to requeue the job after SIGUSR1 or SIGUSR2. Pass false if the program that started the run
+            requeues it.
 
     Attributes:
         training_done: nothing is trained: ``fit`` only restores the state at the end of training, such as the path

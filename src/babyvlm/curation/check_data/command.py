@@ -45,11 +45,11 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or 
     embed_rate: float = EMBED_RATE,
     out: Path = Path("data"),
 ) -> None:
-    """Check raw data before jobs are queued: what is missing, and the disk space and time that each stage will need.
+    """Check raw data for missing and broken files, and estimate the disk space and time of each stage.
 
-    Input: the raw files of any stage. Reads headers and samples, not complete corpora, and writes nothing. Prints the
-    facts, then everything that is missing and how to fix it, then the requirements of the stages. Exits with status 2
-    if something that a stage needs is missing.
+    Input: the raw files of any stage. Reads headers and samples, not complete corpora, and writes nothing. Prints
+    what was found, then all problems and how to fix them, then the requirements of the stages. Exits with status 2 if
+    something that a stage needs is missing.
 
     For example:
         python -m babyvlm check-data --videos data/saycam/raw --sources data/web/blip_laion_cc_sbu_558k.json --out data
@@ -65,10 +65,10 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or 
         profile: conventions of the corpus: `saycam`, `babyview`, or your own YAML or JSON file (docs/how-to/data.md).
         max_frames: maximum number of frames per utterance, as for `curate frames`.
         min_fraction: minimum share of the transcripts that must have a readable video. Pass less than 1 if you know
-            that some videos are lost.
+            that some videos are missing.
         num_workers: number of processes, as for `curate frames`.
         embed_rate: pairs per second that your device embeds, if you know it.
-        out: folder that you will work in; its disk must have enough space.
+        out: folder of the outputs; the free space on its disk is checked.
 
     Raises:
         UserError: nothing was named to check, or something that a stage needs is missing.

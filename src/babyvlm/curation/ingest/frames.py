@@ -66,7 +66,7 @@ def frames(
         python -m babyvlm curate frames --videos raw/videos --transcripts raw/transcripts --out frames --num_workers 8
 
     Args:
-        videos: folder of videos with the names that the transcripts give; includes subfolders.
+        videos: folder of videos, named as in the transcripts; includes subfolders.
         transcripts: folder of CSV files, one per video; includes subfolders.
         out: store to create.
         profile: conventions of the corpus: `saycam`, `babyview`, or your own YAML or JSON file (docs/how-to/data.md).

@@ -38,11 +38,11 @@ def released(
     num_workers: int = 2,
     licensed: bool = True,
 ) -> Stage:
-    """Create a pair store from frames that are already extracted, such as the CVCL authors' 600,285.
+    """Create a pair store from frames that are already extracted, such as the 600,285 frames of the CVCL authors.
 
     Input: a folder of images, and their utterances: either lists that assign images to utterances, or SAYCam's raw
-    transcripts, whose utterances are then numbered as the authors numbered them. Output: a store of (frame, utterance)
-    pairs.
+    transcripts, whose utterances are then numbered as in the authors' preprocessing. Output: a store of (frame,
+    utterance) pairs.
 
     The funnel counts images; those that are missing or damaged are left out and listed in `OUT.released.csv`. If the
     command is interrupted, run it again and it resumes.

@@ -51,8 +51,8 @@ def web(
         sources: files or folders. The name of each becomes the source of its pairs.
         out: store to create.
         min_fraction: minimum share of valid samples; failed downloads count as invalid.
-        expected_count: number of links that the download was asked for, over all sources. Use it if there is no record
-            of failed downloads beside the archives; samples that are not there count as failed downloads.
+        expected_count: number of links in the original lists, over all sources. Use it if there is no record of failed
+            downloads beside the archives; missing samples then count as failed downloads.
         image_size: maximum length of the shorter side in pixels; larger images are resized. 0 keeps the original bytes,
             except for images of more than 1 MiB, which are resized to at most 512 pixels.
         hold_out: put 5% of the pairs into validation and 5% into test, to evaluate models on web pairs. By default all

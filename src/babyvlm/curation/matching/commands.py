@@ -37,9 +37,9 @@ def match_stores(
     batch_size: int = 2048,
     seed: int = 0,
 ) -> Stage:
-    r"""Match each target pair to the candidate pair with the most similar image, one to one (the paper's matching).
+    r"""Assign a different candidate pair to each target pair by image similarity (the paper's matching).
 
-    Input: two stores, usually the filtered pairs of the child and the rewritten web pairs, with embeddings of both.
+    Input: two stores, usually the filtered home pairs and the rewritten web pairs, with embeddings of both.
     Output: a store with as many candidate pairs as there are targets. The summed CLIP similarity of the images is
     maximal, and the printed summary states the duality gap that proves it.
 
@@ -48,16 +48,17 @@ def match_stores(
             --candidates stores/rewritten --candidate_embeddings embeddings/rewritten --out stores/aug
 
     Args:
-        targets: pair store to imitate. It may be a filtered subset of the store that was embedded.
+        targets: pair store whose pairs are matched. It may be a filtered subset of the store that was embedded.
         target_embeddings: embeddings of these pairs (and possibly others).
         candidates: pair store to choose from, with at least as many pairs as `targets`.
         candidate_embeddings: embeddings of these pairs (and possibly others), by the same CLIP model.
         out: pair store to create: the matched candidates in the order of the targets, with the fields `match_key` and
             `match_similarity`.
-        method: `exact` (maximal sum), `greedy` (targets in random order take the best candidate left) or `random`.
-        top_k: length of a target's first candidate list. Longer lists need more memory, shorter ones more time.
-        batch_size: targets added to the matching at a time.
-        seed: random seed of the order in which targets are added, and of `random`.
+        method: `exact` (maximal sum), `greedy` (each target, in random order, takes the best candidate left) or
+            `random`.
+        top_k: number of candidates initially kept per target. Higher values need more memory, lower values more time.
+        batch_size: number of targets added to the matching at a time.
+        seed: random seed for the order in which targets are added, and for `random`.
     """
     require_at_least(0, seed=seed)
     require_at_least(1, top_k=top_k, batch_size=batch_size)
@@ -122,10 +123,11 @@ def match_arrays(
         candidates: `.npy` file of shape (M, D), M >= N.
         out: folder to create: `index.npy` (the candidate of each target), `similarity.npy`, and `prices.npy`, the
             proof.
-        method: `exact` (maximal sum), `greedy` (targets in random order take the best candidate left) or `random`.
-        top_k: length of a target's first candidate list. Longer lists need more memory, shorter ones more time.
-        batch_size: targets added to the matching at a time.
-        seed: random seed of the order in which targets are added, and of `random`.
+        method: `exact` (maximal sum), `greedy` (each target, in random order, takes the best candidate left) or
+            `random`.
+        top_k: number of candidates initially kept per target. Higher values need more memory, lower values more time.
+        batch_size: number of targets added to the matching at a time.
+        seed: random seed for the order in which targets are added, and for `random`.
     """
     require_at_least(0, seed=seed)
     require_at_least(1, top_k=top_k, batch_size=batch_size)
@@ -157,16 +159,16 @@ def match_arrays(
 
 @stage
 def sample_random(candidates: Path, like: Path, out: Path, seed: int = 0) -> Stage:
-    """Sample as many random pairs as another store has, without replacement (the paper's `filtered-random`).
+    """Sample as many random pairs as another store has, without replacement (for the paper's mix `filtered-random`).
 
     For example:
-        python -m babyvlm curate sample-random --candidates stores/rewritten --like stores/filtered --out stores/random
+        python -m babyvlm curate sample-random --candidates stores/web --like stores/aug --out stores/random
 
     Args:
         candidates: pair store to sample from.
-        like: pair store with the wanted number of pairs.
+        like: pair store that has the required number of pairs.
         out: pair store to create, in the order of `candidates`.
-        seed: random seed of the sample.
+        seed: random seed.
     """
     require_at_least(0, seed=seed)
     candidate_store, size = PairStore(candidates), len(PairStore(like))

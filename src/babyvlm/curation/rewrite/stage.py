@@ -69,9 +69,9 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         poll_seconds: seconds between status checks of a batch.
         prices: price list (TOML) for `estimate` and `max_cost`; see docs/how-to/rewriting.md for an example.
         max_cost: cost limit for all runs with this ledger, in the currency of the price list.
-        estimate: print the tokens, cost and time of the captions without an answer; send nothing.
-        retry_failed: request again every caption that failed although its call was, or may have been, billed.
-        retry_rejected: request again only the captions whose answer arrived and was invalid or violated a rule, for
+        estimate: estimate the tokens, cost and time of the captions that have no answer yet, and send nothing.
+        retry_failed: resend every caption whose call failed and was, or may have been, billed.
+        retry_rejected: resend only the captions whose answer arrived and was invalid or violated a rule, for
             example after a change of the server or of the options.
         response_format: how the schema of the answer is requested; `auto` uses the first that the server accepts.
         token_parameter: field of the token limit; `auto` uses the first that the server accepts.
