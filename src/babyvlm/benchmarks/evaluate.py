@@ -15,6 +15,7 @@ from torch import nn
 
 from babyvlm.benchmarks.base import Benchmark
 from babyvlm.benchmarks.controls import CONTROLS, controlled
+from babyvlm.benchmarks.intervals import bootstrap_interval
 from babyvlm.benchmarks.results import benchmark_facts, result_table, write_results
 from babyvlm.benchmarks.scoring import vocabulary_facts
 from babyvlm.errors import UserError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from babyvlm.types import TrialResult
 
 BATCH_SIZE = 64  # images encoded at once; our choice
-RESAMPLES = 2000  # our choice: the ends of an interval move by less than 0.002 between seeds
 
 
 def evaluate(
@@ -187,22 +187,7 @@ class EvaluationResult:
         credits_N = self._credits(control)[measure]
         groups = [one.group or one.item for one in self.results if (one.measure, one.control) == (measure, control)]
         numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-        group_N = np.array([numbers[group] for group in groups])
-        sum_G, size_G = np.bincount(group_N, credits_N), np.bincount(group_N)
-        if np.ptp(sum_G / size_G) == 0:  # every resample has the same mean
-            return float(credits_N.mean()), float(credits_N.mean())
-        from scipy.stats import bootstrap
-
-        interval = bootstrap(
-            (sum_G, size_G),
-            lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis),
-            paired=True,
-            n_resamples=RESAMPLES,
-            method="percentile",
-            rng=np.random.default_rng(0),
-            batch=100,
-        ).confidence_interval
-        return float(interval.low), float(interval.high)
+        return bootstrap_interval(credits_N, np.array([numbers[group] for group in groups]))
 
     def table(self) -> pa.Table:
         """Return one row for each trial, measure and control; ``.to_pandas()`` makes it a data frame."""

@@ -7,17 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from babyvlm.benchmarks.intervals import Credits, Groups, group_sums
 from babyvlm.report.columns import Column
-from babyvlm.report.estimates import (
-    Credits,
-    Estimate,
-    Groups,
-    LinearCombination,
-    Term,
-    bootstrap_mean,
-    combine_means,
-    group_sums,
-)
+from babyvlm.report.estimates import Estimate, LinearCombination, Term, bootstrap_mean, combine_means
 from babyvlm.report.runs import Row, benchmarks_of
 from babyvlm.report.trial_lists import groups_of
 

@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from babyvlm.benchmarks.intervals import Credits
 from babyvlm.errors import UserError, first_line
 from babyvlm.report.columns import PAPER, BenchmarkColumns, Column, declared_columns
-from babyvlm.report.estimates import Credits, Estimate
+from babyvlm.report.estimates import Estimate
 from babyvlm.report.paper import paper_order
 
 RUN_FOLDER = re.compile(r"(version|seed)_\d+")

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from babyvlm.benchmarks.intervals import Groups
 from babyvlm.benchmarks.trials import Row as ListRow
 from babyvlm.benchmarks.trials import group_rows, read_rows
 from babyvlm.errors import UserError
 from babyvlm.report.columns import VTWT, Column
-from babyvlm.report.estimates import Groups
 from babyvlm.report.runs import Row, Run
 
 CLASSES = {  # benchmark classes, also those that older versions saved in configs
