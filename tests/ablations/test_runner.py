@@ -105,7 +105,7 @@ def leaves(value, name=""):
         yield name, value
 
 
-def test_two_runners_share_phase_0(place, ablate, capsys):
+def test_ablations_run_shares_phase_0_between_runners(place, ablate, capsys):
     first, second = ablate(GPT2, "Playroom-CLIP"), ablate("BabyLLaVA-GPT2-aug-only", "CVCL-filtered")
     end(first)
     printed = "".join(end(second))
@@ -369,7 +369,7 @@ def test_waiting_job_is_requeued(place, slurm):
     assert requeued() == ["requeue 17_15"]
 
 
-def test_two_nodes_train_one_model(place, slurm):
+def test_ablations_run_trains_one_model_on_two_nodes(place, slurm):
     matrix = yaml.safe_load(MATRIX.read_text())
     matrix["steps"]["cvcl"]["options"] |= {"trainer.num_nodes": 2, "trainer.devices": 1}
     MATRIX.write_text(yaml.safe_dump(matrix, sort_keys=False))
