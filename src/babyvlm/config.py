@@ -15,6 +15,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter,
 
 from babyvlm.allowed import check_config, import_paths, refusal
 from babyvlm.errors import UserError
+from babyvlm.io.limits import check_yaml_size, load_yaml
 from babyvlm.io.printing import echo
 
 if TYPE_CHECKING:
@@ -24,6 +25,19 @@ if TYPE_CHECKING:
 LINKED = ("vocabulary", "image_size", "max_tokens")
 
 _allowed_before: set[str] = set()
+_load_unbounded = jsonargparse.get_loader("yaml")
+
+
+def _load_bounded(content: str) -> object:
+    """Parse a config, or the value of an option, as jsonargparse does, if it keeps the limits of ``io.limits``."""
+    check_yaml_size(content)
+    try:
+        return _load_unbounded(content)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise yaml.YAMLError(f"a value cannot be read ({error})") from None
+
+
+jsonargparse.set_loader("yaml", _load_bounded, (yaml.YAMLError,))
 
 
 def restrict_imports() -> None:
@@ -56,8 +70,8 @@ def check_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        settings = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        settings = load_yaml(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise UserError(f"{path}: contains no settings. Write `key: value` lines, as in configs/")

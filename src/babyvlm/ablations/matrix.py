@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from babyvlm.config import CheckedParser, one_line
 from babyvlm.errors import UserError
+from babyvlm.io.limits import load_yaml
 
 # As on the command line, for example ``trainer.max_steps: 500``.
 Value = bool | int | float | str | None
@@ -89,7 +88,7 @@ def read_matrix(file: Path) -> Matrix:
     parser = CheckedParser(exit_on_error=False)
     parser.add_class_arguments(Matrix, "matrix")
     try:
-        given = yaml.safe_load(file.read_text())
+        given = load_yaml(file.read_text())
         matrix: Matrix = parser.instantiate_classes(parser.parse_object({"matrix": given})).matrix
     except FileNotFoundError:
         raise UserError(f"{file}: no such file. Pass a matrix with --matrix") from None

@@ -17,6 +17,7 @@ from babyvlm.ablations.matrix import Options, Quick, Step, read_matrix
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
+from babyvlm.io.limits import load_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -183,7 +184,10 @@ def changed_settings(planned: Mapping[str, Any], recorded: Mapping[str, Any]) ->
 
 
 def _read(file: Path) -> Config:
-    return yaml.safe_load(file.read_text()) or {}
+    config = load_yaml(file.read_text()) or {}
+    if not isinstance(config, dict):
+        raise yaml.YAMLError("not a mapping of settings")
+    return config
 
 
 def _merge(config: Config, overlay: Config) -> None:

@@ -123,6 +123,20 @@ def file_size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
 
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        OSError: it cannot be read, is not a regular file, or is longer than ``max_bytes``.
+    """
+    size = path.stat().st_size
+    if not path.is_file():
+        raise OSError(f"{path} is not a file")
+    if size > max_bytes:
+        raise OSError(f"{path} is longer than {max_bytes >> 20} MiB")
+    return path.read_bytes()
+
+
 def fingerprint_files(paths: Iterable[Path]) -> str:
     """Return a hash of the names and contents of files, in the order given.
 

@@ -6,7 +6,6 @@ caller, or an answer at a prompt, agrees. Here nothing agrees, and nobody is ask
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from babyvlm.errors import UserError, first_line
+from babyvlm.io.limits import load_json
 
 # Code (`auto_map`, `custom_pipelines`), the consent to it, and files or addresses that another library would read.
 REFUSED_KEYS: Final = frozenset(
@@ -69,8 +69,8 @@ def refuse_code(folder: Path) -> None:
         if not file.name.endswith("config.json") and file.name != "model_index.json":
             continue  # vocabularies and weights' indices: their keys are words
         try:
-            settings = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            settings = load_json(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise UserError(f"{file}: cannot be read as JSON ({first_line(error)})") from None
         if file.name == "model_index.json":
             _check_components(file, settings)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from babyvlm.io.files import read_bounded
+from babyvlm.io.limits import MAX_IMAGE_BYTES, MAX_PIXELS, MAX_SCANNED_PIXELS, MAX_SCANS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -16,18 +19,24 @@ if TYPE_CHECKING:
     from cv2.typing import MatLike
 
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")  # decoders of other formats start programs or unpack anything
 _END_OF_JPEG = b"\xff\xd9"
+_START_OF_SCAN = b"\xff\xda"  # never occurs within the data of a scan
 
 
 class BrokenImageError(Exception):
     """An image cannot be decoded, or is too large. The message is the reason."""
 
 
+class TooManyScansError(BrokenImageError):
+    """A progressive JPEG would take too long to decode: every scan visits every pixel."""
+
+
 def open_rgb(source: bytes | Path) -> Image.Image:
     """Decode a complete image, given its bytes or path, to RGB.
 
     Raises:
-        BrokenImageError: it is missing, truncated, not an image, or exceeds Pillow's limit against decompression bombs.
+        BrokenImageError: it is missing, truncated, not an image, or exceeds a limit of ``io.limits``.
     """
     with _opened(source) as image:
         return to_rgb(image)
@@ -55,14 +64,38 @@ def rgb_pixels(encoded: bytes) -> MatLike:
 
 @contextmanager
 def _opened(source: bytes | Path) -> Iterator[Image.Image]:
-    """Open an image that is not too large; any error in the block means that the image is broken."""
+    """Open an image that keeps the limits; any error in the block means that the image is broken."""
     try:
+        content = source if isinstance(source, bytes) else read_bounded(source, MAX_IMAGE_BYTES)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                _check_effort(image, content)
                 yield image
+    except BrokenImageError:
+        raise
     except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error and more
         raise BrokenImageError(str(error) or type(error).__name__) from error
+
+
+def has_too_many_scans(content: bytes) -> bool:
+    """Return whether an image is a progressive JPEG that would take seconds or minutes to decode."""
+    try:
+        with _opened(content):
+            return False
+    except TooManyScansError:
+        return True
+    except BrokenImageError:
+        return False
+
+
+def _check_effort(image: Image.Image, content: bytes) -> None:
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise BrokenImageError(f"image has too many pixels, over {MAX_PIXELS:,}")
+    scans = content.count(_START_OF_SCAN) if image.format in ("JPEG", "MPO") else 1
+    if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
+        raise TooManyScansError(f"JPEG has too many scans, {scans}")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

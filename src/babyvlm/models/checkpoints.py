@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from babyvlm.data.vocabulary import IMAGE, Vocabulary
 from babyvlm.errors import UserError, first_line
+from babyvlm.io.limits import require_uncompressed
 from babyvlm.models.compatibility import upgrade_state_dict
 
 # Runs of this project.
@@ -140,6 +141,7 @@ def _read_checkpoint(file: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any
 
 def _load(file: Path) -> dict[str, Any]:
     try:
+        require_uncompressed(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{file}: cannot be read as weights ({first_line(error)})") from error
@@ -162,6 +164,7 @@ def read_state_dict(file: Path, source: str) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
+        require_uncompressed(file)
         with torch.serialization.safe_globals(_inert_globals(file)):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -9,6 +9,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from babyvlm.errors import UserError, first_line
+from babyvlm.io.limits import require_uncompressed
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -48,6 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if not Path(path).is_file():
             raise UserError(f"{path}: not a checkpoint file on this machine")
         try:
+            require_uncompressed(Path(path))
             content = torch.load(path, map_location=lambda storage, _: storage, weights_only=True)
         except Exception as error:  # a damaged or hostile file may raise anything
             raise UserError(f"{path}: cannot be read as a checkpoint ({first_line(error)})") from error

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from babyvlm.errors import first_line
+from babyvlm.io.limits import require_uncompressed
 from babyvlm.io.printing import echo
 from babyvlm.training.csv_logger import AppendingCSVLogger
 from babyvlm.training.signals import SignalListener, report_end
@@ -200,6 +201,7 @@ def damage(path: Path) -> str | None:
     The checksums do not cover the ZIP's own directory, so torch also looks up all tensors, without reading them.
     """
     try:
+        require_uncompressed(path)
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
             # torch writes no attributes; an entry marked as a folder would be read as empty without an error.

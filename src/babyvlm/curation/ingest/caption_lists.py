@@ -7,7 +7,6 @@ transcripts), any CSV of images and captions, and raw SAYCam transcripts with th
 from __future__ import annotations
 
 import csv
-import json
 import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from babyvlm.curation.ingest.frame_numbering import NumberedUtterance, numbered_utterances
 from babyvlm.curation.ingest.sentences import split_sentences
 from babyvlm.errors import UserError
+from babyvlm.io.limits import MAX_LIST_BYTES, load_json
 from babyvlm.io.tables import open_csv
 
 if TYPE_CHECKING:
@@ -164,10 +164,10 @@ def _read_list(path: Path) -> Iterator[Entry]:
 def _read_json(path: Path) -> Iterator[Entry]:
     """Yield the entries of the authors' ``{"data": [{"utterance", "frame_filenames", ...}]}``."""
     try:
-        content = json.loads(path.read_bytes())
+        content = load_json(path.read_bytes(), MAX_LIST_BYTES)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
     entries = content.get("data") if isinstance(content, dict) else content
     if not isinstance(entries, list):

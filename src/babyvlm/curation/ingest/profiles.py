@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError
 
 from babyvlm.config import CheckedParser, one_line
 from babyvlm.errors import UserError
+from babyvlm.io.limits import load_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,7 +136,7 @@ def find_profile(name: str) -> Profile:
             f"--profile {name}: no such profile. Available: {', '.join(PROFILES)}, or pass your own .yaml or .json file"
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is a subset of YAML
+        values = load_yaml(path.read_text(encoding="utf-8"))  # JSON is a subset of YAML
     except OSError as error:
         raise UserError(f"--profile {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

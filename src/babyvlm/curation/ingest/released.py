@@ -17,6 +17,7 @@ from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts
 from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.files import as_list, combine_hashes, file_size, files_below, join_inside, require_outside
+from babyvlm.io.images import has_too_many_scans
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -169,7 +170,10 @@ class ImagePart:
                 raise InvalidSampleError("image missing")
             if path.stat().st_size > MAX_BYTES:
                 raise InvalidSampleError("over 64 MiB")
-            return validate_image(path.read_bytes(), self.image_size)
+            content = path.read_bytes()
+            if has_too_many_scans(content):
+                raise InvalidSampleError("JPEG has too many scans")
+            return validate_image(content, self.image_size)
         except OSError as error:
             raise InvalidSampleError(f"image cannot be read ({error.strerror})") from None
 

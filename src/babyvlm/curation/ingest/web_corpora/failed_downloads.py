@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +13,7 @@ from babyvlm.curation.ingest.web_corpora.parquet import next_rows, open_table
 from babyvlm.curation.ingest.web_corpora.samples import Sample, stem
 from babyvlm.errors import UserError
 from babyvlm.io.files import fingerprint_files
+from babyvlm.io.limits import MAX_FAILED_DOWNLOADS, MAX_TEXT_BYTES, TooLargeError, load_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +71,8 @@ class FailedDownloads:
 def _failures_in_table(path: Path) -> Iterator[tuple[str, str]]:
     try:
         file = open_table(path)
+        if file.metadata.num_rows > MAX_FAILED_DOWNLOADS:
+            raise TooLargeError
         columns = [name for name in ("key", "status", "error_message") if name in file.schema_arrow.names]
         batches = file.iter_batches(BATCH_ROWS, columns=columns)
         number = 0
@@ -93,9 +95,11 @@ def _reason(status: object, message: object = None) -> str:
 
 def _failures_in_counts(path: Path) -> Iterator[tuple[str, str]]:
     try:
-        counts = json.loads(path.read_bytes())
+        counts: Any = load_json(path.read_bytes(), MAX_TEXT_BYTES)
         failures = [(failure, int(counts[failure])) for failure in FAILURES]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if sum(count for _, count in failures) > MAX_FAILED_DOWNLOADS:
+            raise TooLargeError
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise _unreadable(path, error) from None
     for failure, count in failures:
         for number in range(count):

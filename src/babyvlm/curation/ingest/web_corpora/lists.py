@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from babyvlm.curation.ingest.image_validation import MAX_BYTES
 from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, find_column
 from babyvlm.errors import UserError
 from babyvlm.io.files import combine_hashes, resolve_inside
+from babyvlm.io.limits import MAX_ENTRY_BYTES, MAX_IMAGE_BYTES
+from babyvlm.io.tables import require_few_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+USUAL_ENTRY_BYTES = 8192  # parsed at first, because a slice is copied
+JSON_DECODER = json.JSONDecoder()
 JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -101,7 +104,6 @@ def _json_elements(path: Path) -> Iterator[Any]:
         UserError: not a JSON list.
     """
     text = path.read_text("utf-8-sig", "surrogateescape")
-    decode = json.JSONDecoder().raw_decode
 
     def skip_space(position: int) -> int:
         match = JSON_SPACE.match(text, position)
@@ -113,7 +115,7 @@ def _json_elements(path: Path) -> Iterator[Any]:
     position = skip_space(position + 1)
     try:
         while text[position : position + 1] != "]":
-            element, position = decode(text, position)
+            element, position = _decode_entry(text, position)
             yield element
             position = skip_space(position)
             if text[position : position + 1] == ",":
@@ -124,11 +126,31 @@ def _json_elements(path: Path) -> Iterator[Any]:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
 
 
+def _decode_entry(text: str, position: int) -> tuple[Any, int]:
+    """Return the JSON value at a position, and the position of its end. A long one could hold millions of others.
+
+    Raises:
+        ValueError: it is not valid, or exceeds a limit.
+    """
+    for length in (USUAL_ENTRY_BYTES, MAX_ENTRY_BYTES):
+        part = text[position : position + length]
+        try:
+            element, size = JSON_DECODER.raw_decode(part)
+        except ValueError:
+            if position + length >= len(text):
+                raise
+            continue
+        if size < length:  # else a number may have been cut
+            return element, position + size
+    raise json.JSONDecodeError("Invalid entry, or one over 1 MiB", text, position)
+
+
 def _csv_entries(path: Path) -> Iterator[ListEntry]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             rows = csv.DictReader(file)
             columns = rows.fieldnames or ()
+            require_few_columns(path, columns)
             image, caption = (find_column(path, columns, names) for names in (("image",), CAPTION_COLUMNS))
             for number, row in enumerate(rows):
                 yield ListEntry(f"{number:09d}", row[image], row[caption], None)
@@ -147,6 +169,6 @@ def _read_image(folders: Iterable[Path], name: str | None) -> tuple[bytes | None
         path = next((path for path in paths if path and path.is_file()), None)
         if path is None:
             return None, "image missing"
-        return (path.read_bytes(), None) if path.stat().st_size <= MAX_BYTES else (None, "over 64 MiB")
+        return (path.read_bytes(), None) if path.stat().st_size <= MAX_IMAGE_BYTES else (None, "over 64 MiB")
     except OSError:  # no permission, or a name too long for the file system
         return None, "image cannot be read"

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, find_column
 from babyvlm.io.files import combine_hashes, fingerprint_files
+from babyvlm.io.limits import TooLargeError
 from babyvlm.io.processes import bounded_memory
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class ParquetChunk:
         try:
             file = open_table(self.path)
             columns = file.schema_arrow.names
+            if file.metadata.num_rows > self.path.stat().st_size:  # less than a byte for an image
+                raise TooLargeError
             image, caption = (find_column(self.path, columns, names) for names in (IMAGE_COLUMNS, CAPTION_COLUMNS))
             batches = file.iter_batches(BATCH_ROWS, list(self.groups), [image, caption])
             number = self.first_row

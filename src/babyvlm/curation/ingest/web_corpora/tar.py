@@ -7,24 +7,30 @@ because it reads headers of any size and remembers every member.
 from __future__ import annotations
 
 import gzip
-import json
 import tarfile
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-from babyvlm.curation.ingest.image_validation import MAX_BYTES
 from babyvlm.curation.ingest.web_corpora.samples import Chunk, Sample, stem
 from babyvlm.io.files import fingerprint_files
+from babyvlm.io.limits import (
+    FREE_MEMBERS,
+    FREE_UNPACKED_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_IMAGE_BYTES,
+    MAX_SAMPLE_BYTES,
+    MAX_TEXT_BYTES,
+    MAX_UNPACKED_RATIO,
+    load_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp"}
-# For the names, links and attributes of a member: tarfile reads as many bytes at once as the header says. PATH_MAX is
-# 4 KiB.
-MAX_HEADER_BYTES = 1 << 20
+TEXT_SUFFIXES = {"txt", "json"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,10 @@ class TarChunk:
                 if base != name:
                     yield from _sample(archive, name, members)
                     name, members = base, {}
+                if sum(map(len, members.values())) + len(content) > MAX_SAMPLE_BYTES:
+                    members.clear()
+                    yield Sample(f"{archive}/{name}", None, None, "sample over 96 MiB")
+                    continue
                 members[suffix] = content
         except Exception:  # damaged bytes make tarfile and zlib raise many kinds of errors, including RecursionError
             damaged = True
@@ -79,15 +89,20 @@ def tar_chunks(path: Path) -> Iterator[Chunk]:
 
 
 class _HeaderStream:
-    """The stream that tarfile reads headers from. It refuses long reads and remembers the last one."""
+    """The stream that tarfile reads headers from. It refuses long headers and remembers the last read.
+
+    tarfile reads as many bytes at once as a header says, and keeps those of all headers of one member.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self.seek, self.tell = stream.seek, stream.tell
         self.last_read = b""
+        self.left = MAX_HEADER_BYTES  # set again before each member
 
     def read(self, size: int) -> bytes:
-        if size > MAX_HEADER_BYTES:
+        self.left -= size
+        if self.left < 0:
             raise tarfile.ReadError("header too long")
         self.last_read = self._stream.read(size)
         return self.last_read
@@ -95,17 +110,25 @@ class _HeaderStream:
 
 def _read_members(path: Path) -> Iterator[tuple[str, bytes | str]]:
     """Yield the name of each file in an archive and its content (bytes), or the reason why it is not read (str)."""
+    packed = path.stat().st_size
     with path.open("rb") as file, _decompressed(file) as stream:
+        max_unpacked = packed if stream is file else FREE_UNPACKED_BYTES + MAX_UNPACKED_RATIO * packed
         headers = _HeaderStream(stream)
         tar = tarfile.TarFile(fileobj=headers)  # type: ignore[arg-type]
+        count = 0
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all of them, possibly millions
+            headers.left = MAX_HEADER_BYTES
+            count += not member.isdir()
+            if count > FREE_MEMBERS + packed // 32:
+                raise tarfile.ReadError("more members than an archive of its size can hold")
             problem = _problem(member)
             if problem:
                 yield member.name, problem
-                if stream is not file and member.size > MAX_BYTES:
-                    raise tarfile.ReadError("skipping this member would mean decompressing it")
-            elif not member.isdir():
+            # Skipping a member of a compressed archive means decompressing it.
+            if member.offset_data + member.size > max_unpacked:
+                raise tarfile.ReadError("truncated, or unpacks to many times its size")
+            if not problem and not member.isdir():
                 stream.seek(member.offset_data)
                 content = stream.read(member.size)
                 if len(content) < member.size:
@@ -129,7 +152,9 @@ def _problem(member: tarfile.TarInfo) -> str | None:
         return None
     if not member.isreg() or member.issparse() or path.is_absolute() or ".." in path.parts:
         return "unsafe archive member"
-    return "over 64 MiB" if member.size > MAX_BYTES else None
+    if _split_name(member.name)[1] in TEXT_SUFFIXES and member.size > MAX_TEXT_BYTES:
+        return "text over 1 MiB"
+    return "over 64 MiB" if member.size > MAX_IMAGE_BYTES else None
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -152,7 +177,8 @@ def _caption(members: dict[str, bytes]) -> tuple[str | None, str | None]:
     try:
         if "txt" in members:
             return members["txt"].decode(), None
-        caption: Any = json.loads(members.get("json", b"{}")).get("caption")
-    except (ValueError, AttributeError, RecursionError):
+        metadata: Any = load_json(members.get("json", b"{}"))
+        caption = metadata.get("caption")
+    except (ValueError, AttributeError):
         return None, "caption is not valid text"
     return caption if isinstance(caption, str) else None, None
