@@ -112,4 +112,4 @@ def test_demo_table_has_all_rows_and_benchmarks(ran, capsys):
 
 
 def test_readme_is_short():
-    assert len(README.read_text().splitlines()) <= 130
+    assert len(README.read_text().splitlines()) <= 120
