@@ -1,4 +1,4 @@
-"""Open images that may be broken or hostile."""
+"""Open images that may be broken or hostile, as a browser shows them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from babyvlm.io.files import read_bounded
 from babyvlm.io.limits import MAX_IMAGE_BYTES, MAX_PIXELS, MAX_SCANNED_PIXELS, MAX_SCANS
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")  # decoders of other formats start programs or unpack anything
 _END_OF_JPEG = b"\xff\xd9"
 _START_OF_SCAN = b"\xff\xda"  # never occurs within the data of a scan
+BACKGROUND = "white"  # of transparent images, which are drawn for a white page: our choice
+_ORIENTATION = 0x0112  # EXIF tag
 
 
 class BrokenImageError(Exception):
@@ -33,13 +35,13 @@ class TooManyScansError(BrokenImageError):
 
 
 def open_rgb(source: bytes | Path) -> Image.Image:
-    """Decode a complete image, given its bytes or path, to RGB.
+    """Decode a complete image, given its bytes or path, to RGB: upright by its EXIF orientation, over white.
 
     Raises:
         BrokenImageError: it is missing, truncated, not an image, or exceeds a limit of ``io.limits``.
     """
     with _opened(source) as image:
-        return to_rgb(image)
+        return to_rgb(upright(image))
 
 
 def rgb_pixels(encoded: bytes) -> MatLike:
@@ -53,9 +55,10 @@ def rgb_pixels(encoded: bytes) -> MatLike:
 
     with _opened(encoded) as image:
         # Pillow decodes gray, CMYK, alpha and other formats, and truncated JPEGs, which OpenCV would fill with gray.
-        if (image.format, image.mode) != ("JPEG", "RGB") or not encoded.endswith(_END_OF_JPEG):
-            return np.array(to_rgb(image))
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # Pillow does not rotate images either
+        is_usual = (image.format, image.mode) == ("JPEG", "RGB") and encoded.endswith(_END_OF_JPEG)
+        if not is_usual or not is_upright(image):
+            return np.array(to_rgb(upright(image)))
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         pixels_HWC = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
         if pixels_HWC is None or pixels_HWC.shape[1::-1] != image.size:
             raise OSError("broken JPEG data")
@@ -98,10 +101,23 @@ def _check_effort(image: Image.Image, content: bytes) -> None:
         raise TooManyScansError(f"JPEG has too many scans, {scans}")
 
 
+def is_upright(image: Image.Image) -> bool:
+    """Tell whether an image is stored as it is shown, by its EXIF orientation."""
+    return bool(image.getexif().get(_ORIENTATION, 1) == 1)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Rotate and mirror an image by its EXIF orientation."""
+    return image if is_upright(image) else ImageOps.exif_transpose(image)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to 8-bit RGB. Pillow alone would clip 16-bit gray at 255, which gives a white image."""
+    """Convert to 8-bit RGB, transparent parts over white. Pillow alone would clip 16-bit gray at 255."""
     if image.mode.startswith("I;16"):
         import numpy as np
 
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:  # the color of transparent pixels is arbitrary, often black
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image)
     return image.convert("RGB")

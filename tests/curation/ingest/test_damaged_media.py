@@ -93,10 +93,6 @@ BAD_BYTES = {
     "playlist": (lambda video_bytes, other: PLAYLIST.format(other=other).encode(), UNDECODABLE),
     "concat": (lambda video_bytes, other: f"ffconcat version 1.0\nfile {other.name}\n".encode(), UNDECODABLE),
     "codec": (lambda video_bytes, _: replace_bytes(video_bytes, b"avc1", b"zzzz"), UNDECODABLE),
-    "scrambled": (
-        lambda video_bytes, _: video_bytes[:8000] + bytes(reversed(video_bytes[8000:])),
-        {UNDECODABLE, TRUNCATED},
-    ),
 }
 BAD_FILES = {
     "raw": (write_raw_h264, "video has no timestamps"),

@@ -14,7 +14,7 @@ from babyvlm.curation.check_data.findings import Findings, format_bytes
 from babyvlm.curation.check_data.requirements import Requirement, corpus_requirements
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.caption_lists import read_caption_lists, read_frame_transcripts
-from babyvlm.curation.ingest.frames import VideoPart, find_videos
+from babyvlm.curation.ingest.frames import VideoPart, check_times_fit, find_videos
 from babyvlm.curation.ingest.released import IMAGE_SUFFIXES, ImagePart
 from babyvlm.curation.ingest.sentences import frame_times
 from babyvlm.curation.ingest.transcripts import Transcript, find_transcripts, read_transcript
@@ -70,6 +70,10 @@ def check_videos(
     for transcript in read:
         paths = video_files.get(transcript.video, [])
         if len(paths) == 1 and paths[0] in infos:
+            try:
+                check_times_fit(transcript, paths[0])
+            except UserError as error:
+                findings.missing.append(str(error))
             recordings.append(Recording(transcript, paths[0]))
         else:
             reason = "several videos have this name" if paths[1:] else errors[paths[0]] if paths else "video missing"

@@ -21,7 +21,7 @@ from babyvlm.curation.ingest.transcripts import (
     find_transcripts,
     read_transcript,
 )
-from babyvlm.curation.ingest.video import VideoError, crop_frame, encode_jpeg, frames_at
+from babyvlm.curation.ingest.video import VideoError, crop_frame, duration_seconds, encode_jpeg, frames_at, probe
 from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.chunked_writer import Log, UnusableInputError, parts_folder, write_parts
 from babyvlm.curation.store.pair_store import split_of
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 KEY = "VIDEO_N_I: utterance N of the caregivers in the transcript of VIDEO, from 1, and its frame I, from 0"
 MAX_IMAGE_SIZE = 4096  # our choice: no video is larger
+MAX_LATE_FRACTION, MIN_COVERED_FRACTION = 0.1, 0.01  # see `check_times_fit`
 REPORT_COLUMNS = ("transcript", "video", "utterances", "frames", "problem", "notes")
 
 
@@ -73,8 +74,8 @@ def frames(
         image_size: side of the stored frames in pixels.
         max_frames: maximum number of frames per utterance (16 in BabyVLM, 32 in CVCL).
         num_workers: number of processes; each processes one video at a time.
-        skip_bad_transcripts: skip transcripts with errors (a missing column, decreasing times, two videos) instead of
-            stopping before any video is processed.
+        skip_bad_transcripts: skip transcripts with errors (a missing column, decreasing times, times that do not fit
+            the video, two videos) instead of stopping before any video is processed.
         licensed: mark the store so that its contents never leave this machine. Pass false only for data that may be
             shared.
     """
@@ -83,8 +84,8 @@ def frames(
     if image_size > MAX_IMAGE_SIZE:
         raise UserError(f"--image_size {image_size}: must be at most {MAX_IMAGE_SIZE}")
     require_outside(out, videos, transcripts)
-    read = _read_transcripts(find_transcripts(transcripts), rules, skip_bad=skip_bad_transcripts)
     video_files = find_videos(videos, rules)
+    read = _read_transcripts(find_transcripts(transcripts), video_files, rules, skip_bad=skip_bad_transcripts)
     _check_inputs_match(read, transcripts, video_files, videos, rules)
     with Progress(console=Console(stderr=True)) as progress:  # closed before an error is printed
         parts = [
@@ -167,9 +168,11 @@ class VideoPart:
         """
         notes: set[str] = set()
         num_frames = 0
-        for number, text, images in self._utterances(notes):
+        for number, text, found in self._utterances(notes):
+            images = [image for image in found if isinstance(image, bytes)]
             if not images:
-                log.funnel.drop("starts after the end of the video")
+                reasons = (reason for reason in found if isinstance(reason, str))
+                log.funnel.drop(next(reasons, "starts after the end of the video"))
                 continue
             log.funnel.keep()
             num_frames += len(images)
@@ -191,8 +194,8 @@ class VideoPart:
             log.funnel.drop(reason, len(self.transcript.utterances))
         self._report(log, 0, problem=reason, notes=set())
 
-    def _utterances(self, notes: set[str]) -> Iterator[tuple[int, str, list[bytes]]]:
-        """Yield number, text and frames of each utterance; keeps only the frames that later utterances may need."""
+    def _utterances(self, notes: set[str]) -> Iterator[tuple[int, str, list[bytes | str]]]:
+        """Yield number, text and frames of each utterance, as of ``frames_at``; keeps only the frames needed later."""
         if len(self.paths) != 1:
             raise UnusableInputError("several videos have this name" if self.paths else "video missing")
         utterances = self.transcript.utterances
@@ -200,7 +203,7 @@ class VideoPart:
         all_times = sorted(set(chain.from_iterable(times_of)))
         # Turns may overlap, so an utterance can start before the one listed above it.
         first_needed = list(accumulate((times[0] for times in reversed(times_of)), min))[::-1]
-        buffer = deque[tuple[int, bytes]]()
+        buffer = deque[tuple[int, bytes | str]]()
         stream = frames_at(self.paths[0], all_times, self._encode, notes) if all_times else iter(())
         try:
             for number, (utterance, times) in enumerate(zip(utterances, times_of, strict=True), start=1):
@@ -240,8 +243,43 @@ def find_videos(folder: Path, profile: Profile) -> dict[str, list[Path]]:
     return videos
 
 
-def _read_transcripts(paths: Sequence[Path], profile: Profile, *, skip_bad: bool) -> list[Transcript]:
-    """Read all transcripts; one per video.
+def check_times_fit(transcript: Transcript, video: Path) -> None:
+    """Check that the times of a transcript belong to its video. A video that cannot be read is not checked.
+
+    Raises:
+        UserError: more than a tenth of the utterances start after the end of the video, or all within its first
+            hundredth. A single utterance proves neither: one time may be mistyped.
+    """
+    starts = [utterance.start_ms / 1000 for utterance in transcript.utterances]
+    try:
+        seconds = duration_seconds(video, exact=False)
+        if _misfit(starts, seconds):  # the exact duration may need the complete file
+            probe(video)
+            seconds = duration_seconds(video, exact=True)
+    except VideoError:
+        return
+    problem = _misfit(starts, seconds)
+    if problem:
+        raise UserError(
+            f"{transcript.path}: {problem} of {video} ({seconds:,.1f} s; the last starts at {max(starts):,.1f} s)."
+            " Check unit and format of the times in the --profile, and that this is the transcript of this video"
+        )
+
+
+def _misfit(starts: Sequence[float], seconds: float) -> str:
+    """Return what is wrong with start times, in seconds, of utterances in a video of some duration (0: unknown)."""
+    late = sum(start >= seconds for start in starts)
+    if seconds and late > max(1, MAX_LATE_FRACTION * len(starts)):
+        return f"{late} of {len(starts)} utterances start after the end"
+    if seconds and len(set(starts)) > 1 and max(starts) < MIN_COVERED_FRACTION * seconds:
+        return f"all {len(starts)} utterances start within the first {MIN_COVERED_FRACTION:.0%}"
+    return ""
+
+
+def _read_transcripts(
+    paths: Sequence[Path], video_files: Mapping[str, Sequence[Path]], profile: Profile, *, skip_bad: bool
+) -> list[Transcript]:
+    """Read all transcripts; one per video, whose duration must fit.
 
     Raises:
         UserError: some have errors and ``skip_bad`` is false. All errors are printed to standard error first.
@@ -254,6 +292,12 @@ def _read_transcripts(paths: Sequence[Path], profile: Profile, *, skip_bad: bool
             other = transcripts.setdefault(transcript.video, transcript)
             if other is not transcript:
                 raise UserError(f"{path}: video {transcript.video!r} already has a transcript, {other.path}. Keep one")
+            if len(files := video_files.get(transcript.video, ())) == 1:
+                try:
+                    check_times_fit(transcript, files[0])
+                except UserError:
+                    del transcripts[transcript.video]
+                    raise
         except UserError as error:
             problems.append(str(error))
     if len(problems) > 1 or skip_bad:

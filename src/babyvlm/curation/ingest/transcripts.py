@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
 
     from babyvlm.curation.ingest.profiles import Profile
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv")
+# Containers that `video` reads (its `format_whitelist`).
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mov", ".m4v", ".3gp", ".3g2", ".avi", ".mkv", ".webm", ".wmv", ".asf", ".flv"),
+    *(".ts", ".mts", ".m2t", ".m2ts", ".tod", ".mpg", ".mpeg", ".vob", ".mod"),
+)
+# Programs for transcription name a transcript after the file that they read, as in NAME.wav.csv.
+AUDIO_SUFFIXES = (".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus", ".wma")
 
 
 @dataclass(frozen=True)
@@ -110,10 +117,11 @@ def read_transcript(path: Path, profile: Profile) -> Transcript:
 
 
 def base_name(name: str, profile: Profile) -> str:
-    """Return the name of a video or transcript without folder, suffix and ``profile.strip_from_names``."""
-    suffixes = "|".join(map(re.escape, (*VIDEO_SUFFIXES, ".csv")))
-    # Names in transcripts come with and without a suffix, some with a Windows folder in front.
-    stem = re.sub(rf"({suffixes})$", "", PureWindowsPath(name).name, flags=re.IGNORECASE)
+    """Return the name of a video or transcript without folder, suffixes and ``profile.strip_from_names``."""
+    suffixes = "|".join(map(re.escape, (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES, ".csv")))
+    # Names in transcripts come with and without suffixes, some with a Windows folder in front.
+    stem = re.sub(rf"(?<=.)({suffixes})+$", "", PureWindowsPath(name).name, flags=re.IGNORECASE)
+    stem = unicodedata.normalize("NFC", stem)  # macOS decomposes accents
     return re.sub(profile.strip_from_names, "", stem) if profile.strip_from_names else stem
 
 
