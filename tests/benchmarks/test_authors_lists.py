@@ -127,7 +127,7 @@ def test_benchmarks_score_known_models_exactly(tmp_path, trials, name, model, la
     text = (tmp_path / "out" / "report.md").read_text()
     assert "stand-in" not in text
     assert f"| {name} | {labeled:.3f} [" in text
-    (words,) = (table for table in detail_tables(find_rows(tmp_path)) if table.title == "VTWT by word class")
+    (words,) = (table for table in detail_tables(find_rows(tmp_path)[0]) if table.title == "VTWT by word class")
     assert words.heading == ["model", "noun", "both"]  # the list itself has no word classes
     assert words.rows[1][1].startswith(f"{two_word:.3f} [")
     assert "derived here" in words.note

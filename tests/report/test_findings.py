@@ -173,7 +173,7 @@ def test_findings_mark_derived_word_classes(tmp_path):
         made = {"vtwt": [1, 0] * 6, "categories": list(np.resize(WORDS, 12))}
         (make_run(tmp_path / name, name, 0, facts=facts, **made) / "checkpoints").mkdir()
         (words,) = (
-            finding for finding in evaluate_findings(find_rows(tmp_path / name)) if finding.hypothesis.name == "F6"
+            finding for finding in evaluate_findings(find_rows(tmp_path / name)[0]) if finding.hypothesis.name == "F6"
         )
         assert {"derived" in statement.text for statement in words.statements} == {bool(facts)}
 
@@ -200,7 +200,7 @@ def on_disk(tmp_path_factory):
         if name in TRAINED:
             (run / "checkpoints").mkdir()
         credits[name] = own
-    return find_rows(logs), credits
+    return find_rows(logs)[0], credits
 
 
 def paired(credits, test, pairs):
@@ -278,7 +278,7 @@ def blind(logs, phrases, drawn):
             baby_winoground=drawn,
         )
         (run / "checkpoints").mkdir()
-    return {finding.hypothesis.name: finding for finding in evaluate_findings(find_rows(logs))}
+    return {finding.hypothesis.name: finding for finding in evaluate_findings(find_rows(logs)[0])}
 
 
 def both_orders(number):
@@ -313,7 +313,7 @@ def test_findings_need_the_vtwt_list(tmp_path, gone):
     blind(tmp_path, both_orders(60), drawn)
     trials = tmp_path / "lists" / "vtwt.csv"
     trials.unlink() if gone else trials.write_text("image,positive_phrase,negative_phrase\n0.jpg,a,b\n")
-    found = evaluate_findings(find_rows(tmp_path))[4]
+    found = evaluate_findings(find_rows(tmp_path)[0])[4]
     assert found.verdict == "undecided"
     assert "list of VTWT is missing" in found.untestable
 

@@ -66,7 +66,7 @@ def test_report_numbers_are_those_of_version_0_1(tmp_path):
     from babyvlm.report.tables import ablation_table, control_table, detail_tables, main_table
 
     make_runs(tmp_path / "logs")
-    rows = find_rows(tmp_path / "logs")
+    rows = find_rows(tmp_path / "logs")[0]
     golden = json.loads(GOLDEN.read_text())
     tables = {"main": main_table(rows), "ablation": ablation_table(rows), "controls": control_table(rows)}
     tables |= {f"detail {number}": table for number, table in enumerate(detail_tables(rows))}

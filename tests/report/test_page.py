@@ -159,27 +159,6 @@ def test_report_escapes_quoted_text(tmp_path, capsys):
         assert letters in table.latex()
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("config.yaml", "{", "cannot be read as a config"),
-        ("provenance.json", "{", "cannot be read"),
-        ("results/vtwt-test.parquet", "PAR1", "cannot be read as results"),
-    ],
-)
-def test_report_names_unreadable_files(logs, tmp_path, capsys, file, content, message):
-    broken = logs / "CVCL-filtered" / "version_0" / file
-    broken.write_text(content)
-    with pytest.raises(SystemExit) as stopped:
-        main(["report", str(logs), "--out", str(tmp_path / "out")])
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2
-    assert str(broken) in error
-    assert message in error
-    assert len(error.splitlines()) == 1
-    assert not (tmp_path / "out").exists()
-
-
 def test_report_separates_worlds(logs, tmp_path):
     make_run(logs, "CLIP-large", 0, labeled_s=[1, 1, 0, 1], vtwt=[1, 1])
     report(logs, tmp_path / "out")
@@ -196,9 +175,11 @@ def test_run_reads_curves_and_budget(logs):
     assert run.curve("val_loss") == [(80, 2.75)]
     assert run.curve("caption_dev") == []
     assert run.samples_seen == 80
-    assert budget_lines(find_rows(logs)) == ["CVCL: 80 samples"]
+    assert budget_lines(find_rows(logs)[0]) == ["CVCL: 80 samples"]
     (logs / "CVCL-filtered-aug" / "version_0" / "provenance.json").write_text(json.dumps({"samples": 90}))
-    assert budget_lines(find_rows(logs)) == ["CVCL: CVCL-filtered 80; CVCL-filtered-aug 90 samples. THE ROWS DIFFER."]
+    assert budget_lines(find_rows(logs)[0]) == [
+        "CVCL: CVCL-filtered 80; CVCL-filtered-aug 90 samples. THE ROWS DIFFER."
+    ]
 
 
 def test_budget_includes_earlier_phases(logs):
@@ -206,7 +187,7 @@ def test_budget_includes_earlier_phases(logs):
     (before / "metrics.csv").write_text("step,train_loss\n4,1.0\n")
     config = logs / "CVCL-filtered-aug" / "version_0" / "config.yaml"
     config.write_text(config.read_text() + f"model: {{init_args: {{init_from: {before}}}}}\n")
-    assert budget_lines(find_rows(logs))[0].endswith("CVCL-filtered-aug 10 + 80 samples. THE ROWS DIFFER.")
+    assert budget_lines(find_rows(logs)[0])[0].endswith("CVCL-filtered-aug 10 + 80 samples. THE ROWS DIFFER.")
 
 
 def test_report_and_compare_import_no_torch(logs, tmp_path):

@@ -27,7 +27,7 @@ def test_find_rows_uses_newest_tested_run(tmp_path):
     (tmp_path / "cvcl-filtered" / "version_12").mkdir()
     pq.write_table(pa.table({"credit": [1.0]}), tmp_path / "cvcl-filtered" / "stray-test.parquet")
     make_run(tmp_path, "another", 0, vtwt=[1])
-    cvcl, another = find_rows(tmp_path)  # mixes of the paper come first
+    cvcl, another = find_rows(tmp_path)[0]  # mixes of the paper come first
     assert (another.name, cvcl.name, [run.path for run in cvcl.runs]) == ("another", "cvcl-filtered", [newest])
     assert cvcl.credits(LABELED_S).tolist() == [[0, 0.25, 1]]
     assert not cvcl.credits(VTWT).size
@@ -40,18 +40,18 @@ def test_find_rows_uses_newest_run_per_seed(tmp_path):
         made.rename(made.with_name(folder))
     stale = make_run(tmp_path, "cvcl-filtered", 98, labeled_s=[1], seed=3)
     stale.rename(stale.with_name("replaced-seed_3-20261123-120000"))
-    (row,) = find_rows(tmp_path)
+    (row,) = find_rows(tmp_path)[0]
     assert [(run.path.name, run.seed) for run in row.runs] == [("seed_0", 0), ("version_1", 1), ("seed_2", 2)]
     assert row.credits(LABELED_S).tolist() == [[0.25] * 3, [1] * 3, [0.5] * 3]
     older = tmp_path / "cvcl-filtered" / "seed_0" / "results" / "labeled_s-test.parquet"
     os.utime(older, ns=(0, 0))
-    assert find_rows(tmp_path)[0].runs[0].path.name == "version_0"
+    assert find_rows(tmp_path)[0][0].runs[0].path.name == "version_0"
 
 
 def test_row_credits_use_items_shared_by_seeds(tmp_path):
     make_run(tmp_path, "cvcl-filtered", 0, labeled_s=[1, 0, 1], vtwt=[1, 1], seed=0)
     make_run(tmp_path, "cvcl-filtered", 1, labeled_s=[0, 1], seed=1)
-    (row,) = find_rows(tmp_path)
+    (row,) = find_rows(tmp_path)[0]
     assert row.credits(LABELED_S).tolist() == [[1, 0], [0, 1]]
     assert row.credits(VTWT).tolist() == [[1, 1]]
     assert main_table([row]).rows[1][0] == "cvcl-filtered (2 seeds)"
@@ -101,7 +101,7 @@ def test_report_prints_table(tmp_path, capsys):
     for text in ("Labeled-S", "VTWT", "chance", "cvcl-filtered", "0.950 [0.9", "0.250 [0.250, 0.250]*", "version_0"):
         assert text in printed
     assert "…" not in printed
-    table = main_table(find_rows(tmp_path / "logs"))
+    table = main_table(find_rows(tmp_path / "logs")[0])
     assert [table.heading, table.rows[0]] == [["model", "Labeled-S", "VTWT"], ["chance", "0.250", "0.500"]]
     name, labeled, two_word = table.rows[1]
     assert name == "cvcl-filtered"
@@ -120,8 +120,8 @@ def test_main_table_marks_playroom_and_vision_from_scratch(tmp_path, capsys):
         run = make_run(tmp_path, row, 0, config=config, world=world, vtwt=[1, 0])
         if row != "clip":
             (run / "checkpoints").mkdir()
-    assert [row.name for row in find_rows(tmp_path)] == ["clip", "dino", "scratch"]  # the upper bound first
-    table = main_table(find_rows(tmp_path))
+    assert [row.name for row in find_rows(tmp_path)[0]] == ["clip", "dino", "scratch"]  # the upper bound first
+    table = main_table(find_rows(tmp_path)[0])
     assert "stand-in for SAYCam" in table.title
     assert [row[0] for row in table.rows[1:]] == ["clip", "dino", "scratch†"]
     assert "trained from scratch" in table.note
@@ -144,7 +144,7 @@ def test_row_properties_follow_parent_runs(tmp_path):
     file = first / "checkpoints" / "best.ckpt"
     make_run(tmp_path, "from-checkpoint", 0, config=config % (vision % "null", f"init_from: {file}"), vtwt=[1, 0])
     make_run(tmp_path, "clip", 0, config="model: {class_path: x.OpenClip, init_args: {clip: playroom}}", vtwt=[1, 0])
-    rows = find_rows(tmp_path)
+    rows = find_rows(tmp_path)[0]
     assert [row[0] for row in main_table(rows).rows[1:]] == [
         "clip",
         "dino",
@@ -160,9 +160,9 @@ def test_row_properties_follow_parent_runs(tmp_path):
 
 def test_main_table_marks_partial_lists(tmp_path):
     make_run(tmp_path, "whole", 0, vtwt=[1] * 8)
-    assert "‡" not in main_table(find_rows(tmp_path)).markdown()
+    assert "‡" not in main_table(find_rows(tmp_path)[0]).markdown()
     make_run(tmp_path, "partial", 0, missing=3, vtwt=[1] * 5)
-    text = main_table(find_rows(tmp_path)).markdown()
+    text = main_table(find_rows(tmp_path)[0]).markdown()
     assert "| partial | 1.000 [1.000, 1.000]‡ |" in text
     assert "| whole | 1.000 [1.000, 1.000] |" in text
     assert "‡: some images of the list were missing" in text
@@ -171,11 +171,11 @@ def test_main_table_marks_partial_lists(tmp_path):
 def test_main_table_resamples_vtwt_groups(tmp_path):
     items, config = make_vtwt(tmp_path, [("big cup", "big dog"), ("big dog", "big cup"), ("cut pear", "wash pear")] * 2)
     make_run(tmp_path / "logs", "here", 0, config=config, items={"vtwt": items}, vtwt=[0, 1, 0.5] * 2)
-    table = main_table(find_rows(tmp_path / "logs"))
+    table = main_table(find_rows(tmp_path / "logs")[0])
     assert table.rows[1] == ["here", "0.500 [0.500, 0.500]*"]  # 2 of 4 and half of 2
     assert "are resampled together" in table.note
     make_run(tmp_path / "logs", "nowhere", 0, items={"vtwt": items}, vtwt=[0, 1, 0.5] * 2)
-    table = main_table(find_rows(tmp_path / "logs"))
+    table = main_table(find_rows(tmp_path / "logs")[0])
     assert table.rows[2][1].startswith("0.500 [0.1")
     assert "treated as independent" in table.note
 
@@ -184,7 +184,7 @@ def test_main_table_without_config_has_no_marks(tmp_path):
     bare = make_run(tmp_path, "own-script", 0, labeled_s=[1, 0])
     (bare / "config.yaml").unlink()  # a user's own Trainer writes none
     make_run(tmp_path, "clip", 0, config="model: {init_args: {vision: {layers: 1}}}\n", labeled_s=[1])
-    text = main_table(find_rows(tmp_path)).markdown()
+    text = main_table(find_rows(tmp_path)[0]).markdown()
     assert "stand-in" not in text
     assert "†" not in text
 
@@ -192,7 +192,7 @@ def test_main_table_without_config_has_no_marks(tmp_path):
 def test_paper_table_lists_paper_values_and_missing_rows(tmp_path):
     make_run(tmp_path, "BabyLLaVA-GPT2-filtered", 0, labeled_s=[1, 0], measures=CAPTION, caption=[1, 1])
     make_run(tmp_path, "Playroom-CLIP", 0, labeled_s=[1, 1])
-    table = numbers(paper_table(find_rows(tmp_path)))
+    table = numbers(paper_table(find_rows(tmp_path)[0]))
     assert table[0] == ["model", "Labeled-S", "paper", "Caption METEOR 1.5", "Caption METEOR NLTK", "paper"]
     by_name = {row[0]: row[1:] for row in table}
     assert by_name["BabyLLaVA-GPT2-filtered"] == ["0.500", "0.420", "0.250", "0.500", "0.138"]
@@ -203,7 +203,7 @@ def test_paper_table_lists_paper_values_and_missing_rows(tmp_path):
 
 def test_paper_table_shows_paper_meteor_without_wordnet(tmp_path):
     make_run(tmp_path, "BabyLLaVA-GPT2-filtered", 0, caption=[1, 0.5])
-    table = numbers(paper_table(find_rows(tmp_path)))
+    table = numbers(paper_table(find_rows(tmp_path)[0]))
     assert table[0] == ["model", "Caption METEOR 1.5", "Caption METEOR NLTK", "paper"]
     by_name = {row[0]: row[1:] for row in table}
     assert by_name["BabyLLaVA-GPT2-filtered"] == ["0.750", "-", "0.138"]
@@ -213,10 +213,10 @@ def test_paper_table_shows_paper_meteor_without_wordnet(tmp_path):
 def test_ablation_table_pairs_items_with_filtered(tmp_path):
     base, more = [1, 0, 1, 0, 1, 0, 0, 0], [1, 1, 1, 0, 1, 1, 0, 0]
     make_run(tmp_path, "CVCL-filtered", 0, vtwt=base, labeled_s=[1, 0])
-    assert ablation_table(find_rows(tmp_path)) is None
+    assert ablation_table(find_rows(tmp_path)[0]) is None
     make_run(tmp_path, "CVCL-filtered-aug", 0, vtwt=more)
     make_run(tmp_path, "LSTM-filtered-aug", 0, vtwt=more)  # has no filtered to gain over
-    table = ablation_table(find_rows(tmp_path))
+    table = ablation_table(find_rows(tmp_path)[0])
     interval = ttest_rel(more, base).confidence_interval(0.95)
     assert table.rows == [
         ["CVCL-filtered-aug", "-", "-0.028", f"+0.250 [{interval.low:+.3f}, {interval.high:+.3f}]", "+0.053"]
@@ -248,7 +248,7 @@ def test_controls_and_details_have_own_tables(tmp_path):
         categories=words,
     )
     make_run(tmp_path, "writer", 0, measures=CAPTION, caption=[1, 1])
-    rows = find_rows(tmp_path)
+    rows = find_rows(tmp_path)[0]
     main = numbers(main_table(rows))
     assert main == [
         ["model", "Labeled-S", "VTWT", "Baby Winoground", "Caption METEOR 1.5", "Caption METEOR NLTK"],
@@ -315,7 +315,7 @@ def test_main_table_shows_declared_columns_of_other_benchmarks(tmp_path):
     metadata = {"world": "real", "title": "Which Image", "measures": json.dumps(measures), "order": "5"}
     make_own_benchmark(run, "which_image", metadata, ("accuracy", "by_text"))
     make_own_benchmark(run, "bare", {})
-    rows = find_rows(tmp_path)
+    rows = find_rows(tmp_path)[0]
     table = numbers(main_table(rows))
     assert table == [
         ["model", "VTWT", "Which Image", "bare accuracy"],

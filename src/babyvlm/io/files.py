@@ -8,6 +8,7 @@ import os
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from threading import get_ident
 from typing import TYPE_CHECKING, TextIO
 
 from babyvlm.errors import UserError
@@ -189,15 +190,19 @@ def atomic_write(path: Path) -> Iterator[TextIO]:
     """
     if path.is_dir():
         raise UserError(f"{path}: is a folder. Pass the path of a file")
-    temporary = path.with_name(f".{path.name}.partial")
+    # Of this process and thread: others may write the same file at the same time.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = temporary.open("w", newline="", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.filename}: {error.strerror})") from None
-    with opened as file:
-        yield file
-    temporary.replace(path)
+    try:
+        with opened as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:

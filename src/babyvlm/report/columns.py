@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from babyvlm.errors import UserError
+from babyvlm.io.printing import printable_line
 
 CONTROLS = {"blank": "blank image", "shuffled": "shuffled images", "text_only": "text only"}
 WORD_CLASSES = ("noun", "verb", "adjective", "both", "unknown")
@@ -104,7 +105,7 @@ def declared_columns(name: str, metadata: Mapping[str, str], measures: Iterable[
     Raises:
         UserError: the declaration cannot be read.
     """
-    title = metadata.get("title", name)
+    title = printable_line(metadata.get("title", name))
     category = PAPER[name].category if name in PAPER else metadata.get("category", "category")
     if "measures" not in metadata:
         if name in PAPER:
@@ -115,10 +116,16 @@ def declared_columns(name: str, metadata: Mapping[str, str], measures: Iterable[
     try:
         for measure in json.loads(metadata["measures"]):
             is_main = measure.get("main", not main)
-            own_title = measure.get("title") or ("" if is_main else measure["name"].replace("_", " "))
+            own_title = printable_line(measure.get("title") or "") or (
+                "" if is_main else measure["name"].replace("_", " ")
+            )
             chance = None if measure.get("chance") is None else float(measure["chance"])
+            if chance is not None and not 0 <= chance <= 1:
+                raise ValueError(f"chance {chance}")
             full_title = " ".join(filter(None, [title, own_title])) if is_main else own_title
             (main if is_main else details).append(Column(full_title, name, str(measure["name"]), chance))
+        if not main:
+            raise ValueError("no measure of the main table")
         return BenchmarkColumns(name, title, tuple(main), tuple(details), int(metadata.get("order", 1000)), category)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: metadata 'measures' cannot be read ({error!r}). Run `test` again") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from babyvlm.io.files import atomic_write
 from babyvlm.io.printing import echo
 from babyvlm.report.comparisons import compare_rows, holm, p_text
 from babyvlm.report.examples import caption_examples, caption_table, changed_items
-from babyvlm.report.runs import Row, Run, find_rows, has_test_results, newest_runs
+from babyvlm.report.runs import Row, Run, SkippedRun, find_rows, has_test_results, newest_runs
 from babyvlm.report.tables import Table, control_table, detail_tables, main_table
 
 KIND = "report-of-runs"
@@ -41,18 +42,20 @@ def report(log_dir: Path, out: Path | None = None, details: bool = False) -> Non
             page), `report.md`, and the tables as LaTeX and CSV.
         details: also print the scores by category, word class, and Baby Winoground's measures.
     """
-    rows = find_rows(log_dir)
+    rows, skipped = find_rows(log_dir)
     tables = [main_table(rows), control_table(rows), caption_table(caption_examples(rows))]
     for table in [*tables, *(detail_tables(rows) if details else ())]:
         if table is not None:
             table.print()
     echo("\n".join(f"{row.name}: {run.path}{_out_of_vocabulary(run)}" for row in rows for run in row.runs))
+    for run in skipped:
+        echo(run, file=sys.stderr)
     if out is not None:
-        write_report(rows, out)
+        write_report(rows, out, skipped)
         echo(f"{out}: report.html, report.md, tables, figures")
 
 
-def write_report(rows: Sequence[Row], out: Path) -> None:
+def write_report(rows: Sequence[Row], out: Path, skipped: Sequence[SkippedRun] = ()) -> None:
     """Write the report's folder atomically.
 
     Raises:
@@ -71,7 +74,7 @@ def write_report(rows: Sequence[Row], out: Path) -> None:
     with artifacts.exclusive(out), require_extra("report", "report --out"):
         worlds = [world_report(world_rows) for world_rows in by_world if world_rows]
         with artifacts.create(out, KIND, {"arguments": {"command": "report", "results": hashes}}) as folder:
-            write_files(folder, worlds)
+            write_files(folder, worlds, skipped)
             if out.exists():
                 shutil.rmtree(out)
 
@@ -81,7 +84,7 @@ def _out_of_vocabulary(run: Run) -> str:
     shares = []
     for name, results in sorted(run.results.items(), key=lambda entry: entry[1].columns.order):
         if "unknown_words" in results.metadata:
-            identical = int(results.metadata["items_alike"])
+            identical = int(results.metadata.get("items_alike", 0))
             suffix = f", {identical} items with identical options" if identical else ""
             shares.append(f"{name} {float(results.metadata['unknown_words']):.1%}{suffix}")
     return f" (out-of-vocabulary words: {'; '.join(shares)})" if shares else ""
@@ -99,7 +102,10 @@ def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
         out: HTML page to write: the table, and the items on which the runs differ, with their images unless
             these are licensed.
     """
-    row_a, row_b = _open_row(run_a), _open_row(run_b)
+    (row_a, skipped_a), (row_b, skipped_b) = _open_row(run_a), _open_row(run_b)
+    skipped = list(dict.fromkeys([*skipped_a, *skipped_b]))
+    for run in skipped:
+        echo(run, file=sys.stderr)
     with require_extra("report", "compare"):
         found = list(compare_rows(row_a, row_b))
         corrected = holm([comparison.p for _, comparison in found])
@@ -121,21 +127,26 @@ def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
     if out is not None:
         from babyvlm.report.page import compare_page
 
-        page = compare_page(table, row_a.name, row_b.name, changed_items(row_a.runs[0], row_b.runs[0]))
+        page = compare_page(table, row_a.name, row_b.name, changed_items(row_a.runs[0], row_b.runs[0]), skipped)
         with atomic_write(out) as file:
             file.write(page)
         echo(out)
 
 
-def _open_row(path: Path) -> Row:
-    """Return the runs in a folder.
+def _open_row(path: Path) -> tuple[Row, list[SkippedRun]]:
+    """Return the runs in a folder, and those of them that are damaged.
 
     Raises:
-        UserError: the folder contains no tested run.
+        UserError: the folder contains no tested run that can be read.
     """
+    path = path.absolute()
     if has_test_results(path):
-        return Row([Run(path)])
-    runs = newest_runs(path.parent, path.name)
+        run = Run(path)
+        run.check()
+        return Row([run]), []
+    runs, skipped = newest_runs(path.parent, path.name) if path.name else ([], [])
+    if not runs and skipped:
+        raise UserError(f"{path}: no run can be read. {skipped[0]}")
     if not runs:
         raise UserError(f"{path}: neither a tested run nor a folder of tested runs")
-    return Row(runs)
+    return Row(runs), skipped

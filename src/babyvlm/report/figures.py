@@ -78,6 +78,8 @@ def charts(rows: Sequence[Row]) -> dict[str, Chart]:
 
 def _scores(rows: Sequence[Row]) -> Iterator[Chart]:
     columns = main_columns(rows)
+    if not columns:
+        return
     panels = []
     for column in columns:
         by_family: dict[str, list[Estimate | None]] = {}

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from babyvlm.benchmarks.results import licensed
 from babyvlm.curation.store.pair_store import PairStore
-from babyvlm.errors import UserError
 from babyvlm.io.artifacts import read_manifest
-from babyvlm.report.runs import Run
+from babyvlm.report.runs import DAMAGE, Run
 from babyvlm.report.trial_lists import TrialList, trial_list
 
 LEFT_OUT = "not shown: licensed, or not known to be free"
@@ -25,7 +24,7 @@ def free_list(run: Run, benchmark: str) -> TrialList | None:
         return None
     try:
         return None if not found.trials.is_file() or licensed(found.trials, found.image_root) else found
-    except UserError:  # the manifest cannot be read
+    except DAMAGE:  # the manifest cannot be read
         return None
 
 
@@ -48,14 +47,12 @@ def _phase_is_free(run: Run) -> bool:
         return True
     recorded = run.provenance.get("stores")
     if recorded:
-        return all(store["licensed"] is False for store in recorded.values())
-    data = run.settings("data")
-    sources = data.get("sources") or ()
-    return bool(sources) and all(_store_is_free(Path(data["stores"], source["store"])) for source in sources)
+        return all(store.get("licensed") is False for store in recorded.values())
+    return run.stores is not None and all(map(_store_is_free, run.stores))
 
 
 def _store_is_free(store: Path) -> bool:
     try:
         return not PairStore(store).licensed
-    except UserError:
+    except DAMAGE:
         return False

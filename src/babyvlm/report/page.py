@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from babyvlm.curation.plots import funnel_figure
+from babyvlm.io.printing import printable
 from babyvlm.playroom.world import CREDIT
 from babyvlm.report.examples import CaptionExamples, ChangedItems, caption_examples
 from babyvlm.report.figures import Chart, charts, to_svg
@@ -15,7 +16,7 @@ from babyvlm.report.findings import Finding, evaluate_findings
 from babyvlm.report.licence import LEFT_OUT
 from babyvlm.report.paper import GENERATIVE, LARGER
 from babyvlm.report.provenance import budget_lines, funnel_stages, funnel_table, package_lines, runs_table
-from babyvlm.report.runs import Row
+from babyvlm.report.runs import Row, SkippedRun
 from babyvlm.report.tables import (
     FINDINGS_NOTE,
     PLAYROOM,
@@ -33,6 +34,7 @@ from babyvlm.report.tables import (
 )
 
 TITLE = "BabyVLM results"
+SKIPPED = "Runs that are not reported"
 ABOUT = (
     "Test results of all runs, computed item by item: each model's score on each benchmark with its 95% CI, beside the "
     "paper's value (Wang et al., ICCV 2025, arXiv 2504.09426) and chance, and whether the paper's findings hold here."
@@ -116,14 +118,19 @@ def _validation_losses(rows: Sequence[Row]) -> str:
     return f"Validation loss of the first seed, minimum and final: {'; '.join(texts)}." if texts else ""
 
 
-def report_page(worlds: Sequence[WorldReport]) -> str:
+def report_page(worlds: Sequence[WorldReport], skipped: Sequence[SkippedRun] = ()) -> str:
     """Return the HTML page of a report."""
-    return _page("report.html.j2", worlds=worlds, title=TITLE, about=ABOUT, findings_note=FINDINGS_NOTE)
+    return _page(
+        "report.html.j2", worlds=worlds, skipped=skipped, title=TITLE, about=ABOUT, findings_note=FINDINGS_NOTE
+    )
 
 
-def compare_page(table: Table, name_a: str, name_b: str, changes: Sequence[ChangedItems]) -> str:
+def compare_page(
+    table: Table, name_a: str, name_b: str, changes: Sequence[ChangedItems], skipped: Sequence[SkippedRun] = ()
+) -> str:
     """Return the HTML page of a comparison."""
-    return _page("compare.html.j2", table=table, name_a=name_a, name_b=name_b, changes=changes, title=table.title)
+    names = {"name_a": name_a, "name_b": name_b}
+    return _page("compare.html.j2", table=table, changes=changes, skipped=skipped, title=table.title, **names)
 
 
 def _page(template: str, **content: object) -> str:
@@ -131,16 +138,27 @@ def _page(template: str, **content: object) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("babyvlm.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("babyvlm.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=_printable,
     )
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     environment.filters["statements"] = lambda finding: Table("Statements", STATEMENT_HEADING, statements_of(finding))
-    return environment.get_template(template).render(credit=IMAGE_CREDIT, left_out=LEFT_OUT, **content)
+    return environment.get_template(template).render(
+        credit=IMAGE_CREDIT, left_out=LEFT_OUT, skipped_heading=SKIPPED, **content
+    )
 
 
-def write_files(folder: Path, worlds: Sequence[WorldReport]) -> None:
+def _printable(value: object) -> object:
+    """Remove control characters from text before it is escaped."""
+    return printable(value) if type(value) is str else value
+
+
+def write_files(folder: Path, worlds: Sequence[WorldReport], skipped: Sequence[SkippedRun] = ()) -> None:
     """Write all formats into an empty folder."""
-    (folder / "report.html").write_text(report_page(worlds), encoding="utf-8")
+    (folder / "report.html").write_text(report_page(worlds, skipped), encoding="utf-8")
     lines = [f"# {TITLE}", "", ABOUT, ""]
     for world in worlds:
         below = folder if len(worlds) == 1 else folder / world.title.lower().replace(" ", "-")
@@ -150,6 +168,8 @@ def write_files(folder: Path, worlds: Sequence[WorldReport]) -> None:
         for table in world.tables:
             (below / "tables" / f"{table.file_stem}.tex").write_text(table.latex(), encoding="utf-8")
             (below / "tables" / f"{table.file_stem}.csv").write_text(table.csv(), encoding="utf-8")
+    if skipped:
+        lines += [f"## {SKIPPED}", "", *(f"- {escape_markdown(str(run))}" for run in skipped)]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -161,7 +181,7 @@ def _markdown(world: WorldReport, below: Path, folder: Path) -> Iterator[str]:
             found = world.charts[name]
             file = below / "figures" / f"{name}.svg"
             file.write_bytes(found.wide)
-            alt = escape_markdown(found.alt).replace("[", "(").replace("]", ")")
+            alt = escape_markdown(found.alt)
             yield from [f"![{alt}]({file.relative_to(folder)})", "", found.caption, ""]
 
     if world.embedded:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from babyvlm.curation.summarize import pipeline_funnels
-from babyvlm.errors import UserError
 from babyvlm.report.paper import model_of
-from babyvlm.report.runs import Row, Run
+from babyvlm.report.runs import DAMAGE, Row, Run
 from babyvlm.report.tables import Table
 
 HASH_DIGITS = 12
@@ -37,14 +35,14 @@ def _run_cells(run: Run) -> list[str]:
     recorded = run.provenance
     stores = recorded.get("stores") or {}
     fingerprints = [f"{name} {store['fingerprint'][:HASH_DIGITS]}" for name, store in stores.items()]
-    parameters = recorded.get("parameters", {}).get("total")
-    code = " ".join(filter(None, [recorded.get("code_version"), recorded.get("code_sha256", "")[:HASH_DIGITS]]))
+    parameters = (recorded.get("parameters") or {}).get("total")
+    code = " ".join(filter(None, [recorded.get("code_version"), (recorded.get("code_sha256") or "")[:HASH_DIGITS]]))
     return [
         "not recorded" if parameters is None else f"{parameters:,}",
         budget(run),
         hashlib.sha256(run.config_bytes).hexdigest()[:HASH_DIGITS] if run.config_bytes else "-",
         ", ".join(fingerprints) or ("-" if run.config.get("data") is None else "not recorded"),
-        recorded.get("vocabulary", "-")[:HASH_DIGITS],
+        (recorded.get("vocabulary") or "-")[:HASH_DIGITS],
         code or "not recorded",
     ]
 
@@ -77,26 +75,23 @@ def package_lines(rows: Sequence[Row]) -> list[str]:
     """Return one line per set of package versions, with the runs that used it."""
     runs_by_versions: dict[str, list[str]] = {}
     for run in (run for row in rows for run in row.runs):
-        if "packages" in run.provenance:
+        if run.provenance.get("packages"):
             packages = ", ".join(f"{name} {version}" for name, version in run.provenance["packages"].items())
-            versions = f"Python {run.provenance['python']} on {run.provenance['platform']}; {packages}"
+            versions = f"Python {run.provenance.get('python')} on {run.provenance.get('platform')}; {packages}"
             runs_by_versions.setdefault(versions, []).append(f"{run.row}/{run.path.name}")
     return [f"{', '.join(runs)}: {versions}" for versions, runs in runs_by_versions.items()]
 
 
 def funnel_stages(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the funnel of every stage behind the rows' stores, and the stores that are not on this machine."""
-    paths = dict.fromkeys(
-        Path(data["stores"], source["store"])
-        for data in (run.settings("data") for row in rows for run in row.runs)
-        for source in data.get("sources") or ()
-    )
+    paths = dict.fromkeys(path for row in rows for run in row.runs for path in run.stores or ())
     present, missing = [], []
     for path in paths:
         try:
-            pipeline_funnels([path])
+            stages = pipeline_funnels([path])
+            funnel_table(stages)
             present.append(path)
-        except UserError:
+        except DAMAGE:
             missing.append(str(path))
     return (pipeline_funnels(present) if present else []), missing
 

@@ -6,7 +6,9 @@ import csv
 import glob
 import hashlib
 import json
+import math
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +22,7 @@ import yaml
 
 from babyvlm.benchmarks.intervals import Credits
 from babyvlm.errors import UserError, first_line
+from babyvlm.io.printing import printable_line
 from babyvlm.report.columns import PAPER, BenchmarkColumns, Column, declared_columns
 from babyvlm.report.estimates import Estimate
 from babyvlm.report.paper import paper_order
@@ -31,7 +34,30 @@ PARENT_SETTINGS = ("init_language", *ALL_WEIGHTS)
 RESULT_COLUMNS = ["item", "category", "control", "measure", "credit"]
 OPTIONAL_COLUMNS = ("group", "output", "said")  # older results have no groups, and captions in the column `said`
 
+MAX_BYTES = {"config.yaml": 1 << 20, "provenance.json": 16 << 20, "metrics.csv": 256 << 20}
+MAX_RESULTS_BYTES, MAX_RESULTS = 256 << 20, 5_000_000
+MAX_CREDIT = 1e9  # sums of squares stay finite
+MAX_REASON = 400  # characters
+MAX_COUNT = 1 << 62  # of samples, seeds and steps
+
 Config = dict[str, Any]
+
+# Facts in the metadata of results that are numbers.
+COUNTED_FACTS: dict[str, type[int] | type[float]] = {"missing_items": int, "items_alike": int, "unknown_words": float}
+
+# What reading and using a damaged file raises. pyarrow's errors are among them.
+DAMAGE = (
+    UserError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    yaml.YAMLError,
+    pa.ArrowException,
+)
 
 
 @dataclass(frozen=True)
@@ -68,9 +94,22 @@ class Run:
 
     def __init__(self, path: Path, row: str | None = None, opened: dict[Path, Run] | None = None) -> None:
         self.path = path
-        self.row = row or path.parent.name
+        self.row = printable_line(row or path.parent.name)
         self._opened = {} if opened is None else opened
         self._opened[path] = self
+
+    def check(self) -> None:
+        """Read all files of the run, and the settings of the runs that it was initialized from.
+
+        Raises:
+            UserError: a file cannot be read, or contains values of a wrong type; the message names it.
+        """
+        try:
+            for phase in self.phases:
+                _ = phase.trained, phase.seed, phase.provenance, phase.samples_seen
+            _ = self.vision_from_scratch, self.embedded
+        except DAMAGE as error:
+            raise UserError(_reason(self.path, error)) from None
 
     @cached_property
     def results(self) -> dict[str, Results]:
@@ -80,7 +119,7 @@ class Run:
             UserError: results cannot be read or are empty.
         """
         files = sorted((self.path / "results").glob(f"*{SUFFIX}"))
-        return {file.name.removesuffix(SUFFIX): _read_results(file) for file in files}
+        return {printable_line(file.name.removesuffix(SUFFIX)): _read_results(file) for file in files}
 
     def items(self, column: Column, control: str = "") -> dict[str, float]:
         """Return item -> credit in the order of the list; empty if the run has no such results."""
@@ -115,23 +154,21 @@ class Run:
         """Settings that the command line saved; empty for a run of a user's own script.
 
         Raises:
-            UserError: the file is not valid YAML.
+            UserError: the file is not a YAML mapping.
         """
         file = self.path / "config.yaml"
         try:
-            config = yaml.safe_load(self.config_bytes) if self.config_bytes else None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            config = yaml.load(self.config_bytes, _ConfigLoader) if self.config_bytes else {}
+        except DAMAGE as error:
             raise UserError(f"{file}: cannot be read as a config ({first_line(error)})") from None
-        return _mapping(config)
+        if not isinstance(config, dict):
+            raise UserError(f"{file}: cannot be read as a config (it is not a mapping of settings)")
+        return config
 
     @cached_property
     def config_bytes(self) -> bytes:
         """Content of ``config.yaml``; empty if there is none."""
-        file = self.path / "config.yaml"
-        try:
-            return file.read_bytes() if file.is_file() else b""
-        except OSError as error:
-            raise UserError(f"{file}: cannot be read as a config ({first_line(error)})") from None
+        return _read_bytes(self.path / "config.yaml")
 
     def settings(self, section: str) -> Config:
         """Return ``init_args`` of the ``model`` or the ``data``; empty if there are none."""
@@ -141,22 +178,37 @@ class Run:
     def seed(self) -> int | None:
         """Random seed of the training; None if unknown."""
         seed = self.config.get("seed_everything")
-        return seed if isinstance(seed, int) else None
+        return seed if isinstance(seed, int) and abs(seed) < MAX_COUNT else None
 
     @cached_property
     def provenance(self) -> Config:
         """Content of ``provenance.json``; empty for runs of versions that did not write it.
 
         Raises:
-            UserError: the file cannot be read.
+            UserError: the file cannot be read, or a value has a wrong type.
         """
         file = self.path / "provenance.json"
-        if not file.is_file():
-            return {}
+        content = _read_bytes(file)
         try:
-            return _mapping(json.loads(file.read_text()))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read ({error}). Delete it") from None
+            recorded = json.loads(content) if content else {}
+            _check_provenance(recorded)
+        except DAMAGE as error:
+            raise UserError(f"{file}: cannot be read ({first_line(error)}). Delete it") from None
+        return dict(recorded)
+
+    @property
+    def stores(self) -> list[Path] | None:
+        """Folders of the stores that the model was trained on; None if the settings do not name them in our form."""
+        data = self.settings("data")
+        folder, sources = data.get("stores"), data.get("sources")
+        if not isinstance(folder, str) or not isinstance(sources, list) or not sources:
+            return None
+        names = [_mapping(source).get("store") for source in sources]
+        return (
+            [Path(folder, name) for name in names if isinstance(name, str)]
+            if all(isinstance(name, str) for name in names)
+            else None
+        )
 
     @cached_property
     def parents(self) -> list[Run]:
@@ -166,7 +218,7 @@ class Run:
     def _initialized_from(self, settings: Sequence[str]) -> list[Run]:
         named = (self.settings("model").get(name) for name in settings)
         paths = [Path(name) for name in named if isinstance(name, str) and name]
-        folders = [path.parent.parent if path.is_file() else path for path in paths]  # a checkpoint, or its run
+        folders = [path.parent.parent if is_file(path) else path for path in paths]  # a checkpoint, or its run
         return [self._opened.get(folder) or Run(folder, opened=self._opened) for folder in folders]
 
     @property
@@ -204,30 +256,39 @@ class Run:
     def samples_seen(self) -> int | None:
         """Training samples of this run without those of its parents; None if unknown."""
         noted = self.provenance.get("samples")
-        if isinstance(noted, int):
-            return noted
+        if noted is not None:
+            return int(noted)
         size, logged = self._samples_per_step, self._logged("train_loss")
         return (logged[-1][0] + 1) * size if size and logged else None
 
     @property
     def _samples_per_step(self) -> int | None:
-        size = self.settings("data").get("batch_size")
-        return size * (_mapping(self.config.get("trainer")).get("accumulate_grad_batches") or 1) if size else None
+        sizes = (
+            self.settings("data").get("batch_size"),
+            _mapping(self.config.get("trainer")).get("accumulate_grad_batches"),
+        )
+        batch_size, batches = (size if isinstance(size, int) and 0 < size < MAX_COUNT else None for size in sizes)
+        return batch_size * (batches or 1) if batch_size else None
 
     @cached_property
     def _metrics(self) -> list[dict[str, str]]:
         """Complete rows of ``metrics.csv``: the last row of an interrupted run may be incomplete."""
         file = self.path / "metrics.csv"
-        text = file.read_text(errors="replace") if file.is_file() else ""
-        return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+        text = _read_bytes(file).decode(errors="replace")
+        try:
+            return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+        except csv.Error as error:
+            raise UserError(f"{file}: cannot be read as CSV ({error})") from None
 
     def _logged(self, metric: str) -> list[tuple[int, float]]:
         found = []
         for row in self._metrics:
             try:
-                found.append((int(row["step"]), float(row[metric])))
+                step, value = int(row["step"]), float(row[metric])
             except (KeyError, TypeError, ValueError):  # the row has other metrics
                 continue
+            if math.isfinite(value) and 0 <= step < MAX_COUNT:
+                found.append((step, value))
         return found
 
 
@@ -287,35 +348,78 @@ def tested_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[Colum
     return [column for column in columns if any(row.items(column) for row in rows)]
 
 
-def find_rows(log_dir: Path) -> list[Row]:
-    """Return all rows below ``log_dir``, upper bounds first, then in the paper's order.
+@dataclass(frozen=True)
+class SkippedRun:
+    """A run that cannot be reported.
+
+    Attributes:
+        path: its folder.
+        reason: what is wrong, on one line.
+    """
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: not reported: {self.reason}"
+
+
+def find_rows(log_dir: Path) -> tuple[list[Row], list[SkippedRun]]:
+    """Return all rows below ``log_dir``, upper bounds first, then in the paper's order, and the runs that are damaged.
 
     A run is ``<log_dir>/<row>/version_<n>`` or ``<log_dir>/<row>/seed_<n>``. For each seed the newest run with test
-    results counts.
+    results that can be read counts.
 
     Raises:
-        UserError: there is no run, or one cannot be read.
+        UserError: there is no run that can be read.
     """
     rows: dict[tuple[str, bool], list[Run]] = {}
-    for run in newest_runs(log_dir):
+    runs, skipped = newest_runs(log_dir)
+    for run in runs:
         rows.setdefault((run.row, run.embedded), []).append(run)
     if not rows:
+        if skipped:
+            raise UserError(f"{log_dir}: no run can be read. {skipped[0]}")
         raise UserError(f"{log_dir}: no run with test results found. Run `python -m babyvlm fit --config ...` first")
-    return sorted(map(Row, rows.values()), key=lambda row: (row.trained, paper_order(row.name), row.name))
+    return sorted(map(Row, rows.values()), key=lambda row: (row.trained, paper_order(row.name), row.name)), skipped
 
 
-def newest_runs(log_dir: Path, row: str = "*") -> list[Run]:
-    """Return the newest tested run for each row and seed, sorted by seed."""
+def newest_runs(log_dir: Path, row: str = "*") -> tuple[list[Run], list[SkippedRun]]:
+    """Return the newest tested run for each row and seed, sorted by seed, and newer or other runs that are damaged."""
     pattern = f"{glob.escape(row) if row != '*' else row}/*"
-    folders = sorted((folder for folder in log_dir.glob(pattern) if has_test_results(folder)), key=_tested_at)
+    tested: list[tuple[tuple[int, int], Path]] = []
+    skipped: list[SkippedRun] = []
+    for folder in sorted(log_dir.glob(pattern)):
+        try:
+            if has_test_results(folder):
+                tested.append((_tested_at(folder), folder))
+        except (OSError, ValueError) as error:
+            skipped.append(SkippedRun(folder, _reason(folder, error)))
     opened: dict[Path, Run] = {}
-    newest = {(run.row, run.seed): run for run in (Run(folder, opened=opened) for folder in folders)}
-    return sorted(newest.values(), key=lambda run: -1 if run.seed is None else run.seed)
+    newest: dict[tuple[str, int | None], Run] = {}
+    for _, folder in sorted(tested, key=lambda entry: entry[0], reverse=True):
+        run = Run(folder, opened=opened)
+        try:
+            if (run.row, run.seed) not in newest:
+                run.check()
+                newest[run.row, run.seed] = run
+        except UserError as error:
+            skipped.append(SkippedRun(folder, _reason(folder, error)))
+    runs = sorted(reversed(newest.values()), key=lambda run: -1 if run.seed is None else run.seed)
+    return runs, sorted(skipped, key=lambda run: str(run.path))
 
 
 def has_test_results(folder: Path) -> bool:
     """Return whether a folder is a run's and has test results."""
     return bool(RUN_FOLDER.fullmatch(folder.name)) and any((folder / "results").glob(f"*{SUFFIX}"))
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path, which a run names, is a file; False if that cannot be determined."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or no permission
+        return False
 
 
 def _tested_at(folder: Path) -> tuple[int, int]:
@@ -324,33 +428,122 @@ def _tested_at(folder: Path) -> tuple[int, int]:
     return max(file.stat().st_mtime_ns for file in (folder / "results").glob(f"*{SUFFIX}")), number
 
 
+def _reason(folder: Path, error: Exception) -> str:
+    """Return an error's message on one line, with paths from the run's folder."""
+    name = "" if isinstance(error, UserError | OSError) else f"{type(error).__name__}: "
+    text = printable_line(f"{name}{first_line(error)}".replace(f"{folder}/", ""))
+    return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON // 2]} … {text[-MAX_REASON // 2 :]}"
+
+
+def _read_bytes(file: Path, limit: int | None = None) -> bytes:
+    """Return the content of a file of a run; empty if there is no such file.
+
+    Raises:
+        UserError: it cannot be read, is no regular file, or is too large.
+    """
+    limit = limit or MAX_BYTES[file.name]
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{file}: is not a regular file")
+        if status.st_size > limit:
+            raise UserError(f"{file}: is larger than {limit >> 20} MiB")
+        return file.read_bytes()
+    except FileNotFoundError:
+        if file.is_symlink():
+            raise UserError(f"{file}: is a link to a missing file") from None
+        return b""
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+
+
+class _ConfigLoader(yaml.SafeLoader):
+    """Loads YAML without merge keys, which can multiply without limit; a saved config contains none."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not supported", node.start_mark)
+        super().flatten_mapping(node)
+
+
+_PROVENANCE: dict[str, type] = {
+    "samples": int,
+    "parameters": dict,
+    "stores": dict,
+    "vocabulary": str,
+    "code_version": str,
+    "code_sha256": str,
+    "packages": dict,
+    "python": str,
+    "platform": str,
+}
+
+
+def _check_provenance(recorded: object) -> None:
+    """Check the types of the values that the report reads.
+
+    Raises:
+        ValueError: one is wrong.
+    """
+
+    def check(value: object, kind: type, name: str) -> None:
+        if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+            raise ValueError(f"{name} is not of type {kind.__name__}")
+        if isinstance(value, int) and not 0 <= value < MAX_COUNT:
+            raise ValueError(f"{name} is not a count")
+
+    if not isinstance(recorded, dict):
+        raise ValueError("it is not a JSON object")
+    for name, kind in _PROVENANCE.items():
+        check(recorded.get(name), kind, name)
+    check(_mapping(recorded.get("parameters")).get("total"), int, "parameters.total")
+    for name, store in _mapping(recorded.get("stores")).items():
+        check(store, dict, f"stores.{name}")
+        if not isinstance(_mapping(store).get("fingerprint"), str):
+            raise ValueError(f"stores.{name}.fingerprint is not of type str")
+
+
 def _read_results(file: Path) -> Results:
     try:
-        content = file.read_bytes()
-        parquet = pq.ParquetFile(pa.BufferReader(content))
-        optional = [name for name in OPTIONAL_COLUMNS if name in parquet.schema_arrow.names]
-        table = parquet.read(columns=[*RESULT_COLUMNS, *optional])
-        results = table.select([*RESULT_COLUMNS, *optional]).to_pylist()
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{file}: cannot be read as results ({first_line(error)}). Run `python -m babyvlm test` again"
-        ) from None
+        return _parse_results(file, _read_bytes(file, MAX_RESULTS_BYTES))
+    except UserError:
+        raise
+    except DAMAGE as error:
+        text = first_line(error)
+        raise UserError(f"{file}: cannot be read as results ({text}). Run `python -m babyvlm test` again") from None
+
+
+def _parse_results(file: Path, content: bytes) -> Results:
+    parquet = pq.ParquetFile(pa.BufferReader(content))
+    if parquet.metadata.num_rows > MAX_RESULTS:
+        raise ValueError(f"more than {MAX_RESULTS:,} rows")
+    optional = [name for name in OPTIONAL_COLUMNS if name in parquet.schema_arrow.names]
+    names = [*RESULT_COLUMNS, *optional]
+    table = parquet.read(columns=names).select(names)
     if not len(table):
         raise UserError(f"{file}: contains no item. Run `python -m babyvlm test` again")
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    for fact, parse in COUNTED_FACTS.items():
+        parse(metadata.get(fact, "0"))
+    types = [pa.float64() if name == "credit" else pa.string() for name in names]
+    table = table.cast(pa.schema(list(zip(names, types, strict=True))))
+    if missing := [name for name in RESULT_COLUMNS if name != "category" and table[name].null_count]:
+        raise ValueError(f"column {missing[0]} has empty values")
     credit: dict[tuple[str, str], dict[str, float]] = {}
     category: dict[str, str] = {}
     groups: dict[str, str] = {}
     captions: dict[str, str] = {}
-    for result in results:
+    for result in table.to_pylist():
         item, control = result["item"], result["control"]
+        if not abs(result["credit"]) <= MAX_CREDIT:
+            raise ValueError(f"credit {result['credit']} of item {item}")
         credit.setdefault((result["measure"], control), {})[item] = result["credit"]
-        category[item] = result["category"]
+        category[item] = result["category"] or ""
         if result.get("group"):
             groups[item] = result["group"]
         if not control:
-            captions[item] = result.get("output", result.get("said", ""))
-    name = file.name.removesuffix(SUFFIX)
+            captions[item] = result.get("output", result.get("said")) or ""
+    name = printable_line(file.name.removesuffix(SUFFIX))
     declared = declared_columns(name, metadata, dict.fromkeys(measure for measure, _ in credit), str(file))
     return Results(declared, metadata, hashlib.sha256(content).hexdigest(), credit, category, groups, captions)
 

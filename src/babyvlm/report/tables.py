@@ -85,7 +85,7 @@ class Table:
     @property
     def file_stem(self) -> str:
         """File name without suffix."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.partition(":")[0].lower()).strip("-")
+        return re.sub(r"[^a-z0-9]+", "-", self.title.partition(":")[0].lower()).strip("-")[:100] or "table"
 
     def print(self) -> None:
         """Print to the terminal."""

@@ -15,7 +15,7 @@ from babyvlm.benchmarks.trials import Row as ListRow
 from babyvlm.benchmarks.trials import group_rows, read_rows
 from babyvlm.errors import UserError
 from babyvlm.report.columns import VTWT, Column
-from babyvlm.report.runs import Row, Run
+from babyvlm.report.runs import Row, Run, is_file
 
 CLASSES = {  # benchmark classes, also those that older versions saved in configs
     "LabeledS": "labeled_s",
@@ -51,10 +51,10 @@ def trial_list(run: Run, benchmark: str) -> TrialList | None:
     for test in _configured_benchmarks(run):
         if CLASSES.get(str(test.get("class_path")).rpartition(".")[2]) == benchmark:
             options = test.get("init_args")
-            if isinstance(options, dict) and "trials" in options:
+            if isinstance(options, dict) and isinstance(options.get("trials"), str):
                 trials = Path(options["trials"])
-                image_root = options.get("image_root") or options.get("images") or trials.parent
-                return TrialList(trials, Path(image_root))
+                image_root = options.get("image_root") or options.get("images") or str(trials.parent)
+                return TrialList(trials, Path(image_root)) if isinstance(image_root, str) else None
     return None
 
 
@@ -74,11 +74,18 @@ def vtwt_phrases(rows: Iterable[Row], items: Sequence[str]) -> Phrases | None:
     """Return the phrases of VTWT's items; None if no list that contains them all is on this machine."""
     for run in (run for row in rows for run in row.runs):
         found = trial_list(run, "vtwt")
-        if found is not None and found.trials.is_file():
-            listed = _read_phrases(found.trials.resolve(), found.trials.stat().st_mtime_ns)
+        if found is not None and is_file(found.trials):
+            listed = _listed_phrases(found.trials)
             if all(item in listed for item in items):
                 return {item: listed[item] for item in items}
     return None
+
+
+def _listed_phrases(trials: Path) -> Phrases:
+    try:
+        return _read_phrases(trials.resolve(), trials.stat().st_mtime_ns)
+    except (OSError, RuntimeError):  # the list has vanished, or is a loop of links
+        return {}
 
 
 @lru_cache(maxsize=8)
