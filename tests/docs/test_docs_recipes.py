@@ -61,7 +61,7 @@ def test_quick_start_script_scores_images(followed, monkeypatch, capsys):
     run = followed / "lightning_logs/CVCL-filtered-some-aug/version_0"
     monkeypatch.setattr(sys, "argv", [script.title, str(run), str(followed / "0.png"), str(followed / "1.png")])
     runpy.run_path(str(followed / script.title), run_name="__main__")
-    assert re.fullmatch(r"tensor\(\[\[\S+ +\S+\],\s+\[\S+ +\S+\]\]\)\s*", capsys.readouterr().out)
+    assert re.fullmatch(r"tensor\(\[\[ *\S+ +\S+\],\s+\[ *\S+ +\S+\]\]\)\s*", capsys.readouterr().out)
 
 
 def credits(run, benchmark, control=""):
