@@ -218,7 +218,7 @@ def test_fit_ends_with_test_results_and_table(world, capsys):
 
 def test_phase_starts_from_previous_phase_with_equal_vocabulary(world, capsys):
     stores = f"[{DATA}/stores/filtered,{DATA}/stores/aug,{DATA}/stores/random]"
-    curate("vocabulary", stores=stores, out=DATA / "bpe", kind="bpe", size=400, min_count=2)
+    curate("vocabulary", stores=stores, out=DATA / "bpe", kind="bpe", vocabulary_size=400, min_count=2)
     small = ["--data.max_tokens", "32", "--data.vocabulary", str(DATA / "bpe")]
     fit("playroom/language-gpt2", "mix/filtered", benchmarks=False, extra=small)
     run = newest("Language-GPT2-filtered")

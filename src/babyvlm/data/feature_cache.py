@@ -194,7 +194,8 @@ class FeatureCacheWriter:
         checked = zip(_progress(self.numbers, f"checking {self.path.name}"), sums, strict=False)
         if len(sums) == len(self.numbers) and all(_sha256(_part_path(self.path, n)) == wanted for n, wanted in checked):
             return True
-        if self.path.is_symlink() or not (self.path / "features.json").is_file():
+        parts = {_part_path(self.path, number).name for number in self.numbers}
+        if self.path.is_symlink() or {path.name for path in self.path.iterdir()} - parts - {"features.json"}:
             raise UserError(f"{self.path}: is not a feature cache. Move it, or set data.features to another folder")
         echo(f"{self.path}: corrupted or changed since it was created; rebuilding")
         shutil.rmtree(self.path)
