@@ -13,6 +13,7 @@ from PIL import Image
 
 from babyvlm.curation.ingest.frames import frames
 from babyvlm.curation.store.pair_store import PairStore
+from babyvlm.errors import UserError
 from support.filming import WORDS_HEADER, read_number, write_transcript, write_video
 
 SECONDS = 75  # longer than any conversation
@@ -215,7 +216,16 @@ def test_frames_babyview_matches_derivation(videos, tmp_path_factory, name, conv
             expected.append((text, [frame_number_at(starts[name], time) for time in times]))
     if not expected:
         return
-    frames(
-        video_folder, folder / "transcripts", folder / "store", profile="babyview", max_frames=max_frames, num_workers=1
-    )
+    try:
+        frames(
+            video_folder,
+            folder / "transcripts",
+            folder / "store",
+            profile="babyview",
+            max_frames=max_frames,
+            num_workers=1,
+        )
+    except UserError as error:  # refused as a transcript that does not fit its video, which few early turns look like
+        assert "within the first 1%" in str(error)  # noqa: PT017
+        return
     assert stored_frames(PairStore(folder / "store"), rotated=False, offset_up=0) == expected
