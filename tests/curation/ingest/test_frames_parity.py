@@ -7,13 +7,12 @@ import random
 from fractions import Fraction
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from babyvlm.curation.ingest.frames import frames
 from babyvlm.curation.store.pair_store import PairStore
-from babyvlm.errors import UserError
 from support.filming import WORDS_HEADER, read_number, write_transcript, write_video
 
 SECONDS = 75  # longer than any conversation
@@ -165,18 +164,6 @@ def test_frames_saycam_matches_derivation_long(videos, tmp_path_factory, case):
     check_saycam(tmp_path_factory.mktemp("corpus"), videos, *case)
 
 
-BABYVIEW = [
-    "token_id",
-    "utterance_id",
-    "utterance",
-    "token_num",
-    "token",
-    "token_start_time",
-    "token_end_time",
-    "speaker",
-]
-
-
 def timestamp_spellings(time_ms):
     minutes, rest = divmod(time_ms, 60_000)
     seconds = f"{rest // 1000}.{rest % 1000:03}"
@@ -216,16 +203,9 @@ def test_frames_babyview_matches_derivation(videos, tmp_path_factory, name, conv
             expected.append((text, [frame_number_at(starts[name], time) for time in times]))
     if not expected:
         return
-    try:
-        frames(
-            video_folder,
-            folder / "transcripts",
-            folder / "store",
-            profile="babyview",
-            max_frames=max_frames,
-            num_workers=1,
-        )
-    except UserError as error:  # refused as a transcript that does not fit its video, which few early turns look like
-        assert "within the first 1%" in str(error)  # noqa: PT017
-        return
+    begins = [begin for begin, _, _ in counted]  # a transcript that covers less than 1% of its video is refused
+    assume(len(set(begins)) < 2 or max(begins) > starts[name][-1] / 50)
+    frames(
+        video_folder, folder / "transcripts", folder / "store", profile="babyview", max_frames=max_frames, num_workers=1
+    )
     assert stored_frames(PairStore(folder / "store"), rotated=False, offset_up=0) == expected

@@ -19,22 +19,12 @@ from babyvlm.curation.rewrite.llm.prompt import Answer
 from babyvlm.curation.rewrite.llm.replies import decode_body, error_in_body, find_answer, read_reply
 from babyvlm.errors import UserError
 from support.fake_llm import chat, sensible, serving
-from support.rewriting import PRICES, captions, ledger_rows, make_store, run, shorten_waits
+from support.rewriting import PRICES, captions, ledger_rows, make_store, run
 
 GOOD = json.dumps({"relevant": True, "utterance": "look a red ball", "reason": "suitable"})
 OTHER = GOOD.replace("red", "blue")
 
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    shorten_waits()
-
-
-@pytest.fixture
-def llm():
-    with serving() as llm:
-        yield llm
+pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 def message(**fields):

@@ -10,19 +10,9 @@ from babyvlm.curation.rewrite.llm.settings import RequestSettings
 from babyvlm.curation.rewrite.stage import rewrite
 from babyvlm.errors import UserError
 from support.fake_llm import sensible, serving
-from support.rewriting import PRICES, captions, ledger_rows, make_store, run, shorten_waits
+from support.rewriting import PRICES, captions, ledger_rows, make_store, run
 
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    shorten_waits()
-
-
-@pytest.fixture
-def llm():
-    with serving() as llm:
-        yield llm
+pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 def in_batches(folder, llm, **options):

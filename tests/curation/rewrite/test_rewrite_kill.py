@@ -23,11 +23,6 @@ def processes():
     return context
 
 
-@pytest.fixture(autouse=True)
-def _no_key(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
 def start(processes, folder, llm, batch, **more):
     options = {
         "store": folder / "in",

@@ -22,21 +22,11 @@ from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from support.fake_llm import chat, sensible, serving
 from support.hostile_captions import HOSTILE
-from support.rewriting import PRICES, captions, ledger_rows, make_store, run, shorten_waits
+from support.rewriting import PRICES, captions, ledger_rows, make_store, run
 
 CANARY = "sk-canary-4f1d2c"
 
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    shorten_waits()
-
-
-@pytest.fixture
-def llm():
-    with serving() as llm:
-        yield llm
+pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 def test_rewrite_sends_each_caption_once(tmp_path, llm, capsys):
