@@ -1,4 +1,6 @@
-"""Scripted reviewers for `make benchmark-demo`. They stand in for people, and every file they write names them as such.
+"""Scripted reviewers for `make benchmark-demo`.
+
+They replace human reviewers, and every file they write identifies them as scripted.
 
 Each opens the URL printed by `benchmark build review` and answers through the page's HTTP API, item by item, with
 Playroom's CLIP: yes if the first phrase is more similar to the image than the second by a margin. The two reviewers use

@@ -3,7 +3,7 @@
 A config is any YAML or JSON that somebody else may have written: an overlay, the ``config.yaml`` of a run, an exported
 model's ``babyvlm.json``, a matrix of ablations, a profile. None of them can run code:
 
-- A class is named by a config only if it stands in this table, a class at a time; no package is allowed as such.
+- A config may name only the classes listed here; no package is allowed as a whole.
 - Arguments that take a function, another program's object, or anything at all are refused (``REFUSED_ARGUMENTS``).
 - No value is a URL, a function, or arguments for a class that its signature does not name (``dict_kwargs``).
 
@@ -26,7 +26,7 @@ from babyvlm.errors import UserError
 
 VARIABLE: Final = "BABYVLM_ALLOW"  # names of modules, separated by commas; child processes inherit it
 
-# Models that an exported folder or a run may consist of. What only loads other models is not among them.
+# Models that an exported folder or a run may consist of. Classes that only load other models are not listed.
 TRAINED_MODELS: Final = (
     "babyvlm.BabyLLaVA",
     "babyvlm.CVCL",
@@ -184,7 +184,11 @@ def user_allowed() -> list[str]:
     Raises:
         UserError: one of them is not the dotted name of a module.
     """
-    names = [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
+    return _checked_names(os.environ.get(VARIABLE, ""))
+
+
+def _checked_names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")) or name.split(".")[0] == "jsonargparse":
             raise UserError(f"--allow {name}: not the name of a module, such as mypackage or mypackage.models")
@@ -193,8 +197,7 @@ def user_allowed() -> list[str]:
 
 def allow(*modules: str) -> None:
     """Let configs name the classes of these modules, in this process and in those that it starts."""
-    os.environ[VARIABLE] = ",".join(dict.fromkeys([*user_allowed(), *modules]))
-    user_allowed()
+    os.environ[VARIABLE] = ",".join(dict.fromkeys(_checked_names(",".join([*user_allowed(), *modules]))))
 
 
 def import_paths() -> list[str]:
@@ -269,7 +272,3 @@ def _check_class(value: Mapping[str, object], place: str) -> None:
     for name in REFUSED_ARGUMENTS.get(_PATHS[path], ()):
         if isinstance(given, Mapping) and given.get(name) not in (None, False):
             raise UserError(f"{place}.{name}: a config may not set this argument of {path}")
-
-
-def _is_users(path: str) -> bool:
-    return any(path == name or path.startswith(f"{name}.") for name in user_allowed())

@@ -58,8 +58,8 @@ def restrict_imports() -> None:
     _allowed_before.update(paths)
 
 
-def check_yaml(path: Path) -> dict[str, Any]:
-    """Read a config and check that it can be parsed: jsonargparse does not name the file that cannot be.
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML config. If it is invalid, the error names the file, which jsonargparse's does not.
 
     Returns:
         Its settings; an empty dictionary if the file is missing, which the parser reports.

@@ -233,7 +233,7 @@ def test_phase_starts_from_previous_phase_with_equal_vocabulary(world, capsys):
             extra=[*small[:2], "--model.init_from", str(run)],
         )
     assert exit_info.value.code == 2
-    assert "one vocabulary serves all phases" in capsys.readouterr().err
+    assert "Use the same vocabulary for all phases of a model" in capsys.readouterr().err
     loaded = babyvlm.load(run)  # from the files in the run's folder only
     assert loaded.vocabulary.hash == Vocabulary(DATA / "bpe").hash
     main(["export", "--run", str(run), "--out", "exported-language"])

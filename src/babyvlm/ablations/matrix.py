@@ -89,7 +89,7 @@ def read_matrix(file: Path) -> Matrix:
     parser.add_class_arguments(Matrix, "matrix")
     try:
         given = load_yaml(file.read_text())
-        matrix: Matrix = parser.instantiate_classes(parser.parse_object({"matrix": given})).matrix
+        matrix: Matrix = parser.instantiate(parser.parse_object({"matrix": given})).matrix
     except FileNotFoundError:
         raise UserError(f"{file}: no such file. Pass a matrix with --matrix") from None
     except Exception as error:

@@ -79,7 +79,9 @@ def sample_budgets(runs: Iterable[tuple[Task, PlannedRun]]) -> list[str]:
     for task, last in runs:
         for run in last.chain:
             if run.command[0] == "fit":
-                by_step.setdefault((task.model, run.name), {})[task.row] = samples_seen(run)
+                by_row = by_step.setdefault((task.model, run.name), {})
+                if task.row not in by_row:  # every seed of a row sees as many
+                    by_row[task.row] = samples_seen(run)
     lines = []
     for (model, step), by_row in by_step.items():
         if len(set(by_row.values())) == 1:

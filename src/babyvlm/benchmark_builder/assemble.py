@@ -88,7 +88,7 @@ def assemble(
             licensed images can be shared with others who have the images.
 
     Raises:
-        UserError: No part is given, parts do not belong together, or no item is accepted.
+        UserError: no part is given, parts do not belong together, or no item is accepted.
     """
     parts = _Parts()
     if labeled_s:
@@ -250,7 +250,7 @@ def _card(manifest: Mapping[str, Any]) -> str:
     """Return the card as Markdown: how the benchmark was built, counts of each step, agreement of reviewers."""
     lines = ["# Benchmark", ""]
     if manifest["world"] == "playroom":
-        lines += [f"Built from Playroom, a drawn world that stands in for SAYCam. Images: {CREDIT}.", ""]
+        lines += [f"Built from Playroom, a synthetic substitute for SAYCam. Images: {CREDIT}.", ""]
     if manifest["licensed"]:
         lines += ["**Licensed images: they must stay on this machine.** Share the output of `--copy_images false`.", ""]
     for name, facts in manifest["facts"].items():

@@ -136,7 +136,7 @@ class ServerGenerator:
         """Return the image of a prompt. Such servers have no seed.
 
         Raises:
-            UserError: The server does not answer, or not with an image.
+            UserError: the server does not answer, or not with an image.
         """
         from babyvlm.curation.rewrite.llm.client import RequestError
 

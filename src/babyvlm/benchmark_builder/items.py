@@ -49,7 +49,7 @@ class Items:
     """A folder of items: ``items.csv``, the images, and the manifest ``items.json``.
 
     Raises:
-        UserError: On first use, if the folder is not one of items.
+        UserError: on first use, if the folder is not one of items.
     """
 
     path: Path

@@ -51,7 +51,7 @@ def labeled_s(
         licensed: mark the images as licensed, so that they never leave this machine.
 
     Raises:
-        UserError: There are fewer than four categories, or a category has no usable image.
+        UserError: there are fewer than four categories, or a category has no usable image.
     """
     if per_category < 1:
         raise UserError(f"--per_category {per_category}: must be 1 or more")

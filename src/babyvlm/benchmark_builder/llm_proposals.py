@@ -109,7 +109,7 @@ def propose_by_llm(
         licensed: The store, if its frames and utterances must stay on this machine.
 
     Raises:
-        UserError: The server is not allowed, refuses every call, or the cost limit is reached.
+        UserError: the server is not allowed, refuses every call, or the cost limit is reached.
     """
     options.check()
     server = open_server(options.base_url, options.key_file, options.timeout, licensed)

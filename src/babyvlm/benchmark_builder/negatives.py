@@ -76,7 +76,7 @@ def negatives(  # noqa: PLR0913, PLR0917 - each is an option of the command, wit
         resolution: size of the images requested from the server, WIDTHxHEIGHT in pixels.
 
     Raises:
-        UserError: No pair is accepted, no image is left, or a model or server cannot be used.
+        UserError: no pair is accepted, no image is left, or a model or server cannot be used.
     """
     source = Items(pairs)
     wanted = [source.rows[name] for name in accepted(source, verdicts or verdicts_of(pairs))]

@@ -71,10 +71,10 @@ def phrase_pairs(  # noqa: PLR0913, PLR0917 - each is an option of the command, 
         timeout: seconds to wait for a reply.
         prices: price list (TOML) for `max_cost`.
         max_cost: cost limit for all runs with this ledger, in the currency of the price list.
-        ledger: file in which answers are stored; by default `phrase_pairs.sqlite` beside `out`.
+        ledger: file in which answers are stored; by default `phrase_pairs.sqlite` next to `out`.
 
     Raises:
-        UserError: An input cannot be read, or no pair is left.
+        UserError: an input cannot be read, or no pair is left.
     """
     source, words = PairStore(store), Vocabulary(vocabulary)
     arguments: dict[str, Any] = {

@@ -34,7 +34,7 @@ def review(items: Path, verdicts: Path | None = None, port: int = 8017) -> None:
         port: port on 127.0.0.1; 0 selects a free port.
 
     Raises:
-        UserError: The items cannot be read, or the port is in use.
+        UserError: the items cannot be read, or the port is in use.
     """
     with require_extra("review", "the review page"):
         from werkzeug.serving import make_server
@@ -75,7 +75,7 @@ def accepted(items: Items, verdicts: Path, reviewers: int = 1) -> list[str]:
         reviewers: Minimum number of reviewers who answered yes.
 
     Raises:
-        UserError: There are no answers, or no item is accepted.
+        UserError: there are no answers, or no item is accepted.
     """
     given = read_all(verdicts, items.fingerprint)
     if not given:

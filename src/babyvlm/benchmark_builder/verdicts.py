@@ -36,7 +36,7 @@ class VerdictFile:
         items: Fingerprint of the items.
 
     Raises:
-        UserError: The name is invalid, another process writes the file, or it belongs to other items.
+        UserError: the name is invalid, another process writes the file, or it belongs to other items.
     """
 
     def __init__(self, folder: Path, reviewer: str, items: str) -> None:
@@ -70,7 +70,7 @@ class VerdictFile:
         _apply(self.given, item, verdict)
 
     def undo(self) -> str | None:
-        """Retract the last verdict and return its item; None if there is none."""
+        """Retract the last verdict and return its item, or None if no verdict is left."""
         if not self.given:
             return None
         item = next(reversed(self.given))
@@ -88,7 +88,7 @@ def read_verdicts(path: Path, items: str) -> dict[str, str]:
     """Return the verdicts of a file that were not retracted, in chronological order: item -> verdict.
 
     Raises:
-        UserError: The file belongs to other items, or a line is malformed.
+        UserError: the file belongs to other items, or a line is malformed.
     """
     given: dict[str, str] = {}
     *lines, _ = path.read_bytes().split(b"\n")  # without an incomplete last line

@@ -90,7 +90,7 @@ class Benchmark(ABC):
         """Return the trials of a list.
 
         Raises:
-            UserError: The list is malformed.
+            UserError: the list is malformed.
         """
 
     @abstractmethod
@@ -98,7 +98,7 @@ class Benchmark(ABC):
         """Return whether a model can be scored. False means that a run skips the benchmark.
 
         Raises:
-            UserError: The model must be scored and cannot be, or a program that the benchmark needs is missing.
+            UserError: the model must be scored and cannot be, or a program that the benchmark needs is missing.
         """
 
     @abstractmethod
@@ -124,7 +124,7 @@ class Benchmark(ABC):
         """Return the trials whose images exist, and the number of other trials.
 
         Raises:
-            UserError: The list is malformed, or an image is missing and ``allow_missing`` is false.
+            UserError: the list is malformed, or an image is missing and ``allow_missing`` is false.
         """
         listed = self.read(self.path)
         trials = with_images(listed, self.images, self.path, allow_missing=self.allow_missing)
@@ -147,7 +147,7 @@ class ScoreBenchmark(Benchmark):
         """Require an ``ImageTextScorer``.
 
         Raises:
-            UserError: The model does not score images with texts.
+            UserError: the model does not score images with texts.
         """
         if not isinstance(model, ImageTextScorer):
             raise UserError(f"{type(model).__name__} has no preprocess() and score(), which {self.name} needs")

@@ -62,7 +62,7 @@ class ContaminationCheck(Callback):
         """Run the check on the first rank while the others wait.
 
         Raises:
-            UserError: A training image is a near-duplicate of a benchmark image, or the check is impossible.
+            UserError: a training image is a near-duplicate of a benchmark image, or the check is impossible.
         """
         if stage == "fit":
             on_rank_zero(lambda: self._check(trainer))

@@ -63,7 +63,7 @@ def evaluate(
         seed: Of the control that shuffles the images.
 
     Raises:
-        UserError: The benchmark is unknown, its list is malformed, images are missing, or the model cannot be scored.
+        UserError: the benchmark is unknown, its list is malformed, images are missing, or the model cannot be scored.
 
     A scorer that prefers long texts, on a list of two trials:
 
@@ -243,7 +243,7 @@ def _benchmark_class(name: str) -> type[Benchmark]:
     """Find a benchmark by name among the shipped ones and every other subclass that was imported.
 
     Raises:
-        UserError: There is none.
+        UserError: no benchmark has this name.
     """
     for module in ("labeled_s", "vtwt", "winoground", "saycam_caption"):
         import_module(f"babyvlm.benchmarks.{module}")

@@ -43,7 +43,7 @@ class EvaluationCallback(Callback):
         A ``fit`` without validation scores nothing, so there the model may be of any kind.
 
         Raises:
-            UserError: Lists or images are malformed or missing (one message for all), two benchmarks have the same
+            UserError: lists or images are malformed or missing (one message for all), two benchmarks have the same
                 name, or the model cannot be scored.
         """
         callbacks = [one for one in getattr(trainer, "callbacks", []) if isinstance(one, EvaluationCallback)]

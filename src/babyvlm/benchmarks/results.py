@@ -55,7 +55,7 @@ def benchmark_facts(benchmark: Benchmark) -> dict[str, str]:
 
 
 def world_of(path: Path) -> str:
-    """Return ``playroom`` for a list of the embedded world, by the manifest in a folder above it; else ``real``."""
+    """Return ``playroom`` for a list of Playroom, by the manifest in a folder above it; else ``real``."""
     if (path.parent / "benchmark.json").is_file():  # built by `benchmark build assemble`
         return str(read_manifest(path.parent, "benchmark")["world"])
     embedded = any((folder / "playroom.json").is_file() for folder in path.resolve().parents)

@@ -38,9 +38,8 @@ class SAYCamCaption(Benchmark):
         """Return one trial for each row, named by the row's line in the file."""
         trials = []
         for row in read_rows(path, COLUMNS):
-            item = f"{row.line}:{row['image']}"
-            split = split_of(row, item, self.dev_fraction, path)
-            trials.append(Trial(item, split, "", ((row["image"], row["text"]),)))
+            split = split_of(row, row.item, self.dev_fraction, path)
+            trials.append(Trial(row.item, split, "", ((row["image"], row["text"]),)))
         return trials
 
     def accepts(self, model: object) -> bool:

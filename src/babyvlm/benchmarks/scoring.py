@@ -31,7 +31,7 @@ def load_images(model: ImageTextScorer | Captioner, images: Sequence[str], root:
     """Return (B, C, H, W): images below ``root``, preprocessed by the model.
 
     Raises:
-        UserError: An image cannot be read.
+        UserError: an image cannot be read.
     """
     return torch.stack([model.preprocess(_open(root, image)) for image in images]).to(device)
 
@@ -75,7 +75,7 @@ def score_pairs(
         label: Of the progress bar.
 
     Raises:
-        UserError: An image cannot be read, or a score is NaN.
+        UserError: an image cannot be read, or a score is NaN.
     """
     pairs = list(dict.fromkeys(pairs))
     same = indistinguishable(scorer, {text for _, text in pairs})

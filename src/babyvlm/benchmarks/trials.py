@@ -48,12 +48,17 @@ class Row:
     def __getitem__(self, column: str) -> str:
         return self.cells[column]
 
+    @property
+    def item(self) -> str:
+        """Name in results of an item that is one row: its line and its image."""
+        return f"{self.line}:{self['image']}"
+
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     """Return the rows of a list. Blank lines are skipped.
 
     Raises:
-        UserError: The file is missing or not a CSV, lacks one of ``columns``, has an empty cell in one of them, or has
+        UserError: the file is missing or not a CSV, lacks one of ``columns``, has an empty cell in one of them, or has
             no rows.
     """
     with open_csv(path) as file:
@@ -89,7 +94,7 @@ def split_of(row: Row, item: str, dev_fraction: float, path: Path) -> str:
     """Return the split of a trial: the list's column ``half``, else by a hash of the item.
 
     Raises:
-        UserError: The column holds something other than ``dev`` or ``test``.
+        UserError: the column holds something other than ``dev`` or ``test``.
     """
     if "half" not in row.cells:
         position = int.from_bytes(hashlib.sha256(item.encode()).digest()[:4], "big") / 2**32
@@ -103,7 +108,7 @@ def with_images(trials: Sequence[Trial], root: Path, path: Path, *, allow_missin
     """Return the trials whose images all exist below ``root``.
 
     Raises:
-        UserError: An image path leaves ``root``; images are missing and ``allow_missing`` is false (the message names
+        UserError: an image path leaves ``root``; images are missing and ``allow_missing`` is false (the message names
             all of them); or no trial is left.
     """
     images = [image for trial in trials for image, _ in trial.options]

@@ -34,13 +34,12 @@ class VTWT(ForcedChoice):
         """
         trials = []
         for row in read_rows(path, COLUMNS):
-            item = f"{row.line}:{row['image']}"
             phrases = row["positive_phrase"], row["negative_phrase"]
             word_class = row.cells.get("word_class") or derived_class(*phrases)
             self.derived |= not row.cells.get("word_class")
             pairs = tuple((row["image"], phrase) for phrase in phrases)
-            split = split_of(row, item, self.dev_fraction, path)
-            trials.append(Trial(item, split, word_class, pairs, group=" / ".join(sorted(phrases))))
+            split = split_of(row, row.item, self.dev_fraction, path)
+            trials.append(Trial(row.item, split, word_class, pairs, group=" / ".join(sorted(phrases))))
         return trials
 
     def facts(self) -> dict[str, str]:

@@ -54,7 +54,7 @@ class BabyWinoground(ScoreBenchmark):
         """Return one trial for each ``instance_id``; its options are (i+,p+), (i+,p-), (i-,p+), (i-,p-).
 
         Raises:
-            UserError: An instance does not have exactly one row of each tag, or its rows disagree.
+            UserError: an instance does not have exactly one row of each tag, or its rows disagree.
         """
         groups = group_rows(read_rows(path, COLUMNS), "instance_id")
         return [self._trial(item, rows, path) for item, rows in groups.items()]

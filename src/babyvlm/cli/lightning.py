@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from babyvlm.ablations.state import FINISHED
 from babyvlm.benchmarks.evaluation_callback import benchmarks_of
-from babyvlm.config import LINKED, CheckedParser, check_yaml
+from babyvlm.config import LINKED, CheckedParser, read_yaml
 from babyvlm.errors import UserError
 from babyvlm.io.files import safe_name
 from babyvlm.io.printing import echo
@@ -133,7 +133,7 @@ class BabyVLMCLI(LightningCLI):
             UserError: the trainer's settings are invalid, or the machine lacks the hardware that they name.
         """
         if self._get(self.config_init, "trainer.logger") in (None, True):
-            csv = self._csv_log()
+            csv = self._csv_logger()
             kwargs["logger"] = [csv, TensorBoardLogger(csv.save_dir, csv.name, version=csv.version)]
         try:
             if SLURMEnvironment.detect() and not self._get(self.config_init, "trainer.plugins"):
@@ -156,7 +156,7 @@ class BabyVLMCLI(LightningCLI):
         callbacks.sort(key=lambda callback: isinstance(callback, Recovery))  # it saves the state of all others
         return trainer
 
-    def _csv_log(self) -> AppendingCSVLogger:
+    def _csv_logger(self) -> AppendingCSVLogger:
         logs, folder = self._get(self.config_init, "log_dir"), self._get(self.config_init, "run_folder")
         if self.run is not None:
             return AppendingCSVLogger(logs, self.run.parent.name, self.run.name)
@@ -252,7 +252,7 @@ def resume(run: Path, *options: str) -> None:
     config = run / "config.yaml"
     if not config.is_file():
         raise UserError(f"{run}: no run to resume ({config.name} is missing)")
-    settings = check_yaml(config)
+    settings = read_yaml(config)
     if not isinstance(settings.get("log_dir"), str):
         raise UserError(f"{config}: `log_dir` is missing. Restore the file that fit wrote")
     log_dir = Path(settings["log_dir"])
@@ -302,7 +302,7 @@ def main(args: list[str], run: Path | None = None, *, training_done: bool = Fals
     warnings.filterwarnings("ignore", ".* in eval mode at the start of training")  # frozen encoders
     for flag, path in pairwise(args):
         if flag in ("-c", "--config"):
-            check_yaml(Path(path))
+            read_yaml(Path(path))
     try:
         BabyVLMCLI(args, run, training_done=training_done)
     except MisconfigurationException as error:

@@ -205,25 +205,25 @@ def _show_group(name: str, rest: list[str]) -> None:
     if not name and rest == ["--version"]:
         echo(f"{PROGRAM} {__version__}")
     elif not rest or rest[0] in ("--help", "-h"):
-        lines = "\n".join(_listed(name))
+        lines = "\n".join(f"  {command:<19}  {summary}" for command, summary in _listed(name))
         if name:
             echo(f"{GROUPS[name]}\n\nusage: {PROGRAM} {name} COMMAND [OPTIONS]\n\ncommands:\n{lines}")
         else:
             echo(HELP.format(commands=f"commands:\n{lines}\n{OPTIONS}".rstrip()), end="")
     else:
-        known = [line.split("  ")[1] for line in _listed(name)]
+        known = [command for command, _ in _listed(name)]
         raise UserError(f"{' '.join([name, rest[0]]).strip()}: no such command. Choose from: {', '.join(known)}")
     raise SystemExit(0)
 
 
-def _listed(group: str) -> Iterator[str]:
-    """The commands below a group, or below none, a line each."""
+def _listed(group: str) -> Iterator[tuple[str, str]]:
+    """The commands of a group, or the top-level ones, with their summaries."""
     summaries = LIGHTNING | GROUPS | {name: command.summary for name, command in COMMANDS.items()}
     prefix = f"{group} " if group else ""
     for name, summary in summaries.items():
         last = name.removeprefix(prefix)
         if name.startswith(prefix) and " " not in last:
-            yield f"  {last:<19}  {summary}"
+            yield last, summary
 
 
 # Errors of the machine that its user can fix: no space, no permission.

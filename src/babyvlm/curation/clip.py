@@ -143,7 +143,7 @@ def _check_activation(model_name: str, pretrained: str) -> None:
     """Check, before weights are downloaded, that the architecture has the activation they were trained with.
 
     open_clip knows the activation of published weights. For a file it is read from the ``open_clip_config.json`` beside
-    it; if there is none, nothing is checked.
+    it; without one, nothing is checked.
 
     Raises:
         ValueError: the architecture has the other activation.

@@ -287,7 +287,8 @@ def _embedder(like: Embeddings) -> Callable[[Sequence[Image.Image]], NDArray[np.
 
 def _hash_store(store: PairStore, scratch: Path, num_workers: int) -> NDArray[np.uint64]:
     """Return (N, W) perceptual hashes; each shard is saved in ``scratch`` when it is done."""
-    paths = [scratch / f"{store.fingerprint}-{number:05d}.npy" for number in range(len(store.files))]
+    fingerprint = store.fingerprint  # read once, not for each shard
+    paths = [scratch / f"{fingerprint}-{number:05d}.npy" for number in range(len(store.files))]
     missing = [(store, number, path) for number, path in enumerate(paths) if not path.exists()]
     hashed = run_in_processes(missing, _hash_shard, num_workers, [__name__])
     for (_, number, _), crash in track(hashed, "hashing", len(missing), console=Console(stderr=True)):

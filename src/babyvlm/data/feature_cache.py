@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from lightning import Trainer
 from PIL import Image
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,8 +27,8 @@ from babyvlm.curation.store.pair_store import GROUP_ROWS, PairStore
 from babyvlm.data.pair_dataset import open_image
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
-from babyvlm.io.distributed import map_over_ranks, on_rank_zero
-from babyvlm.io.printing import Console, echo
+from babyvlm.io.distributed import map_over_ranks, on_rank_zero, progress
+from babyvlm.io.printing import echo
 from babyvlm.types import FrozenVision
 
 T = TypeVar("T")
@@ -134,7 +133,7 @@ def frozen_features(
 
     def compute(numbers: Sequence[int]) -> None:
         loader = DataLoader(_Parts(store, numbers, transform), batch_size=None, num_workers=num_workers)
-        for number, images in _progress(loader, f"features of {store.path.name}", visible=is_first):
+        for number, images in progress(loader, f"features of {store.path.name}"):
             writer.commit(number, _encode(encoder, images))
 
     with artifacts.exclusive(writer.path) if is_first else nullcontext():
@@ -180,18 +179,17 @@ class FeatureCacheWriter:
 
     def is_complete(self) -> bool:
         """Return whether the cache exists and its checksums are right; a corrupted cache is removed."""
-        if not self.path.exists():
-            store, _, _ = self.path.name.rpartition("-")
-            others = sorted(path.name for path in self.path.parent.glob(f"{store}-*/") if path != self.partial)
-            if others:
-                echo(f"{self.path}: new. Caches of another encoder, transform or store: {', '.join(others)}")
-            return False
         try:
-            manifest = artifacts.read_manifest(self.path, "features")
-            sums = manifest["sha256"] if manifest["arguments"] == self.arguments else []
-        except (UserError, KeyError):
+            if not artifacts.is_complete(self.path, "features", self.arguments):
+                store, _, _ = self.path.name.rpartition("-")
+                others = sorted(path.name for path in self.path.parent.glob(f"{store}-*/") if path != self.partial)
+                if others:
+                    echo(f"{self.path}: new. Caches of another encoder, transform or store: {', '.join(others)}")
+                return False
+            sums = artifacts.read_manifest(self.path, "features")["sha256"]
+        except (UserError, KeyError):  # damaged, or built from other arguments
             sums = []
-        checked = zip(_progress(self.numbers, f"checking {self.path.name}"), sums, strict=False)
+        checked = zip(progress(self.numbers, f"checking {self.path.name}"), sums, strict=False)
         if len(sums) == len(self.numbers) and all(_sha256(_part_path(self.path, n)) == wanted for n, wanted in checked):
             return True
         parts = {_part_path(self.path, number).name for number in self.numbers}
@@ -221,7 +219,7 @@ class FeatureCacheWriter:
         Raises:
             UserError: the disk is too small for them.
         """
-        done = (_read_record(self.partial, number).get("sha256") for number in _progress(self.numbers, "resuming"))
+        done = (_read_record(self.partial, number).get("sha256") for number in progress(self.numbers, "resuming"))
         missing = [
             n for n, wanted in enumerate(done) if wanted is None or _sha256(_part_path(self.partial, n)) != wanted
         ]
@@ -294,11 +292,6 @@ def _encode(encoder: nn.Module, images_NCHW: Tensor) -> Tensor:
     with torch.inference_mode():
         chunks = [encoder(chunk.to(weight)).float().cpu() for chunk in torch.split(images_NCHW, batch_size)]
     return torch.cat(chunks)
-
-
-def _progress(items: Iterable[T], label: str, *, visible: bool = True) -> Iterable[T]:
-    """Show a progress bar on standard error."""
-    return track(items, label, console=Console(stderr=True), transient=True, disable=not visible)
 
 
 def _part_path(folder: Path, number: int) -> Path:

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_dataset import chosen_groups, open_image, open_rows, stable_hash
 from babyvlm.data.pair_mix import Mix, Source
-from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader
+from babyvlm.data.sampler import ResumableLoader
 from babyvlm.data.transforms import PILGaussianBlur, seeded, to_tensor
 
 
@@ -175,28 +175,14 @@ class FrameMix(Mix):
             open_rows(PairStore(self.stores / source.store))
 
     @cached_property
-    def _frames(self) -> Frames:
+    def _training(self) -> Frames:
         return Frames(self.stores, self.sources, self.crops, self.seed)
 
     @property
     def batches_per_epoch(self) -> int:
-        """Global batches per epoch."""
-        return len(self._frames) // self.batch_size
+        """Global batches of training data per epoch."""
+        return len(self._training) // self.batch_size
 
     def train_dataloader(self) -> ResumableLoader[Views]:
         """Return batches of frames of all sources, in the order of (seed, epoch, mix)."""
-        sampler = GlobalBatchSampler(
-            len(self._frames),
-            self.batch_size,
-            seed=self.seed,
-            mix=self.identity,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
-        return ResumableLoader(
-            self._frames,
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
+        return self._training_loader(self._training, collate, self.num_workers)

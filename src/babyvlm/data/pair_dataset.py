@@ -145,7 +145,7 @@ class UtteranceFrames(Dataset[Item]):
 
     @cached_property
     def _images(self) -> datasets.Dataset:
-        """The rows with images, opened for the first image: with cached features there is none."""
+        """The rows with images, opened for the first image; with cached features they are never opened."""
         return open_rows(self.store)
 
     def lengths(self) -> npt.NDArray[np.int64]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.feature_cache import Precision, features_for
@@ -25,7 +25,11 @@ from babyvlm.io.extras import require_extra
 from babyvlm.types import Batch
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,31 @@ class Mix(LightningDataModule):
         """Prepare the data, if there is no Trainer that has done so."""
         if self.trainer is None:
             self.prepare_data()
+
+    def _training_loader(
+        self,
+        dataset: Dataset[T],
+        collate_fn: Callable[[Sequence[T]], object],
+        num_workers: int = 0,
+        lengths: npt.NDArray[np.int64] | None = None,
+    ) -> ResumableLoader[T]:
+        """Return this process's part of the training batches, in the order of (seed, epoch, mix)."""
+        sampler = GlobalBatchSampler(
+            len(cast("Sized", dataset)),
+            self.batch_size,
+            seed=self.seed,
+            mix=self.identity,
+            rank=self.rank,
+            world_size=self.world_size,
+            lengths=lengths,
+        )
+        return ResumableLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=collate_fn,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+        )
 
     @property
     def rank(self) -> int:
@@ -156,22 +185,8 @@ class PairMix(Mix):
         dataset = self._training
         for part in dataset.parts:
             self._add_features(part)
-        sampler = GlobalBatchSampler(
-            len(dataset),
-            self.batch_size,
-            seed=self.seed,
-            mix=self.identity,
-            rank=self.rank,
-            world_size=self.world_size,
-            lengths=dataset.lengths() if self.bucket_by_length else None,
-        )
-        return ResumableLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
+        lengths = dataset.lengths() if self.bucket_by_length else None
+        return self._training_loader(dataset, collate, self.num_workers, lengths)
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Return batches of the validation utterances, each with one fixed frame."""

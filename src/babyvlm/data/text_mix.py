@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_dataset import Item, chosen_groups, collate, utterances
 from babyvlm.data.pair_mix import Mix, Source
-from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader
+from babyvlm.data.sampler import ResumableLoader
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
 
@@ -98,15 +98,7 @@ class TextMix(Mix):
 
     def train_dataloader(self) -> ResumableLoader[Item]:
         """Return batches of contexts in the order of (seed, epoch, mix)."""
-        sampler = GlobalBatchSampler(
-            len(self._training),
-            self.batch_size,
-            seed=self.seed,
-            mix=self.identity,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
-        return ResumableLoader(self._training, batch_sampler=sampler, collate_fn=collate)
+        return self._training_loader(self._training, collate)
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Return batches of the validation text."""

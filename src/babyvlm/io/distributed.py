@@ -22,7 +22,7 @@ def is_rank_zero() -> bool:
     return not _distributed() or distributed.get_rank() == 0
 
 
-def progress(tasks: Sequence[T], label: str) -> Iterable[T]:
+def progress(tasks: Iterable[T], label: str) -> Iterable[T]:
     """Return the tasks; the first rank shows a progress bar on standard error while it iterates over them."""
     console = Console(stderr=True)
     return track(tasks, label, console=console, transient=True, disable=not (is_rank_zero() and console.is_terminal))

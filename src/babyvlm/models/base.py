@@ -155,9 +155,10 @@ class CausalModule(VocabularyModule):
         """Return the mean loss of the supervised tokens of the global batch."""
         labels_BL = supervised_labels(batch.tokens_BL)
         loss = language_loss(self(batch), labels_BL)
-        loss = loss * self._weight(supervised_tokens(labels_BL).to(loss))
+        tokens = supervised_tokens(labels_BL)
+        loss = loss * self._weight(tokens.to(loss))
         self.log("train_loss", loss, batch_size=len(batch.keys), sync_dist=True)
-        share = supervised_tokens(labels_BL) / labels_BL[:, 1:].numel()  # the rest is padding
+        share = tokens / labels_BL[:, 1:].numel()  # the rest is padding
         self.log("supervised_share", share, batch_size=len(batch.keys))
         return loss
 

@@ -89,7 +89,7 @@ def best_checkpoint(run: Path) -> Path:
             return files[0]
         problem = "several checkpoints, none of them called last.ckpt" if files else "no checkpoint"
         raise UserError(f"{run}: has {problem}. Name a checkpoint file")
-    for state in _load(last).get("callbacks", {}).values():
+    for state in _load(last, mmap=True).get("callbacks", {}).values():  # without reading the weights
         if state.get("monitor") and state.get("best_model_path"):
             best = folder / Path(state["best_model_path"]).name  # the run may have been moved
             if best.is_file():
@@ -139,10 +139,10 @@ def _read_checkpoint(file: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any
     return checkpoint["state_dict"], checkpoint
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load(file: Path, *, mmap: bool = False) -> dict[str, Any]:
     try:
         require_uncompressed(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
         raise UserError(f"{file}: cannot be read as weights ({first_line(error)})") from error
     return content if isinstance(content, dict) else {}

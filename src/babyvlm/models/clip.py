@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from PIL.Image import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from babyvlm.curation.clip import Clip
@@ -23,12 +22,10 @@ from babyvlm.data.vocabulary import EOS, PAD, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.io.hub import refuse_code
 from babyvlm.models.base import ContrastiveModule, VocabularyModule
-from babyvlm.models.networks.vision import to_half
+from babyvlm.models.networks.vision import TrunkOptions, save_trunk
 from babyvlm.models.optimization import configure
 from babyvlm.types import Batch
 
-Number = bool | int | float
-TowerShape = dict[str, Number | str | list[Number] | None]
 # Settings by which open_clip would download files or pass arguments to another library.
 _ELSEWHERE = re.compile(r"(hf|timm|tokenizer)_|.*(kwargs|pretrained)")
 
@@ -58,8 +55,8 @@ class ClipTraining(ContrastiveModule, VocabularyModule):
         self,
         vocabulary: Path,
         embed_dim: int,
-        vision: TowerShape,
-        text: TowerShape,
+        vision: TrunkOptions,
+        text: TrunkOptions,
         optimizer: OptimizerCallable = our_optimizer,
         image_size: int = 64,
         scheduler: LRSchedulerCallable | None = None,
@@ -70,7 +67,7 @@ class ClipTraining(ContrastiveModule, VocabularyModule):
                 raise UserError(f"model.vision, model.text: {name} is not a setting of a CLIP that is trained here")
         refuse_code(vocabulary)
         self.vocabulary = Vocabulary(vocabulary)
-        special: TowerShape = {
+        special: TrunkOptions = {
             "vocab_size": len(self.vocabulary),
             "pad_id": PAD,
             "eos_id": EOS,
@@ -78,7 +75,7 @@ class ClipTraining(ContrastiveModule, VocabularyModule):
             "hf_tokenizer_name": "tokenizer",
         }
         vision, text = vision | {"image_size": image_size}, text | special
-        self.config: dict[str, int | TowerShape] = {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
+        self.config: dict[str, int | TrunkOptions] = {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
         self.image_size = image_size
         self.network = open_clip.CLIP(**self.config)
         tokenize = open_clip.tokenizer.HFTokenizer(
@@ -127,10 +124,7 @@ class ClipTraining(ContrastiveModule, VocabularyModule):
         }
         config = {"model_cfg": self.config, "preprocess_cfg": preprocess}
         (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        state = {
-            name: to_half(tensor.detach().cpu().contiguous()) for name, tensor in self.network.state_dict().items()
-        }
-        save_file(state, folder / "open_clip_model.safetensors")
+        save_trunk(self.network, folder / "open_clip_model.safetensors", half=True)
         for file in self.vocabulary.path.glob("tokenizer*.json"):
             shutil.copy(file, folder)
 

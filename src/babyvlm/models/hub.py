@@ -109,7 +109,7 @@ def build(recipe: Recipe, where: Path) -> LightningModule:
         parser.link_arguments(name, f"model.init_args.{name}")  # ignored where the model has no such argument
     linked = {name: init_args[name] for name in LINKED if name in init_args}
     try:
-        model = parser.instantiate_classes(parser.parse_object({"model": own, **linked})).model
+        model = parser.instantiate(parser.parse_object({"model": own, **linked})).model
     except Exception as error:
         raise UserError(f"{where}: cannot build its model: {one_line(str(error))}") from error
     assert isinstance(model, LightningModule)

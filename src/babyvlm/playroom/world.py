@@ -1,6 +1,6 @@
 """Content of Playroom: things, places, colors, sizes, numbers and visible verbs.
 
-The glyphs are from OpenMoji (CC BY-SA 4.0). All numbers are our choice unless a source is given beside them.
+The glyphs are from OpenMoji (CC BY-SA 4.0). All numbers are our choice unless a source is given.
 """
 
 from __future__ import annotations
@@ -82,7 +82,6 @@ class Verb:
 
 
 _FOOD = ("apple", "banana", "bread", "cake", "carrot", "cheese", "cookie", "egg", "pear", "pizza", "strawberry")
-_TOYS = ("ball", "balloon", "car", "doll", "teddy", "train", "duck", "kite")
 _WASHABLE = (
     "cup",
     "bowl",

@@ -181,7 +181,7 @@ class Rows:
         """Return the trained rows with results in a column.
 
         Raises:
-            MissingResultsError: there is none.
+            MissingResultsError: no such row exists.
         """
         found = [row for row in self.trained if row.items(column)]
         if not found:
@@ -192,7 +192,7 @@ class Rows:
         """Return the rows that were trained on frames of homes only: only to them are the negative contexts new.
 
         Raises:
-            MissingResultsError: there is none.
+            MissingResultsError: no such row exists.
         """
         found = [row for row in self.trained if row.name.endswith("-filtered")]
         if not found:

@@ -1,4 +1,4 @@
-"""Licence guard: no frame and no utterance of licensed data leaves the machine, nor text that may repeat one.
+"""License guard: frames and utterances of licensed data, and text that may repeat them, never leave the machine.
 
 Everything that shows images or texts of a run, or exports a model, asks here. Data that is not known to be free is
 treated as licensed.

@@ -15,8 +15,8 @@ library_name: {library}
 ---
 # {row}
 
-A {kind} of [BabyVLM](https://arxiv.org/abs/2504.09426) (Wang et al., ICCV 2025), trained from scratch on what an infant
-sees and hears: {parameters:,} parameters, a vocabulary of {words:,} tokens, images of {image_size} pixels.
+A {kind} of [BabyVLM](https://arxiv.org/abs/2504.09426) (Wang et al., ICCV 2025), trained from scratch on child-directed
+data: {parameters:,} parameters, a vocabulary of {words:,} tokens, images of {image_size} pixels.
 """
 LOAD = """
 ```python
@@ -39,7 +39,7 @@ inputs = processor(images="cup.jpg", text="<image><sos>", return_tensors="pt")
 print(processor.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 ```
 """
-LICENCE = (
+LICENSE_NOTE = (
     "Model weights may reveal their training data. If the training data were SAYCam or another licensed corpus, its "
     "terms apply to the weights too."
 )
@@ -89,7 +89,7 @@ def _training(config: Config, data: Config) -> str:
     }
     lines = [f"- {name}: {value}" for name, value in facts.items()]
     settings = yaml.safe_dump(config["model"], sort_keys=False)
-    return "\n".join(["\n## Training\n", *lines, "", "```yaml", settings + "```", "", LICENCE, ""])
+    return "\n".join(["\n## Training\n", *lines, "", "```yaml", settings + "```", "", LICENSE_NOTE, ""])
 
 
 def _scores(row: Row) -> str:

@@ -39,7 +39,7 @@ ABOUT = (
     "Test results of all runs, computed item by item: each model's score on each benchmark with its 95% CI, beside the "
     "paper's value (Wang et al., ICCV 2025, arXiv 2504.09426) and chance, and whether the paper's findings hold here."
 )
-IMAGE_CREDIT = f"Images drawn with {CREDIT}; they are under the same licence."
+IMAGE_CREDIT = f"Images drawn with {CREDIT}; they are under the same license."
 
 
 @dataclass(frozen=True)

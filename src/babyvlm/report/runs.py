@@ -141,7 +141,7 @@ class Run:
 
     @property
     def embedded(self) -> bool:
-        """Whether results are on Playroom, the embedded world, which is not comparable with real data."""
+        """Whether results are on Playroom, the synthetic dataset, which is not comparable with real data."""
         return any(results.metadata.get("world") == "playroom" for results in self.results.values())
 
     @property
@@ -167,7 +167,7 @@ class Run:
 
     @cached_property
     def config_bytes(self) -> bytes:
-        """Content of ``config.yaml``; empty if there is none."""
+        """Content of ``config.yaml``; empty if the file does not exist."""
         return _read_bytes(self.path / "config.yaml")
 
     def settings(self, section: str) -> Config:
@@ -203,12 +203,8 @@ class Run:
         folder, sources = data.get("stores"), data.get("sources")
         if not isinstance(folder, str) or not isinstance(sources, list) or not sources:
             return None
-        names = [_mapping(source).get("store") for source in sources]
-        return (
-            [Path(folder, name) for name in names if isinstance(name, str)]
-            if all(isinstance(name, str) for name in names)
-            else None
-        )
+        names = [name for source in sources if isinstance(name := _mapping(source).get("store"), str)]
+        return [Path(folder, name) for name in names] if len(names) == len(sources) else None
 
     @cached_property
     def parents(self) -> list[Run]:

@@ -21,7 +21,7 @@ from babyvlm.report.runs import Row, benchmarks_of, main_columns, tested_columns
 from babyvlm.report.trial_lists import has_groups
 
 WIDTH, NAME_WIDTH = 120, 40
-PLAYROOM = "Playroom, the embedded world: a stand-in for SAYCam; not comparable with the paper's numbers"
+PLAYROOM = "Playroom: a synthetic stand-in for SAYCam; not comparable with the paper's numbers"
 NOTE = (
     "Mean over the test items with its 95% bootstrap CI; for rows with several seeds, mean over items and seeds with a "
     "95% t interval over both. Categories are treated as fixed. *: the interval contains chance."

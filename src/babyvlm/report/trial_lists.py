@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from babyvlm.benchmarks.intervals import Groups
-from babyvlm.benchmarks.trials import Row as ListRow
 from babyvlm.benchmarks.trials import group_rows, read_rows
 from babyvlm.errors import UserError
 from babyvlm.report.columns import VTWT, Column
@@ -94,7 +93,7 @@ def _read_phrases(trials: Path, _changed_ns: int) -> Phrases:
         rows = read_rows(trials, ("image", "positive_phrase", "negative_phrase"))
     except UserError:  # the list was replaced by another one
         return {}
-    return {f"{row.line}:{row['image']}": (row["positive_phrase"], row["negative_phrase"]) for row in rows}
+    return {row.item: (row["positive_phrase"], row["negative_phrase"]) for row in rows}
 
 
 def groups_of(rows: Sequence[Row], column: Column, items: Sequence[str]) -> Groups:
@@ -131,7 +130,7 @@ def questions(benchmark: str, trials: Path) -> dict[str, Question]:
     try:
         if benchmark == "caption":
             rows = read_rows(trials, ("image", "text"))
-            return {f"{row.line}:{row['image']}": Question(row["text"], [row["image"]]) for row in rows}
+            return {row.item: Question(row["text"], [row["image"]]) for row in rows}
         if benchmark == "labeled_s":
             rows = read_rows(trials, ("trial_id", "target_category", "real_category", "image"))
             return {
@@ -146,7 +145,7 @@ def questions(benchmark: str, trials: Path) -> dict[str, Question]:
             }
         if benchmark == "vtwt":
             rows = read_rows(trials, ("image", "positive_phrase", "negative_phrase"))
-            return {f"{row.line}:{row['image']}": Question(_choice(row.cells), [row["image"]]) for row in rows}
+            return {row.item: Question(_choice(row.cells), [row["image"]]) for row in rows}
         if benchmark == "baby_winoground":
             rows = read_rows(trials, ("instance_id", "positive_phrase", "negative_phrase", "image", "image_tag"))
             return {
@@ -159,10 +158,6 @@ def questions(benchmark: str, trials: Path) -> dict[str, Question]:
     except (UserError, KeyError):  # the list was replaced by another one
         pass
     return {}
-
-
-def _is_distractor(row: ListRow) -> bool:
-    return row["real_category"] != row["target_category"]
 
 
 def _choice(cells: Mapping[str, str]) -> str:

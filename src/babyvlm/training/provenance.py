@@ -31,7 +31,7 @@ class Provenance(Callback):
             UserError: a store or the vocabulary was replaced.
         """
         folder = trainer.log_dir  # read on every rank, because it is broadcast
-        recorded = _known(Path(folder)) if folder is not None else {}
+        recorded = _read_provenance(Path(folder)) if folder is not None else {}
         if "stores" in recorded:
             _check_same(recorded, inputs(trainer), getattr(trainer, "datamodule", None))
 
@@ -54,7 +54,7 @@ class Provenance(Callback):
 
 def trained(run: Path) -> bool:
     """Return whether a run's training has ended and everything it produces is written."""
-    return "steps" in _known(run)
+    return "steps" in _read_provenance(run)
 
 
 def versions() -> dict[str, Any]:
@@ -117,11 +117,11 @@ def _write(trainer: Trainer, facts: dict[str, Any]) -> None:
     if folder is None or not trainer.is_global_zero or not trainer.loggers:  # nothing is kept
         return
     with atomic_write(Path(folder, FILE)) as file:
-        file.write(json.dumps(_known(Path(folder)) | facts, indent=2) + "\n")
+        file.write(json.dumps(_read_provenance(Path(folder)) | facts, indent=2) + "\n")
 
 
-def _known(run: Path) -> dict[str, Any]:
-    """Return the contents of the file; an empty dictionary if there is none."""
+def _read_provenance(run: Path) -> dict[str, Any]:
+    """Return the contents of the file; an empty dictionary if the file does not exist."""
     file = run / FILE
     try:
         return dict(json.loads(file.read_text())) if file.is_file() else {}

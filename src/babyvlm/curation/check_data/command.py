@@ -147,7 +147,7 @@ def _print_requirements(console: Console, requirements: Sequence[Requirement], n
     folder = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     free, needed = shutil.disk_usage(folder).free, sum(requirement.disk_bytes for requirement in requirements)
     sizes = f"{format_bytes(needed)} needed in total, {format_bytes(free)} free in {folder}"
-    console.print(f"Disk: {sizes}", soft_wrap=True)
+    console.print(f"Disk: {escape(sizes)}", soft_wrap=True)
     if needed > free:
         _print_lines(console, "[red]missing[/red]", ["disk space"])
         _print_lines(console, "[green]fix[/green]    ", ["Free space, or pass an --out on another disk"])

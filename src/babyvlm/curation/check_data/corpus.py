@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.progress import track
 
+from babyvlm.curation.benchmark_images import IMAGE_SUFFIXES
 from babyvlm.curation.check_data.findings import Findings, format_bytes
 from babyvlm.curation.check_data.requirements import Requirement, corpus_requirements
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.caption_lists import read_caption_lists, read_frame_transcripts
 from babyvlm.curation.ingest.frames import VideoPart, check_times_fit, find_videos
-from babyvlm.curation.ingest.released import IMAGE_SUFFIXES, ImagePart
+from babyvlm.curation.ingest.released import ImagePart
 from babyvlm.curation.ingest.sentences import frame_times
 from babyvlm.curation.ingest.transcripts import Transcript, find_transcripts, read_transcript
 from babyvlm.curation.ingest.video import VideoError, VideoInfo, probe
@@ -144,6 +145,9 @@ def check_released_frames(
         part = ImagePart(frames, tuple(utterances), source="", image_size=0)
         start = time.perf_counter()
         rows = list(islice(part.rows(Log()), SAMPLE_IMAGES))
+        if not rows:
+            findings.missing.append(f"{frames}: none of the listed images can be read")
+            return findings
         rate = len(rows) / (time.perf_counter() - start)
         size = sum(sizes[name] for name in present)
         reading = Requirement(

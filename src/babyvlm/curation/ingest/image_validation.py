@@ -7,13 +7,12 @@ import warnings
 
 from PIL import Image, UnidentifiedImageError
 
-from babyvlm.io.images import to_rgb
+from babyvlm.io.images import to_rgb, upright
+from babyvlm.io.limits import MAX_IMAGE_BYTES, MAX_PIXELS
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # that a store may contain
 MIN_SIDE = 16  # pixels; excludes tracking pixels and spacers. Our choice.
 JPEG_QUALITY = 95  # of resized images: our choice, the same as of video frames
-MAX_PIXELS = 1 << 25  # about those of 8K video; decoding and resizing takes half a gigabyte
-MAX_BYTES = 64 << 20  # of an encoded image or text: our choice, far above any photo of a web corpus
 # Limit of an image in a store, of which several hundred are in memory at a time. Larger images are resized. Our choice.
 MAX_STORED_BYTES, LARGE_IMAGE_SIDE = 1 << 20, 512
 
@@ -46,7 +45,7 @@ def validate_image(content: bytes, image_size: int = 0) -> bytes:
 
 
 def _decode(content: bytes) -> Image.Image:
-    if len(content) > MAX_BYTES:
+    if len(content) > MAX_IMAGE_BYTES:
         raise InvalidSampleError("over 64 MiB")
     try:
         with warnings.catch_warnings():
@@ -66,6 +65,7 @@ def _decode(content: bytes) -> Image.Image:
 
 def _resize(image: Image.Image, side: int) -> bytes:
     """Return a JPEG whose shorter side is ``side`` pixels."""
+    image = upright(image)
     width, height = (max(side, round(length * side / min(image.size))) for length in image.size)
     image = image.convert("RGBA") if image.has_transparency_data else to_rgb(image)
     image = image.resize((width, height), Image.Resampling.BICUBIC)

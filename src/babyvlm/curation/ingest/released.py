@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from babyvlm.curation.benchmark_images import IMAGE_SUFFIXES
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.caption_lists import CaptionedImages, read_caption_lists, read_frame_transcripts
-from babyvlm.curation.ingest.image_validation import MAX_BYTES, InvalidSampleError, validate_image
+from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
 from babyvlm.curation.ingest.transcripts import find_transcripts
 from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts
@@ -18,13 +19,13 @@ from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.files import as_list, combine_hashes, file_size, files_below, join_inside, require_outside
 from babyvlm.io.images import has_too_many_scans
+from babyvlm.io.limits import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 CHUNK_IMAGES = 2048  # images per part: seconds of work, and a few hundred files for the authors' 600,285 frames
 KEY = "IMAGE: the image with this path below the image folder, without its suffix"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 REPORT_COLUMNS = ("image", "problem")
 
 
@@ -168,7 +169,7 @@ class ImagePart:
         try:
             if not path.is_file():
                 raise InvalidSampleError("image missing")
-            if path.stat().st_size > MAX_BYTES:
+            if path.stat().st_size > MAX_IMAGE_BYTES:
                 raise InvalidSampleError("over 64 MiB")
             content = path.read_bytes()
             if has_too_many_scans(content):

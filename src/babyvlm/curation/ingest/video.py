@@ -92,7 +92,7 @@ def frames_at(
         notes: receives unusual properties of the video that do not prevent its use.
 
     Yields:
-        Time and encoded frame (bytes), or the reason why there is none (str), in the order of ``times_ms``. Times after
+        Time and encoded frame (bytes), or the reason why it is missing (str), in the order of ``times_ms``. Times after
         the end of the video are skipped.
 
     Raises:

@@ -84,6 +84,7 @@ def match_stores(
         state=checkpoint,
     )
     folder = yield artifact
+    artifacts.create_marked(checkpoint)
     target_keys, target_images = embedded_rows(target_store, target_vectors)
     _, candidate_images = embedded_rows(candidate_store, candidate_vectors)
     matching = _match_by(
@@ -199,17 +200,15 @@ def _match_by(
 def _describe(matching: Matching, targets: Vectors, candidates: Vectors, seed: int) -> str:
     """Return the certificate, and the scores of the other methods where they are cheap to compute."""
     lines = [matching.certificate()]
-    others = [match_randomly(targets, candidates, seed=seed)]
-    if len(targets) * len(candidates) <= MAX_COMPARED_PAIRS:
-        others.append(match_greedily(targets, candidates, seed=seed, progress=False))
-    else:
-        lines.append("greedy: not compared, it would need another pass over all pairs (see --method greedy)")
+    others = [] if matching.method == "random" else [match_randomly(targets, candidates, seed=seed)]
+    if matching.method != "greedy":
+        if len(targets) * len(candidates) <= MAX_COMPARED_PAIRS:
+            others.append(match_greedily(targets, candidates, seed=seed, progress=False))
+        else:
+            lines.append("greedy: not compared, it would need another pass over all pairs (see --method greedy)")
     for other in others:
-        if other.method != matching.method:
-            change = (other.primal - matching.primal) / abs(matching.primal)
-            lines.append(
-                f"for comparison, {other.method} matching: total similarity {other.primal:.4f} ({change:+.2%})"
-            )
+        change = (other.primal - matching.primal) / abs(matching.primal)
+        lines.append(f"for comparison, {other.method} matching: total similarity {other.primal:.4f} ({change:+.2%})")
     return "\n".join(lines)
 
 

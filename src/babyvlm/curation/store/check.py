@@ -26,7 +26,7 @@ SPLITS = {"train", "val", "test"}
 
 @dataclass
 class _ShardReport:
-    """The keys and groups of a shard, and the first problem in it; ``problem`` is empty if there is none."""
+    """The keys and groups of a shard, and the first problem in it; ``problem`` is empty for a sound shard."""
 
     problem: str = ""
     keys: list[str] = field(default_factory=list)

@@ -61,7 +61,9 @@ def _counts(source: PairStore) -> Table:
     counts = table.group_by(["source", "split"]).aggregate([([], "count_all"), ("group", "count_distinct")])
     shown = Table("source", "split", "pairs", "groups")
     for row in counts.sort_by([("source", "ascending"), ("split", "ascending")]).to_pylist():
-        shown.add_row(row["source"], row["split"], f"{row['count_all']:,}", f"{row['group_count_distinct']:,}")
+        shown.add_row(
+            escape(row["source"]), escape(row["split"]), f"{row['count_all']:,}", f"{row['group_count_distinct']:,}"
+        )
     shown.add_row("all", "all", f"{len(table):,}", f"{pc.count_distinct(table['group']).as_py():,}", style="bold")
     return shown
 
@@ -103,7 +105,7 @@ def sample(store: Path, num_pairs: int = 10, seed: int = 0, out: Path | None = N
 def _show(source: PairStore, rows_M: npt.NDArray[np.int64], out: Path | None) -> None:
     names = [name for name in source.manifest["columns"] if name != "image"]
     if out is None:
-        table = Table(*names)
+        table = Table(*map(escape, names))
         for row in source.columns(*names).take(rows_M).to_pylist():
             table.add_row(*(_printable(str(row[name])) for name in names))
         Console().print(table)

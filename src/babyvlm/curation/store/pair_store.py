@@ -103,7 +103,7 @@ class PairStore:
                 raise UserError(f"{self.path}/store.json: {name!r} is not a file of the store. Build the store again")
         return manifest
 
-    @property
+    @cached_property
     def files(self) -> list[Path]:
         """The Parquet shards, in order."""
         return [self.path / shard["file"] for shard in self.manifest["shards"]]

@@ -190,18 +190,18 @@ def load_trunk(trunk: nn.Module, source: str) -> None:
 
 
 def save_trunk(trunk: nn.Module, file: Path, *, half: bool = False) -> None:
-    """Write a trunk's weights as safetensors, under timm's names.
+    """Write a network's weights as safetensors, under the names of its library.
 
     Args:
-        trunk: a timm model.
+        trunk: a timm or open_clip model.
         file: to write.
         half: store floating-point weights in float16.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in trunk.state_dict().items()}
-    save_file({name: to_half(tensor) for name, tensor in state.items()} if half else state, file)
+    save_file({name: _to_half(tensor) for name, tensor in state.items()} if half else state, file)
 
 
-def to_half(tensor: Tensor) -> Tensor:
+def _to_half(tensor: Tensor) -> Tensor:
     """Return floating-point weights in float16, other tensors unchanged."""
     return tensor.to(torch.float16) if tensor.is_floating_point() else tensor
 

@@ -333,7 +333,7 @@ def open_server(
 
 
 def read_key(key_file: Path | None) -> str:
-    """Return the API key from a file that only its owner can read, or from the environment; empty if there is none.
+    """Return the API key from a file that only its owner can read, or from the environment; empty if no key is set.
 
     Raises:
         UserError: the file is missing or readable by others, or its content cannot be a key.

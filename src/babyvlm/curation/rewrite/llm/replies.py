@@ -96,7 +96,7 @@ def read_reply(body: object, scrub: Callable[[str], str], answer: type[BaseModel
 
 
 def find_answer(text: str, answer: type[BaseModel]) -> tuple[str | None, str]:
-    """Return the one answer in a model's text as JSON, and the reason if there is none.
+    """Return the one answer in a model's text as JSON, and the reason if the text has no answer.
 
     Reasoning up to ``</think>``, code fences, and prose around the answer are ignored.
     """

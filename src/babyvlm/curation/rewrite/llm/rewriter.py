@@ -224,9 +224,10 @@ def _missing(captions: dict[str, str], ledger: Ledger, options: RewriteOptions) 
         call = ledger.last(name)
         if call is None or (call.state == "failed" and call.paid == "no"):
             missing.append(name)
-        elif call.state != "open" and _outcome(caption, call).kind == "failed":
-            rejected = call.paid == "yes"  # its answer arrived, and cannot be used
-            if options.retry_failed or (options.retry_rejected and rejected):
+        elif call.state != "open":
+            rejected = call.paid == "yes"  # if it failed: its answer arrived, and cannot be used
+            requested = options.retry_failed or (options.retry_rejected and rejected)
+            if requested and _outcome(caption, call).kind == "failed":  # judged last, as that is expensive
                 missing.append(name)
     return missing
 

@@ -1,6 +1,6 @@
 """Rewrite a caption as one simple utterance to a two-year-old, or reject it, by rules and a word list.
 
-This rewriter needs no network and no model. It stands in for the paper's GPT-4o and is simpler: it names the main
+This rewriter needs no network and no model. It replaces the paper's GPT-4o and is simpler: it names the main
 subject of the caption and omits the rest. Its only knowledge of the world is ``toddler_words.txt``.
 
 1. Stock-photo phrases are removed: URLs, image numbers, "vector illustration of", "isolated on white background".
@@ -122,7 +122,7 @@ class Parse:
 
     Attributes:
         subject: None if the caption is rejected.
-        verb: -ing form; empty if there is none.
+        verb: -ing form; empty if the caption has no verb.
         object: of the verb.
         place: preposition and noun phrase.
         reason: why the caption is rejected.
