@@ -72,27 +72,31 @@ def zeros(count):
 
 
 UNKNOWN_FORMAT, DAMAGED, TOO_LARGE = (
-    "not a JPEG, PNG or WebP image",
+    "not a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF image",
     "image cannot be decoded",
     "image has too many pixels",
 )
-# Contents of a file named .jpg, and the reason why it is left out; None: it is valid, and its bytes are kept.
+# Contents of a file named .jpg, and the reason why it is left out; None: it is valid.
 IMAGES = {
     "valid": (encode, None),
-    "empty": (lambda: b"", UNKNOWN_FORMAT),
+    "empty": (lambda: b"", "image file is empty"),
     "one byte": (lambda: b"\xff", UNKNOWN_FORMAT),
     "html": (lambda: b"<!doctype html><title>404 Not Found</title>" * 20, UNKNOWN_FORMAT),
     "random": (lambda: np.random.default_rng(0).bytes(5000), UNKNOWN_FORMAT),
-    "svg": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>', UNKNOWN_FORMAT),
+    "svg": (
+        lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
+        "image format is not supported (SVG)",
+    ),
     "postscript": (
         lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n",
         UNKNOWN_FORMAT,
     ),
     "pickle": (lambda: b"cos\nsystem\n(S'touch pwned'\ntR.", UNKNOWN_FORMAT),
     "zip": (lambda: b"PK\x03\x04" + bytes(60), UNKNOWN_FORMAT),
-    "gif": (lambda: encode("GIF"), UNKNOWN_FORMAT),
-    "bmp": (lambda: encode("BMP"), UNKNOWN_FORMAT),
-    "tiff": (lambda: encode("TIFF"), UNKNOWN_FORMAT),
+    "gif": (lambda: encode("GIF"), None),
+    "bmp": (lambda: encode("BMP"), None),
+    "tiff": (lambda: encode("TIFF"), None),
+    "ppm": (lambda: encode("PPM"), UNKNOWN_FORMAT),
     "truncated jpeg": (lambda: encode()[:-150], DAMAGED),
     "jpeg of its header": (lambda: encode()[:30], DAMAGED),
     "truncated png": (lambda: encode("PNG")[:-300], DAMAGED),

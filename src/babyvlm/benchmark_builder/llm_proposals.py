@@ -22,6 +22,7 @@ from babyvlm.curation.rewrite.llm.ledger import Ledger
 from babyvlm.curation.rewrite.llm.prices import Budget, read_price
 from babyvlm.curation.rewrite.llm.prompt import MESSAGE_TOKENS, MIN_BYTES_PER_TOKEN, Prompt, clean, digest
 from babyvlm.errors import UserError
+from babyvlm.io.images import image_suffix
 from babyvlm.io.printing import Console, echo
 
 Frame = Mapping[str, Any]  # a row of a store
@@ -173,5 +174,5 @@ def _prompt(shown: Mapping[str, Frame], show: str) -> Prompt:
 
 
 def _data_url(image: bytes) -> str:
-    kind = {b"\xff\xd8": "jpeg", b"\x89P": "png"}.get(image[:2], "webp")
+    kind = image_suffix(image).replace("jpg", "jpeg")
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

@@ -17,7 +17,7 @@ from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.io.extras import require_extra
-from babyvlm.io.images import BrokenImageError, open_rgb
+from babyvlm.io.images import BrokenImageError, image_suffix, open_rgb
 
 Row = dict[str, Any]  # of a store
 Propose = Callable[[dict[str, Row]], dict[str, list[PhrasePair]]]
@@ -221,8 +221,7 @@ def _write(folder: Path, kept: list[tuple[str, PhrasePair]], frames: Mapping[str
     names = {}
     for number, key in enumerate(dict.fromkeys(key for key, _ in kept)):
         image = frames[key]["image"]
-        kind = {b"\xff\xd8": "jpg", b"\x89P": "png"}.get(image[:2], "webp")
-        names[key] = f"images/{number:05d}.{kind}"
+        names[key] = f"images/{number:05d}.{image_suffix(image)}"
         (folder / names[key]).write_bytes(image)
     return write_items(
         folder,

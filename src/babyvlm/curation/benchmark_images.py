@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from babyvlm.errors import UserError
 from babyvlm.io.files import file_size, files_below, join_inside
+from babyvlm.io.images import IMAGE_SUFFIXES
 from babyvlm.io.tables import open_csv
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 U = TypeVar("U")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def read_each(lists: Iterable[T], read: Callable[[T], U]) -> list[U]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from babyvlm.io.files import read_bounded
 from babyvlm.io.limits import MAX_IMAGE_BYTES, MAX_PIXELS, MAX_SCANNED_PIXELS, MAX_SCANS
@@ -19,7 +20,20 @@ if TYPE_CHECKING:
     from cv2.typing import MatLike
 
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")  # decoders of other formats start programs or unpack anything
+# Formats that are decoded, and their suffixes. Decoders of other formats start programs or unpack anything.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
+# Formats that are recognized, so that a message can name them, by suffix and by content.
+UNSUPPORTED_SUFFIXES = (".heic", ".heif", ".jxl", ".jp2", ".svg", ".ico", ".psd", ".dng", ".raw")
+UNSUPPORTED_CONTENT = (
+    (re.compile(rb".{4}ftyp(hei|hev|mif1|msf1)", re.DOTALL), "HEIC"),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL"),
+    (re.compile(rb"\0\0\0\x0cjP  "), "JPEG 2000"),
+    (re.compile(rb"8BPS"), "Photoshop"),
+    (re.compile(rb"\s*(<\?xml[^>]*>\s*)?<svg"), "SVG"),
+)
+DAMAGED, TOO_MANY_PIXELS = "image cannot be decoded", "image has too many pixels"
+UNKNOWN_FORMAT = "not a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF image"
 _END_OF_JPEG = b"\xff\xd9"
 _START_OF_SCAN = b"\xff\xda"  # never occurs within the data of a scan
 BACKGROUND = "white"  # of transparent images, which are drawn for a white page: our choice
@@ -27,11 +41,15 @@ _ORIENTATION = 0x0112  # EXIF tag
 
 
 class BrokenImageError(Exception):
-    """An image cannot be decoded, or is too large. The message is the reason."""
+    """An image cannot be decoded, or is too large.
 
+    Attributes:
+        reason: what is wrong, in the same words for all images with this problem; the message may say more.
+    """
 
-class TooManyScansError(BrokenImageError):
-    """A progressive JPEG would take too long to decode: every scan visits every pixel."""
+    def __init__(self, message: str, reason: str = DAMAGED) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def open_rgb(source: bytes | Path) -> Image.Image:
@@ -40,7 +58,7 @@ def open_rgb(source: bytes | Path) -> Image.Image:
     Raises:
         BrokenImageError: it is missing, truncated, not an image, or exceeds a limit of ``io.limits``.
     """
-    with _opened(source) as image:
+    with opened(source) as image:
         return to_rgb(upright(image))
 
 
@@ -53,7 +71,7 @@ def rgb_pixels(encoded: bytes) -> MatLike:
     import cv2
     import numpy as np
 
-    with _opened(encoded) as image:
+    with opened(encoded) as image:
         # Pillow decodes gray, CMYK, alpha and other formats, and truncated JPEGs, which OpenCV would fill with gray.
         is_usual = (image.format, image.mode) == ("JPEG", "RGB") and encoded.endswith(_END_OF_JPEG)
         if not is_usual or not is_upright(image):
@@ -66,39 +84,52 @@ def rgb_pixels(encoded: bytes) -> MatLike:
 
 
 @contextmanager
-def _opened(source: bytes | Path) -> Iterator[Image.Image]:
-    """Open an image that keeps the limits; any error in the block means that the image is broken."""
+def opened(source: bytes | Path) -> Iterator[Image.Image]:
+    """Open an image, given its bytes or path, that keeps the limits. Any error in the block means that it is broken.
+
+    Raises:
+        BrokenImageError: it is missing, truncated, not an image, or exceeds a limit of ``io.limits``.
+    """
+    content = b""
     try:
         content = source if isinstance(source, bytes) else read_bounded(source, MAX_IMAGE_BYTES)
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 _check_effort(image, content)
                 yield image
     except BrokenImageError:
         raise
+    except UnidentifiedImageError:
+        reason = _unknown_format(content)
+        raise BrokenImageError(reason, reason) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BrokenImageError(str(error), TOO_MANY_PIXELS) from None
     except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error and more
         raise BrokenImageError(str(error) or type(error).__name__) from error
 
 
-def has_too_many_scans(content: bytes) -> bool:
-    """Return whether an image is a progressive JPEG that would take seconds or minutes to decode."""
-    try:
-        with _opened(content):
-            return False
-    except TooManyScansError:
-        return True
-    except BrokenImageError:
-        return False
+def _unknown_format(content: bytes) -> str:
+    if not content:
+        return "image file is empty"
+    found = next((name for pattern, name in UNSUPPORTED_CONTENT if pattern.match(content)), "")
+    return f"image format is not supported ({found})" if found else UNKNOWN_FORMAT
 
 
 def _check_effort(image: Image.Image, content: bytes) -> None:
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
-        raise BrokenImageError(f"image has too many pixels, over {MAX_PIXELS:,}")
+        raise BrokenImageError(f"image has too many pixels, over {MAX_PIXELS:,}", TOO_MANY_PIXELS)
+    # A progressive JPEG of many scans takes seconds or minutes to decode: every scan visits every pixel.
     scans = content.count(_START_OF_SCAN) if image.format in ("JPEG", "MPO") else 1
     if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
-        raise TooManyScansError(f"JPEG has too many scans, {scans}")
+        raise BrokenImageError(f"JPEG has too many scans, {scans}", "JPEG has too many scans")
+
+
+def image_suffix(content: bytes) -> str:
+    """Return the suffix, without its dot, of an image as stores contain them: jpg, png or webp."""
+    return {b"\xff\xd8": "jpg", b"\x89P": "png"}.get(content[:2], "webp")
 
 
 def is_upright(image: Image.Image) -> bool:

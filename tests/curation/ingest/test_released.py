@@ -180,10 +180,14 @@ def test_released_leaves_out_damaged_images_with_reason(tmp_path, images, draw_j
     assert [row["key"] for row in store.rows()] == [name.removesuffix(".jpg") for name in good]
     reasons = dict(left_out(store))
     assert list(reasons) == bad
-    leaves, missing, kind = "path is outside the image folder", "image missing", "not a JPEG, PNG or WebP image"
+    leaves, missing, kind = (
+        "path is outside the image folder",
+        "image missing",
+        "not a JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF image",
+    )
     expected = {
         "cut.jpg": "image cannot be decoded",
-        "empty.jpg": kind,
+        "empty.jpg": "image file is empty",
         "text.jpg": kind,
         "gif.jpg": kind,
         "tiff.jpg": kind,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.progress import track
 
-from babyvlm.curation.benchmark_images import IMAGE_SUFFIXES
 from babyvlm.curation.check_data.findings import Findings, format_bytes
 from babyvlm.curation.check_data.requirements import Requirement, corpus_requirements
 from babyvlm.curation.funnel import Funnel
@@ -23,6 +22,7 @@ from babyvlm.curation.ingest.video import VideoError, VideoInfo, probe
 from babyvlm.curation.store.chunked_writer import Log, UnusableInputError
 from babyvlm.errors import UserError
 from babyvlm.io.files import file_size, files_below
+from babyvlm.io.images import IMAGE_SUFFIXES
 from babyvlm.io.printing import Console
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from babyvlm.curation.benchmark_images import IMAGE_SUFFIXES
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.caption_lists import CaptionedImages, read_caption_lists, read_frame_transcripts
 from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
@@ -18,7 +17,7 @@ from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts
 from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.files import as_list, combine_hashes, file_size, files_below, join_inside, require_outside
-from babyvlm.io.images import has_too_many_scans
+from babyvlm.io.images import IMAGE_SUFFIXES
 from babyvlm.io.limits import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
@@ -171,10 +170,7 @@ class ImagePart:
                 raise InvalidSampleError("image missing")
             if path.stat().st_size > MAX_IMAGE_BYTES:
                 raise InvalidSampleError("over 64 MiB")
-            content = path.read_bytes()
-            if has_too_many_scans(content):
-                raise InvalidSampleError("JPEG has too many scans")
-            return validate_image(content, self.image_size)
+            return validate_image(path.read_bytes(), self.image_size)
         except OSError as error:
             raise InvalidSampleError(f"image cannot be read ({error.strerror})") from None
 

@@ -14,7 +14,6 @@ from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts
 from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.files import fingerprint_files, require_outside
-from babyvlm.io.images import has_too_many_scans
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -185,8 +184,6 @@ class WebPart:
             raise InvalidSampleError("no caption")
         if any("\ud800" <= character <= "\udfff" for character in caption):
             raise InvalidSampleError("caption is not valid text")
-        if has_too_many_scans(sample.image):
-            raise InvalidSampleError("JPEG has too many scans")
         return caption, validate_image(sample.image, self.image_size)
 
 

@@ -17,12 +17,11 @@ from babyvlm.curation.store.pair_store import SHARD_ROWS, PairStore
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import write_csv
+from babyvlm.io.images import image_suffix
 from babyvlm.io.printing import Console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
 
 
 @stage
@@ -78,7 +77,7 @@ def _write_tar(folder: Path, number: int, source: PairStore) -> None:
         for name, row in _named_rows(number, source):
             image, utterance = row.pop("image"), row.pop("utterance")
             for suffix, content in (
-                (_suffix(image), image),
+                (image_suffix(image), image),
                 ("txt", utterance.encode()),
                 ("json", json.dumps(row, ensure_ascii=True).encode()),
             ):
@@ -99,7 +98,7 @@ def _write_images(folder: Path, number: int, source: PairStore) -> None:
     rows = []
     for name, row in _named_rows(number, source):
         image = row.pop("image")
-        file = f"{name}.{_suffix(image)}"
+        file = f"{name}.{image_suffix(image)}"
         (temporary / file).write_bytes(image)
         rows.append([f"images/{number:05d}/{file}", *row.values()])
     _list_path(folder, number).write_text(json.dumps(rows))
@@ -115,7 +114,3 @@ def _named_rows(number: int, source: PairStore) -> Iterator[tuple[str, dict[str,
     """Yield the rows of a shard, each with a file name that is valid on every file system (a key may not be)."""
     for offset, row in enumerate(source.shard_rows(number)):
         yield f"{number * SHARD_ROWS + offset:09d}", row
-
-
-def _suffix(image: bytes) -> str:
-    return next((suffix for magic, suffix in MAGIC if image.startswith(magic)), "jpg")

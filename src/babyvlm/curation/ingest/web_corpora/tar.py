@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from babyvlm.curation.ingest.web_corpora.samples import Chunk, Sample, stem
 from babyvlm.io.files import fingerprint_files
+from babyvlm.io.images import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES
 from babyvlm.io.limits import (
     FREE_MEMBERS,
     FREE_UNPACKED_BYTES,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp"}
 TEXT_SUFFIXES = {"txt", "json"}
 
 
@@ -167,9 +167,13 @@ def _split_name(name: str) -> tuple[str, str]:
 def _sample(archive: str, name: str, members: dict[str, bytes]) -> Iterator[Sample]:
     if not members:
         return
-    image = next((content for suffix, content in members.items() if suffix in IMAGE_SUFFIXES), None)
+    # img2dataset stores originals without a suffix if it does not know their format.
+    image = next((content for suffix, content in members.items() if f".{suffix}" in (*IMAGE_SUFFIXES, ".")), None)
     caption, problem = _caption(members)
-    yield Sample(f"{archive}/{name}", image, caption, "image missing" if image is None else problem)
+    if image is None:
+        unsupported = next((suffix for suffix in members if f".{suffix}" in UNSUPPORTED_SUFFIXES), None)
+        problem = f"image format is not supported (.{unsupported})" if unsupported else "image missing"
+    yield Sample(f"{archive}/{name}", image, caption, problem)
 
 
 def _caption(members: dict[str, bytes]) -> tuple[str | None, str | None]:
