@@ -355,7 +355,7 @@ def test_cache_refuses_unsupported_settings(tmp_path, stores, vocabulary):
     with pytest.raises(UserError, match=r"data\.augment to false"):
         mix(stores, vocabulary, features=tmp_path, augment=True)
     learning = CVCL(vocabulary, VisionEncoder("test_resnet"), width=8, image_size=SIZE, max_tokens=6)
-    with pytest.raises(UserError, match=r"vision encoder of CVCL is trained.*model\.vision\.frozen"):
+    with pytest.raises(UserError, match=r"vision encoder of CVCL changes in training.*model\.vision\.frozen"):
         fit(tmp_path, learning, mix(stores, vocabulary, features=tmp_path / "cache"))
     assert not (tmp_path / "cache").exists()
 

@@ -205,6 +205,68 @@ def test_score_computes_wanted_pairs_only(vocabulary, shape):
     torch.testing.assert_close(scores[wanted], ours.score(images_BCHW, TEXTS)[wanted], atol=1e-6, rtol=1e-6)
 
 
+UNKNOWN = ["look <unk> the ball", "<unk>", "the red <unk> <unk> dog"]
+
+
+@pytest.mark.parametrize("unknown", ["learn", "mask", "drop"])
+@pytest.mark.parametrize("template", ["sos_eos", "plain"])
+def test_template_and_unknown_words_equal_transformers(vocabulary, pair, shape, template, unknown):
+    """The text of each pair written out as a list, one pair at a time, in transformers' own LLaVA."""
+    _, theirs = pair
+    torch.manual_seed(0)
+    ours = model(vocabulary, shape, train_language=True, template=template, unknown_words=unknown).eval()
+    reference = copy.deepcopy(theirs)
+    reference.model.vision_tower = MapTower(ours.network.llava.model.vision_tower.timm_model)
+    for part in ("multi_modal_projector", "language_model"):
+        getattr(reference.model, part).load_state_dict(getattr(ours.network.llava.model, part).state_dict())
+    reference.lm_head.load_state_dict(ours.network.llava.lm_head.state_dict())
+    data = batch(vocabulary, TEXTS + UNKNOWN)
+    total, count = 0.0, 0
+    for image, text in zip(data.images_BCHW, data.utterances, strict=True):
+        words = Vocabulary(vocabulary).encode([text], 8)[0][1:-1]
+        if unknown == "drop":
+            words = [word for word in words if word != UNK]
+        ids = [IMAGE] * PLACES + (words if template == "plain" else [SOS, *words, EOS])
+        labels = [-100 if token in (IMAGE, SOS) or (unknown == "mask" and token == UNK) else token for token in ids]
+        supervised = sum(label != -100 for label in labels)
+        if supervised:
+            out = reference(input_ids=torch.tensor([ids]), pixel_values=image[None], labels=torch.tensor([labels]))
+            total, count = total + out.loss * supervised, count + supervised
+    torch.testing.assert_close(ours.training_step(data, 0), total / count, atol=1e-6, rtol=1e-5)
+
+
+def test_plain_template_captions_from_the_image_alone(vocabulary, pair):
+    ours, theirs = pair
+    ours.network.template = "plain"
+    prompt = with_places(torch.empty(3, 0, dtype=torch.long))
+    inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt), "pixel_values": images()}
+    expected = theirs.generate(**inputs, use_cache=True, do_sample=False, max_new_tokens=9)[:, PLACES:]
+    assert torch.equal(ours.network.generate(images(), 9), expected)
+
+
+def test_frozen_language_model_can_keep_its_dropout(vocabulary):
+    data = batch(vocabulary)
+    for kept in (False, True):
+        ours = model(vocabulary, frozen_dropout=kept).train()
+        losses = {ours.training_step(data, 0).item() for _ in range(3)}
+        assert (len(losses) > 1) is kept
+        assert not any(parameter.requires_grad for parameter in ours.network.language_model.parameters())
+        assert not ours.network.vision_tower.training
+        assert len({ours.eval().training_step(data, 0).item() for _ in range(3)}) == 1
+
+
+def test_frozen_vision_can_update_its_batch_norm(tmp_path, vocabulary):
+    torch.manual_seed(0)
+    vision = VisionEncoder("test_resnet", frozen=True, update_batch_norm=True)
+    ours = BabyLLaVA(vocabulary, vision, GPT2, image_size=SIZE, max_tokens=8)
+    assert ours.frozen_vision() is None  # its features cannot be cached
+    before = state_of(ours.network.vision_tower)
+    trainer(tmp_path).fit(ours, loader(batch(vocabulary), batch(vocabulary, seed=2)))
+    after = ours.network.vision_tower.state_dict()
+    moved = {name.rpartition(".")[2] for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert moved == {"running_mean", "running_var", "num_batches_tracked"}
+
+
 def test_babyllava_implements_protocols(vocabulary):
     ours = model(vocabulary)
     for protocol in (ImageTextScorer, TextScorer, Captioner, FrozenVision):

@@ -6,6 +6,7 @@ Losses are compared bit by bit on the machine type and torch version that made t
 import json
 import platform
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,16 +66,20 @@ def babyllava(vision, shape, **options):
     return BabyLLaVA(WORDS, vision, LanguageShape(**shape), image_size=SIZE, max_tokens=9, optimizer=adamw, **options)
 
 
+def language_model(shape):
+    return LanguageModel(WORDS, LanguageShape(**shape), 9, predict_sos=False, optimizer=adamw)
+
+
 MODELS = {
     "CVCL": lambda: cvcl(trunk()),
     "CVCL-frozen": lambda: cvcl(trunk(frozen=True), learn_temperature=True),
-    "CVCL-lstm": lambda: cvcl(trunk(), LSTMText),
+    "CVCL-lstm": lambda: cvcl(trunk(), partial(LSTMText, dropout=0.0)),
     "CVCL-transformer": lambda: cvcl(trunk(), transformer),
     "BabyLLaVA-phase-1": lambda: babyllava(trunk(frozen=True), GPT2),
     "BabyLLaVA-phase-2": lambda: babyllava(trunk(), GPT2, train_language=True),
     "BabyLLaVA-recompute": lambda: babyllava(trunk(), LLAMA, train_language=True, gradient_checkpointing=True),
-    "Language": lambda: LanguageModel(WORDS, LanguageShape(**GPT2), 9, optimizer=adamw),
-    "Language-llama": lambda: LanguageModel(WORDS, LanguageShape(**LLAMA), 9, optimizer=adamw),
+    "Language": lambda: language_model(GPT2),
+    "Language-llama": lambda: language_model(LLAMA),
     "DINO": lambda: DINO(trunk(), adamw, 12, HEAD, {"center_momentum": 0.8}, 0.9),
     "CLIP": lambda: ClipTraining(WORDS, **CLIP, optimizer=adamw, image_size=SIZE),
 }

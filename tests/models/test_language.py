@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_language_model_has_parameter_count_of_paper(shape, vocabulary_size, mil
 @pytest.mark.parametrize("shape", [SMALL, SMALL_LLAMA], ids=lambda shape: shape.family)
 def test_loss_equals_transformers(tmp_path, vocabulary, shape):
     data = batch(vocabulary)
-    model = LanguageModel(vocabulary, shape, max_tokens=16)
+    model = LanguageModel(vocabulary, shape, max_tokens=16, predict_sos=False)
     assert isinstance(model.network, LlamaForCausalLM) == (shape.family == "llama")
     mask = (data.tokens_BL != 0).long()  # ours needs no mask
     theirs = model.network(data.tokens_BL, attention_mask=mask, labels=supervised_labels(data.tokens_BL)).loss.item()
@@ -60,6 +61,18 @@ def test_loss_equals_transformers(tmp_path, vocabulary, shape):
     run.fit(model, loader(data), loader(data))
     assert run.callback_metrics["train_loss"].item() == pytest.approx(theirs, rel=1e-5)
     assert run.callback_metrics["supervised_share"].item() == pytest.approx(16 / 20)
+
+
+def test_sos_is_predicted_after_eos_by_default(vocabulary):
+    """As transformers' collator for causal models labels packed text: every token but padding."""
+    packed = torch.cat([torch.tensor(row) for row in Vocabulary(vocabulary).encode(TEXTS)])[None]
+    data = Batch(["context"], torch.empty(0), packed, [""])
+    model = LanguageModel(vocabulary, replace(SMALL, positions=32), max_tokens=32)
+    assert (packed[:, 1:] == 2).sum() == 3
+    torch.testing.assert_close(model.training_step(data, 0), model.network(packed, labels=packed).loss)
+    without = LanguageModel(vocabulary, replace(SMALL, positions=32), max_tokens=32, predict_sos=False)
+    without.load_state_dict(model.state_dict())
+    assert (without.training_step(data, 0) - model.training_step(data, 0)).abs() > 1e-4
 
 
 def test_perplexity_is_independent_of_batch_size(tmp_path, vocabulary):

@@ -80,14 +80,15 @@ def features_for(
         num_workers: processes per rank that decode images.
 
     Raises:
-        UserError: the model's vision encoder is trained, so that its features change.
+        UserError: the model's vision encoder changes in training.
     """
     model = trainer.lightning_module
     encoder = model.frozen_vision() if isinstance(model, FrozenVision) else None
     if encoder is None:
         raise UserError(
-            f"data.features: the vision encoder of {type(model).__name__} is trained, so its features cannot be "
-            "cached. Freeze it (--model.vision.frozen true) or remove data.features"
+            f"data.features: the vision encoder of {type(model).__name__} changes in training, so its features cannot "
+            "be cached. Freeze it (--model.vision.frozen true, --model.vision.update_batch_norm false) or remove "
+            "data.features"
         )
     return frozen_features(folder, store, encoder, transform, precision, trainer, num_workers)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -13,16 +13,16 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from babyvlm.data.transforms import eval_transform
-from babyvlm.data.vocabulary import Vocabulary
+from babyvlm.data.vocabulary import EOS, PAD, UNK, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.models.base import CausalModule
 from babyvlm.models.checkpoints import init_from as initialize
 from babyvlm.models.checkpoints import is_authors_checkpoint, load_authors_checkpoint
 from babyvlm.models.language import LanguageModel
-from babyvlm.models.networks.babyllava import MAX_NEW_TOKENS, BabyLLaVANetwork, processor
+from babyvlm.models.networks.babyllava import MAX_NEW_TOKENS, BabyLLaVANetwork, Template, processor
 from babyvlm.models.networks.connector import ImageTokens
 from babyvlm.models.networks.language import GPT2, LanguageShape
-from babyvlm.models.networks.vision import VisionEncoder
+from babyvlm.models.networks.vision import VisionEncoder, set_frozen_mode
 from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler
 from babyvlm.models.scoring import (
     Likelihood,
@@ -39,12 +39,14 @@ def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
 
 
 class BabyLLaVA(CausalModule):
-    """Trains a ``BabyLLaVANetwork``: image tokens, then ``<sos> words <eos>``, each token predicted from those before.
+    """Trains a ``BabyLLaVANetwork``: image tokens, then the text, each token predicted from those before.
 
-    The paper's input is the image tokens, the utterance and ``<eos>``. Utterances begin with ``<sos>`` by our choice:
-    they do so in phase 0, and it gives the first word a likelihood without an image too.
+    By our choice the text is ``<sos> words <eos>``: it is so in phase 0, ``<sos>`` gives the first word a likelihood
+    without an image too, and a model that has learned ``<eos>`` ends its captions. ``template: plain`` is the form of
+    the authors' released training script.
 
-    The connector is always trained. Frozen parts are in evaluation mode: no gradient, no dropout, fixed batch norm.
+    The connector is always trained. Unless asked otherwise, frozen parts are in evaluation mode: no gradient, no
+    dropout, fixed batch norm.
 
     Args:
         vocabulary: folder created by ``curate vocabulary``; that of the data, and of phase 0.
@@ -53,6 +55,12 @@ class BabyLLaVA(CausalModule):
         train_language: train the language model: false in phase 1, true in phase 2.
         init_language: run of phase 0 to initialize the language model from.
         init_from: run of the previous phase to initialize all weights from, or a folder with the authors' checkpoint.
+        template: what follows the image tokens; see ``networks.babyllava.Template``.
+        unknown_words: what training does with ``<unk>``, unintelligible speech: ``learn`` it like a word; ``mask`` it,
+            read but not predicted; or ``drop`` it from the text, as ShawnKing98/BabyLLaVA did until October 2025, where
+            it also was the padding that ``prepare_inputs_labels_for_multimodal`` removes.
+        frozen_dropout: keep the dropout of a language model that is not trained (phase 1) active, as the authors'
+            script does: it stops the gradients only.
         likelihood: the value of ``score``: the mean log-likelihood of a text's tokens (the authors' choice), their sum,
             or the evidence log p(text | image) - log p(text).
         gradient_checkpointing: recompute the activations of the language model's layers in the backward pass: less
@@ -66,7 +74,7 @@ class BabyLLaVA(CausalModule):
         UserError: image and utterance together are longer than the language model's context.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - each is a setting of the model that a YAML may override
         self,
         vocabulary: Path,
         vision: VisionEncoder,
@@ -74,6 +82,9 @@ class BabyLLaVA(CausalModule):
         train_language: bool = False,
         init_language: Path | None = None,
         init_from: Path | None = None,
+        template: Template = "sos_eos",
+        unknown_words: Literal["learn", "mask", "drop"] = "learn",
+        frozen_dropout: bool = False,
         likelihood: Likelihood = "mean",
         gradient_checkpointing: bool = False,
         image_size: int = 224,
@@ -83,7 +94,13 @@ class BabyLLaVA(CausalModule):
     ) -> None:
         super().__init__(optimizer, scheduler)
         self.vocabulary, self.heads = Vocabulary(vocabulary), language.all_heads
-        self.network = BabyLLaVANetwork(vision, language, len(self.vocabulary), image_size)
+        self.network = BabyLLaVANetwork(vision, language, len(self.vocabulary), image_size, template)
+        if template == "plain":
+            self.given += (EOS,)
+        if unknown_words == "mask":
+            self.given += (UNK,)
+        self.unknown_words, self.frozen_dropout = unknown_words, frozen_dropout
+        self.update_batch_norm = vision.update_batch_norm
         if self.network.image_length + max_tokens > language.positions:
             raise UserError(
                 f"{self.network.image_length} image tokens and data.max_tokens {max_tokens} exceed the language "
@@ -115,21 +132,33 @@ class BabyLLaVA(CausalModule):
         self.train()  # Lightning keeps the mode in which it finds a module
 
     def train(self, mode: bool = True) -> BabyLLaVA:
-        """Set the mode; frozen parts stay in evaluation mode."""
+        """Set the mode; frozen parts stay in evaluation mode, except for what the options keep active."""
         super().train(mode)
         for part in self._frozen:
-            part.eval()
+            if part is self.network.vision_tower:
+                set_frozen_mode(part, training=mode and self.update_batch_norm)
+            elif not self.frozen_dropout:
+                part.eval()
         return self
 
     def frozen_vision(self) -> nn.Module | None:
         """Return the encoder that computes ``Batch.features`` (B, P, C), if it is frozen."""
-        tower = self.network.vision_tower
-        return ImageTokens(self.network.llava.model.vision_tower.timm_model).eval() if tower in self._frozen else None
+        if self.network.vision_tower not in self._frozen or self.update_batch_norm:
+            return None
+        return ImageTokens(self.network.llava.model.vision_tower.timm_model).eval()
 
     def forward(self, batch: Batch) -> Tensor:
         """Return (B, L, V) logits of the token after each text token, given the image."""
-        logits_BLV: Tensor = self.network(batch.tokens_BL, batch.images_BCHW, batch.features)
+        logits_BLV: Tensor = self.network(self.text(batch), batch.images_BCHW, batch.features)
         return logits_BLV
+
+    def text(self, batch: Batch) -> Tensor:
+        """Return (B, L) tokens of the utterances, without ``<unk>`` if it is dropped."""
+        if self.unknown_words != "drop":
+            return batch.tokens_BL
+        order_BL = (batch.tokens_BL == UNK).int().argsort(dim=1, stable=True)
+        tokens_BL = batch.tokens_BL.gather(1, order_BL)
+        return tokens_BL.masked_fill(tokens_BL == UNK, PAD)
 
     def preprocess(self, image: Image) -> Tensor:
         """Return an RGB image as (C, H, W)."""

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from babyvlm.data.vocabulary import Vocabulary
+from babyvlm.data.vocabulary import IMAGE, PAD, SOS, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.models.checkpoints import check_vocabulary
 from babyvlm.models.compatibility import upgrade_state_dict
@@ -118,7 +118,7 @@ class ContrastiveModule(LightningModule):
 
 
 class CausalModule(VocabularyModule):
-    """A model that predicts each word and ``<eos>`` of an utterance from the tokens before it.
+    """A model that predicts each token of an utterance from the tokens before it.
 
     Logs ``train_loss`` and ``supervised_share``; over all held-out tokens ``val_loss`` and ``val_perplexity``, and
     likewise ``test_``. Losses are in nats per token.
@@ -126,7 +126,12 @@ class CausalModule(VocabularyModule):
     Args:
         optimizer: called with the trainable parameters.
         scheduler: called with the optimizer and the run's number of steps; stepped after each optimizer step.
+
+    Attributes:
+        given: tokens that are not predicted.
     """
+
+    given: tuple[int, ...] = (PAD, SOS, IMAGE)
 
     def __init__(self, optimizer: OptimizerCallable, scheduler: TimedScheduler) -> None:
         super().__init__()
@@ -149,11 +154,15 @@ class CausalModule(VocabularyModule):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """Return (B, L, V) logits of the token after each token of ``batch.tokens_BL``."""
+        """Return (B, L, V) logits of the token after each token of ``text(batch)``."""
+
+    def text(self, batch: Batch) -> Tensor:
+        """Return (B, L) tokens of the utterances."""
+        return batch.tokens_BL
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of the supervised tokens of the global batch."""
-        labels_BL = supervised_labels(batch.tokens_BL)
+        labels_BL = supervised_labels(self.text(batch), self.given)
         loss = language_loss(self(batch), labels_BL)
         tokens = supervised_tokens(labels_BL)
         loss = loss * self._weight(tokens.to(loss))
@@ -207,7 +216,7 @@ class CausalModule(VocabularyModule):
         self._accumulated.clear()
 
     def _measure(self, batch: Batch) -> None:
-        labels_BL = supervised_labels(batch.tokens_BL)
+        labels_BL = supervised_labels(self.text(batch), self.given)
         # A mean over tokens, not over batches: batches differ in their number of tokens.
         self.held_out_loss.update(language_loss(self(batch), labels_BL), supervised_tokens(labels_BL))
 

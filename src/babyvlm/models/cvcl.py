@@ -78,7 +78,7 @@ class CVCL(ContrastiveModule, VocabularyModule):
     def frozen_vision(self) -> nn.Module | None:
         """Return the encoder that computes ``Batch.features``, if it is frozen."""
         vision = self.network.vision_encoder
-        return vision if vision.frozen else None
+        return vision if vision.is_constant else None
 
     def preprocess(self, image: Image) -> Tensor:
         """Return an RGB image as (C, H, W)."""

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from babyvlm.data.vocabulary import Vocabulary
+from babyvlm.data.vocabulary import IMAGE, PAD, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.models.base import CausalModule
 from babyvlm.models.checkpoints import init_from as initialize
@@ -25,7 +25,7 @@ def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
 
 
 class LanguageModel(CausalModule):
-    """Trains a causal language model of transformers to predict each word and ``<eos>`` from the tokens before it.
+    """Trains a causal language model of transformers to predict each token from the tokens before it.
 
     Args:
         vocabulary: folder created by ``curate vocabulary``; that of the data.
@@ -33,6 +33,8 @@ class LanguageModel(CausalModule):
         max_tokens: length of a context, in tokens; that of the data.
         init_from: run folder or checkpoint file to initialize the weights from. This starts a new run; it does not
             resume one.
+        predict_sos: also predict ``<sos>`` after the ``<eos>`` of the previous utterance, as ShawnKing98/BabyLLaVA does
+            since October 2025 (``llava/train/train_babylm.py``); otherwise words and ``<eos>`` only.
         gradient_checkpointing: recompute the activations of the layers in the backward pass: less memory, more time.
         optimizer: called with the parameters.
         scheduler: called with the optimizer and the run's number of steps; stepped after each step.
@@ -47,6 +49,7 @@ class LanguageModel(CausalModule):
         shape: LanguageShape = GPT2,
         max_tokens: int = 1024,
         init_from: Path | None = None,
+        predict_sos: bool = True,
         gradient_checkpointing: bool = False,
         optimizer: OptimizerCallable = paper_optimizer,
         scheduler: TimedScheduler = CosineWithWarmup,
@@ -57,6 +60,8 @@ class LanguageModel(CausalModule):
                 f"data.max_tokens {max_tokens} exceeds the language model's {shape.positions} positions. "
                 "Lower it or raise model.shape.positions"
             )
+        if predict_sos:
+            self.given = (PAD, IMAGE)
         self.vocabulary, self.heads = Vocabulary(vocabulary), shape.all_heads
         self.network = AutoModelForCausalLM.from_config(language_config(shape, len(self.vocabulary)))
         if gradient_checkpointing:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -37,22 +39,21 @@ def symmetric_info_nce(image_ND: Tensor, text_ND: Tensor, temperature: Tensor | 
         return (cross_entropy(logits_NN, target_N) + cross_entropy(logits_NN.T, target_N)) / 2
 
 
-def supervised_labels(tokens_BL: Tensor) -> Tensor:
-    """Return the labels of a causal language model: words and ``<eos>``.
-
-    ``<pad>``, ``<sos>`` and ``<image>`` are given, not predicted.
+def supervised_labels(tokens_BL: Tensor, given: Sequence[int] = (PAD, SOS, IMAGE)) -> Tensor:
+    """Return the labels of a causal language model: by default words and ``<eos>``.
 
     >>> supervised_labels(torch.tensor([[2, 7, 8, 3, 0]]))  # <sos> two words <eos> <pad>
     tensor([[-100,    7,    8,    3, -100]])
 
     Args:
         tokens_BL: as in ``Batch``: ``<sos> words <eos>``, padded on the right; or several of these, packed.
+        given: tokens that are given, not predicted.
 
     Returns:
         (B, L) tokens, ``UNSUPERVISED`` where there is no loss. Not shifted: label l is predicted from the tokens
         before l.
     """
-    return tokens_BL.masked_fill((tokens_BL == PAD) | (tokens_BL == SOS) | (tokens_BL == IMAGE), UNSUPERVISED)
+    return tokens_BL.masked_fill(torch.isin(tokens_BL, torch.tensor(given, device=tokens_BL.device)), UNSUPERVISED)
 
 
 def supervised_tokens(labels_BL: Tensor) -> Tensor:

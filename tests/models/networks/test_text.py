@@ -36,7 +36,7 @@ def test_mean_embedding_averages_words(length):
 
 def test_lstm_returns_state_after_last_word():
     torch.manual_seed(0)
-    encoder = LSTMText(SIZE, WIDTH)
+    encoder = LSTMText(SIZE, WIDTH).eval()
     rows = [utterance(1, 1), utterance(2, 6), utterance(3, 3)]
     for row, out in zip(rows, encoder(padded(rows)), strict=True):
         state = None
@@ -52,7 +52,7 @@ def test_text_encoder_ignores_padding(encoder_class, lengths, extra, seed):
     torch.manual_seed(seed)
     encoder = encoder_class(SIZE, WIDTH)
     rows = [utterance(seed + n, length) for n, length in enumerate(lengths)]
-    for mode in (encoder.eval(), encoder.train() if encoder_class is not TransformerText else encoder):  # no dropout
+    for mode in (encoder.eval(), encoder.train() if encoder_class is MeanEmbedding else encoder):  # no dropout
         alone = torch.cat([mode(padded([row])) for row in rows])
         torch.testing.assert_close(mode(padded(rows)), alone, atol=2e-6, rtol=0)
         torch.testing.assert_close(mode(padded(rows, extra)), alone, atol=2e-6, rtol=0)
@@ -89,3 +89,59 @@ def test_text_encoder_refuses_more_tokens_than_positions():
     assert encoder(padded([utterance(0, 4)])).shape == (1, WIDTH)
     with pytest.raises(UserError, match="has 6 positions, but a batch has 7"):
         encoder(padded([utterance(0, 5)]))
+
+
+def test_lstm_drops_the_same_inputs_of_all_words():
+    """An LSTM that adds up its inputs: each unit is either twice the sum of all words or zero, by the utterance."""
+    torch.manual_seed(0)
+    encoder = LSTMText(SIZE, WIDTH)
+    gates = torch.zeros(4 * WIDTH)  # input, forget, cell, output
+    gates[: 2 * WIDTH] = gates[3 * WIDTH :] = 50.0  # open
+    with torch.no_grad():
+        for name, parameter in encoder.lstm.named_parameters():
+            parameter.zero_()
+            if name == "bias_ih_l0":
+                parameter.copy_(gates)
+            if name == "weight_ih_l0":
+                parameter[2 * WIDTH : 3 * WIDTH] = torch.eye(WIDTH)
+        encoder.embedding.weight[1:].uniform_(1e-3, 2e-3)  # where tanh is linear
+    rows = [utterance(seed, 5) for seed in range(200)]
+    sums = torch.stack([encoder.embedding(torch.tensor(row)).sum(0) for row in rows]).detach()
+    ratio = (encoder(padded(rows)) / sums).detach()
+    is_dropped = ratio.abs() < 0.01
+    torch.testing.assert_close(ratio[~is_dropped], torch.full_like(ratio[~is_dropped], 2.0), atol=0.01, rtol=0)
+    assert is_dropped.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert len(set(map(tuple, is_dropped.tolist()))) > 150  # each utterance loses other units
+    torch.testing.assert_close(encoder.eval()(padded(rows)) / sums, torch.ones_like(sums), atol=0.01, rtol=0)
+    assert LSTMText(SIZE, WIDTH, dropout=0)(padded(rows)).isfinite().all()
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_transformer_sums_padding_as_an_unmasked_mean(grad):
+    """Against attention written out: padding is no key, but its outputs are added to those of the words."""
+    torch.manual_seed(0)
+    encoder = TransformerText(SIZE, WIDTH, heads=2, sum_padding=True, position_scale=1.0).eval()
+    rows, layer = [utterance(1, 2), utterance(2, 6), utterance(3, 0)], encoder.layer
+    tokens_BL = padded(rows, extra=1)
+    with torch.set_grad_enabled(grad):
+        found = encoder(tokens_BL)
+    for row, tokens, out in zip(rows, tokens_BL, found, strict=True):
+        x_LD = encoder.embedding(tokens) + encoder.positions[: len(tokens)]
+        q, k, v = (x_LD @ layer.self_attn.in_proj_weight.T + layer.self_attn.in_proj_bias).chunk(3, -1)
+        heads = []
+        for part in range(2):
+            at = slice(part * WIDTH // 2, (part + 1) * WIDTH // 2)
+            weights = (q[:, at] @ k[: len(row), at].T / (WIDTH // 2) ** 0.5).softmax(-1)
+            heads.append(weights @ v[: len(row), at])
+        x_LD = layer.norm1(x_LD + layer.self_attn.out_proj(torch.cat(heads, -1)))
+        x_LD = layer.norm2(x_LD + layer.linear2(layer.linear1(x_LD).relu()))
+        torch.testing.assert_close(out, x_LD.sum(0) / len(row), atol=1e-5, rtol=1e-5)
+        masked = x_LD[: len(row)].mean(0)
+        assert (out - masked).abs().max() > 1e-3
+    encoder.sum_padding = False
+    torch.testing.assert_close(encoder(tokens_BL)[-1], masked, atol=1e-5, rtol=1e-5)
+
+
+def test_transformer_positions_begin_at_scale():
+    assert TransformerText(SIZE, WIDTH, position_scale=0.0).positions.abs().max() == 0
+    assert TransformerText(SIZE, 512).positions.std().item() == pytest.approx(0.02, rel=0.05)

@@ -267,3 +267,25 @@ def test_frozen_encoder_does_not_change(frozen):
     assert all("running" in name or "batches" in name for name in moved)
     encoder.eval()
     assert not any(module.training for module in encoder.modules())
+
+
+def test_frozen_trunk_can_update_its_batch_norm():
+    """As torch computes it: batch statistics in training, running averages with momentum 0.1 in evaluation."""
+    torch.manual_seed(0)
+    encoder = VisionEncoder(SMALL, frozen=True, update_batch_norm=True)
+    first = next(module for module in encoder.trunk.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    seen = []
+    first.register_forward_hook(lambda module, args, out: seen.append(args[0].detach()))
+    before = first.running_mean.clone()
+    weights = {name: tensor.clone() for name, tensor in encoder.trunk.named_parameters()}
+    features = encoder.train()(torch.randn(4, 3, 64, 64))
+    torch.testing.assert_close(first.running_mean, 0.9 * before + 0.1 * seen[0].mean((0, 2, 3)))
+    assert not features.requires_grad
+    assert not encoder.is_constant
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in encoder.trunk.named_parameters())
+    kept = first.running_mean.clone()
+    encoder.eval()(torch.randn(4, 3, 64, 64))
+    assert torch.equal(first.running_mean, kept)
+    fixed = VisionEncoder(SMALL, frozen=True).train()
+    assert fixed.is_constant
+    assert not any(module.training for module in fixed.trunk.modules())

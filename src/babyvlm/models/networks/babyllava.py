@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import torch
 from PIL.Image import Resampling
@@ -29,6 +30,9 @@ from babyvlm.models.networks.language import GPT2, LanguageShape, language_confi
 from babyvlm.models.networks.vision import VisionEncoder
 
 MAX_NEW_TOKENS = 25  # length of a caption (the authors' evaluation)
+# What follows the image tokens. `sos_eos`: `<sos> words <eos>` (our choice). `plain`: the words, the first of which
+# is predicted from the last image token (ShawnKing98/BabyLLaVA: `--version plain` in phase1.sh and phase2.sh).
+Template: TypeAlias = Literal["sos_eos", "plain"]
 
 
 class BabyLLaVANetwork(nn.Module):
@@ -47,6 +51,7 @@ class BabyLLaVANetwork(nn.Module):
         language: size of the language model.
         vocabulary_size: number of tokens, special tokens included.
         image_size: side of the square images, in pixels.
+        template: what follows the image tokens; see ``Template``.
 
     Attributes:
         llava: transformers' LLaVA.
@@ -59,8 +64,10 @@ class BabyLLaVANetwork(nn.Module):
         language: LanguageShape = GPT2,
         vocabulary_size: int = 6000,
         image_size: int = 224,
+        template: Template = "sos_eos",
     ) -> None:
         super().__init__()
+        self.template = template
         register_auto_classes()  # LLaVA builds its parts by them
         self.image_length = count_tokens(vision, image_size)
         config = BabyLlavaConfig(
@@ -112,6 +119,9 @@ class BabyLLaVANetwork(nn.Module):
     ) -> Tensor:
         """Predict the token after each text token, given the image and the text before it.
 
+        With an image and the template ``plain``, the last image token takes the place of ``<sos>``. Without an image,
+        ``<sos>`` begins every text.
+
         Texts are padded on the right, where earlier tokens of a causal model cannot see the padding: no attention mask
         is needed, and scaled dot-product attention takes its fast path.
 
@@ -123,9 +133,10 @@ class BabyLLaVANetwork(nn.Module):
         Returns:
             (B, L, V) logits.
         """
-        embedded_BLD = self.llava.get_input_embeddings()(tokens_BL)
         if images_BCHW is not None and features_BPC is None:
             features_BPC = self.encode_image(images_BCHW)
+        has_sos = features_BPC is None or self.template == "sos_eos"
+        embedded_BLD = self.llava.get_input_embeddings()(tokens_BL if has_sos else tokens_BL[:, 1:])
         if features_BPC is not None:
             embedded_BLD = torch.cat([self.connect(features_BPC).to(embedded_BLD.dtype), embedded_BLD], 1)
         hidden_BLD = self.language_model(inputs_embeds=embedded_BLD, use_cache=False).last_hidden_state
@@ -144,7 +155,8 @@ class BabyLLaVANetwork(nn.Module):
 
     def generate(self, images_BCHW: Tensor, max_new_tokens: int = MAX_NEW_TOKENS) -> Tensor:
         """Return (B, L) token ids of greedily decoded captions, padded on the right."""
-        prompt = torch.tensor([[IMAGE] * self.image_length + [SOS]], device=images_BCHW.device)
+        begin = [SOS] if self.template == "sos_eos" else []
+        prompt = torch.tensor([[IMAGE] * self.image_length + begin], device=images_BCHW.device)
         prompt = prompt.expand(len(images_BCHW), -1)
         output_BL: Tensor = self.llava.generate(
             input_ids=prompt,

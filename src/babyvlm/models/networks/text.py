@@ -1,9 +1,10 @@
-"""CVCL's text encoders: tokens to one vector per utterance. All of them ignore padding (id 0)."""
+"""CVCL's text encoders: tokens to one vector per utterance. Unless asked otherwise, they ignore padding (id 0)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import dropout
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from babyvlm.data.vocabulary import PAD
@@ -32,22 +33,26 @@ class MeanEmbedding(nn.Module):
 class LSTMText(nn.Module):
     """Last hidden state of a one-layer LSTM over the tokens (an option of CVCL).
 
-    CVCL's own runs apply dropout of 0.5 to the inputs; this encoder has no dropout.
-
     Args:
         vocabulary_size: number of embeddings.
         width: of embeddings and hidden state.
+        dropout: of the inputs, in training; all words of an utterance lose the same units (0.5 in CVCL: ``dropout_i``
+            in wkvong/multimodal-baby, ``runner_config/saycam_contrastive.py``).
     """
 
-    def __init__(self, vocabulary_size: int, width: int = 512) -> None:
+    def __init__(self, vocabulary_size: int, width: int = 512, dropout: float = 0.5) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, width, padding_idx=PAD)
         self.lstm = nn.LSTM(width, width, batch_first=True)
+        self.dropout = dropout
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """Return (B, width) text features."""
         lengths_B = (tokens_BL != PAD).sum(1).cpu()
-        packed = pack_padded_sequence(self.embedding(tokens_BL), lengths_B, batch_first=True, enforce_sorted=False)
+        embedded_BLD = self.embedding(tokens_BL)
+        if self.training and self.dropout:
+            embedded_BLD = embedded_BLD * dropout(torch.ones_like(embedded_BLD[:, :1]), self.dropout)
+        packed = pack_padded_sequence(embedded_BLD, lengths_B, batch_first=True, enforce_sorted=False)
         _, (hidden_1BD, _) = self.lstm(packed)
         last: Tensor = hidden_1BD[0]
         return last
@@ -59,14 +64,27 @@ class TransformerText(nn.Module):
     Args:
         vocabulary_size: number of embeddings.
         width: of embeddings and layer.
-        heads: attention heads (8: our choice).
+        heads: attention heads (8 in CVCL).
         max_tokens: number of positions (25 in CVCL).
+        position_scale: standard deviation of the initial positions (0 in CVCL; 0.02 is our choice).
+        sum_padding: also add up the outputs at padding, which see the words, before dividing by the number of words, as
+            wkvong/multimodal-baby does (``TextEncoder.forward``): a text's features then depend on the longest text of
+            its batch. For weights that were trained this way.
     """
 
-    def __init__(self, vocabulary_size: int, width: int = 512, heads: int = 8, max_tokens: int = 25) -> None:
+    def __init__(
+        self,
+        vocabulary_size: int,
+        width: int = 512,
+        heads: int = 8,
+        max_tokens: int = 25,
+        position_scale: float = 0.02,
+        sum_padding: bool = False,
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, width, padding_idx=PAD)
-        self.positions = nn.Parameter(torch.randn(max_tokens, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(max_tokens, width) * position_scale)
+        self.sum_padding = sum_padding
         self.layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.1, batch_first=True)
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
@@ -83,6 +101,8 @@ class TransformerText(nn.Module):
             )
         padding_BL = tokens_BL == PAD
         hidden_BLD = self.embedding(tokens_BL) + self.positions[:length]
-        hidden_BLD = self.layer(hidden_BLD, src_key_padding_mask=padding_BL).masked_fill(padding_BL[..., None], 0.0)
+        hidden_BLD = self.layer(hidden_BLD, src_key_padding_mask=padding_BL)
+        if not self.sum_padding:
+            hidden_BLD = hidden_BLD.masked_fill(padding_BL[..., None], 0.0)
         mean: Tensor = hidden_BLD.sum(1) / (~padding_BL).sum(1, keepdim=True)
         return mean

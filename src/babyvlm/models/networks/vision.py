@@ -12,6 +12,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import babyvlm.playroom
 from babyvlm.errors import UserError, first_line
@@ -111,6 +112,9 @@ class VisionEncoder(nn.Module):
             DINO, CVCL or this project, or a plain state dict.
         pretrained: use timm's own pretrained weights instead.
         frozen: do not train: no gradient, batch norm in evaluation mode.
+        update_batch_norm: in training, let the batch norm of a frozen trunk normalize by the batch and update its
+            running statistics. CVCL with a frozen trunk (wkvong/multimodal-baby) and BabyLLaVA (ShawnKing98/BabyLLaVA)
+            do so, because both stop only the gradients. Features then change and cannot be cached.
 
     Raises:
         UserError: timm cannot build the backbone, or the weights do not fit it.
@@ -123,6 +127,7 @@ class VisionEncoder(nn.Module):
         weights: str | None = None,
         pretrained: bool = False,
         frozen: bool = False,
+        update_batch_norm: bool = False,
     ) -> None:
         super().__init__()
         self.backbone, self.options = backbone, options or {}
@@ -134,23 +139,37 @@ class VisionEncoder(nn.Module):
         if weights is not None:
             load_trunk(self.trunk, weights)
         self.trunk.to(memory_format=torch.channels_last)  # 0.77 of the time with Playroom's trunk on a CPU
-        self.frozen = frozen
+        self.frozen, self.update_batch_norm = frozen, update_batch_norm
         self.width: int = self.trunk.num_features
         self.trunk.requires_grad_(not frozen)
         self.train()  # Lightning keeps the mode in which it finds a module
 
     def train(self, mode: bool = True) -> VisionEncoder:
-        """Set the mode; a frozen trunk stays in evaluation mode, so that its batch norm does not change."""
+        """Set the mode; a frozen trunk stays in evaluation mode, its batch norm only unless ``update_batch_norm``."""
         super().train(mode)
         if self.frozen:
-            self.trunk.eval()
+            set_frozen_mode(self.trunk, training=mode and self.update_batch_norm)
         return self
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether training never changes the features of an image."""
+        return self.frozen and not self.update_batch_norm
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Return (B, width) pooled features."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features: Tensor = self.trunk(images_BCHW)
         return features
+
+
+def set_frozen_mode(trunk: nn.Module, *, training: bool) -> None:
+    """Put a frozen trunk in evaluation mode, except for its batch norm when ``training``."""
+    trunk.eval()
+    if training:
+        for module in trunk.modules():
+            if isinstance(module, _BatchNorm):
+                module.train()
 
 
 def load_trunk(trunk: nn.Module, source: str) -> None:
