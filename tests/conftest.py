@@ -110,7 +110,11 @@ def no_wordnet(tmp_path, monkeypatch):
 
 @pytest.fixture
 def wordnet(tmp_path, monkeypatch):
-    """A WordNet of one synset, {cup, mug}, in the format of the real one, where NLTK finds it."""
+    """NLTK's data for METEOR: a WordNet of one synset, {cup, mug}, and a Punkt model without abbreviations."""
+    punkt = tmp_path / "nltk_data" / "tokenizers" / "punkt_tab" / "english"
+    punkt.mkdir(parents=True)
+    for name in ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab"):
+        (punkt / name).touch()
     root = tmp_path / "nltk_data" / "corpora" / "wordnet"
     root.mkdir(parents=True)
     for name in ("cntlist.rev", "index.sense"):

@@ -101,7 +101,7 @@ def test_missing_meteor_package_is_reported_with_install_command(monkeypatch, ab
 
 @pytest.mark.usefixtures("no_wordnet")
 def test_missing_wordnet_is_reported_with_download_command():
-    with pytest.raises(UserError, match=r"python -m nltk\.downloader wordnet") as refusal:
+    with pytest.raises(UserError, match=r"python -m nltk\.downloader wordnet punkt_tab") as refusal:
         meteor_nltk(["a"], ["a"])
     assert "\n" not in str(refusal.value)
     assert not list(Path(nltk.data.path[0]).iterdir())  # nothing was downloaded
@@ -122,6 +122,7 @@ def formula(matches, hypothesis, reference, chunks):
         ("wash the jug", "wash the cup", formula(2, 3, 3, 1)),
         ("he kicks balls", "she kicked ball", formula(2, 3, 3, 1)),  # by stem
         ("wash the cup.", "wash the cup .", formula(4, 4, 4, 1)),  # a stop is a word of its own
+        ("look. a cup.", "look . a cup .", formula(5, 5, 5, 1)),  # also at the end of a sentence before the last
         ("dog", "cup", 0),
         ("", "cup", 0),
     ],

@@ -79,7 +79,10 @@ def test_caption_scores_oracle_and_silent_model(captions, capsys):
         assert model.asked == {0: 1, 1: 1, 124: 1}  # each image once, and an empty one
         assert model.limits == {25}
         assert model.modes == {(False, False)}
-    assert "METEOR by NLTK is left out: NLTK's METEOR needs WordNet. Download it with: " in capsys.readouterr().out
+    assert (
+        "METEOR by NLTK is left out: NLTK's METEOR needs WordNet and punkt_tab. Download them with: "
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.usefixtures("wordnet")

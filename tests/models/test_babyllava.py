@@ -158,9 +158,34 @@ def one_by_one(theirs, vocabulary, image, text):
     return -loss.item() * count, count
 
 
+def test_score_leaves_out_eos_by_default(vocabulary, pair):
+    ours, theirs = pair
+    image, texts = images(1), [text for text in TEXTS if text]
+    expected = []
+    for text in texts:
+        tokens = torch.tensor(Vocabulary(vocabulary).encode([text], 8))[:, :-1]
+        loss = reference_loss(theirs, Batch(["k"], image, tokens, [text])).loss
+        expected.append(-loss.item())
+    torch.testing.assert_close(ours.score(image, texts), torch.tensor([expected]), atol=1e-5, rtol=1e-5)
+    assert ours.score(image, [""]).isnan().all()  # nothing to score
+
+
+def test_score_of_plain_template_counts_all_words(vocabulary, shape):
+    ours = model(vocabulary, shape, template="plain").eval()
+    image, texts = images(2), [text for text in TEXTS if text]
+    expected = []
+    for text in texts:
+        tokens = torch.tensor(Vocabulary(vocabulary).encode([text], 8))[:, :-1].expand(2, -1)
+        with torch.no_grad():
+            log_p = ours.network(tokens, image)[:, :-1].log_softmax(-1)
+        expected.append(log_p.gather(-1, tokens[:, 1:, None])[..., 0].mean(1))
+    torch.testing.assert_close(ours.score(image, texts), torch.stack(expected, 1), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("rows", [1, 4, 64])
 def test_score_equals_likelihood_pair_by_pair(vocabulary, pair, rows, monkeypatch):
     ours, theirs = pair
+    ours.score_eos = True
     monkeypatch.setattr("babyvlm.models.scoring.BATCH_SIZE", rows)
     images_BCHW = images()
     with torch.no_grad():
@@ -175,6 +200,7 @@ def test_score_equals_likelihood_pair_by_pair(vocabulary, pair, rows, monkeypatc
 
 def test_evidence_is_gain_from_image(vocabulary, pair):
     ours, theirs = pair
+    ours.score_eos = True
     lm = AutoModelForCausalLM.from_config(theirs.config.text_config).eval()
     lm.base_model.load_state_dict(theirs.model.language_model.state_dict())
     lm.lm_head.load_state_dict(theirs.lm_head.state_dict())

@@ -38,19 +38,19 @@ def library(folder):
     return AutoProcessor.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder).eval()
 
 
-def one_by_one(library, pil_images, prompt, total=False):
-    """Return the log-likelihood of each answer and </s> by transformers: one full sequence per pair, no cache."""
+def one_by_one(library, pil_images, prompt, total=False, eos=""):
+    """Return the log-likelihood of each answer by transformers: one full sequence per pair, no cache."""
     processor, model = library
     rows = []
     for pil_image in pil_images:
         row = []
         for text in TEXTS:
             given = processor(images=pil_image, text=prompt, return_tensors="pt")["input_ids"].shape[1]
-            inputs = processor(images=pil_image, text=f"{prompt} {text}</s>", return_tensors="pt")
+            inputs = processor(images=pil_image, text=f"{prompt} {text}{eos}", return_tensors="pt")
             with torch.no_grad():
                 log_p_LV = model(**inputs).logits[0].log_softmax(-1)
             ids_L = inputs["input_ids"][0]
-            assert ids_L[-1] == processor.tokenizer.eos_token_id
+            assert (ids_L[-1] == processor.tokenizer.eos_token_id) == bool(eos)
             each = log_p_LV[given - 1 : -1].gather(1, ids_L[given:, None])
             row.append((each.sum() if total else each.mean()).item())
         rows.append(row)
@@ -71,6 +71,13 @@ def test_score_equals_transformers_pair_by_pair(folder, library, pil_images, row
     assert some[~wanted].isnan().all()
 
 
+def test_score_counts_eos_if_asked(folder, library, pil_images):
+    scorer = HFVisionLanguage(str(folder), "float32", score_eos=True)
+    images = torch.stack([scorer.preprocess(pil_image) for pil_image in pil_images[:2]])
+    expected = one_by_one(library, pil_images[:2], PROMPT, eos="</s>")
+    torch.testing.assert_close(scorer.score(images, TEXTS), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_score_supports_total_and_evidence(folder, library, pil_images):
     scorer = HFVisionLanguage(str(folder), "float32", likelihood="total", prompt="Look: <image> ASSISTANT:")
     images = torch.stack([scorer.preprocess(pil_image) for pil_image in pil_images])
@@ -86,18 +93,18 @@ def test_score_supports_total_and_evidence(folder, library, pil_images):
     torch.testing.assert_close(scorer.score_texts(TEXTS), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("rows", [2, 8])
-def test_caption_equals_transformers_image_by_image(folder, library, pil_images, rows):
+@pytest.mark.parametrize(("prompt", "rows"), [(CAPTION_PROMPT, 8), ("<image> ASSISTANT:", 2)])
+def test_caption_equals_transformers_image_by_image(folder, library, pil_images, prompt, rows):
     processor, model = library
-    scorer = HFVisionLanguage(str(folder), "float32", batch_size=rows)
+    scorer = HFVisionLanguage(str(folder), "float32", caption_prompt=prompt, batch_size=rows)
     images = torch.stack([scorer.preprocess(pil_image) for pil_image in pil_images])
     expected = []
     for pil_image in pil_images:
-        inputs = processor(images=pil_image, text=CAPTION_PROMPT, return_tensors="pt")
+        inputs = processor(images=pil_image, text=prompt, return_tensors="pt")
         out = model.generate(**inputs, max_new_tokens=9, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         expected.append(processor.decode(out, skip_special_tokens=True).strip())
     assert scorer.caption(images, 9) == expected
-    assert len(set(expected)) > 1
+    assert len(set(expected)) > 1 or prompt == CAPTION_PROMPT  # long: one image in a tiny model changes little
 
 
 def test_score_in_bfloat16_is_close_to_float32(folder, library, pil_images):

@@ -17,7 +17,7 @@ from babyvlm.benchmarks.base import Benchmark
 from babyvlm.benchmarks.controls import CONTROLS, controlled
 from babyvlm.benchmarks.intervals import bootstrap_interval
 from babyvlm.benchmarks.results import benchmark_facts, result_table, write_results
-from babyvlm.benchmarks.scoring import vocabulary_facts
+from babyvlm.benchmarks.scoring import score_facts, vocabulary_facts
 from babyvlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ def run(
         views |= controlled(trials, text_only=benchmark.reads_text_alone(model), seed=seed)
     results = benchmark.results(model, views, device=device, batch_size=batch_size)
     texts = [[text for _, text in trial.options] for trial in trials]
-    facts = benchmark_facts(benchmark) | {"missing_items": str(missing)} | vocabulary_facts(model, texts)
+    facts = benchmark_facts(benchmark) | {"missing_items": str(missing)}
+    facts |= vocabulary_facts(model, texts) | score_facts(model)
     return EvaluationResult(benchmark, trials[0].split, results, facts)
 
 
@@ -209,7 +210,8 @@ class EvaluationResult:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         count = len({result.item for result in self.results})
         name, file = self.benchmark.name, self.benchmark.path.name
-        return "\n".join([f"{name} on {file}, {self.split} split, {count} trials", *lines])
+        score = f", likelihood: {self.facts['score']}" if "score" in self.facts else ""
+        return "\n".join([f"{name} on {file}, {self.split} split, {count} trials{score}", *lines])
 
     def _credits(self, control: str) -> dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]:
         """Credit of N trials by measure."""

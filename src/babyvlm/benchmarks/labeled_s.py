@@ -16,8 +16,8 @@ COLUMNS = ("trial_id", "target_category", "real_category", "image")
 class LabeledS(ForcedChoice):
     """Correct if the target's image scores highest with the name of the category. Chance: 1/4.
 
-    The list has the authors' columns ``trial_id,target_category,real_category,image``, four rows per trial. Without a
-    column ``half``, half of the trials are in the dev split (our choice).
+    The list has the authors' columns ``trial_id,target_category,real_category,image``, four rows per trial, and
+    is a test set as a whole unless it has a column ``half``.
     """
 
     name = "labeled_s"
@@ -25,7 +25,6 @@ class LabeledS(ForcedChoice):
     order = 0
     measures: ClassVar = {"accuracy": Measure(chance=1 / OPTIONS)}
     category = "object category"
-    dev_fraction = 0.5
 
     def read(self, path: Path) -> list[Trial]:
         """Return one trial for each ``trial_id``.

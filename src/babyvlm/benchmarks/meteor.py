@@ -14,41 +14,42 @@ from babyvlm.benchmarks.meteor_jar import meteor_15
 from babyvlm.errors import UserError
 from babyvlm.io.extras import require_extra
 
-WORDNET = "python -m nltk.downloader wordnet"
+DOWNLOAD = "python -m nltk.downloader wordnet punkt_tab"
 
 
 def meteor_nltk(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
-    """Return NLTK's METEOR of each hypothesis against its reference, in [0, 1], as BabyVLM's authors used it.
+    """Return NLTK's METEOR of each hypothesis against its reference, in [0, 1].
 
-    Texts are tokenized by NLTK's ``word_tokenize``, each as one sentence (``preserve_line``, which needs no Punkt model
-    and makes a difference only for texts of several sentences). Exact, stem and WordNet matches; alpha 0.9, beta 3,
-    gamma 0.5 (NLTK's defaults).
+    As babylmms-eval @82118a8 (``tasks/saycam_caption/utils.py``): ``word_tokenize``, which splits a text into sentences
+    first; exact, stem and WordNet matches; alpha 0.9, beta 3, gamma 0.5 (NLTK's defaults).
 
     Raises:
-        UserError: NLTK or WordNet is not installed; nothing is downloaded automatically.
+        UserError: NLTK or its data are not installed; nothing is downloaded automatically.
     """
-    wordnet = load_wordnet()
+    wordnet = load_nltk_data()
     from nltk.tokenize import word_tokenize
     from nltk.translate.meteor_score import single_meteor_score
 
-    tokens = [[word_tokenize(text, preserve_line=True) for text in texts] for texts in (hypotheses, references)]
+    tokens = [[word_tokenize(text) for text in texts] for texts in (hypotheses, references)]
     pairs = zip(*tokens, strict=True)
     return [float(single_meteor_score(reference, hypothesis, wordnet=wordnet)) for hypothesis, reference in pairs]
 
 
-def load_wordnet() -> Any:  # noqa: ANN401 - NLTK has no types
-    """Return NLTK's WordNet.
+def load_nltk_data() -> Any:  # noqa: ANN401 - NLTK has no types
+    """Return NLTK's WordNet, and make sure that the model of its sentence tokenizer is there.
 
     Raises:
-        UserError: it is not installed; the message contains the command that downloads it.
+        UserError: one of them is not installed; the message contains the command that downloads both.
     """
     with require_extra("meteor", "NLTK's METEOR"):
+        import nltk
         from nltk.corpus import wordnet
 
     try:
         wordnet.ensure_loaded()
+        nltk.data.find("tokenizers/punkt_tab/english/")
     except LookupError:
-        raise UserError(f"NLTK's METEOR needs WordNet. Download it with: {WORDNET}") from None
+        raise UserError(f"NLTK's METEOR needs WordNet and punkt_tab. Download them with: {DOWNLOAD}") from None
     return wordnet
 
 

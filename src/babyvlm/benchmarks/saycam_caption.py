@@ -24,7 +24,7 @@ Pairs = Sequence[tuple[str, str]]  # hypothesis, reference
 
 
 class SAYCamCaption(Benchmark):
-    """Mean METEOR of greedy captions, by METEOR 1.5 and, where WordNet is installed, by NLTK.
+    """Mean METEOR of greedy captions, by METEOR 1.5 and, where its data are installed, by NLTK.
 
     The list has the authors' columns ``image,text``. A run skips the benchmark if its model does not caption.
     """
@@ -48,7 +48,7 @@ class SAYCamCaption(Benchmark):
         Raises:
             UserError: METEOR 1.5 is not installed.
         """
-        from babyvlm.benchmarks.meteor import load_wordnet, meteor_nltk
+        from babyvlm.benchmarks.meteor import load_nltk_data, meteor_nltk
         from babyvlm.benchmarks.meteor_jar import find_program, meteor_15
         from babyvlm.io.distributed import is_rank_zero
 
@@ -57,7 +57,7 @@ class SAYCamCaption(Benchmark):
         find_program()
         self._meteor = {"meteor_15": meteor_15}
         try:
-            load_wordnet()
+            load_nltk_data()
             self._meteor["meteor_nltk"] = meteor_nltk
         except UserError as error:
             if is_rank_zero():

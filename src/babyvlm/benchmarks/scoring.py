@@ -132,6 +132,14 @@ def _print_once(text: str) -> None:
         echo(text)
 
 
+def score_facts(model: object) -> dict[str, str]:
+    """Return what the scores of a generative model are (``score``); empty for a model without a ``likelihood``."""
+    likelihood = getattr(model, "likelihood", None)
+    if likelihood is None:
+        return {}
+    return {"score": f"{likelihood}, {'with' if getattr(model, 'score_eos', False) else 'without'} the end token"}
+
+
 def vocabulary_facts(model: object, texts_of_items: Sequence[Sequence[str]]) -> dict[str, str]:
     """Return how well the vocabulary of a model covers the texts of a benchmark; empty for a model without one.
 

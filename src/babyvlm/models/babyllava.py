@@ -29,6 +29,7 @@ from babyvlm.models.scoring import (
     log_likelihood_after_prefix,
     log_likelihood_without_image,
     per_token_or_total,
+    without_eos,
 )
 from babyvlm.types import Batch
 
@@ -61,8 +62,10 @@ class BabyLLaVA(CausalModule):
             it also was the padding that ``prepare_inputs_labels_for_multimodal`` removes.
         frozen_dropout: keep the dropout of a language model that is not trained (phase 1) active, as the authors'
             script does: it stops the gradients only.
-        likelihood: the value of ``score``: the mean log-likelihood of a text's tokens (the authors' choice), their sum,
-            or the evidence log p(text | image) - log p(text).
+        likelihood: the value of ``score``: the mean log-likelihood of a text's tokens (babylmms-eval), their sum, or
+            the evidence log p(text | image) - log p(text).
+        score_eos: count ``<eos>`` as a token of the text. The authors' evaluation does not (babylmms-eval with
+            ``conv_template=plain``).
         gradient_checkpointing: recompute the activations of the language model's layers in the backward pass: less
             memory, more time (phase 2).
         image_size: side of the square images, in pixels; that of the data.
@@ -86,6 +89,7 @@ class BabyLLaVA(CausalModule):
         unknown_words: Literal["learn", "mask", "drop"] = "learn",
         frozen_dropout: bool = False,
         likelihood: Likelihood = "mean",
+        score_eos: bool = False,
         gradient_checkpointing: bool = False,
         image_size: int = 224,
         max_tokens: int = 25,
@@ -106,7 +110,8 @@ class BabyLLaVA(CausalModule):
                 f"{self.network.image_length} image tokens and data.max_tokens {max_tokens} exceed the language "
                 f"model's {language.positions} positions. Raise model.language.positions or lower data.max_tokens"
             )
-        self.likelihood, self.max_tokens, self.image_size = likelihood, max_tokens, image_size
+        self.likelihood, self.score_eos = likelihood, score_eos
+        self.max_tokens, self.image_size = max_tokens, image_size
         self.preprocess_image = eval_transform(image_size)
         if gradient_checkpointing:
             self.network.llava.model.language_model.gradient_checkpointing_enable()
@@ -171,21 +176,33 @@ class BabyLLaVA(CausalModule):
 
         The keys and values of an image are computed once for all of its texts.
         """
-        llava, tokens = self.network.llava, self.vocabulary.encode(texts, self.max_tokens)
+        language_model, lm_head = self.network.language_model, self.network.lm_head
         image_BPD = self.network.connect(self.network.encode_image(images_BCHW))
-        prefix = llava.model.language_model(inputs_embeds=image_BPD, use_cache=True).past_key_values
-        total_BT = log_likelihood_after_prefix(llava, prefix, tokens, wanted_BT)
+        prefix = language_model(inputs_embeds=image_BPD, use_cache=True)
+        given, first_BV = self._scored_tokens(texts), None
+        tokens = given
+        if self.network.template == "plain":  # the last image token takes the place of <sos>
+            tokens, first_BV = [ids[1:] for ids in given], lm_head(prefix.last_hidden_state[:, -1])
+        total_BT = log_likelihood_after_prefix(
+            language_model, lm_head, prefix.past_key_values, tokens, wanted_BT, first_BV=first_BV
+        )
         if self.likelihood == "evidence":
-            return total_BT - log_likelihood_without_image(self.network, tokens)
-        return per_token_or_total(total_BT, tokens, self.likelihood)
+            return total_BT - log_likelihood_without_image(self.network, given)
+        return per_token_or_total(total_BT, [len(ids) - 1 for ids in given], self.likelihood)
 
     @torch.no_grad()
     def score_texts(self, texts: Sequence[str]) -> Tensor:
         """Return (T,) likelihoods without an image; zeros for ``evidence``."""
         if self.likelihood == "evidence":
             return torch.zeros(len(texts), device=self.device)
+        tokens = self._scored_tokens(texts)
+        total_T = log_likelihood_without_image(self.network, tokens)
+        return per_token_or_total(total_T, [len(ids) - 1 for ids in tokens], self.likelihood)
+
+    def _scored_tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of texts: ``<sos>``, which is given, and the tokens that count."""
         tokens = self.vocabulary.encode(texts, self.max_tokens)
-        return per_token_or_total(log_likelihood_without_image(self.network, tokens), tokens, self.likelihood)
+        return tokens if self.score_eos else without_eos(tokens, EOS)
 
     def caption(self, images_BCHW: Tensor, max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
         """Return greedily decoded captions of B images."""

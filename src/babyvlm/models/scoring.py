@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache, LlavaForConditionalGeneration
+from transformers import DynamicCache
 
 from babyvlm.data.vocabulary import PAD
 from babyvlm.models.losses import UNSUPERVISED
@@ -49,7 +49,7 @@ def log_likelihood_without_image(network: BabyLLaVANetwork, texts: Sequence[Sequ
 
     Args:
         network: the model.
-        texts: token ids, ``<sos> words <eos>``.
+        texts: token ids that begin with ``<sos>``, which is given.
     """
     parts = []
     for first in range(0, len(texts), BATCH_SIZE):
@@ -59,19 +59,25 @@ def log_likelihood_without_image(network: BabyLLaVANetwork, texts: Sequence[Sequ
 
 
 def log_likelihood_after_prefix(
-    llava: LlavaForConditionalGeneration,
+    language_model: nn.Module,
+    lm_head: nn.Module,
     prefix: DynamicCache,
     texts: Sequence[Sequence[int]],
     wanted_BT: Tensor | None = None,
+    *,
+    first_BV: Tensor | None = None,
     batch_size: int | None = None,
 ) -> Tensor:
     """Return the log-likelihood of texts after prefixes whose keys and values have been computed.
 
     Args:
-        llava: the model.
+        language_model: a causal model of transformers without its output layer.
+        lm_head: its output layer.
         prefix: keys and values of B prefixes of one length.
-        texts: token ids; the first of each is given and does not count.
+        texts: token ids, at least one each. Without ``first_BV``, the first token of each is given, as a part of the
+            prefix, and does not count.
         wanted_BT: bool; the pairs to compute; all by default.
+        first_BV: logits after the prefix. With them, all tokens count.
         batch_size: pairs in a forward pass; ``BATCH_SIZE`` by default.
 
     Returns:
@@ -79,33 +85,45 @@ def log_likelihood_after_prefix(
     """
     if wanted_BT is None:
         wanted_BT = torch.ones(len(prefix.layers[0].keys), len(texts), dtype=torch.bool)
+    device = prefix.layers[0].keys.device
     lengths_T = torch.tensor([len(text) for text in texts])
     pairs_N2 = wanted_BT.nonzero().cpu()
     pairs_N2 = pairs_N2[lengths_T[pairs_N2[:, 1]].argsort(stable=True)]  # batches of similar length: little padding
-    score_BT = torch.full(wanted_BT.shape, torch.nan, device=llava.device)
+    score_BT = torch.full(wanted_BT.shape, torch.nan, device=device)
     for b_N, t_N in (part.unbind(1) for part in torch.split(pairs_N2, batch_size or BATCH_SIZE)):
-        tokens_NL, labels_NL = _pad([texts[t] for t in t_N], llava.device)
-        rows_N = b_N.to(llava.device)
+        tokens_NL, labels_NL = _pad([texts[t] for t in t_N], device)
+        rows_N = b_N.to(device)
         cache = DynamicCache([(layer.keys[rows_N], layer.values[rows_N]) for layer in prefix.layers])
-        hidden_NLD = llava.model.language_model(input_ids=tokens_NL, past_key_values=cache).last_hidden_state
-        score_BT[rows_N, t_N.to(llava.device)] = log_likelihood(llava.lm_head(hidden_NLD), labels_NL).to(score_BT.dtype)
+        hidden_NLD = language_model(input_ids=tokens_NL, past_key_values=cache).last_hidden_state
+        score_N = log_likelihood(lm_head(hidden_NLD), labels_NL)
+        if first_BV is not None:
+            log_p_NV = first_BV[rows_N].to(score_N.dtype).log_softmax(-1)
+            score_N = score_N + log_p_NV.gather(1, tokens_NL[:, :1])[:, 0]
+        score_BT[rows_N, t_N.to(device)] = score_N.to(score_BT.dtype)
     return score_BT
 
 
-def per_token_or_total(total: Tensor, texts: Sequence[Sequence[int]], likelihood: Likelihood) -> Tensor:
+def per_token_or_total(total: Tensor, counts: Sequence[int], likelihood: Likelihood) -> Tensor:
     """Return log-likelihoods per token (``mean``) or unchanged (``total``).
 
-    >>> per_token_or_total(torch.tensor([-6.0, -2.0]), [[2, 7, 8, 3], [2, 3]], "mean")
+    >>> per_token_or_total(torch.tensor([-6.0, -2.0]), [3, 1], "mean")
     tensor([-2., -2.])
 
     Args:
         total: (..., T) log-likelihoods.
-        texts: token ids; the first of each is given and does not count.
+        counts: T numbers of tokens that count; the mean of a text without any is NaN.
         likelihood: ``mean`` or ``total``.
     """
-    if likelihood == "total":
-        return total
-    return total / torch.tensor([len(text) - 1 for text in texts], device=total.device)
+    return total if likelihood == "total" else total / torch.tensor(counts, device=total.device)
+
+
+def without_eos(texts: Sequence[Sequence[int]], eos: int) -> list[list[int]]:
+    """Return token ids of texts without the end token, where a text has it.
+
+    >>> without_eos([[2, 7, 3], [2, 7, 8]], eos=3)
+    [[2, 7], [2, 7, 8]]
+    """
+    return [list(text[:-1] if text and text[-1] == eos else text) for text in texts]
 
 
 def _pad(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -28,9 +28,13 @@ from babyvlm.io.hub import fetch, refuse_code
 from babyvlm.models.hub import load
 from babyvlm.models.scoring import Likelihood, log_likelihood_after_prefix, per_token_or_total
 
-PROMPT = "USER: What's the object in the image? <image> ASSISTANT:"  # BabyVLM's evaluation code
-# The paper asks for a short sentence to a child about the image; the words are ours, the format is LLaVA-1.5's.
-CAPTION_PROMPT = "USER: <image>\nSay one short sentence to a young child about this image. ASSISTANT:"
+# babylmms-eval @82118a8: tasks/*/*.yaml, `llava` under `lmms_eval_specific_kwargs`.
+PROMPT = "USER: What's the object in the image? <image> ASSISTANT:"
+CAPTION_PROMPT = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions. USER: <image>\nSay a short sentence to a child about this image, as "
+    "if you are directly speaking to the child. ASSISTANT: "
+)
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # files to download of a hub model
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
 _BLANK, _WIDE = (Image.new("RGB", size) for size in ((224, 224), (448, 224)))
@@ -89,14 +93,16 @@ class Trained(TestOnly):
 class HFVisionLanguage(TestOnly):
     """A LLaVA of the Hugging Face hub as ``ImageTextScorer``, ``TextScorer`` and ``Captioner``, without training.
 
-    The score of a text is the likelihood of the text and ``</s>`` as the answer to a question about the image.
+    The score of a text is its likelihood as the answer to a question about the image.
 
     Args:
         model: hub id, or folder in transformers' format, of a ``LlavaForConditionalGeneration`` and its processor.
         precision: of the weights. ``int8`` needs half of the memory of bfloat16, and bitsandbytes and accelerate
             (``babyvlm[int8]``).
-        likelihood: the value of ``score``: the mean log-likelihood of a text's tokens (the authors' choice), their sum,
-            or the evidence log p(text | image) - log p(text).
+        likelihood: the value of ``score``: the mean log-likelihood of a text's tokens (babylmms-eval), their sum, or
+            the evidence log p(text | image) - log p(text).
+        score_eos: count ``</s>`` as a token of the text. The authors' evaluation does not (babylmms-eval with
+            ``conv_template=plain``).
         prompt: for likelihoods, with ``<image>``.
         caption_prompt: for captions, with ``<image>``.
         batch_size: images, and texts, in a forward pass (our choice; each takes 0.3 GB for 7B parameters in bfloat16).
@@ -110,6 +116,7 @@ class HFVisionLanguage(TestOnly):
         model: str = "llava-hf/llava-1.5-7b-hf",
         precision: Precision = "bfloat16",
         likelihood: Likelihood = "mean",
+        score_eos: bool = False,
         prompt: str = PROMPT,
         caption_prompt: str = CAPTION_PROMPT,
         batch_size: int = 8,
@@ -119,8 +126,8 @@ class HFVisionLanguage(TestOnly):
             if text.count("<image>") != 1:
                 raise UserError(f"prompt {text!r}: must contain <image> exactly once")
         self.processor, self.llava = _load_llava(model, precision)
-        self.likelihood, self.prompt, self.caption_prompt = likelihood, prompt, caption_prompt
-        self.batch_size = batch_size
+        self.likelihood, self.score_eos = likelihood, score_eos
+        self.prompt, self.caption_prompt, self.batch_size = prompt, caption_prompt, batch_size
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """Return an RGB image as the model's own preprocessing does."""
@@ -135,14 +142,12 @@ class HFVisionLanguage(TestOnly):
         if wanted_BT is None:
             wanted_BT = torch.ones(len(images_BCHW), len(texts), dtype=torch.bool)
         batches = zip(torch.split(images_BCHW, self.batch_size), torch.split(wanted_BT, self.batch_size), strict=True)
-        parts = [
-            log_likelihood_after_prefix(self.llava, self._prefix(prompt_L, images), answers, wanted, self.batch_size)
-            for images, wanted in batches
-        ]
-        total_BT = torch.cat(parts)
+        total_BT = torch.cat(
+            [self._total(self._prefix(prompt_L, images), answers, wanted) for images, wanted in batches]
+        )
         if self.likelihood == "evidence":
             return total_BT - self._total_without_image(texts)
-        return per_token_or_total(total_BT, answers, self.likelihood)
+        return per_token_or_total(total_BT, [len(ids) - 1 for ids in answers], self.likelihood)
 
     @torch.no_grad()
     def score_texts(self, texts: Sequence[str]) -> Tensor:
@@ -150,7 +155,8 @@ class HFVisionLanguage(TestOnly):
         if self.likelihood == "evidence":
             return torch.zeros(len(texts), device=self.device)
         total_T = self._total_without_image(texts)
-        return per_token_or_total(total_T, self._answers(_without_image(self.prompt), texts), self.likelihood)
+        answers = self._answers(_without_image(self.prompt), texts)
+        return per_token_or_total(total_T, [len(ids) - 1 for ids in answers], self.likelihood)
 
     @torch.no_grad()
     def caption(self, images_BCHW: Tensor, max_new_tokens: int = 25) -> list[str]:
@@ -174,8 +180,14 @@ class HFVisionLanguage(TestOnly):
     def _total_without_image(self, texts: Sequence[str]) -> Tensor:
         """Return (T,) log-likelihoods."""
         prompt = _without_image(self.prompt)
-        prefix, answers = self._prefix(self._tokens(prompt)), self._answers(prompt, texts)
-        return log_likelihood_after_prefix(self.llava, prefix, answers, None, self.batch_size)[0]
+        return self._total(self._prefix(self._tokens(prompt)), self._answers(prompt, texts))[0]
+
+    def _total(self, prefix: DynamicCache, answers: Sequence[Sequence[int]], wanted_BT: Tensor | None = None) -> Tensor:
+        """Return (B, T) log-likelihoods of answers after B prefixes."""
+        language_model, lm_head = self.llava.model.language_model, self.llava.lm_head
+        return log_likelihood_after_prefix(
+            language_model, lm_head, prefix, answers, wanted_BT, batch_size=self.batch_size
+        )
 
     def _prefix(self, prompt_L: Tensor, images_BCHW: Tensor | None = None) -> DynamicCache:
         """Return keys and values of the prompt without its last token, which is the first input of the answers."""
@@ -192,7 +204,7 @@ class HFVisionLanguage(TestOnly):
         return ids.to(self.device)
 
     def _answers(self, prompt: str, texts: Sequence[str]) -> list[list[int]]:
-        """Return, for each text, the prompt's last token, which is given, the text, and the end, as token ids.
+        """Return, for each text, the prompt's last token, which is given, the text, and the end if it counts, as ids.
 
         Raises:
             UserError: a text changes the tokens of the prompt before it.
@@ -206,7 +218,7 @@ class HFVisionLanguage(TestOnly):
                 raise UserError(
                     f"prompt {prompt!r}: its last token merges with {text!r}. End it with a colon or a line break"
                 )
-            answers.append([*ids[len(given) - 1 :], tokenizer.eos_token_id])
+            answers.append([*ids[len(given) - 1 :], *([tokenizer.eos_token_id] if self.score_eos else [])])
         return answers
 
 

@@ -47,7 +47,7 @@ def report(log_dir: Path, out: Path | None = None, details: bool = False) -> Non
     for table in [*tables, *(detail_tables(rows) if details else ())]:
         if table is not None:
             table.print()
-    echo("\n".join(f"{row.name}: {run.path}{_out_of_vocabulary(run)}" for row in rows for run in row.runs))
+    echo("\n".join(f"{row.name}: {run.path}{_model_facts(run)}" for row in rows for run in row.runs))
     for run in skipped:
         echo(run, file=sys.stderr)
     if out is not None:
@@ -79,15 +79,17 @@ def write_report(rows: Sequence[Row], out: Path, skipped: Sequence[SkippedRun] =
                 shutil.rmtree(out)
 
 
-def _out_of_vocabulary(run: Run) -> str:
-    """Return the share of each list's words that the model's vocabulary lacks, if it has a vocabulary."""
+def _model_facts(run: Run) -> str:
+    """Return the share of each list's words that the model's vocabulary lacks, and what its likelihoods are."""
     shares = []
     for name, results in sorted(run.results.items(), key=lambda entry: entry[1].columns.order):
         if "unknown_words" in results.metadata:
             identical = int(results.metadata.get("items_alike", 0))
             suffix = f", {identical} items with identical options" if identical else ""
             shares.append(f"{name} {float(results.metadata['unknown_words']):.1%}{suffix}")
-    return f" (out-of-vocabulary words: {'; '.join(shares)})" if shares else ""
+    text = f" (out-of-vocabulary words: {'; '.join(shares)})" if shares else ""
+    scores = sorted({results.metadata["score"] for results in run.results.values() if "score" in results.metadata})
+    return text + (f" (likelihood: {'; '.join(scores)})" if scores else "")
 
 
 def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
