@@ -183,10 +183,10 @@ GOOD = [
         (
             ["trial_id", "target_category", "image", "x"],
             GOOD,
-            ": column real_category is missing; its columns are trial_id",
+            ", row 1: no column 'real_category' (found trial_id, target_category, image, x)",
         ),
         (LABELED, [*GOOD[:2], ["a", "ball", " ", "dog0.png"], GOOD[3]], ", row 4: real_category is empty"),
-        (LABELED, [*GOOD[:3], ["a", "ball", "bed"]], ", row 5: image is empty"),
+        (LABELED, [*GOOD[:3], ["a", "ball", "bed"]], ", row 5: 3 cells in a table of 4 columns"),
         (LABELED, GOOD[:3], ": trial a has 3 rows, 1 of its target 'ball'; it needs 4 rows"),
         (LABELED, [*GOOD, GOOD[1]], ": trial a has 5 rows"),
         (LABELED, [*GOOD[:3], ["a", "ball", "ball", "ball1.png"]], ": trial a has 4 rows, 2 of its target 'ball'"),
@@ -198,13 +198,13 @@ GOOD = [
         ),
         ([*LABELED, "half"], [[*row, "train"] for row in GOOD], ": item a: half is 'train', must be dev or test"),
         ([*LABELED, "half"], [[*row, ""] for row in GOOD], ": item a: half is '', must be dev or test"),
-        ([*LABELED, "half"], GOOD, ": item a: half is None, must be dev or test"),
+        ([*LABELED, "half"], GOOD, ", row 2: 4 cells in a table of 5 columns"),
         (
             [*LABELED, "half"],
             [[*row, half] for row, half in zip(GOOD, ["dev", "dev", "dev", "test"], strict=True)],
             ": trial a: its rows differ in target_category or half",
         ),
-        (LABELED, [], ": no rows"),
+        (LABELED, [], ": contains no rows"),
     ],
 )
 def test_labeled_s_reports_malformed_lists(tmp_path, header, rows, message):

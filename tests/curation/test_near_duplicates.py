@@ -312,9 +312,9 @@ def test_check_contamination_rejects_invalid_inputs(planted, tmp_path):
     cases = [
         ([], [], "no benchmark image"),
         (["bad.csv"], [], r"image \.\./x\.jpg leaves"),
-        (["blank.csv"], [], "row 3: names no image"),
+        (["blank.csv"], [], "row 3: image is empty"),
         (["blank.csv", "no.csv"], [], r"row 3.*; .*no\.csv: No such file"),
-        (["none.csv"], [], r"none\.csv: has no column 'image'"),
+        (["none.csv"], [], r"none\.csv, row 1: no column 'image'"),
         (["no.csv"], [], "No such file"),
         ([], [bench / "no"], "no such folder"),
     ]

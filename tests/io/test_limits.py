@@ -29,11 +29,10 @@ from babyvlm.curation.ingest.profiles import find_profile
 from babyvlm.curation.ingest.released import released
 from babyvlm.curation.ingest.web import web
 from babyvlm.errors import UserError
-from babyvlm.io import limits
+from babyvlm.io import limits, tables
 from babyvlm.io.artifacts import read_manifest
 from babyvlm.io.hub import refuse_code
 from babyvlm.io.images import BrokenImageError, open_rgb, rgb_pixels
-from babyvlm.io.tables import open_csv
 from babyvlm.models.checkpoints import read_state_dict
 from babyvlm.models.hub import load_run
 from babyvlm.training.checkpoint_io import AtomicCheckpointIO
@@ -270,8 +269,7 @@ def read_captions(path):
 
 
 def read_table(path):
-    with open_csv(path):
-        pass
+    tables.read_table(path)
 
 
 def read_run(path):

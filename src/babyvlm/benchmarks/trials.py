@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from babyvlm.curation.benchmark_images import missing_images
 from babyvlm.errors import UserError
-from babyvlm.io.tables import open_csv
+from babyvlm.io.tables import read_complete_rows
 
 ImageText = tuple[str, str]  # an image's path below the root of the list, and a text
 SPLITS = ("dev", "test")
@@ -61,20 +60,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
         UserError: the file is missing or not a CSV, lacks one of ``columns``, has an empty cell in one of them, or has
             no rows.
     """
-    with open_csv(path) as file:
-        reader = csv.DictReader(file)
-        found = reader.fieldnames or []
-        rows = [Row(reader.line_num, cells) for cells in reader]
-    missing = [column for column in columns if column not in found]
-    if missing:
-        raise UserError(f"{path}: column {missing[0]} is missing; its columns are {', '.join(found) or 'none'}")
-    for row in rows:
-        empty = [column for column in columns if not (row[column] or "").strip()]
-        if empty:
-            raise UserError(f"{path}, row {row.line}: {empty[0]} is empty")
-    if not rows:
-        raise UserError(f"{path}: no rows")
-    return rows
+    return [Row(row.line, row.cells) for row in read_complete_rows(path, columns)]
 
 
 def group_rows(rows: Sequence[Row], column: str) -> dict[str, list[Row]]:

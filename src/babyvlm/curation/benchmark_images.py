@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING, TypeVar
 
 from babyvlm.errors import UserError
 from babyvlm.io.files import file_size, files_below, join_inside
 from babyvlm.io.images import IMAGE_SUFFIXES
-from babyvlm.io.tables import open_csv
+from babyvlm.io.tables import read_complete_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -116,15 +115,4 @@ def find_benchmark_images(
 
 def _image_column(path: Path) -> list[str]:
     """Return the distinct values of a list's column ``image``, in order."""
-    names = []
-    with open_csv(path) as file:
-        reader = csv.DictReader(file)
-        if "image" not in (reader.fieldnames or ()):
-            raise UserError(f"{path}: has no column 'image', so it is not a benchmark list")
-        for row in reader:
-            if not row.get("image"):
-                raise UserError(f"{path}, row {reader.line_num}: names no image")
-            names.append(row["image"])
-    if not names:
-        raise UserError(f"{path}: has no row")
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(row["image"] for row in read_complete_rows(path, ("image",))))

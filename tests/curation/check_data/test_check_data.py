@@ -185,7 +185,7 @@ def test_check_trials_reports_damaged_lists(world, tmp_path):
     (tmp_path / "trials" / "baby_winoground.csv").write_bytes(b"\xff\xfe\xff")
     missing = check_trials(tmp_path / "trials").missing
     parts = (
-        "labeled_s.csv: no column 'target_category'",
+        "labeled_s.csv, row 1: no column 'target_category', 'real_category'",
         "vtwt.csv: 3 of",
         "baby_winoground.csv: not readable",
         "caption.csv: contains no rows",

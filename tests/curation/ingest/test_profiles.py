@@ -131,7 +131,7 @@ def test_read_transcript_reads_one_row_per_word(tmp_path):
     )
     assert dict(transcript.dropped) == {
         "speaker is not a caregiver": 2,
-        "start time cannot be parsed": 1,
+        "no start time": 1,
         "no end time": 1,
     }
 

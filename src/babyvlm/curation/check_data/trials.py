@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING
 
 from babyvlm.curation.benchmark_images import missing_images
 from babyvlm.curation.check_data.findings import Findings
 from babyvlm.errors import UserError
-from babyvlm.io.tables import open_csv
+from babyvlm.io.tables import read_complete_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +35,7 @@ def check_trials(folder: Path, image_root: Path | None = None) -> Findings:
         if not path.is_file() and name in ALTERNATIVE_NAMES and (folder / ALTERNATIVE_NAMES[name]).is_file():
             path = folder / ALTERNATIVE_NAMES[name]
         try:
-            rows = _read_rows(path, columns)
+            rows = read_complete_rows(path, columns)
         except UserError as error:
             findings.missing.append(str(error))
             continue
@@ -51,15 +50,3 @@ def check_trials(folder: Path, image_root: Path | None = None) -> Findings:
     if not findings.facts:
         findings.fixes.append("Pass the folder of the lists as --trials. docs/how-to/data.md says who distributes them")
     return findings
-
-
-def _read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    with open_csv(path) as file:
-        reader = csv.DictReader(file, restval="")
-        missing = [column for column in columns if column not in (reader.fieldnames or [])]
-        if missing:
-            raise UserError(f"{path}: no column {missing[0]!r}. The list needs {', '.join(columns)}")
-        rows = list(reader)
-    if not rows:
-        raise UserError(f"{path}: contains no rows")
-    return rows

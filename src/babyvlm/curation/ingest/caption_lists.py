@@ -6,7 +6,6 @@ transcripts), any CSV of images and captions, and raw SAYCam transcripts with th
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +14,7 @@ from babyvlm.curation.ingest.frame_numbering import NumberedUtterance, numbered_
 from babyvlm.curation.ingest.sentences import split_sentences
 from babyvlm.errors import UserError
 from babyvlm.io.limits import MAX_LIST_BYTES, load_json
-from babyvlm.io.tables import open_csv
+from babyvlm.io.tables import read_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -189,22 +188,13 @@ def _parse_entry(entry: object) -> tuple[str, list[str]]:
 
 def _read_csv(path: Path) -> Iterator[Entry]:
     """Yield the rows of a table with ``IMAGE_COLUMNS``, ``TEXT_COLUMNS`` and optionally ``group`` and ``split``."""
-    with open_csv(path) as file:
-        rows = csv.DictReader(file, restval="")
-        columns = rows.fieldnames or []
-        image, text = (_find_column(path, columns, names) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
-        for number, row in enumerate(rows, start=2):
-            location = f"{path}, row {number}"
-            split = (row.get("split") or "").strip()
-            if split and split not in SPLITS:
-                raise UserError(f"{location}: split is {split!r}, must be one of {', '.join(SPLITS)}")
-            yield Entry(location, row[image].strip(), row[text], (row.get("group") or "").strip(), split)
-
-
-def _find_column(path: Path, columns: Sequence[str], names: tuple[str, ...]) -> str:
-    for name in names:
-        if name in columns:
-            return name
-    is_transcript = {"Time", "Speaker"} <= set(columns)
+    table = read_table(path)
+    is_transcript = {"Time", "Speaker"} <= set(table.columns)
     hint = ". This is a raw transcript: pass its folder as --transcripts" if is_transcript else ""
-    raise UserError(f"{path}: no column {' or '.join(map(repr, names))} (found {', '.join(columns)}){hint}")
+    image, text = (table.find(names, hint) for names in (IMAGE_COLUMNS, TEXT_COLUMNS))
+    for row in table:
+        location = f"{path}, row {row.number}"
+        group, split = (row.cells.get(column, "").strip() for column in ("group", "split"))
+        if split and split not in SPLITS:
+            raise UserError(f"{location}: split is {split!r}, must be one of {', '.join(SPLITS)}")
+        yield Entry(location, row[image].strip(), row[text], group, split)

@@ -14,23 +14,19 @@ than its duration allows is dropped, and so is a video with too many such uttera
 
 from __future__ import annotations
 
-import csv
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from babyvlm.curation.ingest.profiles import SAYCAM
-from babyvlm.errors import UserError
-from babyvlm.io.tables import open_csv
+from babyvlm.io.tables import read_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 MAX_FRAMES = 32
-# Cells that pandas reads as missing.
-MISSING = {"", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "<NA>", "#N/A", "-NaN", "-nan"}
 ANNOTATIONS = (r"\*[^)]*\*", r"\[[^)]*\]", r"\([^)]*\)")
 PUNCTUATION = str.maketrans("", "", "-'*_,…")
 COLUMNS = {
@@ -57,10 +53,10 @@ def numbered_utterances(path: Path) -> tuple[str, list[NumberedUtterance]]:
         utterances.
 
     Raises:
-        UserError: a column is missing, or the file is not UTF-8 CSV.
+        UserError: a column is missing, or the table is invalid (see `Table`).
     """
     rows = _read_rows(path)
-    videos = {row["video"] for row in rows if row["video"] not in MISSING and "part" not in row["video"]}
+    videos = {row["video"] for row in rows if row["video"] and "part" not in row["video"]}
     if len(videos) != 1 or len(rows) <= 1:
         return "", []
     starts = [_parse_seconds(row["time"]) for row in rows]
@@ -68,22 +64,19 @@ def numbered_utterances(path: Path) -> tuple[str, list[NumberedUtterance]]:
     for row, start, end in zip(rows, starts, [*starts[1:], *starts[-1:]], strict=True):
         if start is None or end is None or row["speaker"] not in SAYCAM.caregivers:
             continue
-        sentences = _split_sentences("nan" if row["utterance"] in MISSING else row["utterance"])
+        sentences = _split_sentences(row["utterance"] or "nan")
         utterances += _number(sentences, start, end, first=len(utterances) + 1)
     return re.sub(r"\.\w+$", "", videos.pop()), utterances
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    with open_csv(path) as file:
-        reader = csv.DictReader(file, restval="")
-        missing = [name for name in COLUMNS.values() if name not in (reader.fieldnames or [])]
-        if missing:
-            raise UserError(f"{path}, row 1: no column {', '.join(map(repr, missing))}. Rename the columns")
-        return [{key: row[name] for key, name in COLUMNS.items()} for row in reader]
+    table = read_table(path)
+    table.require(*COLUMNS.values(), hint=". Rename the columns")
+    return [{key: row[name] for key, name in COLUMNS.items()} for row in table]
 
 
 def _parse_seconds(text: str) -> int | None:
-    if text in MISSING or not (start := text.split("-", maxsplit=1)[0]):
+    if not (start := text.split("-", maxsplit=1)[0]):
         return None
     minutes, seconds = [*re.split(r"[:.,;]", start), "0"][:2]
     if seconds in {"1", "2", "3", "4", "5"}:

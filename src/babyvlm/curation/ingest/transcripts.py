@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import unicodedata
 from collections import Counter
@@ -20,7 +19,7 @@ from babyvlm.curation.ingest.sentences import (
 )
 from babyvlm.errors import UserError
 from babyvlm.io.files import files_below
-from babyvlm.io.tables import open_csv
+from babyvlm.io.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +98,7 @@ def read_transcript(path: Path, profile: Profile) -> Transcript:
     cleaning.
 
     Raises:
-        UserError: a column is missing, times decrease, two videos are named, or the file is not UTF-8 CSV.
+        UserError: a column is missing, times decrease, two videos are named, or the table is invalid (see `Table`).
     """
     rows = _read_rows(path, profile)
     turns = list(_turns(rows, profile))
@@ -127,9 +126,7 @@ def base_name(name: str, profile: Profile) -> str:
 
 def _read_rows(path: Path, profile: Profile) -> list[Row]:
     """Read the non-empty rows of a transcript, with the columns that the profile names."""
-    with open_csv(path) as file:
-        lines = list(csv.reader(file))
-    header = [cell.strip() for cell in lines[0]] if lines else []
+    table = Table(path)
     columns = [
         name
         for name in (
@@ -142,19 +139,9 @@ def _read_rows(path: Path, profile: Profile) -> list[Row]:
         )
         if name
     ]
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise UserError(
-            f"{path}, row 1: no column {', '.join(map(repr, missing))} (found {', '.join(header) or 'no columns'})."
-            " Rename the columns, or pass a --profile that names them"
-        )
-    rows = []
-    for number, line in enumerate(lines[1:], start=2):
-        cells = [cell.strip() for cell in line]
-        if any(cells):
-            cells += [""] * (len(header) - len(cells))
-            rows.append(Row(number, {name: cells[header.index(name)] for name in columns}))
-    return rows
+    table.require(*columns, hint=". Rename the columns, or pass a --profile that names them")
+    rows = (row for row in table if any(map(str.strip, row.cells.values())))
+    return [Row(row.number, {name: row[name].strip() for name in columns}) for row in rows]
 
 
 def _turns(rows: list[Row], profile: Profile) -> Iterator[Turn]:

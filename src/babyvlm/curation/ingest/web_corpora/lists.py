@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, find_column
+from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample
 from babyvlm.errors import UserError
 from babyvlm.io.files import combine_hashes, resolve_inside
 from babyvlm.io.limits import MAX_ENTRY_BYTES, MAX_IMAGE_BYTES
-from babyvlm.io.tables import require_few_columns
+from babyvlm.io.tables import read_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+IMAGE_COLUMNS = ("image", "file_name", "filepath")  # the last two are those of imagefolder and open_clip
 USUAL_ENTRY_BYTES = 8192  # parsed at first, because a slice is copied
 JSON_DECODER = json.JSONDecoder()
 JSON_SPACE = re.compile(r"[ \t\r\n]*")
@@ -146,16 +146,10 @@ def _decode_entry(text: str, position: int) -> tuple[Any, int]:
 
 
 def _csv_entries(path: Path) -> Iterator[ListEntry]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = csv.DictReader(file)
-            columns = rows.fieldnames or ()
-            require_few_columns(path, columns)
-            image, caption = (find_column(path, columns, names) for names in (("image",), CAPTION_COLUMNS))
-            for number, row in enumerate(rows):
-                yield ListEntry(f"{number:09d}", row[image], row[caption], None)
-    except csv.Error as error:
-        raise UserError(f"{path}: not readable as CSV ({error})") from None
+    table = read_table(path, escape_invalid=True)
+    image, caption = (table.find(names) for names in (IMAGE_COLUMNS, CAPTION_COLUMNS))
+    for number, row in enumerate(table):
+        yield ListEntry(f"{number:09d}", row[image], row[caption], None)
 
 
 def _read_image(folders: Iterable[Path], name: str | None) -> tuple[bytes | None, str | None]:

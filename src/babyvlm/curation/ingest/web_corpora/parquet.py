@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, find_column
+from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample
 from babyvlm.io.files import combine_hashes, fingerprint_files
 from babyvlm.io.limits import TooLargeError
 from babyvlm.io.processes import bounded_memory
+from babyvlm.io.tables import find_column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

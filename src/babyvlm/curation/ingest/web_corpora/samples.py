@@ -9,15 +9,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from babyvlm.errors import UserError
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 CHUNK_SAMPLES = 4096  # seconds of work. An archive is one chunk; img2dataset's contain 10,000 samples
-MAX_SHOWN_COLUMNS = 200  # characters of the column names that an error message shows
-CAPTION_COLUMNS = ("caption", "text")
+CAPTION_COLUMNS = ("caption", "text", "title", "txt")  # the last two are those of open_clip and WebDataset
 
 
 class Sample(NamedTuple):
@@ -55,17 +52,3 @@ class Chunk(Protocol):
 def stem(path: Path) -> str:
     """Return the file name without its suffix; ``.tar.gz`` counts as one suffix."""
     return re.sub(r"(\.tar\.gz|\.[^.]+)$", "", path.name)
-
-
-def find_column(path: Path, columns: Iterable[str], names: tuple[str, ...]) -> str:
-    """Return the first of ``names`` that is a column of the table ``path``.
-
-    Raises:
-        UserError: it has none of them.
-    """
-    present = list(columns)
-    for name in names:
-        if name in present:
-            return name
-    shown = " ".join(", ".join(present).split())[:MAX_SHOWN_COLUMNS] or "no columns"
-    raise UserError(f"{path}: no column {' or '.join(map(repr, names))} (found {shown})")
