@@ -263,6 +263,6 @@ TABLES = {
     "images that are text": (lambda: parquet(image=["/etc/passwd"], caption=["a"]), 0),
     "images that are paths": (lambda: parquet(image=[{"bytes": None, "path": "/etc/passwd"}], caption=["a"]), 0),
     "captions that are numbers": (lambda: parquet(image=[encode()], caption=[7]), 0),
-    "captions that are lists": (lambda: parquet(image=[encode()], caption=[["a"]]), 0),
+    "captions that are lists of lists": (lambda: parquet(image=[encode()], caption=[[["a"]]]), 0),
     "no rows": (lambda: parquet(image=pa.array([], pa.binary()), caption=pa.array([], pa.string())), 0),
 }

@@ -58,7 +58,7 @@ class ListChunk:
     def samples(self) -> Iterator[Sample]:
         """Yield one sample per entry."""
         for entry in self.entries:
-            image, problem = (None, entry.problem) if entry.problem else _read_image(self.folders, entry.image)
+            image, problem = (None, entry.problem) if entry.problem else read_image(self.folders, entry.image)
             yield Sample(entry.id, image, entry.caption, problem)
 
 
@@ -152,8 +152,8 @@ def _csv_entries(path: Path) -> Iterator[ListEntry]:
         yield ListEntry(f"{number:09d}", row[image], row[caption], None)
 
 
-def _read_image(folders: Iterable[Path], name: str | None) -> tuple[bytes | None, str | None]:
-    """Return the content of an image file that a list names, and the problem if it cannot be read."""
+def read_image(folders: Iterable[Path], name: str | None) -> tuple[bytes | None, str | None]:
+    """Return the content of an image file that a list or table names, and the problem if it cannot be read."""
     if not name:
         return None, "image missing"
     paths = [resolve_inside(folder, name) for folder in folders]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample
+from babyvlm.curation.ingest.web_corpora.lists import read_image
+from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, first_text
 from babyvlm.io.files import combine_hashes, fingerprint_files
 from babyvlm.io.limits import TooLargeError
 from babyvlm.io.processes import bounded_memory
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 20  # read from a file at a time, instead of a column of a complete row group
 BATCH_ROWS = 16
 MAX_BATCH_BYTES = 1 << 29  # extra memory for unpacking a batch; no table of web images needs more
-IMAGE_COLUMNS = ("image", "jpg")  # the second is img2dataset's
+IMAGE_COLUMNS = ("image", "jpg", "images", "jpeg", "png", "webp")  # the second is img2dataset's
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,39 @@ class ParquetChunk:
             number = self.first_row
             while rows := next_rows(batches):
                 for row in rows:
-                    yield _sample(f"{self.path.stem}/{number:09d}", row[image], row[caption])
+                    content, problem = self._image(row[image])
+                    yield Sample(f"{self.path.stem}/{number:09d}", content, first_text(row[caption]), problem)
                     number += 1
         except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
             problem = f"file is damaged ({type(error).__name__}); the rest of the chunk was not read"
             yield Sample(self.name, None, None, problem)
 
+    def _image(self, value: object) -> tuple[bytes | None, str | None]:
+        """Return an image and the problem if it cannot be read."""
+        if isinstance(value, list):
+            if value and isinstance(value[0], int):
+                return bytes(value), None
+            if len(value) > 1:
+                return None, "several images in one row"
+            value = value[0] if value else None
+        if isinstance(value, dict):
+            path = value.get("path")
+            value = value.get("bytes")
+            if not value and isinstance(path, str) and path:
+                return read_image([self.path.parent], path)
+        if isinstance(value, str) and value:
+            try:
+                return base64.b64decode(value, validate=True), None
+            except ValueError:
+                return None, "image is a path or URL, not bytes"
+        return (value, None) if isinstance(value, bytes) else (None, "image missing")
+
 
 def parquet_chunks(path: Path) -> Iterator[Chunk]:
-    """Divide a table with a column of image bytes (or of structs with a field ``bytes``) and one of captions."""
+    """Divide a table with a column of images and one of captions.
+
+    Images are bytes, in base64 too, lists of one, or structs of Hugging Face with the bytes or the path of a file.
+    """
     try:
         metadata = pq.ParquetFile(path).metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
@@ -91,9 +117,3 @@ def next_rows(batches: Iterator[pa.RecordBatch]) -> list[dict[str, Any]]:
     with bounded_memory(MAX_BATCH_BYTES):
         batch = next(batches, None)
         return [] if batch is None else list(batch.to_pylist())
-
-
-def _sample(id_: str, image: object, caption: object) -> Sample:
-    image = image.get("bytes") if isinstance(image, dict) else image
-    text = caption if isinstance(caption, str) else None
-    return Sample(id_, image, text, None) if isinstance(image, bytes) else Sample(id_, None, text, "image missing")

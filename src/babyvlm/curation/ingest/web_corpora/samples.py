@@ -6,6 +6,7 @@ caption. Each chunk can be read independently, in any process, so an interruptio
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -51,4 +52,33 @@ class Chunk(Protocol):
 
 def stem(path: Path) -> str:
     """Return the file name without its suffix; ``.tar.gz`` counts as one suffix."""
-    return re.sub(r"(\.tar\.gz|\.[^.]+)$", "", path.name)
+    return re.sub(r"(\.tar\.gz|\.[^.]+)$", "", path.name, flags=re.IGNORECASE)
+
+
+def decode_text(content: bytes) -> str:
+    """Decode UTF-8 with or without a byte order mark, or UTF-16 with one.
+
+    Raises:
+        ValueError: it is in another encoding.
+    """
+    has_mark = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if has_mark else "utf-8-sig")
+    if 3 * text.count("\0") > len(text):
+        raise ValueError("UTF-16 without a byte order mark, or UTF-32")
+    return text
+
+
+def caption_of(metadata: object) -> str | None:
+    """Return the caption in the metadata of a sample, or None. If there are several, the first.
+
+    Raises:
+        AttributeError: the metadata are not an object.
+    """
+    fields = {str(name).lower(): value for name, value in metadata.items()}  # type: ignore[attr-defined]
+    return first_text(next((fields[name] for name in CAPTION_COLUMNS if fields.get(name)), None))
+
+
+def first_text(value: object) -> str | None:
+    """Return a caption, or the first of a list of captions; None if there is none."""
+    first = next(iter(value), None) if isinstance(value, list) else value
+    return first if isinstance(first, str) else None

@@ -9,8 +9,9 @@ from babyvlm.curation.ingest.web_corpora.failed_downloads import FailedDownloads
 from babyvlm.curation.ingest.web_corpora.lists import csv_chunks, llava_chunks
 from babyvlm.curation.ingest.web_corpora.parquet import parquet_chunks
 from babyvlm.curation.ingest.web_corpora.samples import Chunk, stem
-from babyvlm.curation.ingest.web_corpora.tar import tar_chunks
+from babyvlm.curation.ingest.web_corpora.tar import UNSUPPORTED, require_supported, tar_chunks
 from babyvlm.errors import UserError
+from babyvlm.io.files import files_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -59,9 +60,12 @@ def find_source(path: Path) -> Source:
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+    present = [file for file in (sorted(path.iterdir()) if path.is_dir() else [path]) if file.is_file()]
+    for file in present:
+        if file.name.lower().endswith(COMPRESSED_TAR_SUFFIXES):
+            require_supported(file)
     for suffixes, chunks_of, key in KINDS:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        files = [file for file in files if file.name.endswith(suffixes) and file.is_file()]
+        files = [file for file in present if file.name.lower().endswith(suffixes)]
         if len(files) > 1 and chunks_of in (csv_chunks, llava_chunks):
             raise UserError(f"{path}: contains {len(files)} {suffixes[0]} lists. Name the one to read")
         names = Counter(stem(file) for file in files)
@@ -72,9 +76,21 @@ def find_source(path: Path) -> Source:
             records = [find_download_record(file) for file in files] if chunks_of is tar_chunks else []
             name = path.name if path.is_dir() else stem(path)
             return Source(name, files, [record for record in records if record], chunks_of, key)
-    raise UserError(f"{path}: contains no .tar, .parquet, .csv or .json with captioned images")
+    raise _nothing_found(path, present)
 
 
+def _nothing_found(path: Path, present: list[Path]) -> UserError:
+    """Return the error for a source of no kind."""
+    zipped = next((file for file in present if file.name.lower().endswith(".zip")), None)
+    if zipped:
+        require_supported(zipped)
+    suffixes = tuple(suffix for suffixes, _, _ in KINDS for suffix in suffixes)
+    below = next((file.parent for file in sorted(files_below(path, suffixes))), None) if path.is_dir() else None
+    hint = f". Pass its subfolders, such as {below}" if below else ""
+    return UserError(f"{path}: contains no .tar, .parquet, .csv or .json with captioned images{hint}")
+
+
+COMPRESSED_TAR_SUFFIXES = tuple(suffix for kind in UNSUPPORTED for suffix in kind.suffixes if suffix != ".zip")
 KINDS: tuple[tuple[tuple[str, ...], Callable[[Path], Iterable[Chunk]], str], ...] = (
     ((".tar", ".tar.gz", ".tgz"), tar_chunks, "SOURCE/ARCHIVE/NAME: the members NAME.* of this archive"),
     ((".parquet",), parquet_chunks, "SOURCE/FILE/ROW: row ROW, from 0, of this file"),
