@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from babyvlm.curation.benchmark_images import missing_images
+from babyvlm.curation.benchmark_images import missing_images, stored_path
 from babyvlm.errors import UserError
 from babyvlm.io.tables import read_complete_rows
 
@@ -91,7 +91,7 @@ def split_of(row: Row, item: str, dev_fraction: float, path: Path) -> str:
 
 
 def with_images(trials: Sequence[Trial], root: Path, path: Path, *, allow_missing: bool = False) -> list[Trial]:
-    """Return the trials whose images all exist below ``root``.
+    """Return the trials whose images all exist below ``root``, with the paths under which these are stored.
 
     Raises:
         UserError: an image path leaves ``root``; images are missing and ``allow_missing`` is false (the message names
@@ -103,4 +103,7 @@ def with_images(trials: Sequence[Trial], root: Path, path: Path, *, allow_missin
     kept = [trial for trial in trials if not any(image in absent for image, _ in trial.options)]
     if not kept:
         raise UserError(f"{path}: every trial lacks an image in {root}")
-    return kept
+    return [
+        replace(trial, options=tuple((stored_path(image, root), text) for image, text in trial.options))
+        for trial in kept
+    ]

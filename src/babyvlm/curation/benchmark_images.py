@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from babyvlm.errors import UserError
-from babyvlm.io.files import file_size, files_below, join_inside
+from babyvlm.io.files import file_size, files_below, join_inside, stored_name
 from babyvlm.io.images import IMAGE_SUFFIXES
 from babyvlm.io.tables import read_complete_rows
 
@@ -55,7 +55,7 @@ def missing_images(
     outside = [image for image in images if join_inside(root, image) is None]
     if outside:
         raise UserError(f"{path}: image {outside[0]} leaves {root}")
-    missing = [image for image in images if file_size(root / image) <= 0]
+    missing = [image for image in images if file_size(root / stored_path(image, root)) <= 0]
     if len(missing) == len(images):
         raise UserError(
             f"{path}: none of its {len(images)} images is in {root}. Set their folder with {root_option} FOLDER"
@@ -66,6 +66,11 @@ def missing_images(
             + ", ".join(missing)
         )
     return set(missing)
+
+
+def stored_path(image: str, root: Path) -> str:
+    """Return the path below ``root`` under which the image of a list is stored (see ``stored_name``)."""
+    return stored_name(image, lambda name: join_inside(root, name) is not None and (root / name).is_file())
 
 
 def find_benchmark_images(
@@ -100,7 +105,7 @@ def find_benchmark_images(
             allow_missing=allow_missing,
             hint="allow_missing ignores them",
         )
-        return [(f"{path.stem}/{name}", base / name) for name in names if name not in missing]
+        return [(f"{path.stem}/{name}", base / stored_path(name, base)) for name in names if name not in missing]
 
     found: dict[Path, str] = {}
     for name, file in (image for images in read_each(trials, images_of) for image in images):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import unicodedata
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 from babyvlm.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 MAX_NAME_BYTES = 200  # file systems allow 255, and suffixes are added
 EDGE_BYTES = 1 << 20  # hashed at either end of a large file; our choice, since a video corpus is half a terabyte
@@ -117,6 +118,27 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _unreadable(error: OSError) -> None:
     raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror})") from None
+
+
+def stored_name(name: str, exists: Callable[[str], bool]) -> str:
+    r"""Return the spelling of a listed path under which its file is stored; ``name`` itself if there is none.
+
+    A list and its files may come from different systems: Windows writes ``\\`` for ``/``, macOS decomposes accented
+    letters, and both ignore the case of a suffix.
+
+    Args:
+        name: the path as listed.
+        exists: whether a file has this path.
+    """
+    if exists(name):
+        return name
+    stem, dot, suffix = name.replace("\\", "/").rpartition(".")
+    for form in ("NFC", "NFD"):
+        for ending in (suffix, suffix.lower(), suffix.upper()):
+            spelling = unicodedata.normalize(form, f"{stem}{dot}{ending}")
+            if exists(spelling):
+                return spelling
+    return name
 
 
 def file_size(path: Path) -> int:

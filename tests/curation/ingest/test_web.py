@@ -140,8 +140,12 @@ def write_list(folder, entries):
     return folder / "blip.json"
 
 
+def turn(role, text):
+    return {"from": role, "value": text}
+
+
 def llava_entry(id_, image, caption="A dog."):
-    return {"id": id_, "image": image, "conversations": [{"value": "<image>\nWhat?"}, {"value": caption}]}
+    return {"id": id_, "image": image, "conversations": [turn("human", "<image>\nWhat?"), turn("gpt", caption)]}
 
 
 @pytest.mark.parametrize("images", ["images", "."])
@@ -173,7 +177,7 @@ def test_web_reads_llava_list(tmp_path, images):
     unsafe = dict.fromkeys(("3", "4", "5", "10"), "unsafe path")
     reasons = {
         "2": "image missing",
-        "entry 5": "malformed entry",
+        "6": "no image named",
         "entry 6": "malformed entry",
         "1": "duplicate id",
         "8": "no caption",
@@ -204,7 +208,7 @@ def test_web_reads_csv(tmp_path):
     (folder / "list.csv").write_text("image,caption\na.png,a ball\na.png,one more\n../x.png,b\nb.png,c\n,d\n")
     rows, left_out = run_web(tmp_path, folder, min_fraction=0.4)
     assert [row["utterance"] for row in rows] == ["a ball", "one more"]
-    assert list(left_out.values()) == ["unsafe path", "image missing", "image missing"]
+    assert list(left_out.values()) == ["unsafe path", "image missing", "no image named"]
 
 
 def test_web_rejects_source_with_few_valid_samples(tmp_path):

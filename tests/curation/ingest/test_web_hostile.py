@@ -323,14 +323,15 @@ def test_web_list_reads_only_inside_its_folder(tmp_path, run, form):
             csv.writer(file).writerows([("image", "caption"), *((name, "a ball") for name in listed)])
         key = "{:09}"
     else:
-        conversations = [{"value": "<image>"}, {"value": "a ball"}]
+        conversations = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a ball"}]
         (folder / "list.json").write_text(
             json.dumps([{"image": name, "conversations": conversations} for name in listed])
         )
         key = "{}"
     rows, left_out, error = run(folder)
     assert not error
-    reasons = ["unsafe path"] * len(PATHS) + ["image missing"] * len(MISSING) + ["image cannot be read"] * 2
+    missing = ["image missing" if name else "no image named" for name in MISSING.values()]
+    reasons = ["unsafe path"] * len(PATHS) + missing + ["image cannot be read"] * 2
     assert left_out == {key.format(number): reason for number, reason in enumerate(reasons)}
     assert list(rows) == [key.format(len(reasons)), key.format(len(reasons) + 1)]
 
@@ -398,7 +399,7 @@ def test_web_rejects_invalid_lists(tmp_path, run, name):
 
 def test_web_handles_malformed_list_entries(tmp_path, run):
     (tmp_path / "in" / "good.jpg").write_bytes(encode())
-    conversations = [{"value": "<image>"}, {"value": "a ball"}]
+    conversations = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a ball"}]
     deep = [[]]
     for _ in range(300):
         deep = [deep]
@@ -414,7 +415,7 @@ def test_web_handles_malformed_list_entries(tmp_path, run):
         {"image": "good.jpg", "conversations": "ab"},
         {"image": "good.jpg", "conversations": [1, 2]},
         {"image": deep, "conversations": conversations},
-        {"image": "good.jpg", "conversations": [{}, {"value": deep}]},
+        {"image": "good.jpg", "conversations": [{}, {"from": "gpt", "value": deep}]},
         {"id": deep, "image": "good.jpg", "conversations": conversations},
         {"id": "../../x", "image": "good.jpg", "conversations": conversations},
         {"id": "\0\udcff", "image": "good.jpg", "conversations": conversations},

@@ -117,7 +117,7 @@ def check_released_frames(
         sizes = {path.relative_to(frames).as_posix(): file_size(path) for path in files_below(frames, IMAGE_SUFFIXES)}
         funnel = Funnel("released", unit="images")
         if captions:
-            utterances = read_caption_lists(captions, funnel)
+            utterances = read_caption_lists(captions, funnel, sizes)
         elif transcripts:
             utterances = read_frame_transcripts(find_transcripts(transcripts), sizes, funnel)
         else:

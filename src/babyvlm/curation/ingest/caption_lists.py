@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from babyvlm.curation.ingest.frame_numbering import NumberedUtterance, numbered_utterances
 from babyvlm.curation.ingest.sentences import split_sentences
 from babyvlm.errors import UserError
+from babyvlm.io.files import stored_name
 from babyvlm.io.limits import MAX_LIST_BYTES, load_json
 from babyvlm.io.tables import read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from babyvlm.curation.funnel import Funnel
 
@@ -48,7 +49,7 @@ class Entry(NamedTuple):
     split: str
 
 
-def read_caption_lists(paths: Sequence[Path], funnel: Funnel) -> list[CaptionedImages]:
+def read_caption_lists(paths: Sequence[Path], funnel: Funnel, stored: Collection[str] = ()) -> list[CaptionedImages]:
     """Read caption lists and group their images by utterance.
 
     If a list has no groups, the names of released frames determine them; any other image is a group of its own. A list
@@ -57,6 +58,7 @@ def read_caption_lists(paths: Sequence[Path], funnel: Funnel) -> list[CaptionedI
     Args:
         paths: lists, or folders of lists.
         funnel: counts the entries without image or words.
+        stored: paths of the images below the image folder, whose spelling is used (see ``stored_name``).
 
     Raises:
         UserError: a list cannot be read, an image occurs twice, or the images of one group have different utterances.
@@ -65,6 +67,7 @@ def read_caption_lists(paths: Sequence[Path], funnel: Funnel) -> list[CaptionedI
     images: dict[str, list[str]] = {}
     location_of: dict[str, str] = {}
     for entry in (entry for path in paths for entry in _read_list(path)):
+        entry = entry._replace(image=stored_name(entry.image, stored.__contains__))  # noqa: PLW2901
         text = " ".join(split_sentences(entry.text))
         if not entry.image or not text:
             funnel.drop("caption without words" if entry.image else "malformed entry")

@@ -76,7 +76,7 @@ def released(
     if transcripts:
         utterances = read_frame_transcripts(find_transcripts(transcripts), sizes, funnel)
     else:
-        utterances = read_caption_lists(as_list(captions), funnel)
+        utterances = read_caption_lists(as_list(captions), funnel, sizes)
         listed = {name for utterance in utterances for name in utterance.images}
         funnel.drop("not in any caption list", len(sizes.keys() - listed))
     parts = [ImagePart.create(frames, chunk, sizes, source, image_size) for chunk in _chunks(utterances)]

@@ -13,6 +13,7 @@ from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts
 from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError, require_at_least
+from babyvlm.io.characters import strip_invisible
 from babyvlm.io.files import fingerprint_files, require_outside
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ class WebPart:
         """Return caption and image of a valid sample."""
         if sample.problem or sample.image is None:
             raise InvalidSampleError(sample.problem or "image missing")
-        caption = " ".join((sample.caption or "").replace("\0", " ").split())
+        caption = " ".join(strip_invisible(sample.caption or "").replace("\0", " ").split())
         if not caption:
             raise InvalidSampleError("no caption")
         if any("\ud800" <= character <= "\udfff" for character in caption):

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from babyvlm.curation.ingest.image_validation import InvalidSampleError
 from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample
 from babyvlm.errors import UserError
-from babyvlm.io.files import combine_hashes, resolve_inside
+from babyvlm.io.files import combine_hashes, resolve_inside, stored_name
 from babyvlm.io.limits import MAX_ENTRY_BYTES, MAX_IMAGE_BYTES
 from babyvlm.io.tables import read_table
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IMAGE_COLUMNS = ("image", "file_name", "filepath")  # the last two are those of imagefolder and open_clip
+ANSWERING_ROLES = ("gpt", "assistant")  # of LLaVA, and of lists in the form of chat templates
+NO_LIST = "not a JSON list of samples in LLaVA's format, nor JSON lines with the fields image and conversations"
+IMAGE_TOKEN = "<image>"  # the place of the image in a conversation
 USUAL_ENTRY_BYTES = 8192  # parsed at first, because a slice is copied
 JSON_DECODER = json.JSONDecoder()
 JSON_SPACE = re.compile(r"[ \t\r\n]*")
@@ -63,9 +67,10 @@ class ListChunk:
 
 
 def llava_chunks(path: Path) -> Iterator[Chunk]:
-    """Divide LLaVA's list ``[{"id", "image", "conversations": [question, caption]}]``.
+    """Divide LLaVA's list ``[{"id", "image", "conversations": [{"from": "human", ...}, {"from": "gpt", ...}]}]``.
 
-    Its images are in ``images/`` or beside it.
+    Its images are in ``images/`` or beside it. Lists in JSON lines are read too, and entries with a field ``text`` or
+    ``caption`` instead of a conversation.
     """
     folders = [folder for folder in (path.parent / "images", path.parent) if folder.is_dir()]
     return _chunks(folders, _llava_entries(path))
@@ -85,23 +90,57 @@ def _chunks(folders: Iterable[Path], entries: Iterator[ListEntry]) -> Iterator[C
 def _llava_entries(path: Path) -> Iterator[ListEntry]:
     ids: set[str] = set()
     for number, entry in enumerate(_json_elements(path)):
+        image, caption, problem = None, None, None
         try:
-            image, caption = entry["image"], entry["conversations"][1]["value"]
-        except (KeyError, IndexError, TypeError):
-            yield ListEntry(f"entry {number}", None, None, "malformed entry")
-            continue
-        id_ = entry.get("id")
-        id_ = str(id_ if isinstance(id_, str | int) else number)
-        image, caption = (value if isinstance(value, str) else None for value in (image, caption))
-        yield ListEntry(id_, image, caption, "duplicate id" if id_ in ids else None)
-        ids.add(id_)
+            image, caption = _image_and_caption(entry)
+        except InvalidSampleError as error:
+            problem = str(error)
+        id_ = entry.get("id") if isinstance(entry, dict) else None
+        if not isinstance(id_, str | int):
+            id_ = number if isinstance(entry, dict) else f"entry {number}"
+        yield ListEntry(str(id_), image, caption, "duplicate id" if str(id_) in ids else problem)
+        ids.add(str(id_))
+
+
+def _image_and_caption(entry: object) -> tuple[str, str]:
+    """Return the path of the image of an entry, and its caption: what the model answers, wherever it stands.
+
+    Raises:
+        InvalidSampleError: the entry has no image or several, or not exactly one answer.
+    """
+    if not isinstance(entry, dict):
+        raise InvalidSampleError("malformed entry")
+    image = next((entry[name] for name in IMAGE_COLUMNS if entry.get(name)), None)
+    if isinstance(image, list) and len(image) == 1:
+        image = image[0]
+    if isinstance(image, list) and len(image) > 1:
+        raise InvalidSampleError("several images")
+    if not isinstance(image, str):
+        raise InvalidSampleError("no image named")
+    turns = next((entry[name] for name in ("conversations", "messages") if name in entry), None)
+    if turns is None:
+        caption = next((entry[name] for name in CAPTION_COLUMNS if name in entry), None)
+    elif isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):
+        answers = [turn.get("value", turn.get("content")) for turn in turns if _role(turn) in ANSWERING_ROLES]
+        if len(answers) != 1:
+            raise InvalidSampleError("several answers" if answers else "no answer by gpt or assistant")
+        caption = answers[0]
+    else:
+        raise InvalidSampleError("malformed entry")
+    if not isinstance(caption, str):
+        raise InvalidSampleError("no caption")
+    return image, caption.replace(IMAGE_TOKEN, " ")
+
+
+def _role(turn: dict[str, Any]) -> str:
+    return str(turn.get("from", turn.get("role"))).lower()
 
 
 def _json_elements(path: Path) -> Iterator[Any]:
-    """Yield the elements of a JSON list one at a time: all objects of LLaVA's list together take a gigabyte.
+    """Yield the elements of a list, as JSON or JSON lines, one at a time: all together take a gigabyte.
 
     Raises:
-        UserError: not a JSON list.
+        UserError: it is neither.
     """
     text = path.read_text("utf-8-sig", "surrogateescape")
 
@@ -109,11 +148,20 @@ def _json_elements(path: Path) -> Iterator[Any]:
         match = JSON_SPACE.match(text, position)
         return match.end() if match else position
 
-    position = skip_space(0)
-    if text[position : position + 1] != "[":
-        raise UserError(f"{path}: not a JSON list of samples in LLaVA's format")
-    position = skip_space(position + 1)
+    start = position = skip_space(0)
     try:
+        if text[position : position + 1] == "{":  # JSON lines
+            while position < len(text):
+                element, end = _decode_entry(text, position)
+                if position == start and not element.keys() & IMAGE_COLUMNS:
+                    raise UserError(f"{path}: {NO_LIST}")
+                position = end
+                yield element
+                position = skip_space(position)
+            return
+        if text[position : position + 1] != "[":
+            raise UserError(f"{path}: {NO_LIST}")
+        position = skip_space(position + 1)
         while text[position : position + 1] != "]":
             element, position = _decode_entry(text, position)
             yield element
@@ -155,14 +203,21 @@ def _csv_entries(path: Path) -> Iterator[ListEntry]:
 def read_image(folders: Iterable[Path], name: str | None) -> tuple[bytes | None, str | None]:
     """Return the content of an image file that a list or table names, and the problem if it cannot be read."""
     if not name:
-        return None, "image missing"
-    paths = [resolve_inside(folder, name) for folder in folders]
-    if None in paths:
+        return None, "no image named"
+    if any(resolve_inside(folder, name) is None for folder in folders):
         return None, "unsafe path"
     try:
-        path = next((path for path in paths if path and path.is_file()), None)
+        path = next((path for path in (_stored_file(folder, name) for folder in folders) if path), None)
         if path is None:
             return None, "image missing"
         return (path.read_bytes(), None) if path.stat().st_size <= MAX_IMAGE_BYTES else (None, "over 64 MiB")
     except OSError:  # no permission, or a name too long for the file system
         return None, "image cannot be read"
+
+
+def _stored_file(folder: Path, name: str) -> Path | None:
+    def find(name: str) -> Path | None:
+        path = resolve_inside(folder, name)
+        return path if path and path.is_file() else None
+
+    return find(stored_name(name, lambda spelling: find(spelling) is not None))

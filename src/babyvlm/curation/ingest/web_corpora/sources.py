@@ -96,7 +96,7 @@ KINDS: tuple[tuple[tuple[str, ...], Callable[[Path], Iterable[Chunk]], str], ...
     ((".parquet",), parquet_chunks, "SOURCE/FILE/ROW: row ROW, from 0, of this file"),
     ((".csv",), csv_chunks, "SOURCE/ROW: row ROW, from 0, below the header"),
     (
-        (".json",),
+        (".json", ".jsonl"),
         llava_chunks,
         "SOURCE/ID: the first entry with this id, or entry number ID, from 0, if it has no id",
     ),
