@@ -32,3 +32,14 @@ def require_at_least(minimum: int, **options: int) -> None:
     for name, value in options.items():
         if value < minimum:
             raise UserError(f"--{name} {value}: must be at least {minimum}")
+
+
+def require_fraction(**options: float) -> None:
+    """Check that options of a command are between 0 and 1.
+
+    Raises:
+        UserError: an option is not.
+    """
+    for name, value in options.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"--{name} {value}: must be between 0 and 1")

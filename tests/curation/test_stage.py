@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.curation.stage import Artifact, Stage, UsualYield, stage
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 
@@ -157,3 +157,55 @@ def test_stage_can_be_killed_and_run_again(tmp_path, capsys):
     assert artifacts.read_manifest(tmp_path / "out", "numbers")["resumed"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert not capsys.readouterr().err
+
+
+@stage
+def read_some(kept: int, out: Path, min_fraction: float = 0.5, usual: UsualYield | None = None) -> Stage:
+    """Keep some of 100 wanted numbers.
+
+    Args:
+        kept: how many.
+        out: folder to create.
+        min_fraction: minimum share.
+        usual: usual share.
+    """
+    funnel = Funnel("read", unit="numbers", unwanted={"odd"})
+    artifact = Artifact(
+        "numbers",
+        {"command": "read", "kept": kept},
+        funnel,
+        min_fraction=min_fraction,
+        input_list=out.with_suffix(".csv"),
+        usual_yield=usual,
+    )
+    yield artifact
+    funnel.keep(kept)
+    funnel.drop("damaged", 90 - kept)
+    funnel.drop("empty", 10)
+    funnel.drop("odd", 900)
+    return "done"
+
+
+def test_stage_builds_nothing_below_min_fraction(tmp_path):
+    out = tmp_path / "out"
+    message = (
+        rf"{out}: only 49 of 100 numbers can be used \(41 damaged, 10 empty; all are listed in {out}\.csv\)\. "
+        r"Fix the input, or accept the loss: --min_fraction 0\.49$"
+    )
+    with pytest.raises(UserError, match=message):
+        read_some(49, out)
+    assert not list(tmp_path.glob("out*"))
+    read_some(50, out)
+    with pytest.raises(UserError, match="only 50 of 100 numbers"):  # also of one that is complete
+        read_some(50, out, min_fraction=0.51)
+    read_some(49, tmp_path / "other", min_fraction=0.49)
+    assert artifacts.read_manifest(tmp_path / "other", "numbers")["funnel"]["kept"] == 49
+
+
+def test_stage_warns_of_unusual_yield(tmp_path, capsys):
+    usual = UsualYield(0.2, 0.6, "Look at them")
+    for kept, share in ((10, "10.0%"), (20, ""), (60, ""), (61, "61.0%")):
+        read_some(kept, tmp_path / f"{kept}", min_fraction=0, usual=usual)
+        printed = capsys.readouterr().err
+        expected = f"warning: read kept {share} of the numbers; 20% to 60% are usual. Look at them\n"
+        assert printed == (expected if share else "")

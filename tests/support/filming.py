@@ -103,5 +103,5 @@ def write_corpus(folder, rows, name="S_20140420_1803_01", **video):
 
 def run_frames(folder, out="store", **options):
     """Run ``curate frames`` on ``videos`` and ``transcripts`` in a folder and return the store."""
-    frames(folder / "videos", folder / "transcripts", folder / out, **{"num_workers": 1, **options})
+    frames(folder / "videos", folder / "transcripts", folder / out, **{"num_workers": 1, "min_fraction": 0, **options})
     return PairStore(folder / out)

@@ -15,7 +15,7 @@ from babyvlm.curation.contact_sheet import Card, contact_sheet
 from babyvlm.curation.embeddings import Embeddings
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.plots import draw_histogram
-from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.curation.stage import Artifact, Stage, UsualYield, stage
 from babyvlm.curation.store.pair_store import PairStore, write_pairs
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.printing import Console
@@ -30,6 +30,10 @@ FIELD = "clip_similarity"
 THRESHOLD = 0.2  # of BabyVLM; it belongs to the CLIP model that they measured with
 BINS = 200  # of 0.01 from -1 to 1: the cosines of large CLIPs span a few tenths. Our choice.
 NEAR_SHARE = 0.1  # of the kept and of the dropped pairs: those nearest to the threshold, from which the page samples
+# BabyVLM kept about 67,000 of CVCL's 600,285 frames, 11%. The bounds are our choice.
+USUAL_YIELD = UsualYield(
+    0.02, 0.98, "The threshold depends on the CLIP model: compare the pairs on both sides of it in review.html"
+)
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -86,6 +90,7 @@ def filter_pairs(
             "seed": seed,
         },
         funnel,
+        usual_yield=USUAL_YIELD if quantile is None else None,
     )
     folder = yield artifact
     if FIELD in source.extra_fields:

@@ -26,17 +26,24 @@ class Funnel:
         unit: what is counted: rows, utterances, captions.
         kept: number of units kept.
         dropped: number of units dropped, by reason.
+        unwanted: reasons of what the stage is not meant to keep, such as the turns of other speakers. It is not lost.
     """
 
     stage: str
     unit: str = "rows"
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    unwanted: set[str] = field(default_factory=set)
 
     @property
     def seen(self) -> int:
         """Number of units that came in."""
         return self.kept + self.dropped.total()
+
+    @property
+    def wanted(self) -> int:
+        """Number of units that the stage could have kept."""
+        return self.seen - sum(self.dropped[reason] for reason in self.unwanted)
 
     def keep(self, count: int = 1) -> None:
         """Count what is kept."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from inspect import signature
+from itertools import islice
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeGuard
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeGuard
 
 from babyvlm.curation.funnel import Funnel
+from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.printing import echo
 
 P = ParamSpec("P")
+MIN_FRACTION = 0.5  # default of `--min_fraction` of the stages that read raw data: our choice
 
 
 class Input(Protocol):
@@ -29,6 +33,14 @@ class Input(Protocol):
     def lineage(self) -> dict[str, artifacts.Manifest]:
         """The artifact and all that it was built from, by fingerprint."""
         ...
+
+
+class UsualYield(NamedTuple):
+    """The shares between which a selecting stage usually keeps its input, and what to check otherwise."""
+
+    lowest: float
+    highest: float
+    advice: str
 
 
 @dataclass
@@ -47,6 +59,9 @@ class Artifact:
         state: a folder of the stage's own, needed only to resume; removed once the artifact is complete. The
             stage creates it with ``create_marked``.
         lock: hold the lock while building; False on all but one rank of a distributed stage.
+        min_fraction: share of the wanted input that a stage must be able to read; below it nothing is built.
+        input_list: the file that lists what could not be read, for the message.
+        usual_yield: prints a warning if a stage that selects keeps an unusual share.
     """
 
     kind: str
@@ -57,6 +72,9 @@ class Artifact:
     resumable: bool = False
     state: Path | None = None
     lock: bool = True
+    min_fraction: float = 0
+    input_list: Path | None = None
+    usual_yield: UsualYield | None = None
 
     def __post_init__(self) -> None:
         ancestors = dict(self.ancestors)
@@ -66,6 +84,28 @@ class Artifact:
                     ancestors |= one.lineage
         self.arguments = {name: _fingerprints(value) for name, value in self.arguments.items()}
         self.ancestors = ancestors
+
+    def check_yield(self, out: Path, funnel: Funnel) -> None:
+        """Compare the counts of the stage with what is expected.
+
+        Raises:
+            UserError: it could read less than ``min_fraction`` of what is wanted.
+        """
+        share = funnel.kept / funnel.wanted if funnel.wanted else 1
+        if share < self.min_fraction:
+            lost = {reason: count for reason, count in funnel.dropped.most_common() if reason not in funnel.unwanted}
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in islice(lost.items(), 3))
+            raise UserError(
+                f"{out}: only {funnel.kept:,} of {funnel.wanted:,} {funnel.unit} can be used ({reasons}; all are listed"
+                f" in {self.input_list}). Fix the input, or accept the loss: --min_fraction {int(100 * share) / 100:g}"
+            )
+        usual = self.usual_yield
+        if usual and not usual.lowest <= share <= usual.highest:
+            echo(
+                f"warning: {funnel.stage} kept {share:.1%} of the {funnel.unit}; {usual.lowest:.0%} to"
+                f" {usual.highest:.0%} are usual. {usual.advice}",
+                file=sys.stderr,
+            )
 
 
 Stage = Generator[Artifact, Path, str]
@@ -99,6 +139,9 @@ def stage(function: Callable[P, Stage]) -> Callable[P, None]:
         with artifacts.exclusive(out) if artifact.lock else nullcontext():
             if artifacts.is_complete(out, artifact.kind, artifact.arguments):
                 steps.close()
+                counts = artifacts.read_manifest(out, artifact.kind).get("funnel")
+                if counts and artifact.funnel:
+                    artifact.check_yield(out, replace(Funnel.from_dict(counts), unwanted=artifact.funnel.unwanted))
                 summary = "already complete, skipping"
             else:
                 summary = _build(steps, artifact, out)
@@ -121,6 +164,7 @@ def _build(steps: Stage, artifact: Artifact, out: Path) -> str:
             raise RuntimeError("a stage must yield exactly once")
         if artifact.funnel:
             manifest["funnel"] = artifact.funnel.as_dict()
+            artifact.check_yield(out, artifact.funnel)
     if artifact.funnel:
         echo(artifact.funnel)
     return summary

@@ -103,6 +103,9 @@ def test_check_data_lists_everything_that_is_missing(tmp_path, capsys):
     assert code == 2
     assert "fix     Copy the missing and damaged videos again, or accept the loss: --min_fraction 0.5\n" in out
     code, out, _ = check(capsys, "--videos", tmp_path, "--min_fraction", "0.5")
+    assert code == 2
+    assert f"missing {tmp_path}: only 7 of 16 caregiver utterances are within a readable video (0 turns" in out
+    code, out, _ = check(capsys, "--videos", tmp_path, "--min_fraction", "0.4")
     assert code == 0
     assert "note    " + str(transcripts / "gone.csv") in out
 

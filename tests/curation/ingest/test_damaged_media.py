@@ -212,7 +212,14 @@ def test_frames_ignores_hostile_video_names(tmp_path, video_bytes):
     for number, name in enumerate(names):
         rows = [[time, who, name, f"{text} {number}"] for time, who, text in ROWS]
         write_transcript(tmp_path / "transcripts" / f"t{number}.csv", rows)
-    frames(tmp_path / "videos", tmp_path / "transcripts", tmp_path / "store", num_workers=1, skip_bad_transcripts=True)
+    frames(
+        tmp_path / "videos",
+        tmp_path / "transcripts",
+        tmp_path / "store",
+        num_workers=1,
+        skip_bad_transcripts=True,
+        min_fraction=0,
+    )
     with (tmp_path / "store.frames.csv").open(newline="") as file:
         problems = {row["transcript"]: row["problem"] for row in csv.DictReader(file)}
     assert set(problems.values()) == {"", "video missing"}
@@ -233,7 +240,7 @@ def test_frames_memory_stays_below_one_gigabyte(tmp_path, video_bytes):
     code = (
         "import re, sys; from pathlib import Path; from babyvlm.curation.ingest.frames import frames\n"
         "root = Path(sys.argv[1])\n"
-        "frames(root / 'videos', root / 'transcripts', root / 'store', num_workers=1)\n"
+        "frames(root / 'videos', root / 'transcripts', root / 'store', num_workers=1, min_fraction=0)\n"
         "print(re.search(r'VmHWM:\\s*(\\d+) kB', Path('/proc/self/status').read_text())[1])"
     )
     out = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout

@@ -331,3 +331,36 @@ def test_frames_prints_error_after_progress_bar(tmp_path, monkeypatch, capfd):
     with pytest.raises(SystemExit, match="2"):
         main(["curate", "frames", *map(str, command)])
     assert capfd.readouterr().err.splitlines()[-1] == f"error: {tmp_path / 'videos' / 'V.mp4'}: Permission denied"
+
+
+def test_frames_rejects_corpus_of_which_most_is_lost(tmp_path):
+    rows = [
+        ("0:01", "M", "look"),
+        ("0:02", "C", "da"),
+        ("0:03", "M", "*cries*"),
+        ("0:04", "M", "a ball"),
+        ("0:05", "M", ""),
+    ]
+    for name in ("A", "B", "C"):
+        write_corpus(tmp_path, rows, name, count=60)
+    for name in ("B", "C"):
+        (tmp_path / "videos" / f"{name}.mp4").unlink()
+    message = r"only 2 of 6 utterances can be used \(4 video missing; all are listed in .*\.frames\.csv\)\. Fix"
+    with pytest.raises(UserError, match=message):
+        run_frames(tmp_path, min_fraction=0.5)
+    assert not (tmp_path / "store").exists()
+    assert len(run_frames(tmp_path, min_fraction=0.33).columns("group")["group"].unique()) == 2
+
+
+def test_frames_counts_turns_without_time_as_lost(tmp_path):
+    rows = [
+        ("0:01", "M", "look"),
+        *((f"12:0{n}x?", "M", "a ball") for n in range(9)),
+        ("0:05", "M", "end"),
+        ("0:06", "M", ""),
+    ]
+    write_corpus(tmp_path, rows, "A", count=60)
+    with pytest.raises(
+        UserError, match=r"only 1 of 11 utterances can be used \(9 start time cannot be parsed, 1 no start"
+    ):
+        run_frames(tmp_path, min_fraction=0.5)

@@ -139,7 +139,7 @@ def check_saycam(folder, videos, name, conversation, max_frames):
     ]
     if not expected:
         return
-    frames(video_folder, folder / "transcripts", folder / "store", max_frames=max_frames, num_workers=1)
+    frames(video_folder, folder / "transcripts", folder / "store", max_frames=max_frames, num_workers=1, min_fraction=0)
     assert stored_frames(PairStore(folder / "store")) == expected
 
 
@@ -207,6 +207,12 @@ def test_frames_babyview_matches_derivation(videos, tmp_path_factory, name, conv
     # A transcript that covers less than 1% of its video is refused.
     assume(len(begins) < 2 or max(begins) > starts[name][-1] / 50)
     frames(
-        video_folder, folder / "transcripts", folder / "store", profile="babyview", max_frames=max_frames, num_workers=1
+        video_folder,
+        folder / "transcripts",
+        folder / "store",
+        profile="babyview",
+        max_frames=max_frames,
+        num_workers=1,
+        min_fraction=0,
     )
     assert stored_frames(PairStore(folder / "store"), rotated=False, offset_up=0) == expected

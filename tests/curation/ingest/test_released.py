@@ -58,7 +58,7 @@ def write_csv(path, *rows):
 
 
 def run_released(images, out, **options):
-    released(images, out, **{"num_workers": 1, **options})
+    released(images, out, **{"num_workers": 1, "min_fraction": 0, **options})
     return PairStore(out)
 
 
@@ -366,3 +366,14 @@ def test_released_refuses_out_inside_image_folder(tmp_path, images):
     write_json(tmp_path / "list.json", [{"utterance": "a", "frame_filenames": ["a.jpg"]}])
     with pytest.raises(UserError, match=r"store: is inside the input folder .*"):
         run_released(folder, folder / "store", captions=[tmp_path / "list.json"])
+
+
+def test_released_rejects_frames_of_which_most_are_lost(tmp_path, images):
+    folder = images([f"{number}.jpg" for number in range(20)])
+    for number in range(3, 9):
+        (folder / f"{number}.jpg").write_bytes(b"")
+    rows = (f"{number}.jpg,look {number}\n" for number in range(10))
+    (tmp_path / "list.csv").write_text("image,utterance\n" + "".join(rows))
+    with pytest.raises(UserError, match=r"only 4 of 10 images can be used \(6 image file is empty; all are listed in"):
+        run_released(folder, tmp_path / "store", captions=[tmp_path / "list.csv"], min_fraction=0.5)
+    assert len(run_released(folder, tmp_path / "store", captions=[tmp_path / "list.csv"], min_fraction=0.4)) == 4

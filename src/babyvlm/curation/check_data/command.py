@@ -64,7 +64,8 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or 
         image_root: folder that the image paths in these lists start from. Default: the folder of the lists.
         profile: conventions of the corpus: `saycam`, `babyview`, or your own YAML or JSON file (docs/how-to/data.md).
         max_frames: maximum number of frames per utterance, as for `curate frames`.
-        min_fraction: minimum share of the transcripts that must have a readable video. Pass less than 1 if you know
+        min_fraction: minimum share of the transcripts that must have a readable video; below one half also of the
+            utterances that must be within it. Pass less than 1 if you know
             that some videos are missing.
         num_workers: number of processes, as for `curate frames`.
         embed_rate: pairs per second that your device embeds, if you know it.

@@ -19,6 +19,7 @@ from babyvlm.curation.ingest.released import ImagePart
 from babyvlm.curation.ingest.sentences import frame_times
 from babyvlm.curation.ingest.transcripts import Transcript, find_transcripts, read_transcript
 from babyvlm.curation.ingest.video import VideoError, VideoInfo, probe
+from babyvlm.curation.stage import MIN_FRACTION
 from babyvlm.curation.store.chunked_writer import Log, UnusableInputError
 from babyvlm.errors import UserError
 from babyvlm.io.files import file_size, files_below
@@ -93,7 +94,16 @@ def check_videos(
         f"{path}: no transcript" for name in sorted(video_files.keys() - named) for path in video_files[name]
     ]
     findings.notes += [f"{path}: {note}" for path, info in infos.items() for note in info.notes]
-    _count_pairs(findings, read, recordings, infos, errors, profile, max_frames)
+    num_within = _count_pairs(findings, read, recordings, infos, errors, profile, max_frames)
+    num_utterances = sum(len(transcript.utterances) for transcript in read)
+    without_time = sum(count for transcript in read for reason, count in transcript.dropped if "time" in reason)
+    needed = min(MIN_FRACTION, min_fraction)
+    if num_within < needed * (num_utterances + without_time):
+        findings.missing.append(
+            f"{transcripts}: only {num_within:,} of {num_utterances + without_time:,} caregiver utterances are within a"
+            f" readable video ({without_time:,} turns have no valid time); `curate frames` needs {needed:.0%}"
+        )
+        findings.fixes.append("See the reasons above, or pass a lower --min_fraction here and to `curate frames`")
     if findings.pairs:
         _measure_extraction(findings, recordings, profile, max_frames, embed_rate)
     else:
@@ -144,9 +154,15 @@ def check_released_frames(
     if present:
         part = ImagePart(frames, tuple(utterances), source="", image_size=0)
         start = time.perf_counter()
-        rows = list(islice(part.rows(Log()), SAMPLE_IMAGES))
+        log = Log()
+        rows = list(islice(part.rows(log), SAMPLE_IMAGES))
+        if len(rows) < MIN_FRACTION * log.funnel.seen:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in log.funnel.dropped.most_common(3))
+            findings.missing.append(
+                f"{frames}: only {len(rows):,} of the first {log.funnel.seen:,} listed images can be used ({reasons});"
+                f" `curate released` needs {MIN_FRACTION:.0%}"
+            )
         if not rows:
-            findings.missing.append(f"{frames}: none of the listed images can be read")
             return findings
         rate = len(rows) / (time.perf_counter() - start)
         size = sum(sizes[name] for name in present)
@@ -204,8 +220,8 @@ def _count_pairs(
     errors: Mapping[Path, str],
     profile: Profile,
     max_frames: int,
-) -> None:
-    """Add the facts and the number of expected pairs."""
+) -> int:
+    """Add the facts and the number of expected pairs. Return the number of utterances within their video."""
     hours = sum(info.seconds for info in infos.values()) / 3600
     size = sum(file_size(path) for path in infos)
     formats = Counter(f"{info.width} x {info.height} at {info.fps:.4g} fps" for info in infos.values())
@@ -232,6 +248,7 @@ def _count_pairs(
         ("utterances within their video", f"{len(within_video):,}"),
         ("expected pairs", f"{findings.pairs:,} frames (at most {max_frames} per utterance)"),
     ]
+    return len(within_video)
 
 
 def _measure_extraction(

@@ -11,6 +11,7 @@ from babyvlm.curation.check_data.findings import Findings, format_bytes
 from babyvlm.curation.check_data.requirements import Requirement
 from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
 from babyvlm.curation.ingest.web_corpora.sources import Source, find_source
+from babyvlm.curation.stage import MIN_FRACTION
 from babyvlm.errors import UserError
 from babyvlm.io.files import file_size
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from babyvlm.curation.ingest.web_corpora.samples import Chunk
 
-MIN_FRACTION = 0.5  # the default of `curate web`
 NUM_SAMPLES = 300  # that are read to estimate the share of valid ones
 
 

@@ -22,10 +22,10 @@ from babyvlm.curation.ingest.transcripts import (
     read_transcript,
 )
 from babyvlm.curation.ingest.video import VideoError, crop_frame, duration_seconds, encode_jpeg, frames_at, probe
-from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
 from babyvlm.curation.store.chunked_writer import Log, UnusableInputError, parts_folder, write_parts
 from babyvlm.curation.store.pair_store import split_of
-from babyvlm.errors import UserError, require_at_least
+from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.files import combine_hashes, files_below, fingerprint_files, require_outside
 from babyvlm.io.printing import Console, echo
 
@@ -49,6 +49,7 @@ def frames(
     image_size: int = 224,
     max_frames: int = 16,
     num_workers: int = 2,
+    min_fraction: float = MIN_FRACTION,
     skip_bad_transcripts: bool = False,
     licensed: bool = True,
 ) -> Stage:
@@ -74,6 +75,8 @@ def frames(
         image_size: side of the stored frames in pixels.
         max_frames: maximum number of frames per utterance (16 in BabyVLM, 32 in CVCL).
         num_workers: number of processes; each processes one video at a time.
+        min_fraction: minimum share of the caregivers' utterances that must have a frame. Below it, no store is written;
+            pass less if you know that many videos are missing.
         skip_bad_transcripts: skip transcripts with errors (a missing column, decreasing times, times that do not fit
             the video, two videos) instead of stopping before any video is processed.
         licensed: mark the store so that its contents never leave this machine. Pass false only for data that may be
@@ -81,6 +84,7 @@ def frames(
     """
     rules = find_profile(profile)
     require_at_least(1, image_size=image_size, max_frames=max_frames, num_workers=num_workers)
+    require_fraction(min_fraction=min_fraction)
     if image_size > MAX_IMAGE_SIZE:
         raise UserError(f"--image_size {image_size}: must be at most {MAX_IMAGE_SIZE}")
     require_outside(out, videos, transcripts)
@@ -101,9 +105,13 @@ def frames(
         "transcripts": combine_hashes(part.transcript_hash for part in parts),
         "videos": combine_hashes(part.video_hash for part in parts),
     }
-    funnel = Funnel("frames", unit="utterances")
-    artifact = Artifact("store", arguments, funnel, state=parts_folder(out))
+    # A turn without a valid time is lost; other turns are dropped for what they are.
+    unwanted = {reason for transcript in read for reason, _ in transcript.dropped if "time" not in reason}
+    funnel = Funnel("frames", unit="utterances", unwanted=unwanted)
     report = out.with_name(f"{out.name}.frames.csv")
+    artifact = Artifact(
+        "store", arguments, funnel, state=parts_folder(out), min_fraction=min_fraction, input_list=report
+    )
     folder = yield artifact
     artifact.manifest |= write_parts(
         folder,

@@ -12,10 +12,10 @@ from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.caption_lists import CaptionedImages, read_caption_lists, read_frame_transcripts
 from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
 from babyvlm.curation.ingest.transcripts import find_transcripts
-from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
 from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts
 from babyvlm.curation.store.pair_store import split_of
-from babyvlm.errors import UserError, require_at_least
+from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.files import as_list, combine_hashes, file_size, files_below, join_inside, require_outside
 from babyvlm.io.images import IMAGE_SUFFIXES
 from babyvlm.io.limits import MAX_IMAGE_BYTES
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 CHUNK_IMAGES = 2048  # images per part: seconds of work, and a few hundred files for the authors' 600,285 frames
 KEY = "IMAGE: the image with this path below the image folder, without its suffix"
 REPORT_COLUMNS = ("image", "problem")
+NOT_LISTED = "not in any caption list"
+UNWANTED = (NOT_LISTED, "caption without words", "turn without words")
 
 
 @stage
@@ -37,6 +39,7 @@ def released(
     source: str = "saycam",
     image_size: int = 0,
     num_workers: int = 2,
+    min_fraction: float = MIN_FRACTION,
     licensed: bool = True,
 ) -> Stage:
     """Create a pair store from frames that are already extracted, such as the 600,285 frames of the CVCL authors.
@@ -61,6 +64,7 @@ def released(
         source: name of the corpus in the store.
         image_size: maximum length of the shorter side in pixels; larger images are resized. 0 keeps the original bytes.
         num_workers: number of processes; each processes some images at a time.
+        min_fraction: minimum share of the images with an utterance that must be valid. Below it, no store is written.
         licensed: mark the store so that its contents never leave this machine. Pass false only for data that may be
             shared.
     """
@@ -68,17 +72,18 @@ def released(
         raise UserError("pass either --captions or --transcripts, so that each image has an utterance")
     require_at_least(0, image_size=image_size)
     require_at_least(1, num_workers=num_workers)
+    require_fraction(min_fraction=min_fraction)
     require_outside(out, frames)
     sizes = {path.relative_to(frames).as_posix(): file_size(path) for path in files_below(frames, IMAGE_SUFFIXES)}
     if not sizes:
         raise UserError(f"{frames}: contains no image ({', '.join(IMAGE_SUFFIXES)})")
-    funnel = Funnel("released", unit="images")
+    funnel = Funnel("released", unit="images", unwanted=set(UNWANTED))
     if transcripts:
         utterances = read_frame_transcripts(find_transcripts(transcripts), sizes, funnel)
     else:
         utterances = read_caption_lists(as_list(captions), funnel, sizes)
         listed = {name for utterance in utterances for name in utterance.images}
-        funnel.drop("not in any caption list", len(sizes.keys() - listed))
+        funnel.drop(NOT_LISTED, len(sizes.keys() - listed))
     parts = [ImagePart.create(frames, chunk, sizes, source, image_size) for chunk in _chunks(utterances)]
     arguments = {
         "command": "released",
@@ -87,8 +92,10 @@ def released(
         "licensed": licensed,
         "images": combine_hashes(part.content for part in parts),
     }
-    artifact = Artifact("store", arguments, funnel, state=parts_folder(out))
     report = out.with_name(f"{out.name}.released.csv")
+    artifact = Artifact(
+        "store", arguments, funnel, state=parts_folder(out), min_fraction=min_fraction, input_list=report
+    )
     folder = yield artifact
     artifact.manifest |= write_parts(
         folder,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
 from babyvlm.curation.ingest.web_corpora.sources import Source, find_source
-from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
 from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts
 from babyvlm.curation.store.pair_store import split_of
-from babyvlm.errors import UserError, require_at_least
+from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.characters import strip_invisible
 from babyvlm.io.files import fingerprint_files, require_outside
 
@@ -28,7 +28,7 @@ REPORT_COLUMNS = ("key", "reason")
 def web(
     sources: list[Path],
     out: Path,
-    min_fraction: float = 0.5,
+    min_fraction: float = MIN_FRACTION,
     expected_count: int = 0,
     image_size: int = 0,
     hold_out: bool = False,
@@ -63,8 +63,7 @@ def web(
     """
     require_at_least(0, image_size=image_size, expected_count=expected_count)
     require_at_least(1, num_workers=num_workers)
-    if not 0 <= min_fraction <= 1:
-        raise UserError(f"--min_fraction {min_fraction}: must be between 0 and 1")
+    require_fraction(min_fraction=min_fraction)
     require_outside(out, *sources)
     found = _find_sources(sources)
     hashes = {source.name: fingerprint_files([*source.files, *source.download_records]) for source in found}
@@ -81,23 +80,9 @@ def web(
     parts = [WebPart(name, chunk, chunk.hash, image_size, hold_out) for name, chunk in chunks]
     funnel = Funnel("web", unit="samples")
     quarantine = out.with_name(f"{out.name}.quarantine.csv")
-
-    def check_counts() -> None:
-        if expected_count and expected_count < funnel.seen:
-            raise UserError(
-                f"--expected_count {expected_count}: the sources contain {funnel.seen} samples. Pass the number of"
-                " links that the download was asked for"
-            )
-        if expected_count > funnel.seen:
-            funnel.drop("download failed: expected, but not in the sources", expected_count - funnel.seen)
-        if funnel.seen and funnel.kept / funnel.seen < min_fraction:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in funnel.dropped.most_common(3))
-            raise UserError(
-                f"{out}: only {funnel.kept} of {funnel.seen} samples are valid ({reasons}; all are listed in"
-                f" {quarantine}). Fix the sources or lower --min_fraction {min_fraction:g}"
-            )
-
-    artifact = Artifact("store", arguments, funnel, state=parts_folder(out))
+    artifact = Artifact(
+        "store", arguments, funnel, state=parts_folder(out), min_fraction=min_fraction, input_list=quarantine
+    )
     folder = yield artifact
     artifact.manifest |= write_parts(
         folder,
@@ -108,8 +93,14 @@ def web(
         num_workers=num_workers,
         input_list=quarantine,
         heading=REPORT_COLUMNS,
-        check=check_counts,
     )
+    if expected_count and expected_count < funnel.seen:
+        raise UserError(
+            f"--expected_count {expected_count}: the sources contain {funnel.seen} samples. Pass the number of"
+            " links that the download was asked for"
+        )
+    if expected_count > funnel.seen:
+        funnel.drop("download failed: expected, but not in the sources", expected_count - funnel.seen)
     return f"{artifact.manifest['rows']:,} pairs. See {quarantine} for the samples that were left out"
 
 

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.rewrite.rules.lexicon import word_list
-from babyvlm.curation.rewrite.rules.rewriter import ORIGINAL, RULES_VERSION, rewrite_caption
+from babyvlm.curation.rewrite.rules.rewriter import ORIGINAL, RULES_VERSION, USUAL_YIELD, rewrite_caption
 from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore, write_pairs
 from babyvlm.errors import UserError
@@ -120,6 +120,7 @@ def _rewrite_by_rules(store: Path, out: Path) -> Stage:
         "store",
         {"command": "rewrite", "store": source, "rewriter": f"rules {RULES_VERSION}", "words": words},
         funnel,
+        usual_yield=USUAL_YIELD,
     )
     folder = yield artifact
     with Progress(console=Console(stderr=True)) as bar:

@@ -28,7 +28,7 @@ from babyvlm.io.printing import Console, echo
 from babyvlm.io.processes import run_in_processes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 SCHEMA = pa.schema(list(FIELDS.items()))
@@ -95,7 +95,6 @@ def write_parts(
     num_workers: int,
     input_list: Path,
     heading: Sequence[str],
-    check: Callable[[], None] | None = None,
 ) -> artifacts.Manifest:
     """Build the parts that are missing in several processes, then write all of them, in order, as a store.
 
@@ -108,7 +107,6 @@ def write_parts(
         num_workers: processes; with 1 the work is done in this process, where a crash of a decoder ends the command.
         input_list: CSV file to write the lines of all parts to.
         heading: its columns.
-        check: called when everything is counted and listed; may raise to reject the store.
 
     Returns:
         The entries of ``store.json``, see ``write_pairs``.
@@ -137,8 +135,6 @@ def write_parts(
         for path in paths:
             yield from _read_part(path, funnel, lines)
         write_csv(input_list, [heading, *lines])
-        if check:
-            check()
 
     return write_pairs(folder, rows(), funnel=funnel, licensed=licensed, raw=raw)
 

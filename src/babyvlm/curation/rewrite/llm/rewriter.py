@@ -27,7 +27,7 @@ from babyvlm.curation.rewrite.llm.prompt import (
     prompt_id,
 )
 from babyvlm.curation.rewrite.llm.settings import RequestSettings
-from babyvlm.curation.rewrite.rules.rewriter import ORIGINAL
+from babyvlm.curation.rewrite.rules.rewriter import ORIGINAL, USUAL_YIELD
 from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore, write_pairs
 from babyvlm.errors import UserError
@@ -119,6 +119,7 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOp
             "checks": RULES_VERSION,
         },
         funnel,
+        usual_yield=USUAL_YIELD,
     )
     if (options.retry_failed or options.retry_rejected) and artifacts.is_complete(out, "store", artifact.arguments):
         dropped = PairStore(out).manifest["funnel"]["dropped"]

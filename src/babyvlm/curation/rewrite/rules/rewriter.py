@@ -24,9 +24,11 @@ import unicodedata
 from dataclasses import dataclass, field
 
 from babyvlm.curation.rewrite.rules.lexicon import Word, lexicon, words_in
+from babyvlm.curation.stage import UsualYield
 
 MAX_WORDS = 15  # of "one simple utterance": our choice, twice the length of a mother's usual sentence
 ORIGINAL = "original_caption"  # field of a rewritten store that holds the caption before rewriting, with both methods
+USUAL_YIELD = UsualYield(0.05, 0.98, "Look at some captions and utterances: store sample --store OUT")  # our choice
 RULES_VERSION = 1  # recorded in each store; increase it with any change of the utterances
 TEMPLATES = {
     "singular": ("look {a}", "see {the}", "here is {a}", "thats {a}", "can you see {the}", "wow {a}"),
