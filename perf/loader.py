@@ -25,7 +25,7 @@ from PIL import Image, ImageFilter
 from torchvision import transforms
 
 from babyvlm.curation.store.pair_store import PairStore
-from babyvlm.data.pair_dataset import UtteranceFrames, collate
+from babyvlm.data.pair_dataset import Pairs, collate
 from babyvlm.data.transforms import MEAN, STD, Augmented, normalized
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.io.images import rgb_pixels
@@ -74,7 +74,7 @@ def ours_from_store(images: list[bytes], folder: Path) -> Pass:
         folder, ((f"{i:06d}", image, "look at the red ball", "train") for i, image in enumerate(images))
     )
     store = PairStore(folder / "store")
-    data = UtteranceFrames(store, "train", Augmented(FRAME_SIZE), Vocabulary(folder / "vocabulary"))
+    data = Pairs(store, ["train"], Augmented(FRAME_SIZE), Vocabulary(folder / "vocabulary"))
 
     def read(_: list[bytes]) -> None:
         for batch in batches(len(data)):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Arguments that a model takes from its data. The command line links them, so that a config cannot contradict itself.
-LINKED = ("vocabulary", "image_size", "max_tokens")
+LINKED = ("vocabulary", "image_size", "max_tokens", "resize")
 
 _allowed_before: set[str] = set()
 _load_unbounded = jsonargparse.get_loader("yaml")

@@ -280,7 +280,7 @@ def babyllava(vocabulary):
 
 def mix(stores, vocabulary, **options):
     sources = [Source("a"), Source("b", utterances=4)]
-    small = {"batch_size": 4, "image_size": SIZE, "max_tokens": 6, "augment": False, "seed": 3}
+    small = {"batch_size": 4, "image_size": SIZE, "max_tokens": 6, "augment": False, "seed": 3, "sample": "utterances"}
     return PairMix("mix", stores, sources, "a", vocabulary, **small | options)
 
 

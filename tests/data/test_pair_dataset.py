@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from babyvlm.data.pair_dataset import Mixed, UtteranceFrames, collate
+from babyvlm.data.pair_dataset import Mixed, Pairs, collate
 from babyvlm.data.transforms import Augmented, Plain, eval_transform
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
@@ -12,6 +12,7 @@ from babyvlm.errors import UserError
 GROUPS = ["u1", "u1", "u1", "u2", "u3", "u3", "v1"]
 SAID = ["look at the ball"] * 3 + ["the dog"] + ["a red cup"] * 2 + ["the dog"]
 SPLITS = ["train"] * 6 + ["val"]
+KEYS = [f"k{number:05d}" for number in range(7)]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,8 @@ def words(vocabulary):
 
 
 def frames(store, words, *, train=True, **kwargs):
-    return UtteranceFrames(store, "train", Augmented(16) if train else Plain(16), words, **kwargs)
+    view = Augmented(16) if train else Plain(16)
+    return Pairs(store, ["train"], view, words, **{"sample": "utterances"} | kwargs)
 
 
 def test_item_is_utterance_with_one_of_its_frames(store, words):
@@ -34,6 +36,29 @@ def test_item_is_utterance_with_one_of_its_frames(store, words):
     shown = [{data[index, epoch].key for epoch in range(40)} for index in range(3)]
     assert shown == [{"k00000", "k00001", "k00002"}, {"k00003"}, {"k00004", "k00005"}]
     assert [data[index, 0].utterance for index in range(3)] == ["look at the ball", "the dog", "a red cup"]
+
+
+def test_item_is_pair(store, words):
+    data = frames(store, words, sample="pairs")
+    assert [data[index, epoch].key for epoch in range(2) for index in range(len(data))] == KEYS[:6] * 2
+    assert [data[index, 0].utterance for index in range(6)] == SAID[:6]
+    assert data.lengths().tolist() == [len(words.encode([text])[0]) for text in SAID[:6]]
+    views = [data[index, 0].image_HWC for index in range(3)]  # frames of one utterance
+    assert not np.array_equal(views[0], views[1])
+    limited = frames(store, words, sample="pairs", limit=2)  # all pairs of two utterances
+    assert {limited[index, 0].utterance for index in range(len(limited))} < set(SAID[:6])
+    assert len(limited) in (3, 4, 5)
+
+
+def test_long_utterance_is_cut_with_or_without_end(store, words):
+    """As written: CVCL takes the first 25 tokens of `<sos> words <eos>`."""
+    complete = words.encode(["look at the ball"])[0]
+    for keep, expected in ((True, [*complete[:3], 3]), (False, complete[:4])):
+        for sample in ("pairs", "utterances"):
+            data = frames(store, words, sample=sample, max_tokens=4, keep_eos=keep)
+            assert data[0, 0].tokens_L.tolist() == expected
+            assert data.lengths()[0] == 4
+        assert frames(store, words, max_tokens=6, keep_eos=keep)[0, 0].tokens_L.tolist() == complete
 
 
 def test_augmentation_depends_on_seed_epoch_and_utterance_only(store, words):
@@ -97,7 +122,7 @@ def test_broken_image_error_names_key(tiny_store, words):
 
 def test_dataset_refuses_empty_split(tiny_store, words):
     with pytest.raises(UserError, match="split test is empty"):
-        UtteranceFrames(tiny_store(), "test", Plain(16), words)
+        Pairs(tiny_store(), ["test"], Plain(16), words)
 
 
 def test_normalization_is_imagenet():

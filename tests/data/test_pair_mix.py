@@ -1,11 +1,20 @@
 """``PairMix`` in a notebook: without a Trainer."""
 
+import io
+
+import numpy as np
 import pytest
 import torch
 from lightning import Trainer
 from matplotlib.figure import Figure
+from PIL import Image
 
+from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.store.pair_store import write_store
+from babyvlm.data.frame_mix import FrameMix
 from babyvlm.data.pair_mix import PairMix, Source
+from babyvlm.data.text_mix import TextMix
+from babyvlm.data.transforms import eval_transform
 from babyvlm.errors import UserError
 from babyvlm.types import Batch
 
@@ -34,6 +43,98 @@ def test_pair_mix_works_without_trainer(stores, vocabulary):
     ]
     assert sorted(held_out) == ["k00008", "k00009", "k00010", "k00011"]
     assert [batch.keys for batch in alone.predict_dataloader()] == [["k00010", "k00011"]]
+
+
+@pytest.fixture(scope="module")
+def frames_and_web(tiny_store, tmp_path_factory):
+    """Home: utterances of three frames, four to train on and one for validation. Web: six and two pairs."""
+    folder = tmp_path_factory.mktemp("stores")
+    groups = [f"u{number // 3}" for number in range(15)]
+    tiny_store(
+        [f"a red {group}" for group in groups],
+        groups=groups,
+        splits=["train"] * 12 + ["val"] * 3,
+        path=folder / "home",
+        source="saycam",
+    )
+    tiny_store(["the dog"] * 8, splits=["train"] * 6 + ["val"] * 2, path=folder / "web", source="cc3m")
+    return folder
+
+
+def content_of(mix):
+    return [(part.store, part.items, part.utterances, round(part.share, 3), part.corpora) for part in mix.contents()]
+
+
+def test_mix_prints_its_contents(frames_and_web, vocabulary):
+    def made(sample, *sources):
+        return PairMix("both", frames_and_web, list(sources), "home", vocabulary, 4, 32, sample=sample)
+
+    pairs = made("pairs", Source("home"), Source("web"))
+    assert content_of(pairs) == [("home", 12, 4, 0.667, {"saycam": 12}), ("web", 6, 6, 0.333, {"cc3m": 6})]
+    assert len(pairs._training) == 18
+    assert pairs.summary() == (
+        "mix both: 18 pairs per epoch\n  home: 12 pairs of 4 utterances, 66.7%\n  web: 6 pairs, 33.3%"
+    )
+    utterances = made("utterances", Source("home"), Source("web", utterances=5, splits=("train", "val")))
+    assert content_of(utterances) == [("home", 4, 4, 0.444, {"saycam": 4}), ("web", 5, 5, 0.556, {"cc3m": 5})]
+    assert len(utterances._training) == 9
+    requested = made("pairs", Source("web", splits=("train", "val", "test")))
+    assert content_of(requested) == [("web", 8, 8, 1.0, {"cc3m": 8})]
+    assert len({mix.identity for mix in (pairs, utterances, requested, made("pairs", Source("web")))}) == 4
+    text = TextMix("both", frames_and_web, [Source("home"), Source("web")], "home", vocabulary, 1, 8)
+    assert text.summary().splitlines()[1] == "  home: 4 utterances, 40.0%"
+    dino = FrameMix("both", frames_and_web, [Source("home"), Source("web")])
+    assert dino.summary().splitlines()[0] == f"mix both: {len(dino._training)} frames per epoch"
+
+
+def test_validation_is_in_the_order_of_the_store(frames_and_web, vocabulary):
+    mix = PairMix("home", frames_and_web, [Source("home")], "home", vocabulary, 4, 32, val_batch_size=2)
+    assert [batch.keys for batch in mix.val_dataloader()] == [["k00012", "k00013"], ["k00014"]]
+    one_frame = PairMix("home", frames_and_web, [Source("home")], "home", vocabulary, 4, 32, sample="utterances")
+    (batch,) = one_frame.val_dataloader()
+    assert len(batch.keys) == 1
+
+
+def test_mix_refuses_store_that_was_matched_without_splits(tmp_path, draw_jpeg, vocabulary):
+    row = {"key": "k", "image": draw_jpeg(0), "utterance": "the dog", "source": "web", "group": "k", "split": "train"}
+    for name, arguments in (("old", {"command": "match"}), ("new", {"command": "match", "splits": "of the targets"})):
+        write_store(tmp_path / name, [row], arguments=arguments, funnel=Funnel("tiny"), licensed=False)
+    with pytest.raises(UserError, match=r"old: was matched by an earlier version.*splits: \[train, val, test\]"):
+        PairMix("mix", tmp_path, [Source("old")], "old", vocabulary)
+    PairMix("mix", tmp_path, [Source("old", splits=("train", "val", "test")), Source("new")], "old", vocabulary)
+
+
+def test_squeezed_images_are_those_of_pillow(tmp_path, vocabulary):
+    """As the authors' dataset: `Image.resize`, whose default is bicubic, before anything else."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    row = {"key": "k", "image": file.getvalue(), "utterance": "the dog", "source": "", "group": "k", "split": "train"}
+    write_store(
+        tmp_path / "home",
+        [row, row | {"key": "v", "group": "v", "split": "val"}],
+        arguments={},
+        funnel=Funnel("tiny"),
+        licensed=False,
+    )
+    expected = to_tensor_reference(Image.fromarray(pixels).resize((32, 32)))
+    options = {"batch_size": 1, "image_size": 32, "resize": "squeeze"}
+    mix = PairMix("mix", tmp_path, [Source("home")], "home", vocabulary, augment=False, **options)
+    for loader in (mix.train_dataloader(), mix.val_dataloader()):
+        torch.testing.assert_close(next(iter(loader)).images_BCHW[0], expected, atol=1e-6, rtol=0)
+    squeezed = eval_transform(32, "squeeze")(Image.fromarray(pixels))
+    torch.testing.assert_close(squeezed, expected, atol=1e-6, rtol=0)
+    augmented = PairMix("mix", tmp_path, [Source("home")], "home", vocabulary, min_scale=1.0, **options)
+    (view,) = next(iter(augmented.train_dataloader())).images_BCHW
+    assert min((image - expected).abs().mean() for image in (view, view.flip(2))) < 0.5  # cropped from the square
+
+
+def to_tensor_reference(pil_image):
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    values = (np.asarray(pil_image).astype(np.float32) / np.float32(255) - mean.astype(np.float32)) / std.astype(
+        np.float32
+    )
+    return torch.from_numpy(values.astype(np.float32).transpose(2, 0, 1).copy())
 
 
 def test_pair_mix_has_the_same_batches_with_and_without_trainer(stores, vocabulary):

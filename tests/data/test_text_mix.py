@@ -92,7 +92,7 @@ def test_text_mix_contains_each_utterance_once(stores, vocabulary, words):
 def test_limit_takes_utterances_of_pair_mix(stores, vocabulary):
     limited = [Source("home", utterances=7)]
     text = mix(stores, vocabulary, sources=limited, seed=3)
-    pairs = mix(stores, vocabulary, PairMix, sources=limited, seed=3, image_size=16)
+    pairs = mix(stores, vocabulary, PairMix, sources=limited, seed=3, image_size=16, sample="utterances")
     tokens = [token for index in range(7) for token in pairs._training[index, 0].tokens_L.tolist()]
     assert text._training.tokens_N.tolist() == tokens
 

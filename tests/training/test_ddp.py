@@ -140,25 +140,24 @@ def test_fit_on_two_ranks_equals_one_rank(mix, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("length", "size", "world"), [(21, 8, 1), (21, 8, 2), (21, 8, 4), (5, 4, 4), (3, 64, 2), (64, 8, 4)]
+    ("length", "size", "world"), [(21, 8, 1), (21, 8, 2), (21, 8, 4), (5, 4, 4), (3, 64, 2), (64, 8, 4), (33, 8, 2)]
 )
-def test_sampler_divides_held_out_samples_evenly_without_duplicates(length, size, world):
+def test_sampler_divides_held_out_samples_in_order_without_duplicates(length, size, world):
     ranks = [held_out_batches(length, size, rank, world) for rank in range(world)]
     assert len({len(batches) for batches in ranks}) == 1  # no rank waits for one that has done
     assert all(batch for batches in ranks for batch in batches)
-    assert sorted(index for batches in ranks for batch in batches for index, _ in batch) == list(range(length))
-    if size >= 2 * world:
-        whole = held_out_batches(length, size, 0, 1)
-        together = [sorted(chain.from_iterable(shares)) for shares in zip(*ranks, strict=True)]
-        assert together == [sorted(batch) for batch in whole]
-        sizes = {len(batch) for batch in whole}
-        assert max(sizes) <= size
-        assert max(sizes) - min(sizes) <= 1
+    together = [sorted(index for index, _ in chain.from_iterable(shares)) for shares in zip(*ranks, strict=True)]
+    assert list(chain.from_iterable(together)) == list(range(length))
+    whole = [[index for index, _ in batch] for batch in held_out_batches(length, size, 0, 1)]
+    if length % size >= world or length % size == 0:  # otherwise the rest joins the batch before it
+        assert together == whole
+    assert [len(batch) for batch in whole] == [size] * (length // size) + [length % size] * (length % size > 0)
 
 
-def test_sampler_rejects_fewer_held_out_samples_than_ranks():
-    with pytest.raises(UserError, match="3 held-out utterances cannot be split over 4 devices"):
-        held_out_batches(3, 8, 0, 4)
+@pytest.mark.parametrize(("length", "size", "say"), [(3, 8, "3 held-out samples"), (8, 3, "val_batch_size 3")])
+def test_sampler_rejects_fewer_held_out_samples_than_ranks(length, size, say):
+    with pytest.raises(UserError, match=f"{say} cannot be split over 4 devices"):
+        held_out_batches(length, size, 0, 4)
 
 
 def test_run_on_two_ranks_resumes_on_one(mix, tmp_path):

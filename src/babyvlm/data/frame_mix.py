@@ -117,7 +117,7 @@ class Frames(Dataset[Views]):
         self._stores = [PairStore(stores / source.store) for source in sources]
         self._rows = [open_rows(store) for store in self._stores]
         self._chosen = [
-            np.sort(chosen_groups(store, "train", seed, source.utterances).rows)
+            np.sort(chosen_groups(store, source.splits, seed, source.utterances).rows)
             for store, source in zip(self._stores, sources, strict=True)
         ]
         self._ends = np.cumsum([len(rows) for rows in self._chosen])
@@ -168,6 +168,8 @@ class FrameMix(Mix):
     ) -> None:
         super().__init__(name, stores, sources, batch_size, seed)
         self.crops, self.num_workers = MultiCrop(image_size, crops), num_workers
+
+    unit = "frames"
 
     def prepare_data(self) -> None:
         """Write the memory-mapped copies of the stores, on one rank."""

@@ -1,4 +1,4 @@
-"""Pair stores as map-style datasets: one item per utterance, with one of its frames in each epoch."""
+"""Pair stores as map-style datasets: one item per pair, or per utterance with one of its frames in each epoch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import datasets
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from cv2.typing import MatLike
@@ -90,54 +91,67 @@ def _reading_image(store: PairStore, key: str) -> Iterator[None]:
         ) from error
 
 
-class UtteranceFrames(Dataset[Item]):
-    """The utterances of one split of a store, each with one of its frames.
+# What an item is. `pairs`: each image with its utterance, as in BabyVLM (arjunchandra2/multimodal-baby,
+# multimodal_saycamllava_data_module.py). `utterances`: each utterance with one of its frames, drawn anew in each epoch,
+# as in the original CVCL (wkvong/multimodal-baby, `--multiple_frames`).
+Sample = Literal["pairs", "utterances"]
+Split = Literal["train", "val", "test"]
+
+
+class Pairs(Dataset[Item]):
+    """The pairs of some splits of a store.
 
     Args:
         store: contains the pairs.
-        split: ``train``, ``val`` or ``test``.
+        splits: the splits to use.
         view: encoded image and randomness -> uint8 (H, W, C).
         vocabulary: encodes the utterances.
+        sample: what an item is.
         max_tokens: longest utterance, in tokens, ``<sos>`` and ``<eos>`` included.
-        seed: with the epoch and the utterance it determines the frame and its augmentation.
+        keep_eos: end an utterance that is too long with ``<eos>``; otherwise cut it after ``max_tokens``.
+        seed: with the epoch and the item it determines the frame and its augmentation.
         limit: number of utterances, drawn by ``seed``; all by default.
 
     Attributes:
+        groups: the rows of each item.
         features: read instead of the images, if set.
 
     Raises:
-        UserError: the split is empty or smaller than ``limit``.
+        UserError: the splits are empty or smaller than ``limit``.
     """
 
     def __init__(
         self,
         store: PairStore,
-        split: str,
+        splits: Sequence[Split],
         view: View,
         vocabulary: Vocabulary,
         *,
+        sample: Sample = "pairs",
         max_tokens: int = 25,
+        keep_eos: bool = True,
         seed: int = 0,
         limit: int | None = None,
     ) -> None:
         self.store, self.view, self.vocabulary = store, view, vocabulary
-        self.max_tokens, self.seed = max_tokens, seed
+        self.max_tokens, self.keep_eos, self.seed = max_tokens, keep_eos, seed
         self.features: CachedFeatures | None = None
         texts = store.columns("key", "utterance")
         self._keys, self._utterances = texts["key"], texts["utterance"]
-        self._group_rows = chosen_groups(store, split, seed, limit)
+        groups = chosen_groups(store, splits, seed, limit)
+        self.groups = groups.single() if sample == "pairs" else groups
 
     def __len__(self) -> int:
-        return len(self._group_rows)
+        return len(self.groups)
 
     def __getitem__(self, index_epoch: tuple[int, int]) -> Item:
         """Return the item of (index, epoch)."""
         index, epoch = index_epoch
-        rows = self._group_rows[index]
+        rows = self.groups[index]
         draw = np.random.default_rng([self.seed, epoch, stable_hash(self._keys[int(rows[0])].as_py())])
         row = int(rows[draw.integers(len(rows))])
         key, utterance = self._keys[row].as_py(), self._utterances[row].as_py()
-        tokens = torch.tensor(self.vocabulary.encode([utterance], self.max_tokens)[0])
+        tokens = torch.tensor(self._encode([utterance])[0])
         if self.features is not None:
             return Item(key, tokens, utterance, features=self.features[row])
         with _reading_image(self.store, key):
@@ -149,14 +163,18 @@ class UtteranceFrames(Dataset[Item]):
         return open_rows(self.store)
 
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Return the number of tokens of each utterance."""
-        tokens = self.vocabulary.encode(utterances(self.store, self._group_rows), self.max_tokens)
-        return np.fromiter(map(len, tokens), np.int64)
+        """Return the number of tokens of each item."""
+        return np.fromiter(map(len, self._encode(utterances(self.store, self.groups))), np.int64)
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        if self.keep_eos:
+            return self.vocabulary.encode(texts, self.max_tokens)
+        return [tokens[: self.max_tokens] for tokens in self.vocabulary.encode(texts, max_tokens=None)]
 
 
 @dataclass(frozen=True)
 class Groups:
-    """The row numbers of some utterances' frames, in two arrays: half a million small arrays would take 100 MB.
+    """The row numbers of some items' frames, in two arrays: half a million small arrays would take 100 MB.
 
     >>> groups = Groups(np.array([4, 5, 9]), np.array([0, 2, 3]))
     >>> len(groups), groups[0], groups[1]
@@ -184,31 +202,35 @@ class Groups:
         rows = [self[index] for index in indices]
         return Groups(np.concatenate(rows), np.cumsum([0, *map(len, rows)]))
 
+    def single(self) -> Groups:
+        """Return the same rows, each as an item of its own."""
+        return Groups(self.rows, np.arange(len(self.rows) + 1))
+
     @property
     def first(self) -> npt.NDArray[np.int64]:
         """The first row of each utterance."""
         return self.rows[self.starts[:-1]]
 
 
-def chosen_groups(store: PairStore, split: str, seed: int, limit: int | None) -> Groups:
-    """Return the rows of each utterance of a split, or of ``limit`` of them, drawn by ``seed``.
+def chosen_groups(store: PairStore, splits: Sequence[Split], seed: int, limit: int | None) -> Groups:
+    """Return the rows of each utterance of some splits, or of ``limit`` of them, drawn by ``seed``.
 
     Args:
         store: contains the pairs.
-        split: ``train``, ``val`` or ``test``.
+        splits: the splits to use.
         seed: of the draw.
         limit: number of utterances; all by default.
 
     Raises:
-        UserError: the split is empty or smaller than ``limit``.
+        UserError: the splits are empty or smaller than ``limit``.
     """
-    groups = _rows_by_group(store, split)
+    groups, named = _rows_by_group(store, splits), " and ".join(splits)
     if not len(groups):
-        raise UserError(f"{store.path}: split {split} is empty")
+        raise UserError(f"{store.path}: split {named} is empty")
     if limit is None:
         return groups
     if limit > len(groups):
-        raise UserError(f"{store.path}: {limit} utterances requested, but split {split} has {len(groups)}")
+        raise UserError(f"{store.path}: {limit} utterances requested, but split {named} has {len(groups)}")
     return groups.take(np.sort(np.random.default_rng([seed, limit]).permutation(len(groups))[:limit]))
 
 
@@ -218,11 +240,11 @@ def utterances(store: PairStore, groups: Groups) -> list[str]:
     return texts
 
 
-def _rows_by_group(store: PairStore, split: str) -> Groups:
-    """Return the groups of a split, in order of first appearance."""
+def _rows_by_group(store: PairStore, splits: Sequence[Split]) -> Groups:
+    """Return the groups of some splits, in order of first appearance."""
     table = store.columns("group", "split")
     codes = table["group"].combine_chunks().dictionary_encode().indices.to_numpy()
-    rows = np.flatnonzero(pc.equal(table["split"], split).to_numpy())
+    rows = np.flatnonzero(pc.is_in(table["split"], pa.array(splits)).to_numpy())
     rows = rows[np.argsort(codes[rows], kind="stable")]
     begins = np.flatnonzero(np.diff(codes[rows], prepend=-1))
     return Groups(rows, np.append(begins, len(rows)))
@@ -253,7 +275,7 @@ class Mixed(Dataset[Item]):
         parts: the datasets.
     """
 
-    def __init__(self, parts: Sequence[UtteranceFrames]) -> None:
+    def __init__(self, parts: Sequence[Pairs]) -> None:
         self.parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
 
@@ -261,7 +283,7 @@ class Mixed(Dataset[Item]):
         return int(self._ends[-1])
 
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Return the number of tokens of each utterance."""
+        """Return the number of tokens of each item."""
         return np.concatenate([part.lengths() for part in self.parts])
 
     def __getitem__(self, index_epoch: tuple[int, int]) -> Item:

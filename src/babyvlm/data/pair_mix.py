@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.feature_cache import Precision, features_for
-from babyvlm.data.pair_dataset import Item, Mixed, UtteranceFrames, collate, open_rows
+from babyvlm.data.pair_dataset import Groups, Item, Mixed, Pairs, Sample, Split, chosen_groups, collate, open_rows
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader, held_out_batches
-from babyvlm.data.transforms import MEAN, STD, Augmented, Plain, eval_transform
+from babyvlm.data.transforms import MEAN, STD, Augmented, Plain, Resize, View, eval_transform
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.io.extras import require_extra
@@ -39,10 +40,31 @@ class Source:
     Attributes:
         store: its folder's name in the mix's ``stores``.
         utterances: number of training utterances to use, drawn by the run's seed; all by default.
+        splits: splits to train on. Web pairs that were matched to validation and test frames are in their splits.
     """
 
     store: str
     utterances: int | None = None
+    splits: tuple[Split, ...] = ("train",)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a mix takes from one of its stores.
+
+    Attributes:
+        store: its name.
+        items: number of items per epoch.
+        utterances: number of utterances.
+        share: of all items of the mix, from 0 to 1.
+        corpora: number of items per corpus (``Pair.source``).
+    """
+
+    store: str
+    items: int
+    utterances: int
+    share: float
+    corpora: dict[str, int]
 
 
 class Mix(LightningDataModule):
@@ -57,14 +79,56 @@ class Mix(LightningDataModule):
 
     Attributes:
         identity: number that identifies the contents of the mix; the order of samples depends on it.
+        unit: plural noun of what an item is.
+
+    Raises:
+        UserError: a store was matched by a version that did not separate the matches of held-out frames.
     """
+
+    unit = "pairs"
 
     def __init__(self, name: str, stores: Path, sources: Sequence[Source], batch_size: int, seed: int) -> None:
         super().__init__()
         self.name, self.stores, self.sources = name, Path(stores), sources
         self.batch_size, self.seed = batch_size, seed
-        parts = [f"{PairStore(self.stores / source.store).fingerprint}:{source.utterances}" for source in sources]
-        self.identity = int.from_bytes(hashlib.sha256("\n".join(parts).encode()).digest()[:8], "big")
+        parts = []
+        for source in sources:
+            store = PairStore(self.stores / source.store)
+            _check_matches(store, source)
+            others = "" if source.splits == ("train",) else f":{','.join(source.splits)}"
+            parts.append(f"{store.fingerprint}:{source.utterances}{others}")
+        self.identity = self._hash(parts)
+
+    @staticmethod
+    def _hash(parts: Sequence[str]) -> int:
+        return int.from_bytes(hashlib.sha256("\n".join(parts).encode()).digest()[:8], "big")
+
+    def contents(self) -> list[Content]:
+        """Return what the mix takes from each of its stores, in the order of ``sources``."""
+        counted = []
+        for source in self.sources:
+            store = PairStore(self.stores / source.store)
+            utterances = chosen_groups(store, source.splits, self.seed, source.utterances)
+            items = self._items(utterances)
+            corpora = Counter(store.columns("source")["source"].take(items.first).to_pylist())
+            counted.append((source.store, len(items), len(utterances), dict(corpora)))
+        total = sum(items for _, items, _, _ in counted)
+        return [Content(name, items, texts, items / total, corpora) for name, items, texts, corpora in counted]
+
+    def summary(self) -> str:
+        """Return the contents as lines of text."""
+        contents = self.contents()
+        lines = [f"mix {self.name}: {sum(part.items for part in contents):,} {self.unit} per epoch"]
+        for part in contents:
+            texts = "" if part.utterances == part.items else f" of {part.utterances:,} utterances"
+            corpora = ", ".join(f"{corpus} {items:,}" for corpus, items in part.corpora.items())
+            listed = f" ({corpora})" if len(part.corpora) > 1 else ""
+            lines.append(f"  {part.store}: {part.items:,} {self.unit}{texts}, {part.share:.1%}{listed}")
+        return "\n".join(lines)
+
+    def _items(self, utterances: Groups) -> Groups:
+        """Return the items of some utterances."""
+        return utterances.single()
 
     def setup(self, stage: str | None = None) -> None:
         """Prepare the data, if there is no Trainer that has done so."""
@@ -125,9 +189,15 @@ class PairMix(Mix):
             mixes, so that their losses can be compared.
         vocabulary: folder created by ``curate vocabulary``.
         batch_size: global, split over all devices.
+        sample: what an item is: every pair, or every utterance with one of its frames; see ``pair_dataset.Sample``.
+        val_batch_size: of validation and test, in the order of the store; global (16 in CVCL). The loss of a
+            contrastive model depends on it.
         image_size: side of the square images, in pixels.
+        resize: how an image becomes square; see ``transforms.Resize``.
         max_tokens: longest utterance, in tokens, ``<sos>`` and ``<eos>`` included.
-        augment: augment training images as CVCL does; otherwise they are only resized and cropped.
+        keep_eos: end an utterance that is too long with ``<eos>`` (our choice). CVCL cuts it after ``max_tokens``, so
+            that ``<eos>`` is lost (wkvong/multimodal-baby, ``multiModalDataset_collate_fn``).
+        augment: augment training images as CVCL does; otherwise they are only made square.
         min_scale: smallest fraction of a training image's area that a random crop covers (0.2 in CVCL).
         bucket_by_length: batch training utterances of similar length, which saves padding. The negatives of a
             contrastive model then depend on length.
@@ -151,6 +221,10 @@ class PairMix(Mix):
         batch_size: int = 8,
         image_size: int = 224,
         max_tokens: int = 25,
+        sample: Sample = "pairs",
+        val_batch_size: int = 16,
+        resize: Resize = "crop",
+        keep_eos: bool = True,
         augment: bool = True,
         min_scale: float = 0.2,
         bucket_by_length: bool = False,
@@ -162,6 +236,10 @@ class PairMix(Mix):
         super().__init__(name, stores, sources, batch_size, seed)
         self.validation, self.vocabulary = validation, Vocabulary(vocabulary)
         self.image_size, self.max_tokens = image_size, max_tokens
+        self.sample, self.val_batch_size, self.resize, self.keep_eos = sample, val_batch_size, resize, keep_eos
+        self.unit = sample
+        if sample == "pairs":  # another order than that of utterances
+            self.identity = self._hash([str(self.identity), sample])
         self.augment, self.min_scale, self.num_workers = augment, min_scale, num_workers
         self.bucket_by_length = bucket_by_length
         self.features, self.features_precision = features, features_precision
@@ -181,7 +259,7 @@ class PairMix(Mix):
         return len(self._training) // self.batch_size
 
     def train_dataloader(self) -> ResumableLoader[Item]:
-        """Return batches of utterances of all sources, in the order of (seed, epoch, mix)."""
+        """Return batches of pairs of all sources, in the order of (seed, epoch, mix)."""
         dataset = self._training
         for part in dataset.parts:
             self._add_features(part)
@@ -189,15 +267,15 @@ class PairMix(Mix):
         return self._training_loader(dataset, collate, self.num_workers, lengths)
 
     def val_dataloader(self) -> DataLoader[Item]:
-        """Return batches of the validation utterances, each with one fixed frame."""
+        """Return batches of the validation items, in order; an utterance has one fixed frame."""
         return self._held_out_loader("val")
 
     def test_dataloader(self) -> DataLoader[Item]:
-        """Return batches of the test utterances, each with one fixed frame."""
+        """Return batches of the test items, in order; an utterance has one fixed frame."""
         return self._held_out_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Item]:
-        """Return batches of the test utterances in the store's order, each once, with one fixed frame."""
+        """Return batches of the test items in the store's order, each once."""
         dataset = self._held_out("test")
         return DataLoader(
             dataset,
@@ -236,51 +314,60 @@ class PairMix(Mix):
 
     @cached_property
     def _training(self) -> Mixed:
-        view = Augmented(self.image_size, self.min_scale) if self.augment else Plain(self.image_size)
-        return Mixed(
-            [
-                UtteranceFrames(
-                    PairStore(self.stores / source.store),
-                    "train",
-                    view,
-                    self.vocabulary,
-                    max_tokens=self.max_tokens,
-                    seed=self.seed,
-                    limit=source.utterances,
-                )
-                for source in self.sources
-            ]
+        plain = Plain(self.image_size, self.resize)
+        view = Augmented(self.image_size, self.min_scale, resize=self.resize) if self.augment else plain
+        return Mixed([self._dataset(source, view, self.seed) for source in self.sources])
+
+    def _dataset(self, source: Source, view: View, seed: int) -> Pairs:
+        return Pairs(
+            PairStore(self.stores / source.store),
+            source.splits,
+            view,
+            self.vocabulary,
+            sample=self.sample,
+            max_tokens=self.max_tokens,
+            keep_eos=self.keep_eos,
+            seed=seed,
+            limit=source.utterances,
         )
 
-    def _held_out(self, split: str) -> UtteranceFrames:
-        dataset = UtteranceFrames(
-            PairStore(self.stores / self.validation),
-            split,
-            Plain(self.image_size),
-            self.vocabulary,
-            max_tokens=self.max_tokens,
-            seed=0,
-        )
+    def _items(self, utterances: Groups) -> Groups:
+        return utterances.single() if self.sample == "pairs" else utterances
+
+    def _held_out(self, split: Split) -> Pairs:
+        source = Source(self.validation, splits=(split,))
+        dataset = self._dataset(source, Plain(self.image_size, self.resize), seed=0)
         self._add_features(dataset)
         return dataset
 
-    def _held_out_loader(self, split: str) -> DataLoader[Item]:
+    def _held_out_loader(self, split: Split) -> DataLoader[Item]:
         dataset = self._held_out(split)
-        batches = held_out_batches(len(dataset), self.batch_size, self.rank, self.world_size)
+        batches = held_out_batches(len(dataset), self.val_batch_size, self.rank, self.world_size)
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)
 
     @property
     def _caches_features(self) -> bool:
         return self.features is not None and self.trainer is not None
 
-    def _add_features(self, dataset: UtteranceFrames) -> None:
+    def _add_features(self, dataset: Pairs) -> None:
         """Let a dataset read cached features, if so configured; missing ones are computed."""
         if self.features is not None and self.trainer is not None:
             dataset.features = features_for(
                 self.trainer,
                 self.features,
                 dataset.store,
-                eval_transform(self.image_size),
+                eval_transform(self.image_size, self.resize),
                 self.features_precision,
                 self.num_workers,
             )
+
+
+def _check_matches(store: PairStore, source: Source) -> None:
+    """Refuse to train on matches of held-out frames that are not known as such."""
+    stages = [manifest.get("arguments", {}) for manifest in store.lineage.values()]
+    matched_before = any(stage.get("command") == "match" and "splits" not in stage for stage in stages)
+    if matched_before and source.splits == ("train",):
+        raise UserError(
+            f"{store.path}: was matched by an earlier version, and web pairs that were matched to validation and test "
+            "frames are in its split train. Run curate match again, or request them: splits: [train, val, test]"
+        )

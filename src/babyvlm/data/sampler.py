@@ -91,10 +91,16 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
 
 
 def held_out_batches(length: int, batch_size: int, rank: int, world_size: int) -> list[list[tuple[int, int]]]:
-    """Return batches of (index, 0) for one rank: every sample once, in an order that never changes.
+    """Return batches of (index, 0) for one rank: every sample once, in order, as CVCL's validation.
 
-    All global batches have about the same size, at most ``batch_size``, and contain the same samples on any number of
-    ranks, because a contrastive loss depends on its negatives. A rank takes every R-th sample of each, at least one.
+    The global batches contain the same samples on any number of ranks, because a contrastive loss depends on its
+    negatives. A rank takes every R-th sample of each, at least one: a last batch with fewer samples than ranks joins
+    the one before it.
+
+    >>> held_out_batches(5, 4, rank=0, world_size=1)
+    [[(0, 0), (1, 0), (2, 0), (3, 0)], [(4, 0)]]
+    >>> held_out_batches(5, 4, rank=1, world_size=2)
+    [[(1, 0), (3, 0)]]
 
     Args:
         length: number of samples.
@@ -103,13 +109,19 @@ def held_out_batches(length: int, batch_size: int, rank: int, world_size: int) -
         world_size: number of processes.
 
     Raises:
-        UserError: there are fewer samples than ranks.
+        UserError: there are fewer samples in the split or in a batch than ranks.
     """
     if length < world_size:
-        raise UserError(f"{length} held-out utterances cannot be split over {world_size} devices. Use fewer devices")
-    batches = min(-(-length // batch_size), length // world_size)
-    order = np.random.default_rng(0).permutation(length)
-    return [[(int(index), 0) for index in batch[rank::world_size]] for batch in np.array_split(order, batches)]
+        raise UserError(f"{length} held-out samples cannot be split over {world_size} devices. Use fewer devices")
+    if batch_size < world_size:
+        raise UserError(f"data.val_batch_size {batch_size} cannot be split over {world_size} devices. Raise it")
+    starts = list(range(0, length, batch_size))
+    if length - starts[-1] < world_size:
+        starts.pop()
+    return [
+        [(index, 0) for index in range(start + rank, end, world_size)]
+        for start, end in zip(starts, [*starts[1:], length], strict=True)
+    ]
 
 
 class ResumableLoader(DataLoader[T]):

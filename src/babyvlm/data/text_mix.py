@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from babyvlm.curation.store.pair_store import PairStore
-from babyvlm.data.pair_dataset import Item, chosen_groups, collate, utterances
+from babyvlm.data.pair_dataset import Groups, Item, Split, chosen_groups, collate, utterances
 from babyvlm.data.pair_mix import Mix, Source
 from babyvlm.data.sampler import ResumableLoader
 from babyvlm.data.vocabulary import Vocabulary
@@ -22,8 +22,8 @@ from babyvlm.errors import UserError
 class PackedText(Dataset[Item]):
     """Utterances concatenated in the order of their store and cut into contexts of one length, without padding.
 
-    Each is ``<sos> words <eos>``, as it will follow an image. Attention crosses from one utterance to the next: earlier
-    utterances are context, as in the authors' runs (whose documents have no ``<sos>``).
+    Each is ``<sos> words <eos>``, and attention crosses from one utterance to the next: earlier utterances are context,
+    as in ShawnKing98/BabyLLaVA since October 2025 (``llava/train/train_babylm.py``; before, nothing separated them).
 
     Args:
         texts: the utterances.
@@ -86,9 +86,14 @@ class TextMix(Mix):
         super().__init__(name, stores, sources, batch_size, seed)
         self.validation, self.vocabulary, self.max_tokens = validation, Vocabulary(vocabulary), max_tokens
 
+    unit = "utterances"
+
+    def _items(self, utterances: Groups) -> Groups:
+        return utterances
+
     @cached_property
     def _training(self) -> PackedText:
-        texts = [self._texts(source.store, "train", source.utterances) for source in self.sources]
+        texts = [self._texts(source.store, source.splits, source.utterances) for source in self.sources]
         return PackedText(chain.from_iterable(texts), self.vocabulary, self.max_tokens, self.seed)
 
     @property
@@ -102,18 +107,18 @@ class TextMix(Mix):
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Return batches of the validation text."""
-        return self._held_out("val")
+        return self._held_out(["val"])
 
     def test_dataloader(self) -> DataLoader[Item]:
         """Return batches of the test text."""
-        return self._held_out("test")
+        return self._held_out(["test"])
 
-    def _held_out(self, split: str) -> DataLoader[Item]:
-        packed = PackedText(self._texts(self.validation, split), self.vocabulary, self.max_tokens)
+    def _held_out(self, splits: Sequence[Split]) -> DataLoader[Item]:
+        packed = PackedText(self._texts(self.validation, splits), self.vocabulary, self.max_tokens)
         # The complete split on every rank: it is small, and nothing is counted twice or left out.
         every = [(index, 0) for index in range(len(packed))]
         return DataLoader(packed, batch_size=self.batch_size, sampler=every, collate_fn=collate)
 
-    def _texts(self, name: str, split: str, limit: int | None = None) -> list[str]:
+    def _texts(self, name: str, splits: Sequence[Split], limit: int | None = None) -> list[str]:
         store = PairStore(self.stores / name)
-        return utterances(store, chosen_groups(store, split, self.seed, limit))
+        return utterances(store, chosen_groups(store, splits, self.seed, limit))

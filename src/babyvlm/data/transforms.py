@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -21,6 +21,10 @@ from babyvlm.io.images import open_rgb, rgb_pixels
 
 T = TypeVar("T")
 View = Callable[[bytes, np.random.Generator], MatLike]  # encoded image and randomness -> uint8 (H, W, C)
+# How an image becomes square. `crop`: its shorter side is resized, bilinear, and its center cropped (our choice).
+# `squeeze`: both sides are resized, bicubic, which distorts it (arjunchandra2/multimodal-baby,
+# multimodal_saycamllava_data_module.py). SAYCam's released frames are square, so that only other images differ.
+Resize = Literal["crop", "squeeze"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in CVCL and DINO
 
@@ -58,13 +62,26 @@ def to_tensor() -> list[v2.Transform]:
 _NORMALIZED_CV = v2.Compose(to_tensor()[1:])(torch.arange(256, dtype=torch.uint8).expand(3, 1, 256))[:, 0].numpy()
 
 
-def eval_transform(image_size: int) -> v2.Compose:
-    """Return the transform of evaluation: resize the shorter side, center crop, normalize.
+def to_square(image_size: int, resize: Resize) -> list[v2.Transform]:
+    """Return the steps that make an image square; see ``Resize``.
 
     Args:
         image_size: side of the square, in pixels.
+        resize: how.
     """
-    return v2.Compose([v2.Resize(image_size), v2.CenterCrop(image_size), *to_tensor()])
+    if resize == "squeeze":
+        return [v2.Resize((image_size, image_size), v2.InterpolationMode.BICUBIC)]
+    return [v2.Resize(image_size), v2.CenterCrop(image_size)]
+
+
+def eval_transform(image_size: int, resize: Resize = "crop") -> v2.Compose:
+    """Return the transform of evaluation: make the image square, normalize.
+
+    Args:
+        image_size: side of the square, in pixels.
+        resize: how an image becomes square.
+    """
+    return v2.Compose([*to_square(image_size, resize), *to_tensor()])
 
 
 class Plain:
@@ -72,14 +89,15 @@ class Plain:
 
     Args:
         image_size: side of the square, in pixels.
+        resize: how an image becomes square.
     """
 
-    def __init__(self, image_size: int) -> None:
-        self.cut = v2.Compose([v2.Resize(image_size), v2.CenterCrop(image_size)])
+    def __init__(self, image_size: int, resize: Resize = "crop") -> None:
+        self.to_square = v2.Compose(to_square(image_size, resize))
 
     def __call__(self, encoded: bytes, random: np.random.Generator) -> MatLike:
         """Return uint8 (H, W, C)."""
-        return np.array(self.cut(open_rgb(encoded)))
+        return np.array(self.to_square(open_rgb(encoded)))
 
 
 @dataclass(frozen=True)
@@ -94,15 +112,19 @@ class Augmented:
         image_size: side of the square, in pixels.
         min_scale: smallest fraction of the image's area that a crop covers.
         sigma: range of the blur's standard deviation, in pixels.
+        resize: ``squeeze`` makes the image square before it is cropped, as in BabyVLM; ``crop`` cuts the random crop
+            from the original image.
     """
 
     image_size: int
     min_scale: float = 0.2
     sigma: tuple[float, float] = (0.1, 2.0)
+    resize: Resize = "crop"
 
     def __call__(self, encoded: bytes, random: np.random.Generator) -> MatLike:
         """Return uint8 (H, W, C)."""
-        image_HWC = rgb_pixels(encoded)
+        is_squeezed = self.resize == "squeeze"
+        image_HWC = Plain(self.image_size, "squeeze")(encoded, random) if is_squeezed else rgb_pixels(encoded)
         top, left, height, width = random_crop(image_HWC.shape[:2], self.min_scale, random)
         pixels_HWC = resized(image_HWC[top : top + height, left : left + width], self.image_size)
         if random.random() < 0.5:

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from babyvlm.data.transforms import eval_transform
+from babyvlm.data.transforms import Resize, eval_transform
 from babyvlm.data.vocabulary import EOS, PAD, UNK, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.models.base import CausalModule
@@ -70,6 +70,7 @@ class BabyLLaVA(CausalModule):
             memory, more time (phase 2).
         image_size: side of the square images, in pixels; that of the data.
         max_tokens: longest utterance, in tokens; that of the data.
+        resize: how an image becomes square; that of the data.
         optimizer: called with the trainable parameters.
         scheduler: called with the optimizer and the run's number of steps; stepped after each step.
 
@@ -93,6 +94,7 @@ class BabyLLaVA(CausalModule):
         gradient_checkpointing: bool = False,
         image_size: int = 224,
         max_tokens: int = 25,
+        resize: Resize = "crop",
         optimizer: OptimizerCallable = paper_optimizer,
         scheduler: TimedScheduler = CosineWithWarmup,
     ) -> None:
@@ -110,9 +112,9 @@ class BabyLLaVA(CausalModule):
                 f"{self.network.image_length} image tokens and data.max_tokens {max_tokens} exceed the language "
                 f"model's {language.positions} positions. Raise model.language.positions or lower data.max_tokens"
             )
-        self.likelihood, self.score_eos = likelihood, score_eos
-        self.max_tokens, self.image_size = max_tokens, image_size
-        self.preprocess_image = eval_transform(image_size)
+        self.likelihood, self.score_eos, self.max_tokens = likelihood, score_eos, max_tokens
+        self.image_size, self.resize = image_size, resize
+        self.preprocess_image = eval_transform(image_size, resize)
         if gradient_checkpointing:
             self.network.llava.model.language_model.gradient_checkpointing_enable()
         if init_language is not None:
@@ -212,7 +214,7 @@ class BabyLLaVA(CausalModule):
         """Write config, weights and tokenizer for ``AutoModelForImageTextToText`` and ``AutoProcessor``."""
         self.network.llava.save_pretrained(folder)
         tokenizer = self.vocabulary.path / "tokenizer.json"
-        processor(tokenizer, self.image_size, self.network.image_length).save_pretrained(folder)
+        processor(tokenizer, self.image_size, self.network.image_length, self.resize).save_pretrained(folder)
 
     def load_pretrained(self, folder: Path) -> None:
         """Load the weights that ``save_pretrained`` wrote; the folder's ``config.json`` is not read."""

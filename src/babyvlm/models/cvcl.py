@@ -17,7 +17,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from babyvlm.data.transforms import eval_transform
+from babyvlm.data.transforms import Resize, eval_transform
 from babyvlm.data.vocabulary import PAD, Vocabulary
 from babyvlm.io.printing import echo
 from babyvlm.models.base import ContrastiveModule, VocabularyModule
@@ -46,6 +46,7 @@ class CVCL(ContrastiveModule, VocabularyModule):
         learn_temperature: train the temperature, starting at ``temperature``.
         image_size: side of the square images, in pixels; that of the data.
         max_tokens: longest utterance, in tokens; that of the data.
+        resize: how an image becomes square; that of the data.
         init_from: run folder or checkpoint file to initialize all weights from.
         optimizer: called with the trainable parameters.
         scheduler: called with the optimizer. ``ReduceLROnPlateau`` is stepped after each epoch, any other schedule
@@ -62,6 +63,7 @@ class CVCL(ContrastiveModule, VocabularyModule):
         learn_temperature: bool = False,
         image_size: int = 224,
         max_tokens: int = 25,
+        resize: Resize = "crop",
         init_from: Path | None = None,
         optimizer: OptimizerCallable = paper_optimizer,
         scheduler: LRSchedulerCallable | None = None,
@@ -70,7 +72,7 @@ class CVCL(ContrastiveModule, VocabularyModule):
         self.vocabulary = Vocabulary(vocabulary)
         self.network = CVCLNetwork(vision, len(self.vocabulary), text, width, temperature, learn_temperature)
         self.max_tokens = max_tokens
-        self.preprocess_image = eval_transform(image_size)
+        self.preprocess_image = eval_transform(image_size, resize)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         if init_from is not None:
             initialize(self, init_from)

@@ -15,7 +15,7 @@ from babyvlm.report.figures import Chart, charts, to_svg
 from babyvlm.report.findings import Finding, evaluate_findings
 from babyvlm.report.licence import LEFT_OUT
 from babyvlm.report.paper import GENERATIVE, LARGER
-from babyvlm.report.provenance import budget_lines, funnel_stages, funnel_table, package_lines, runs_table
+from babyvlm.report.provenance import budget_lines, funnel_stages, funnel_table, mixes_table, package_lines, runs_table
 from babyvlm.report.runs import Row, SkippedRun
 from babyvlm.report.tables import (
     FINDINGS_NOTE,
@@ -58,6 +58,7 @@ class WorldReport:
     captions: CaptionExamples
     funnel_table: Table | None
     missing_stores: list[str]
+    mixes: Table | None
     budgets: list[str]
     runs: Table
     packages: list[str]
@@ -77,7 +78,7 @@ class WorldReport:
         """All tables, in the order of the page."""
         statements = statements_table(self.findings, self.validation_losses)
         tables = [self.main, self.ablation, self.findings_table, statements, *self.details, self.controls]
-        return [table for table in (*tables, self.funnel_table, self.runs) if table is not None]
+        return [table for table in (*tables, self.funnel_table, self.mixes, self.runs) if table is not None]
 
 
 def world_report(rows: Sequence[Row]) -> WorldReport:
@@ -102,6 +103,7 @@ def world_report(rows: Sequence[Row]) -> WorldReport:
         captions=caption_examples(rows),
         funnel_table=funnel_table(stages) if stages else None,
         missing_stores=missing_stores,
+        mixes=mixes_table(rows),
         budgets=budget_lines(rows),
         runs=runs_table(rows),
         packages=package_lines(rows),

@@ -31,6 +31,26 @@ def runs_table(rows: Sequence[Row]) -> Table:
     return Table("Runs", heading, body, RUNS_NOTE)
 
 
+def mixes_table(rows: Sequence[Row]) -> Table | None:
+    """Return what each mix contains, as the runs recorded it; None if none did."""
+    rows_by_line: dict[tuple[str, ...], dict[str, None]] = {}
+    for row in rows:
+        for run in row.runs:
+            mix = run.provenance.get("mix") or {}
+            for part in mix.get("contents", []):
+                line = (
+                    str(run.settings("data").get("name") or "-"),
+                    part["store"],
+                    f"{part['items']:,} {mix.get('unit', 'items')}",
+                    f"{part['utterances']:,}",
+                    f"{part['share']:.1%}",
+                )
+                rows_by_line.setdefault(line, {})[row.name] = None
+    heading = ["mix", "store", "items per epoch", "utterances", "share of items", "rows"]
+    body = [[*line, ", ".join(names)] for line, names in sorted(rows_by_line.items())]
+    return Table("Training mixes", heading, body) if body else None
+
+
 def _run_cells(run: Run) -> list[str]:
     recorded = run.provenance
     stores = recorded.get("stores") or {}

@@ -472,7 +472,9 @@ _PROVENANCE: dict[str, type] = {
     "packages": dict,
     "python": str,
     "platform": str,
+    "mix": dict,
 }
+_MIX: dict[str, type] = {"store": str, "items": int, "utterances": int, "share": float}
 
 
 def _check_provenance(recorded: object) -> None:
@@ -490,8 +492,11 @@ def _check_provenance(recorded: object) -> None:
 
     if not isinstance(recorded, dict):
         raise ValueError("it is not a JSON object")
-    for name, kind in _PROVENANCE.items():
-        check(recorded.get(name), kind, name)
+    parts = _mapping(recorded.get("mix")).get("contents") or []
+    facts = [(recorded.get(name), kind, name) for name, kind in _PROVENANCE.items()]
+    facts += [(part[name], kind, f"mix.contents.{name}") for part in parts for name, kind in _MIX.items()]
+    for value, kind, name in facts:
+        check(value, kind, name)
     check(_mapping(recorded.get("parameters")).get("total"), int, "parameters.total")
     for name, store in _mapping(recorded.get("stores")).items():
         check(store, dict, f"stores.{name}")

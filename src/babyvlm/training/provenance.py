@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import re
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ from lightning.pytorch.callbacks import Callback
 
 import babyvlm
 from babyvlm.curation.store.pair_store import PairStore
+from babyvlm.data.pair_mix import Mix
 from babyvlm.errors import UserError
 from babyvlm.io.files import atomic_write
+from babyvlm.io.printing import echo
 
 FILE = "provenance.json"
 
 
 class Provenance(Callback):
-    """Write hashes of stores and vocabulary, versions of code and packages, and the number of samples seen."""
+    """Write hashes of stores and vocabulary, contents of the mix, versions, and the number of samples seen."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse to resume a run with other data than it was started with.
@@ -36,8 +39,14 @@ class Provenance(Callback):
             _check_same(recorded, inputs(trainer), getattr(trainer, "datamodule", None))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the facts that are known before the first step."""
-        _write(trainer, versions() | inputs(trainer) | {"parameters": _parameters(pl_module)})
+        """Print what the mix contains, and write the facts that are known before the first step."""
+        data: Any = getattr(trainer, "datamodule", None)
+        mix = {}
+        if isinstance(data, Mix):
+            mix = {"mix": {"unit": data.unit, "contents": [asdict(part) for part in data.contents()]}}
+            if trainer.is_global_zero:
+                echo(data.summary())
+        _write(trainer, versions() | inputs(trainer) | mix | {"parameters": _parameters(pl_module)})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the number of steps and samples."""

@@ -16,7 +16,7 @@ def unit(rows):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
 
 
-def make_store(path, keys, licensed=False):
+def make_store(path, keys, licensed=False, splits=None):
     rows = [
         {
             "key": key,
@@ -24,7 +24,7 @@ def make_store(path, keys, licensed=False):
             "utterance": f"see {key}",
             "source": "test",
             "group": key,
-            "split": "train",
+            "split": (splits or {}).get(key, "train"),
             "caption": f"adult {key}",
         }
         for key in keys
@@ -58,7 +58,7 @@ def world(tmp_path):
     targets, candidates = unit(random.normal(size=(9, 16))), unit(random.normal(size=(700, 16)))
     return (
         {
-            "targets": make_store(tmp_path / "home", kept, licensed=True),
+            "targets": make_store(tmp_path / "home", kept, licensed=True, splits={"t8": "val", "t1": "test"}),
             "target_embeddings": make_embeddings(tmp_path / "home-clip", all_targets, targets),
             "candidates": make_store(tmp_path / "web", offered),
             "candidate_embeddings": make_embeddings(tmp_path / "web-clip", offered, candidates),
@@ -78,6 +78,8 @@ def test_match_stores_writes_optimal_candidates_in_target_order(world, tmp_path,
     assert [row["key"] for row in rows] == [f"c{j}" for j in best]
     assert [row["image"] for row in rows] == [f"image of c{j}".encode() for j in best]
     assert rows[3]["caption"] == f"adult c{best[3]}"
+    assert [row["split"] for row in rows] == ["train", "test", "train", "val", "train", "train"]  # of the targets
+    assert all(row["group"] == row["key"] for row in rows)
     assert [row["match_similarity"] for row in rows] == pytest.approx(scores[range(6), best], abs=1e-6)
     assert not PairStore(tmp_path / "aug").licensed
     printed = capsys.readouterr().out
@@ -125,6 +127,8 @@ def test_sample_random_has_size_of_other_store_without_duplicates(world, tmp_pat
         chosen[name] = [(row["key"], row["image"], row["caption"]) for row in PairStore(tmp_path / name).rows()]
     assert chosen["a"] == chosen["b"] != chosen["c"]
     assert len(set(chosen["a"])) == 6
+    splits = [row["split"] for row in PairStore(tmp_path / "a").rows()]
+    assert sorted(splits) == ["test", "train", "train", "train", "train", "val"]  # as many as in the other store
     assert all(image == f"image of {key}".encode() for key, image, _ in chosen["a"])
     with pytest.raises(UserError, match="has 6 pairs, fewer than the 700 of"):
         sample_random(paths["targets"], paths["candidates"], tmp_path / "x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,12 @@ from babyvlm.curation.embeddings import Embeddings, check_same_clip, embedded_ro
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.matching.match import Matching, Method, Vectors, match, match_greedily, match_randomly
 from babyvlm.curation.stage import Artifact, Stage, UsualYield, stage
-from babyvlm.curation.store.pair_store import PairStore, copy_pairs, write_pairs
+from babyvlm.curation.store.pair_store import PairStore, write_pairs
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 # The other methods are scored for comparison up to this many pairs (seconds; beyond, minutes). Our choice.
@@ -55,7 +56,8 @@ def match_stores(
         candidates: pair store to choose from, with at least as many pairs as `targets`.
         candidate_embeddings: embeddings of these pairs (and possibly others), by the same CLIP model.
         out: pair store to create: the matched candidates in the order of the targets, with the fields `match_key` and
-            `match_similarity`.
+            `match_similarity`. A candidate is in the split of its target, so that matches of validation and test
+            frames stay out of training.
         method: `exact` (maximal sum), `greedy` (each target, in random order, takes the best candidate left) or
             `random`.
         top_k: number of candidates initially kept per target. Higher values need more memory, lower values more time.
@@ -81,6 +83,7 @@ def match_stores(
             "top_k": top_k,
             "batch_size": batch_size,
             "seed": seed,
+            "splits": "of the targets",
         },
         funnel,
         state=checkpoint,
@@ -95,7 +98,7 @@ def match_stores(
     )
     artifact.manifest |= write_pairs(
         folder,
-        _matched_rows(candidate_store, target_keys, matching, funnel),
+        _matched_rows(candidate_store, target_keys, _splits(target_store), matching, funnel),
         funnel=funnel,
         licensed=candidate_store.licensed,
         extra_fields=candidate_store.extra_fields | {"match_key": pa.string(), "match_similarity": pa.float32()},
@@ -165,6 +168,8 @@ def match_arrays(
 def sample_random(candidates: Path, like: Path, out: Path, seed: int = 0) -> Stage:
     """Sample as many random pairs as another store has, without replacement (for the paper's mix `filtered-random`).
 
+    Each split also has as many pairs as in the other store.
+
     For example:
         python -m babyvlm curate sample-random --candidates stores/web --like stores/aug --out stores/random
 
@@ -175,19 +180,38 @@ def sample_random(candidates: Path, like: Path, out: Path, seed: int = 0) -> Sta
         seed: random seed.
     """
     require_at_least(0, seed=seed)
-    candidate_store, size = PairStore(candidates), len(PairStore(like))
+    candidate_store, splits = PairStore(candidates), Counter(_splits(PairStore(like)).values())
+    size = splits.total()
     if size > len(candidate_store):
         raise UserError(f"{candidates}: has {len(candidate_store):,} pairs, fewer than the {size:,} of {like}")
     funnel = Funnel("sample-random", "candidates")
     artifact = Artifact(
-        "store", {"command": "sample-random", "candidates": candidate_store, "rows": size, "seed": seed}, funnel
+        "store", {"command": "sample-random", "candidates": candidate_store, "splits": splits, "seed": seed}, funnel
     )
     folder = yield artifact
-    rows = np.sort(np.random.default_rng(seed).choice(len(candidate_store), size, replace=False))
+    random = np.random.default_rng(seed)
+    rows = np.sort(random.choice(len(candidate_store), size, replace=False))
+    split_of = random.permutation([split for split in sorted(splits) for _ in range(splits[split])]).tolist()
     funnel.drop("not sampled", len(candidate_store) - size)
     funnel.keep(size)
-    artifact.manifest |= copy_pairs(folder, candidate_store, rows, funnel=funnel)
+    sampled = (
+        {**row, "split": split, "group": row["key"]}
+        for (_, row), split in zip(candidate_store.take(rows), split_of, strict=True)
+    )
+    artifact.manifest |= write_pairs(
+        folder,
+        sampled,
+        funnel=funnel,
+        licensed=candidate_store.licensed,
+        extra_fields=candidate_store.extra_fields,
+    )
     return f"{size:,} pairs"
+
+
+def _splits(store: PairStore) -> dict[str, str]:
+    """Return the split of each key."""
+    table = store.columns("key", "split")
+    return dict(zip(table["key"].to_pylist(), table["split"].to_pylist(), strict=True))
 
 
 def _match_by(
@@ -229,9 +253,9 @@ def _open_array(path: Path) -> Vectors:
 
 
 def _matched_rows(
-    candidates: PairStore, target_keys: list[str], matching: Matching, funnel: Funnel
+    candidates: PairStore, target_keys: list[str], splits: Mapping[str, str], matching: Matching, funnel: Funnel
 ) -> Iterator[dict[str, Any]]:
-    """Yield the matched candidates' rows in target order.
+    """Yield the matched candidates' rows in target order, each a group of its own in the split of its target.
 
     Shards are read once, in their own order; the images wait in a temporary file because they may not fit in memory.
     """
@@ -248,4 +272,5 @@ def _matched_rows(
             fields, start, length = rows[row]
             images.seek(start)
             funnel.keep()
-            yield {**fields, "image": images.read(length), "match_key": key, "match_similarity": similarity}
+            matched = {"match_key": key, "match_similarity": similarity, "split": splits[key], "group": fields["key"]}
+            yield {**fields, "image": images.read(length), **matched}

@@ -17,7 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, GenerationConfig, LlavaProcessor, PreTrainedTokenizerFast
 
-from babyvlm.data.transforms import MEAN, STD
+from babyvlm.data.transforms import MEAN, STD, Resize
 from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, SPECIALS, UNK
 from babyvlm.models.networks.auto_classes import (
     BabyLlavaConfig,
@@ -168,7 +168,7 @@ class BabyLLaVANetwork(nn.Module):
         return output_BL[:, prompt.shape[1] :]
 
 
-def processor(tokenizer_file: Path, image_size: int, image_length: int) -> LlavaProcessor:
+def processor(tokenizer_file: Path, image_size: int, image_length: int, resize: Resize = "crop") -> LlavaProcessor:
     """Return the transformers processor that turns images and prompts into inputs of ``generate``, as in training.
 
     Its images differ from those of ``eval_transform`` by at most 1/255 where it resizes (tensors, not Pillow); where
@@ -179,11 +179,13 @@ def processor(tokenizer_file: Path, image_size: int, image_length: int) -> Llava
         tokenizer_file: ``tokenizer.json`` of the model's vocabulary.
         image_size: side of the square images, in pixels.
         image_length: number of image tokens.
+        resize: how an image becomes square.
     """
+    square = {"height": image_size, "width": image_size}
     images = CLIPImageProcessor(
-        size={"shortest_edge": image_size},
-        crop_size={"height": image_size, "width": image_size},
-        resample=Resampling.BILINEAR,
+        size=square if resize == "squeeze" else {"shortest_edge": image_size},
+        crop_size=square,
+        resample=Resampling.BICUBIC if resize == "squeeze" else Resampling.BILINEAR,
         image_mean=MEAN,
         image_std=STD,
     )
