@@ -190,5 +190,5 @@ def test_saycam_configs_match_authors_scripts():
     clipped = {name: one["trainer"].get("gradient_clip_val") for name, one in overlay.items()}
     assert clipped == {"cvcl": None, "language-gpt2": 1, "language-llama": 1, "phase-1": 1, "phase-2": 1}
     contexts = [overlay[f"language-{name}"]["data"]["init_args"]["max_tokens"] for name in ("gpt2", "llama")]
-    assert contexts == [1024, 2048]
+    assert contexts == [2048, 2048]
     assert overlay["cvcl"]["trainer"]["precision"] == "32-true"  # over the base's bf16

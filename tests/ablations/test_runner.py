@@ -240,16 +240,20 @@ SMALL_VIT = {"model.vision.backbone": "vit_tiny_patch16_224"}
 
 @pytest.mark.soak
 def test_saycam_matrix_runs_completely(place, ablate):
-    """Run one seed of every row at small sizes, DINO included, each in a new interpreter."""
+    """Run one seed of every row at small sizes, each in a new interpreter, starting from a DINO of its own."""
     (place / "data/saycam").symlink_to("playroom")
     matrix = yaml.safe_load((ROOT / "configs/saycam/ablations.yaml").read_text())
     matrix |= {"base": ["base.yaml"], "upper_bounds": {}}
+    for name, dino in {"cvcl": "dino", "gpt2-phase-1": "dino", "llama-phase-1": "dino-vit"}.items():
+        own = {"model.vision.weights": f"{dino}/backbone.safetensors"}
+        matrix["steps"][name]["start_from"] = matrix["steps"][name].get("start_from", {}) | own
     for name, step in matrix["steps"].items():
         options, shape = dict(SMALL_IMAGES), SMALL_LM | ({"kv_heads": 2} if "llama" in name else {})
         if "language" in name:
             options = SMALL | {"data.max_tokens": 8} | {f"model.shape.{key}": value for key, value in shape.items()}
         elif "phase" in name:
-            options |= {f"model.language.{key}": value for key, value in shape.items()}
+            options |= {f"model.language.{key}": value for key, value in shape.items()} | {"data.max_tokens": 25}
+            options |= {"model.vision.weights": None} if "phase-2" in name else {}
         if "vit" in name:
             options |= SMALL_VIT | {"model.vision.options": {"img_size": 64, "depth": 2, "dynamic_img_size": True}}
         elif "llama-phase" in name:

@@ -75,6 +75,31 @@ def test_sharded_config_parses_on_a_llama(parse):
     assert config.model.init_args.gradient_checkpointing
 
 
+def test_saycam_trains_as_the_authors_and_playroom_as_we_do(parse):
+    """Values read in ShawnKing98/BabyLLaVA @45d046e, wkvong/multimodal-baby @d64c1bb and its fork @2bd8989."""
+    dino = "hf-hub:eminorhan/{0}/{0}.pth"
+    for model, backbone, image_tokens in (("gpt2", "dino_sfp_resnext50", 49), ("llama", "dino_say_vitl16", 197)):
+        for phase in (1, 2):
+            names = [f"saycam/{name}" for name in ("base", f"babyllava-{model}", f"phase-{phase}")]
+            config = parse("fit", *names, "mix/filtered-aug")
+            one, data = config.model.init_args, config.data.init_args
+            assert (one.template, one.unknown_words, one.frozen_dropout) == ("plain", "drop", phase == 1)
+            assert one.language.positions == data.max_tokens + image_tokens == 2048
+            assert one.vision.init_args.weights == dino.format(backbone)
+            assert data.sample == "pairs"
+    for name, sample in (("cvcl", "pairs"), ("cvcl-frozen", "utterances")):
+        config = parse("fit", "saycam/base", f"saycam/{name}", "mix/filtered-aug")
+        data = config.data.init_args
+        assert (data.sample, data.max_tokens, data.keep_eos) == (sample, 25, False)
+        assert (data.batch_size, data.val_batch_size, data.resize) == (8, 16, "squeeze")
+        assert config.model.init_args.vision.init_args.weights == dino.format("dino_sfp_resnext50")
+    config = parse("fit", "saycam/base", "saycam/language-gpt2", "mix/frames")
+    assert config.model.init_args.predict_sos
+    config = parse("fit", "playroom/base", "playroom/babyllava-gpt2", "playroom/phase-1", "mix/filtered")
+    one = config.model.init_args
+    assert (one.template, one.unknown_words, one.frozen_dropout) == ("sos_eos", "learn", False)
+
+
 def test_worlds_have_the_same_configs():
     names = [{path.stem for path in (CONFIGS / world).glob("*.yaml")} for world in WORLDS]
     assert names[1] - names[0] == {"sharded"}

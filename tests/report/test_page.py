@@ -71,7 +71,7 @@ class Resources(HTMLParser):
 def test_page_shows_what_the_mixes_contain(logs, tmp_path):
     parts = [
         {"store": "filtered", "items": 67_000, "utterances": 20_000, "share": 0.5, "corpora": {"saycam": 67_000}},
-        {"store": EVIL, "items": 67_000, "utterances": 67_000, "share": 0.5, "corpora": {}},
+        {"store": "<script>alert(1)</script>", "items": 67_000, "utterances": 67_000, "share": 0.5, "corpora": {}},
     ]
     runs = sorted(logs.glob("CVCL-filtered/*"))
     for run in runs:
@@ -81,7 +81,7 @@ def test_page_shows_what_the_mixes_contain(logs, tmp_path):
     assert rows[0] == "mix,store,items per epoch,utterances,share of items,rows"
     assert '-,filtered,"67,000 pairs","20,000",50.0%,CVCL-filtered' in rows
     assert len(rows) == 3  # once for both seeds
-    assert EVIL not in (tmp_path / "out" / "report.html").read_text()
+    assert "<script>" not in (tmp_path / "out" / "report.html").read_text()
     runs[0].joinpath("provenance.json").write_text('{"mix": {"contents": [{"store": "filtered", "items": -1}]}}')
     with pytest.raises(UserError, match=r"provenance\.json: cannot be read .*utterances"):
         Run(runs[0]).check()

@@ -102,17 +102,20 @@ def samples_seen(run: PlannedRun) -> int | None:
     epochs = trainer.get("max_epochs")
     if epochs is None or not str(data.get("class_path")).endswith(".PairMix"):
         return None
-    return int(epochs * (_training_utterances(options) // batch) * batch)
+    items = [_training_items(options, source) for source in options["sources"]]
+    counted = [count for count in items if count is not None]
+    return int(epochs * (sum(counted) // batch) * batch) if len(counted) == len(items) else None
 
 
 def _samples_text(samples: int | None) -> str:
     return "set by its config" if samples is None else f"{samples:,} samples"
 
 
-def _training_utterances(options: Mapping[str, Any]) -> int:
-    total = 0
-    for source in options["sources"]:
-        table = PairStore(Path(options["stores"], source["store"])).columns("group", "split").to_pydict()
-        groups = {group for group, split in zip(table["group"], table["split"], strict=True) if split == "train"}
-        total += min(len(groups), source.get("utterances") or len(groups))
-    return total
+def _training_items(options: Mapping[str, Any], source: Mapping[str, Any]) -> int | None:
+    """Return the items per epoch that a mix takes from a store; None for the pairs of drawn utterances."""
+    table = PairStore(Path(options["stores"], source["store"])).columns("group", "split").to_pydict()
+    splits, limit = source.get("splits", ["train"]), source.get("utterances")
+    groups = [group for group, split in zip(table["group"], table["split"], strict=True) if split in splits]
+    if options.get("sample", "pairs") == "pairs":
+        return len(groups) if limit is None else None
+    return min(len(set(groups)), limit or len(groups))
