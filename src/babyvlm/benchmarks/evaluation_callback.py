@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -13,6 +12,7 @@ from babyvlm.benchmarks.evaluate import BATCH_SIZE, run
 from babyvlm.benchmarks.trials import Trial
 from babyvlm.curation.benchmark_images import read_each
 from babyvlm.errors import UserError
+from babyvlm.io.runs import run_folder
 
 
 class EvaluationCallback(Callback):
@@ -68,6 +68,11 @@ class EvaluationCallback(Callback):
                 if owner is callback
             ]
 
+    def dev_metrics(self) -> list[str]:
+        """Return the names of the metrics that a validation logs."""
+        loaded = [benchmark for benchmark, trials, _ in self._loaded if any(trial.split == "dev" for trial in trials)]
+        return [f"{benchmark.metric_name(measure)}_dev" for benchmark in loaded for measure in benchmark.measures]
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate on the dev split."""
         if not trainer.sanity_checking:
@@ -94,9 +99,9 @@ class EvaluationCallback(Callback):
             )
             for name, value in result.metrics().items():
                 model.log(name, value, prog_bar=name == f"{benchmark.name}_{split}", rank_zero_only=False)
-            folder = trainer.log_dir  # on every rank, since it is broadcast
+            folder = run_folder(trainer)
             if trainer.is_global_zero and folder is not None:
-                result.save(Path(folder) / "results" / f"{benchmark.name}-{suffix}.parquet")
+                result.save(folder / "results" / f"{benchmark.name}-{suffix}.parquet")
 
 
 def benchmarks_of(trainer: Trainer) -> list[Benchmark]:

@@ -5,33 +5,50 @@ from __future__ import annotations
 import logging
 import re
 import signal
+import traceback
 import warnings
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import _get_rank
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.utilities import rank_zero_only
 
 from babyvlm.ablations.state import FINISHED
+from babyvlm.allowed import TRAINED_MODELS, is_user_allowed
 from babyvlm.benchmarks.evaluation_callback import benchmarks_of
 from babyvlm.config import LINKED, CheckedParser, read_yaml
 from babyvlm.errors import UserError
 from babyvlm.io.files import safe_name
+from babyvlm.io.limits import load_yaml
 from babyvlm.io.printing import echo
+from babyvlm.io.runs import BestCheckpoint
+from babyvlm.models.checkpoints import best_checkpoint
 from babyvlm.report.runs import Row, Run, has_test_results
 from babyvlm.report.tables import main_table
+from babyvlm.training.best_checkpoint import LAST, RecordBest, monitors, set_modes
 from babyvlm.training.checkpoint_io import AtomicCheckpointIO
-from babyvlm.training.csv_logger import AppendingCSVLogger
 from babyvlm.training.non_finite_guard import StopOnNonFinite
 from babyvlm.training.provenance import Provenance, trained
 from babyvlm.training.recovery import CONTINUE, Recovery, SeedEachBatch, damage, newest_readable
-from babyvlm.training.run_folder import SaveConfig, lock_run
+from babyvlm.training.run_folder import (
+    RunLogger,
+    SaveConfig,
+    claim_version,
+    continue_logs,
+    discard,
+    lock_run,
+    resumable,
+)
 from babyvlm.training.signals import SignalListener, report_end
 
 
@@ -50,7 +67,12 @@ class BabyVLMCLI(LightningCLI):
 
     def __init__(self, args: list[str], run: Path | None = None, *, training_done: bool = False) -> None:
         self.run, self.training_done = run, training_done
-        self._signals = SignalListener(self._end_immediately)  # before and after training
+        self._args = args
+        self._config_files = [Path(path) for flag, path in pairwise(args) if flag in ("-c", "--config")]
+        self._config_files += [Path(arg.partition("=")[2]) for arg in args if arg.startswith(("--config=", "-c="))]
+        self.folder: Path | None = None  # once it exists; None with fast_dev_run, which keeps nothing
+        self._signals = SignalListener(self._end_immediately, interrupt=True)  # before and after training
+        self._is_new = False  # whether this process created the run's folder
         try:
             super().__init__(
                 args=args,
@@ -61,8 +83,11 @@ class BabyVLMCLI(LightningCLI):
                 load_from_checkpoint_support=False,
                 save_config_callback=SaveConfig if run is None else None,
                 save_config_kwargs={"save_to_log_dir": False},
-                trainer_defaults={"callbacks": Provenance()},
+                trainer_defaults={"callbacks": [Provenance(), RecordBest()]},
             )
+        except Exception:
+            self._discard_unused()
+            raise
         finally:
             self._signals.restore()
 
@@ -110,31 +135,72 @@ class BabyVLMCLI(LightningCLI):
             if isinstance(value, str):
                 safe_name(value, option)
         # Lightning would read hyperparameters from the checkpoint, over those of the config; ours hold none.
-        self._checkpoint, config.ckpt_path = _local_checkpoint(config.ckpt_path), None
+        self._checkpoint, config.ckpt_path = self._named_checkpoint(config.ckpt_path), None
+        set_modes(config, self._gives_mode)
+
+    def _named_checkpoint(self, name: str | Path | None) -> str | None:
+        """Return the checkpoint file to load; ``best`` and ``last`` are those of the run whose config is used.
+
+        Raises:
+            UserError: there is no such file.
+        """
+        if str(name) not in ("best", "last"):
+            return _local_checkpoint(name)
+        if self.config.subcommand == "fit":
+            raise UserError(f"ckpt_path {name}: to continue a run, use `python -m babyvlm resume RUN`")
+        runs = [file.parent for file in self._config_files if (file.parent / "checkpoints").is_dir()]
+        if not runs:
+            raise UserError(f"ckpt_path {name}: of which run? Pass --config RUN/config.yaml, or name a .ckpt file")
+        return _local_checkpoint(best_checkpoint(runs[-1]) if name == "best" else runs[-1] / LAST)
+
+    def _gives_mode(self, metric: str) -> bool:
+        """Return whether the user wrote a ``mode`` for a metric: parsed settings contain the default."""
+        written = [read_yaml(file) for file in self._config_files]
+        for argument in self._args:
+            with suppress(yaml.YAMLError):
+                written.append({"value": load_yaml(argument)} if argument[:1] in "[{" else {})
+        found = [options for _, options in monitors(written) if options["monitor"] == metric]
+        flags = [argument for argument in self._args if re.match(r"--\S+\.mode(=|$)", argument)]
+        return bool(flags) or any("mode" in options for options in found)
 
     def before_instantiate_classes(self) -> None:
         """End the process immediately if a signal arrives from now on."""
-        self.config[self.config.subcommand].ckpt_path = self._checkpoint
+        config = self.config[self.config.subcommand]
+        config.ckpt_path = self._checkpoint
+        if self.run is not None:
+            continue_logs(config.trainer.logger, self.run)
         self._signals.listen()
 
     def _end_immediately(self, received: int) -> int:
-        launcher = self.trainer.strategy.launcher if hasattr(self, "trainer") else None
-        if launcher is not None:
-            launcher.kill(signal.SIGTERM)  # the ranks that this one started
-        if not _is_first():
+        trainer: Trainer | None = getattr(self, "trainer", None)
+        if trainer is not None and trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGTERM)  # the ranks that this one started
+        if not (_is_first() if trainer is None else trainer.is_global_zero):
             return 0
-        state = "nothing had to be saved. resume continues from the state on disk"
-        return report_end(received, state, self._get(self.config, "recovery.requeue"))
+        goes_on = self.subcommand == "fit" and self.folder is not None and (self.folder / "config.yaml").is_file()
+        if not goes_on:
+            self._discard_unused()
+        how = f"{CONTINUE} {self.folder}" if goes_on else "Interrupted. Run the same command again."
+        return report_end(received, f"nothing had to be saved. {how}", self._get(self.config, "recovery.requeue"))
+
+    def _discard_unused(self) -> None:
+        """Delete the folder of a new run that has neither taken a step nor written results."""
+        if not self._is_new or self.folder is None or self._recovery.has_stepped:
+            return
+        if not any(file for name in ("results/*", "non-finite-*", "embeddings-*") for file in self.folder.glob(name)):
+            discard(self.folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
-        """Create the trainer, which logs to CSV and TensorBoard in the run's folder unless the config names loggers.
+        """Create the trainer and the run's folder, to which it logs metrics, whatever loggers the config names.
+
+        Without loggers in the config, TensorBoard logs to the same folder.
 
         Raises:
             UserError: the trainer's settings are invalid, or the machine lacks the hardware that they name.
         """
-        if self._get(self.config_init, "trainer.logger") in (None, True):
-            csv = self._csv_logger()
-            kwargs["logger"] = [csv, TensorBoardLogger(csv.save_dir, csv.name, version=csv.version)]
+        given = self._get(self.config_init, "trainer.logger")
+        loggers = [] if given is None or isinstance(given, bool) else given if isinstance(given, list) else [given]
+        kwargs["logger"] = loggers = [resumable(logger) for logger in loggers]
         try:
             if SLURMEnvironment.detect() and not self._get(self.config_init, "trainer.plugins"):
                 # Recovery asks for the requeue; Lightning would save inside the signal handler, to another folder.
@@ -152,27 +218,67 @@ class BabyVLMCLI(LightningCLI):
         if trainer.max_epochs == -1:
             trainer.fit_loop.max_epochs = None  # the same, but progress bars show "Epoch 3", not "Epoch 3/-2"
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if trainer.world_size == 1:  # SLURM's and torchrun's variables may number this process among independent ones
+            rank_zero_only.rank = 0  # type: ignore[attr-defined] # an attribute of a function
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set outside of its class
-        callbacks.sort(key=lambda callback: isinstance(callback, Recovery))  # it saves the state of all others
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined] # which keeps nothing
+            own = self._run_logger(trainer.is_global_zero)
+            tensorboard = [TensorBoardLogger(own.save_dir, own.name, version=own.version)]
+            trainer.loggers = [*(tensorboard if given in (None, True) else loggers), own]
+            self.folder = own.run_folder
+            for callback in callbacks:
+                if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                    callback.dirpath = str(self.folder / "checkpoints")
+            profiler: Profiler = trainer.profiler  # type: ignore[attr-defined] # set outside of its class
+            if profiler.dirpath is None:
+                profiler.dirpath = self.folder
+        # Recovery saves the state of all others, and the best checkpoint is recorded after it was saved.
+        callbacks.sort(key=lambda callback: 2 * isinstance(callback, Recovery) + isinstance(callback, RecordBest))
         return trainer
 
-    def _csv_logger(self) -> AppendingCSVLogger:
+    def _run_logger(self, is_first: bool) -> RunLogger:
+        """Create and lock the run's folder, on the first rank; return the logger that writes to it."""
         logs, folder = self._get(self.config_init, "log_dir"), self._get(self.config_init, "run_folder")
         if self.run is not None:
-            return AppendingCSVLogger(logs, self.run.parent.name, self.run.name)
-        if folder is not None:
-            return AppendingCSVLogger(logs, *_row_and_run(logs, folder))
-        mix = self._get(self.config_init, "data.name") or getattr(self.datamodule, "name", None)
-        return AppendingCSVLogger(logs, "-".join(filter(None, [self._get(self.config_init, "name"), mix])))
+            run = logs / self.run.resolve().parent.name / self.run.resolve().name
+        elif folder is not None:
+            run = _checked_folder(logs, folder)
+        else:
+            mix = self._get(self.config_init, "data.name") or getattr(self.datamodule, "name", None)
+            row = logs / "-".join(filter(None, [self._get(self.config_init, "name"), mix]))
+            run = claim_version(row) if is_first else row / "version_0"  # the first rank's folder is broadcast
+        if is_first:
+            run.mkdir(parents=True, exist_ok=True)
+            lock_run(run)
+            self._is_new = self.run is None
+        return RunLogger(logs, run.parent.name, run.name)
 
     def before_fit(self) -> None:
         """Skip training if it has ended."""
         self._recovery.training_done = self.training_done
 
+    def before_validate(self) -> None:
+        """Refuse untrained weights."""
+        self._refuse_untrained()
+
+    def before_predict(self) -> None:
+        """Refuse untrained weights."""
+        self._refuse_untrained()
+
+    def _refuse_untrained(self) -> None:
+        kind = type(self.model)
+        trained_here = f"{kind.__module__}.{kind.__qualname__}" in TRAINED_MODELS
+        if trained_here and self._checkpoint is None and self._get(self.config, "model.init_args.init_from") is None:
+            raise UserError(
+                f"{self.subcommand}: {kind.__name__} would have untrained weights. Pass --ckpt_path best together with "
+                "--config RUN/config.yaml, or --ckpt_path FILE"
+            )
+
     def before_test(self) -> None:
-        """Refuse a model that has no data of its own if there are no benchmarks either."""
+        """Refuse untrained weights, and a model that has no data of its own if there are no benchmarks either."""
         from babyvlm.models.zero_shot import TestOnly  # imports much of transformers
 
+        self._refuse_untrained()
         if isinstance(self.model, TestOnly) and not benchmarks_of(self.trainer):
             raise UserError(
                 f"no benchmarks to evaluate {type(self.model).__name__} on. Add a config that has some, for example "
@@ -187,11 +293,14 @@ class BabyVLMCLI(LightningCLI):
         """Test the best checkpoint."""
         if not self.trainer.state.finished or self._get(self.config_init, "trainer.fast_dev_run"):
             return
-        self._recovery.stop_if_signaled(self.trainer, f"training had ended. {CONTINUE} {self.trainer.log_dir}")
+        self._recovery.stop_if_signaled(self.trainer, f"training had ended. {CONTINUE} {self.folder}")
         if self._get(self.config_init, "test_after_fit"):
-            best = _local_checkpoint(getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None)
+            best = best_checkpoint(self.folder) if self.trainer.is_global_zero and self.folder is not None else None
+            best = self.trainer.strategy.broadcast(best)  # ranks may see the file system at different times
+            if self.trainer.is_global_zero and self.folder is not None:
+                echo(f"testing the best checkpoint: {BestCheckpoint.read(self.folder) or best}")
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True)
-            echo(f"run: {self.trainer.log_dir}")
+            echo(f"run: {self.folder}")
         self._finish()
 
     def after_test(self) -> None:
@@ -200,12 +309,10 @@ class BabyVLMCLI(LightningCLI):
 
     def _finish(self) -> None:
         """Mark the run as finished and print its benchmark results."""
-        logged = self.trainer.log_dir  # read on every rank, because it is broadcast
-        if not self.trainer.is_global_zero or logged is None or not (folder := Path(logged)).is_dir():
-            return
-        (folder / FINISHED).touch()
-        if has_test_results(folder):
-            main_table([Row([Run(folder)])]).print()
+        if self.trainer.is_global_zero and self.folder is not None:
+            (self.folder / FINISHED).touch()
+            if has_test_results(self.folder):
+                main_table([Row([Run(self.folder)])]).print()
 
 
 def _local_checkpoint(path: str | Path | None) -> str | None:
@@ -221,8 +328,8 @@ def _local_checkpoint(path: str | Path | None) -> str | None:
     return str(path)
 
 
-def _row_and_run(logs: Path, folder: Path) -> tuple[str, str]:
-    """Return the two parts of a new run's folder.
+def _checked_folder(logs: Path, folder: Path) -> Path:
+    """Return a new run's folder.
 
     Raises:
         UserError: the folder has more or fewer parts, or already contains a run.
@@ -233,7 +340,7 @@ def _row_and_run(logs: Path, folder: Path) -> tuple[str, str]:
         safe_name(part, f"--run_folder {folder}")
     if (logs / folder / "config.yaml").is_file():
         raise UserError(f"{logs / folder}: already contains a run. Resume it or pass a different --run_folder")
-    return folder.parts[0], folder.parts[1]
+    return logs / folder
 
 
 def resume(run: Path, *options: str) -> None:
@@ -302,8 +409,28 @@ def main(args: list[str], run: Path | None = None, *, training_done: bool = Fals
     warnings.filterwarnings("ignore", ".* in eval mode at the start of training")  # frozen encoders
     for flag, path in pairwise(args):
         if flag in ("-c", "--config"):
-            read_yaml(Path(path))
+            read_yaml(Path(path))  # errors that name the file
     try:
         BabyVLMCLI(args, run, training_done=training_done)
     except MisconfigurationException as error:
         raise UserError(" ".join(str(error).split())) from error
+    except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if message := _refused_setting(error):
+            raise UserError(message) from error
+        raise
+
+
+def _refused_setting(error: Exception) -> str | None:
+    """Return the message of a library that refused an argument of a class in the config; None for any other error.
+
+    An error that is raised in this package, or in a module of the user's own, is a mistake in that code.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = str(frames[-1].f_globals.get("__name__"))
+    if module.partition(".")[0] == "babyvlm" or is_user_allowed(module):
+        return None
+    called_from = {frame.f_code.co_name for frame in frames}
+    own_check = module.partition(".")[0] == "lightning" and isinstance(error, RuntimeError | ValueError)
+    if not own_check and not {"instantiate_classes", "configure_optimizers"} & called_from:
+        return None
+    return f"{' '.join(str(error).split()) or type(error).__name__} ({module})"

@@ -93,6 +93,14 @@ def lock_until_exit(path: Path) -> None:
     _held[path] = file
 
 
+def release(path: Path) -> None:
+    """Release the lock of ``lock_until_exit`` on ``path``, if this process holds it, and delete the lock file."""
+    file = _held.pop(path, None)
+    if file is not None:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
 def lock_open_file(file: IO[Any]) -> None:
     """Lock an open file until it is closed here and in every process that inherited it.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from babyvlm.data.vocabulary import IMAGE, PAD, SOS, Vocabulary
 from babyvlm.errors import UserError
+from babyvlm.io.runs import run_folder
 from babyvlm.models.checkpoints import check_vocabulary
 from babyvlm.models.compatibility import upgrade_state_dict
 from babyvlm.models.losses import language_loss, supervised_labels, supervised_tokens, symmetric_info_nce
@@ -40,11 +40,9 @@ class VocabularyModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Copy the vocabulary to the run's folder, so that the run can be used without its data."""
-        folder = self.trainer.log_dir  # on every rank: it is broadcast
-        if folder is None or not self.trainer.loggers:
-            return
-        if self.trainer.is_global_zero and not Path(folder, "vocabulary").exists():
-            partial = Path(folder, "vocabulary.partial")
+        folder = run_folder(self.trainer)
+        if folder is not None and self.trainer.is_global_zero and not (folder / "vocabulary").exists():
+            partial = folder / "vocabulary.partial"
             self.vocabulary.copy_to(partial)
             partial.rename(partial.with_suffix(""))
 

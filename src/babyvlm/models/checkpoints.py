@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from babyvlm.data.vocabulary import IMAGE, Vocabulary
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.limits import require_uncompressed
+from babyvlm.io.runs import recorded_best
 from babyvlm.models.compatibility import upgrade_state_dict
 
 # Runs of this project.
@@ -75,13 +76,19 @@ def init_from(
 
 
 def best_checkpoint(run: Path) -> Path:
-    """Return the checkpoint that a run's own criterion selected, or its last one if there was no criterion.
+    """Return the checkpoint that a run recorded as its best one (``io.runs.BestCheckpoint``).
+
+    In runs of earlier versions and of a Trainer of your own, which have no such record, it is the one that the run's
+    own criterion selected, or its last one if there was no criterion.
 
     Raises:
-        UserError: the run does not exist, has no checkpoint, or has several and none of them is called ``last.ckpt``.
+        UserError: the run does not exist, its best checkpoint is missing, or it has no checkpoint, or several and none
+            of them is called ``last.ckpt``.
     """
     if not run.is_dir():
         raise UserError(f"{run}: run not found")
+    if (recorded := recorded_best(run)) is not None:
+        return recorded
     folder = run / "checkpoints"
     last, files = folder / "last.ckpt", sorted(folder.glob("*.ckpt"))
     if not last.is_file():
@@ -91,9 +98,15 @@ def best_checkpoint(run: Path) -> Path:
         raise UserError(f"{run}: has {problem}. Name a checkpoint file")
     for state in _load(last, mmap=True).get("callbacks", {}).values():  # without reading the weights
         if state.get("monitor") and state.get("best_model_path"):
-            best = folder / Path(state["best_model_path"]).name  # the run may have been moved
-            if best.is_file():
-                return best
+            best = Path(state["best_model_path"])
+            parts = best.parts
+            if folder.name in parts:  # in the run, which may have been moved
+                best = folder.joinpath(*parts[len(parts) - parts[::-1].index(folder.name) :])
+            if not best.is_file():
+                raise UserError(
+                    f"{run}: its best checkpoint, {best}, is missing. Restore it, or name a checkpoint file"
+                )
+            return best
     return last
 
 

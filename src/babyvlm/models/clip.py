@@ -21,6 +21,7 @@ from babyvlm.data.transforms import MEAN, STD, eval_transform
 from babyvlm.data.vocabulary import EOS, PAD, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.io.hub import refuse_code
+from babyvlm.io.runs import run_folder
 from babyvlm.models.base import ContrastiveModule, VocabularyModule
 from babyvlm.models.networks.vision import TrunkOptions, save_trunk
 from babyvlm.models.optimization import configure
@@ -108,9 +109,9 @@ class ClipTraining(ContrastiveModule, VocabularyModule):
 
     def on_train_end(self) -> None:
         """Write the folder ``open_clip`` of the run."""
-        folder = self.trainer.log_dir  # on every rank: it is broadcast
+        folder = run_folder(self.trainer)
         if self.trainer.is_global_zero and folder is not None:
-            self.save_open_clip(Path(folder) / "open_clip")
+            self.save_open_clip(folder / "open_clip")
 
     def save_open_clip(self, folder: Path) -> None:
         """Write configuration, float16 weights and tokenizer as open_clip reads them with ``local-dir:``."""

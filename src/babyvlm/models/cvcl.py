@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from babyvlm.data.transforms import Resize, eval_transform
 from babyvlm.data.vocabulary import PAD, Vocabulary
 from babyvlm.io.printing import echo
+from babyvlm.io.runs import run_folder
 from babyvlm.models.base import ContrastiveModule, VocabularyModule
 from babyvlm.models.checkpoints import init_from as initialize
 from babyvlm.models.networks.cvcl import CVCLNetwork
@@ -156,10 +157,10 @@ class EmbeddingWriter(BasePredictionWriter):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the partial file."""
-        folder = trainer.log_dir
+        folder = run_folder(trainer)
         if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self._path = Path(folder) / f"embeddings-rank{trainer.global_rank}.parquet"
+            folder.mkdir(parents=True, exist_ok=True)
+            self._path = folder / f"embeddings-rank{trainer.global_rank}.parquet"
             self._writer = pq.ParquetWriter(self._path.with_suffix(".partial"), self.SCHEMA)
 
     def write_on_batch_end(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,6 +20,7 @@ from babyvlm.data.frame_mix import Views
 from babyvlm.errors import UserError, first_line
 from babyvlm.io import artifacts
 from babyvlm.io.extras import require_extra
+from babyvlm.io.runs import run_folder
 from babyvlm.models.networks.vision import VisionEncoder, save_trunk
 from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler, configure, training_steps
 
@@ -101,10 +101,10 @@ class DINO(LightningModule):
 
     def on_train_end(self) -> None:
         """Write the teacher's trunk."""
-        folder = self.trainer.log_dir  # on every rank: it is broadcast
+        folder = run_folder(self.trainer)
         if not self.trainer.is_global_zero or folder is None:
             return
-        file, teacher = Path(folder) / "backbone.safetensors", self.network.teacher
+        file, teacher = folder / "backbone.safetensors", self.network.teacher
         save_trunk(teacher.trunk, file, half=self.half_precision)
         provenance = {
             "backbone": teacher.backbone,

@@ -212,9 +212,11 @@ class Run:
         return self._initialized_from(PARENT_SETTINGS)
 
     def _initialized_from(self, settings: Sequence[str]) -> list[Run]:
-        named = (self.settings("model").get(name) for name in settings)
+        named = [self.settings("model").get(name) for name in settings]
+        if not (self.path / "checkpoints").is_dir():  # it only tested a checkpoint of another run
+            named.append(self.config.get("ckpt_path"))
         paths = [Path(name) for name in named if isinstance(name, str) and name]
-        folders = [path.parent.parent if is_file(path) else path for path in paths]  # a checkpoint, or its run
+        folders = [_run_of(path) if is_file(path) else path for path in paths]
         return [self._opened.get(folder) or Run(folder, opened=self._opened) for folder in folders]
 
     @property
@@ -408,6 +410,12 @@ def newest_runs(log_dir: Path, row: str = "*") -> tuple[list[Run], list[SkippedR
 def has_test_results(folder: Path) -> bool:
     """Return whether a folder is a run's and has test results."""
     return bool(RUN_FOLDER.fullmatch(folder.name)) and any((folder / "results").glob(f"*{SUFFIX}"))
+
+
+def _run_of(checkpoint: Path) -> Path:
+    """Return the folder of a checkpoint's run; the folder above its own if no run is found."""
+    folders = (folder for folder in checkpoint.parents if is_file(folder / "config.yaml"))
+    return next(folders, checkpoint.parent.parent)
 
 
 def is_file(path: Path) -> bool:

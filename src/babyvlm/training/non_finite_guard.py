@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Protocol
 
 from lightning import LightningModule, Trainer
@@ -14,6 +13,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from babyvlm.errors import UserError
+from babyvlm.io.runs import run_folder
 
 
 class Keyed(Protocol):
@@ -57,12 +57,11 @@ class StopOnNonFinite(Callback):
         step, loss = trainer.global_step, float(self._loss)
         gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
         touched = [name for name, gradient in gradients.items() if not bool(gradient.isfinite().all())]
-        folder = Path(trainer.log_dir or ".")
+        problem, folder = f"step {step}: loss {loss}, {len(touched)} gradients not finite", run_folder(trainer)
+        if folder is None:
+            raise UserError(f"{problem} for pairs {', '.join(self._keys)}: check them, or lower the learning rate")
         path = folder / f"non-finite-rank{trainer.global_rank}.json"
         folder.mkdir(parents=True, exist_ok=True)
         found = {"step": step, "loss": str(loss), "gradients": touched, "keys": self._keys}
         path.write_text(json.dumps(found, indent=2) + "\n")
-        raise UserError(
-            f"step {step}: loss {loss}, {len(touched)} gradients not finite. The keys of the pairs are in {path}: "
-            "check these pairs, or lower the learning rate"
-        )
+        raise UserError(f"{problem}. The keys of the pairs are in {path}: check them, or lower the learning rate")

@@ -20,6 +20,7 @@ from babyvlm.data.pair_mix import Mix
 from babyvlm.errors import UserError
 from babyvlm.io.files import atomic_write
 from babyvlm.io.printing import echo
+from babyvlm.io.runs import run_folder
 
 FILE = "provenance.json"
 
@@ -33,8 +34,8 @@ class Provenance(Callback):
         Raises:
             UserError: a store or the vocabulary was replaced.
         """
-        folder = trainer.log_dir  # read on every rank, because it is broadcast
-        recorded = _read_provenance(Path(folder)) if folder is not None else {}
+        folder = run_folder(trainer)
+        recorded = _read_provenance(folder) if folder is not None else {}
         if "stores" in recorded:
             _check_same(recorded, inputs(trainer), getattr(trainer, "datamodule", None))
 
@@ -56,8 +57,8 @@ class Provenance(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the versions if the run has no provenance yet, as for an upper bound, which was not trained here."""
-        folder = trainer.log_dir  # read on every rank, because it is broadcast
-        if folder is not None and not Path(folder, FILE).is_file():
+        folder = run_folder(trainer)
+        if folder is not None and not (folder / FILE).is_file():
             _write(trainer, versions() | {"parameters": _parameters(pl_module)})
 
 
@@ -122,11 +123,11 @@ def _parameters(model: LightningModule) -> dict[str, int]:
 
 def _write(trainer: Trainer, facts: dict[str, Any]) -> None:
     """Add facts to the file atomically, on the first rank."""
-    folder = trainer.log_dir
-    if folder is None or not trainer.is_global_zero or not trainer.loggers:  # nothing is kept
+    folder = run_folder(trainer)
+    if folder is None or not trainer.is_global_zero:
         return
-    with atomic_write(Path(folder, FILE)) as file:
-        file.write(json.dumps(_read_provenance(Path(folder)) | facts, indent=2) + "\n")
+    with atomic_write(folder / FILE) as file:
+        file.write(json.dumps(_read_provenance(folder) | facts, indent=2) + "\n")
 
 
 def _read_provenance(run: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from babyvlm.errors import first_line
 from babyvlm.io.limits import require_uncompressed
 from babyvlm.io.printing import echo
+from babyvlm.io.runs import run_folder
 from babyvlm.training.csv_logger import AppendingCSVLogger
 from babyvlm.training.signals import SignalListener, report_end
 
@@ -49,8 +50,8 @@ class Recovery(Checkpoint):
     when no accumulated gradient is pending: Lightning's state is complete only there. Nothing is saved if an epoch
     has only one optimizer step; this is reported.
 
-    After SIGTERM, SIGUSR1 or SIGUSR2 the run saves at the next such point and ends. After SIGUSR1 and SIGUSR2, SLURM
-    is asked to requeue the job (``#SBATCH --signal=USR1@120`` sends one before the time limit).
+    After Ctrl-C, SIGTERM, SIGUSR1 or SIGUSR2 the run saves at the next such point and ends. After SIGUSR1 and SIGUSR2,
+    SLURM is asked to requeue the job (``#SBATCH --signal=USR1@120`` sends one before the time limit).
 
     Args:
         every_seconds: seconds between two recovery states; 0 saves at every opportunity.
@@ -60,13 +61,15 @@ class Recovery(Checkpoint):
     Attributes:
         training_done: nothing is trained: ``fit`` only restores the state at the end of training, such as the path
             of the best checkpoint.
+        has_stepped: a training batch is done.
     """
 
     def __init__(self, every_seconds: float = 300, requeue: bool = True) -> None:
         super().__init__()
         self.every_seconds, self.requeue = every_seconds, requeue
         self.training_done = False
-        self._signals = SignalListener()
+        self.has_stepped = False
+        self._signals = SignalListener(interrupt=True)
         self._saved_at = time.monotonic()
         self._steps_before, self._stepped = 0, False
 
@@ -100,6 +103,7 @@ class Recovery(Checkpoint):
         Raises:
             SystemExit: a signal was received.
         """
+        self.has_stepped = True
         self._stepped, self._steps_before = trainer.global_step > self._steps_before, trainer.global_step
         if _has_one_step(trainer):
             self.stop_if_signaled(trainer, f"ended at step {trainer.global_step}; nothing was saved")
@@ -121,9 +125,9 @@ class Recovery(Checkpoint):
             return
         due = bool(self._signals.received) or time.monotonic() - self._saved_at >= self.every_seconds
         if trainer.strategy.reduce_boolean_decision(due, all=False):
-            folder = trainer.log_dir  # read on every rank, because it is broadcast
+            folder = run_folder(trainer)
             if folder is not None:
-                self._save(trainer, Path(folder))
+                self._save(trainer, folder)
             self.stop_if_signaled(trainer, f"saved at step {trainer.global_step}. {CONTINUE} {folder}")
 
     def _save(self, trainer: Trainer, run: Path) -> None:
@@ -138,9 +142,9 @@ class Recovery(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last weights as ``checkpoints/last.ckpt``, next to the best ones."""
-        folder = trainer.log_dir  # read on every rank, because it is broadcast
-        if folder is not None and trainer.loggers:  # without loggers, nothing of the run is kept
-            trainer.save_checkpoint(Path(folder) / "checkpoints" / "last.ckpt")
+        folder = run_folder(trainer)
+        if folder is not None:
+            trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the signal handlers after everything at the end of training is written."""

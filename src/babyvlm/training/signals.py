@@ -1,4 +1,4 @@
-"""How a run handles SIGTERM, SIGUSR1 and SIGUSR2, and how it asks SLURM to requeue the job."""
+"""How a run handles Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2, and how it asks SLURM to requeue the job."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing import active_children
 from types import FrameType
@@ -15,6 +16,8 @@ from typing import Any
 from babyvlm.io.printing import echo
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_FINAL = (signal.SIGTERM, signal.SIGINT)  # after these, nobody wants the job to be requeued
+SAME_PRESS_SECONDS = 1  # a terminal and a launcher may both pass on one Ctrl-C
 
 
 class SignalListener:
@@ -24,25 +27,38 @@ class SignalListener:
         on_signal: called with a signal's number, returns the exit code with which the process ends immediately, as if
             it were killed. For phases in which everything on disk is complete at any time. An exception would not do:
             Python drops it if it is raised during a fork or in a destructor.
+        interrupt: also record SIGINT (Ctrl-C), unless this process ignores it, as background processes of a shell do.
+            A second one ends the process.
 
     Attributes:
         received: number of the last signal, 0 if there was none.
     """
 
-    def __init__(self, on_signal: Callable[[int], int] | None = None) -> None:
-        self.on_signal = on_signal
+    def __init__(self, on_signal: Callable[[int], int] | None = None, *, interrupt: bool = False) -> None:
+        self.on_signal, self.interrupt = on_signal, interrupt
         self.received = 0
-        self._process = 0
+        self._process, self._interrupted_at = 0, 0.0
         self._previous: dict[int, Any] = {}
 
     def listen(self) -> None:
         """Install the handlers."""
         self._process = os.getpid()
-        self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        interrupt = self.interrupt and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+        handled = [*SIGNALS, *([signal.SIGINT] if interrupt else [])]
+        self._previous = {number: signal.signal(number, self._handle) for number in handled}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # loader workers inherit the handler
+            return
+        if number == signal.SIGINT and self.on_signal is None:
+            if self.received == number:
+                if time.monotonic() - self._interrupted_at > SAME_PRESS_SECONDS:
+                    os._exit(128 + number)
+                return
+            self._interrupted_at = time.monotonic()
+            os.write(2, b"\nInterrupting after this step. Press Ctrl-C again to end without saving.\n")
         self.received = number
-        if self.on_signal is not None and os.getpid() == self._process:  # loader workers inherit the handler
+        if self.on_signal is not None:
             code = 128 + number
             try:
                 code = self.on_signal(number)
@@ -65,12 +81,12 @@ def report_end(received: int, state: str, may_requeue: bool) -> int:
     Call this on the first rank. The others exit with 0: Lightning kills the first rank if one that it started fails.
     """
     echo(f"{signal.Signals(received).name}: {state}", file=sys.stderr)
-    return exit_code(received, may_requeue and received != signal.SIGTERM and requeue())
+    return exit_code(received, may_requeue and received not in _FINAL and requeue())
 
 
 def exit_code(received: int, requeued: bool) -> int:
-    """Return 143 after SIGTERM, 0 if SLURM requeues the job, otherwise 128 + the signal's number."""
-    return 0 if requeued and received != signal.SIGTERM else 128 + received
+    """Return 143 after SIGTERM, 130 after Ctrl-C, 0 if SLURM requeues the job, otherwise 128 + the signal's number."""
+    return 0 if requeued and received not in _FINAL else 128 + received
 
 
 def requeue() -> bool:

@@ -1,0 +1,217 @@
+"""Which checkpoint of a run is the best one: chosen by its config, checked at the start, recorded in its folder."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
+
+from babyvlm.benchmarks.evaluation_callback import EvaluationCallback
+from babyvlm.errors import UserError
+from babyvlm.io.printing import echo
+from babyvlm.io.runs import BestCheckpoint, run_folder
+
+LAST = Path("checkpoints", "last.ckpt")
+MONITORING = ("ModelCheckpoint", "EarlyStopping", "ReduceLROnPlateau")  # classes with `monitor` and `mode`
+_LOW = re.compile(r"(^|[_/ -])(loss|perplexity|error|nll|wer)$")
+# Benchmarks are logged as <benchmark>_dev and <benchmark>_<measure>_dev; all of them count credit.
+_HIGH = re.compile(r"_dev$|(^|[_/ -])(acc|accuracy|auc|f1|recall|precision|meteor|bleu)([_/ -]|$)")
+_OF_VALIDATION = re.compile(r"val([_/ -]|$)|.*_dev$")
+
+
+def direction(metric: str) -> str | None:
+    """Return whether a low (``min``) or a high (``max``) value of a metric is good; None if its name does not tell."""
+    return "min" if _LOW.search(metric) else "max" if _HIGH.search(metric) else None
+
+
+def set_modes(config: object, given: Callable[[str], bool]) -> None:
+    """Set ``mode`` of whatever monitors a metric, by the metric's name.
+
+    Args:
+        config: parsed settings, which contain defaults; changed in place.
+        given: whether the user wrote a mode for a metric. The default, ``min``, keeps the worst checkpoint by accuracy.
+
+    Raises:
+        UserError: the mode contradicts the metric, or must be given because the metric's name does not tell it.
+    """
+    for name, options in monitors(config):
+        metric, wanted = options["monitor"], direction(options["monitor"])
+        if wanted is None and options.get("mode") == "min" and not given(metric):
+            raise UserError(f"{name}: is a low or a high {metric} good? Set mode to min or max in its init_args")
+        if wanted is not None and options.get("mode") != wanted:
+            if given(metric):
+                raise UserError(
+                    f"{name}: mode {options.get('mode')} would prefer the worst {metric}. Set it to {wanted}"
+                )
+            options["mode"] = wanted
+
+
+def monitors(config: object) -> Iterator[tuple[str, Any]]:
+    """Yield the class and the arguments of everything in a config that monitors a metric, as parsed or as in YAML."""
+    if isinstance(config, Namespace):
+        config = vars(config)
+    if isinstance(config, list):
+        for value in config:
+            yield from monitors(value)
+    elif isinstance(config, Mapping):
+        name, options = str(config.get("class_path")).rpartition(".")[2], config.get("init_args")
+        if name in MONITORING and options is not None and isinstance(options.get("monitor"), str):
+            yield name, options
+        for value in config.values():
+            yield from monitors(value)
+
+
+class RecordBest(Checkpoint):
+    """Record the best checkpoint of a run in ``best_checkpoint.json``, and check at the start that there will be one.
+
+    It is the one that the first ModelCheckpoint with a ``monitor`` keeps as its best, wherever that writes it. In a run
+    without such a callback it is the last one, ``checkpoints/last.ckpt``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder: Path | None = None
+        self._selecting: ModelCheckpoint | None = None
+        self._best: BestCheckpoint | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the callback that selects the best checkpoint.
+
+        Raises:
+            UserError: it keeps no checkpoint, or writes it to the file of the last one.
+        """
+        self._folder = run_folder(trainer)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set outside of its class
+        saving = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+        self._selecting = next((callback for callback in saving if callback.monitor is not None), None)
+        for callback in saving:
+            folder = None if self._folder is None else (self._folder / LAST).parent.resolve()
+            if callback.filename == LAST.stem and Path(callback.dirpath or "").resolve() == folder:
+                raise UserError(
+                    "trainer.callbacks: ModelCheckpoint: the filename `last` is that of the run's last checkpoint. "
+                    "Choose another one"
+                )
+        if self._selecting is not None and self._selecting.save_top_k == 0:
+            raise UserError(
+                f"trainer.callbacks: ModelCheckpoint(monitor={self._selecting.monitor}, save_top_k=0) keeps no "
+                "checkpoint. Set save_top_k to 1, or leave out monitor"
+            )
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that the validation measures what is monitored.
+
+        Raises:
+            UserError: a validation metric is monitored that is not among those that were just measured.
+        """
+        known = sorted(name for name in trainer.callback_metrics if _OF_VALIDATION.match(name))
+        for kind, metric in _monitored(trainer):
+            if metric.startswith("val") and metric not in known:
+                raise UserError(f"{kind}: monitor {metric}: not measured. Choose from: {', '.join(known)}")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that what is monitored will be measured; record what the state that the run resumes from knows.
+
+        Raises:
+            UserError: a benchmark that is monitored has no dev split or is not among those of the run, or early
+                stopping waits for a validation that never happens.
+        """
+        dev = [
+            name
+            for callback in trainer.callbacks  # type: ignore[attr-defined] # set outside of its class
+            if isinstance(callback, EvaluationCallback)
+            for name in callback.dev_metrics()
+        ]
+        never = _why_never_validated(trainer)
+        for kind, metric in _monitored(trainer):
+            if metric.endswith("_dev") and not never and metric not in dev:
+                choices = f"Choose from: {', '.join(dev)}" if dev else "No benchmark of this run has a dev split"
+                raise UserError(f"{kind}: monitor {metric}: not measured. {choices}")
+            if not never or not _OF_VALIDATION.match(metric):
+                continue
+            if kind != "ModelCheckpoint":
+                raise UserError(f"{kind}: {metric} is never measured: {never}")
+            if trainer.is_global_zero:
+                echo(
+                    f"warning: no validation: {never}. Without {metric}, the last checkpoint counts as the best one",
+                    file=sys.stderr,
+                )
+        if self._best is not None:
+            self._write(trainer, self._best)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:  # noqa: ANN401 - Lightning's arguments
+        """Record a new best checkpoint."""
+        self._record(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record a new best checkpoint."""
+        self._record(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record a new best checkpoint."""
+        self._record(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the last checkpoint if nothing selected another one."""
+        self._record(trainer)
+        if self._best is None and self._folder is not None:
+            self._write(trainer, BestCheckpoint(self._folder / LAST, step=trainer.global_step))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is recorded."""
+        return {} if self._best is None else {**vars(self._best), "path": str(self._best.path)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what was recorded."""
+        self._best = BestCheckpoint(**state_dict | {"path": Path(state_dict["path"])}) if state_dict else None
+
+    def _record(self, trainer: Trainer) -> None:
+        source = self._selecting
+        if source is None or not source.best_model_path:
+            return
+        score = math.nan if source.best_model_score is None else float(source.best_model_score)
+        path, value = Path(source.best_model_path), score if math.isfinite(score) else None
+        if self._best is None or (self._best.path, self._best.value) != (path, value):
+            self._write(trainer, BestCheckpoint(path, source.monitor, source.mode, value, trainer.global_step))
+
+    def _write(self, trainer: Trainer, best: BestCheckpoint) -> None:
+        self._best = best
+        if self._folder is not None and trainer.is_global_zero:
+            best.write(self._folder)
+
+
+def _monitored(trainer: Trainer) -> Iterator[tuple[str, str]]:
+    """Yield the class and the metric of everything that monitors one."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined] # set outside of its class
+        if isinstance(callback, ModelCheckpoint | EarlyStopping) and callback.monitor:
+            yield type(callback).__name__, callback.monitor
+    for config in trainer.lr_scheduler_configs:
+        if config.monitor:
+            yield type(config.scheduler).__name__, config.monitor
+
+
+def _why_never_validated(trainer: Trainer) -> str:
+    """Return why a run is never validated; empty if it is, or if that depends on time."""
+    if not trainer.enable_validation:
+        return "trainer.limit_val_batches is 0, or model or data have no validation"
+    if getattr(trainer, "_val_check_time_interval", None) is not None:
+        return ""
+    epoch, every = trainer.num_training_batches, trainer.val_check_batch
+    ends: list[float] = [trainer.max_steps * trainer.accumulate_grad_batches] if trainer.max_steps != -1 else []
+    ends += [] if trainer.max_epochs in (None, -1) else [trainer.max_epochs * epoch]
+    if not ends or every is None:
+        return ""
+    epochs = trainer.check_val_every_n_epoch
+    first = every if epochs is None else (epochs - 1) * epoch + every
+    if first <= min(ends):
+        return ""
+    interval = f"trainer.val_check_interval {trainer.val_check_interval}"
+    if epochs not in (None, 1):
+        interval = f"trainer.check_val_every_n_epoch {epochs}"
+    return f"{interval} exceeds the run of {min(ends):,.0f} batches. Lower it"
