@@ -26,6 +26,7 @@ from babyvlm.curation.ingest.sentences import (
 )
 from babyvlm.curation.ingest.transcripts import read_transcript
 from babyvlm.curation.ingest.video import VideoError, crop_frame, encode_jpeg, frames_at
+from babyvlm.curation.store.inspection import head
 from babyvlm.errors import UserError
 from support.filming import (
     HEADER,
@@ -364,3 +365,31 @@ def test_frames_counts_turns_without_time_as_lost(tmp_path):
         UserError, match=r"only 1 of 11 utterances can be used \(9 start time cannot be parsed, 1 no start"
     ):
         run_frames(tmp_path, min_fraction=0.5)
+
+
+def test_frames_records_video_time_and_frame_number(tmp_path, capsys):
+    turns = [("0:02", "M", "look"), ("0:03", "C", "da"), ("0:04", "M", "a ball"), ("0:30", "M", "the end")]
+    write_corpus(tmp_path, [*turns, ("0:31", "M", "")], "V", count=400)
+    (tmp_path / "videos" / "day 1").mkdir()
+    (tmp_path / "videos" / "V.mp4").rename(tmp_path / "videos" / "day 1" / "V.mp4")
+    store = run_frames(tmp_path, max_frames=2)
+    found = store.columns("key", "file", "time_ms", "frame").to_pylist()
+    assert [(row["key"], row["time_ms"]) for row in found] == [
+        ("V_001_00", 2000),
+        ("V_001_01", 2200),
+        ("V_002_00", 4000),
+        ("V_002_01", 4200),
+        ("V_003_00", 30_000),
+        ("V_003_01", 30_200),
+    ]
+    assert {row["file"] for row in found} == {"day 1/V.mp4"}
+    numbers = [read_number(Image.open(io.BytesIO(pair.image))) for pair in store]
+    assert [row["frame"] for row in found] == numbers
+    page = (store.path / "review.html").read_text()
+    assert page.count("<figure>") == 6
+    assert "→ 0:04.0 a ball" in page
+    assert "0:02.0 look · → 0:04.0 a ball<br><small>day 1/V.mp4 at 0:04.2, frame" in page
+    assert "→ 0:30.0 the end<br>" in page  # the others are more than ten seconds away
+    capsys.readouterr()
+    head(store.path)
+    assert "key of saycam: VIDEO_N_I" in capsys.readouterr().out

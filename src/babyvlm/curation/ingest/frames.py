@@ -9,9 +9,11 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 from rich.progress import Progress, track
 
 from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.ingest.frame_review import write_review_page
 from babyvlm.curation.ingest.profiles import Profile, find_profile
 from babyvlm.curation.ingest.sentences import frame_times
 from babyvlm.curation.ingest.transcripts import (
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+FIELDS = {"file": pa.string(), "time_ms": pa.int64(), "frame": pa.int64()}  # where a frame comes from
 KEY = "VIDEO_N_I: utterance N of the caregivers in the transcript of VIDEO, from 1, and its frame I, from 0"
 MAX_IMAGE_SIZE = 4096  # our choice: no video is larger
 MAX_LATE_FRACTION, MIN_COVERED_FRACTION = 0.1, 0.01  # see `check_times_fit`
@@ -58,7 +61,8 @@ def frames(
     Input: a folder of videos and a folder of transcripts (CSV, one row per turn with start time, speaker and text). The
     caregivers' turns are cleaned and split into sentences, and each sentence gets a share of the turn's time. From its
     start, five frames per second are extracted, cropped and rotated upright. Output: a store of (frame, utterance)
-    pairs.
+    pairs, with the video, time and frame number of each. `OUT/review.html` shows random frames with the words around
+    their time: look whether they fit.
 
     The funnel counts utterances: the caregivers' sentences, and turns that were dropped before they were split. Videos
     that are missing or cannot be decoded are reported and skipped; `OUT.frames.csv` lists the result of each. If the
@@ -93,7 +97,7 @@ def frames(
     _check_inputs_match(read, transcripts, video_files, videos, rules)
     with Progress(console=Console(stderr=True)) as progress:  # closed before an error is printed
         parts = [
-            VideoPart.create(transcript, video_files.get(transcript.video, []), rules, image_size, max_frames)
+            VideoPart.create(transcript, video_files.get(transcript.video, []), rules, image_size, max_frames, videos)
             for transcript in progress.track(read, description="hashing videos")
         ]
     arguments = {
@@ -122,7 +126,9 @@ def frames(
         num_workers=num_workers,
         input_list=report,
         heading=REPORT_COLUMNS,
+        extra_fields=FIELDS,
     )
+    write_review_page(folder, read, licensed=licensed)
     count = artifact.manifest["rows"]
     return f"{count:,} frames of {funnel.kept:,} utterances. See {report} for the result of each video"
 
@@ -139,6 +145,7 @@ class VideoPart:
         max_frames: maximum number of frames per utterance.
         transcript_hash: hash of the transcript file.
         video_hash: hash of the video files.
+        file: path of the video below the folder of videos.
     """
 
     transcript: Transcript
@@ -148,14 +155,22 @@ class VideoPart:
     max_frames: int
     transcript_hash: str = ""
     video_hash: str = ""
+    file: str = ""
 
     @classmethod
     def create(
-        cls, transcript: Transcript, paths: Sequence[Path], profile: Profile, image_size: int, max_frames: int
+        cls,
+        transcript: Transcript,
+        paths: Sequence[Path],
+        profile: Profile,
+        image_size: int,
+        max_frames: int,
+        folder: Path,
     ) -> VideoPart:
-        """Return the part of a transcript, with the hashes of its files."""
+        """Return the part of a transcript, with the hashes of its files. The videos are below ``folder``."""
         hashes = fingerprint_files([transcript.path]), fingerprint_files(paths)
-        return cls(transcript, tuple(paths), profile, image_size, max_frames, *hashes)
+        file = paths[0].relative_to(folder).as_posix() if paths else ""
+        return cls(transcript, tuple(paths), profile, image_size, max_frames, *hashes, file)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -166,6 +181,7 @@ class VideoPart:
             "max_frames": self.max_frames,
             "transcript": self.transcript_hash,
             "video": self.video_hash,
+            "file": self.file,
         }
 
     def rows(self, log: Log) -> Iterator[dict[str, Any]]:
@@ -175,17 +191,18 @@ class VideoPart:
             UnusableInputError: the video is missing, there are several, or it cannot be decoded.
         """
         notes: set[str] = set()
+        numbers: dict[int, int] = {}
         num_frames = 0
-        for number, text, found in self._utterances(notes):
-            images = [image for image in found if isinstance(image, bytes)]
+        for number, text, found in self._utterances(notes, numbers):
+            images = [(time, image) for time, image in found if isinstance(image, bytes)]
             if not images:
-                reasons = (reason for reason in found if isinstance(reason, str))
+                reasons = (reason for _, reason in found if isinstance(reason, str))
                 log.funnel.drop(next(reasons, "starts after the end of the video"))
                 continue
             log.funnel.keep()
             num_frames += len(images)
             group = f"{self.transcript.video}_{number:03d}"
-            for index, image in enumerate(images):
+            for index, (time, image) in enumerate(images):
                 yield {
                     "key": f"{group}_{index:02d}",
                     "image": image,
@@ -193,6 +210,9 @@ class VideoPart:
                     "source": self.profile.source,
                     "group": group,
                     "split": split_of(group),
+                    "file": self.file,
+                    "time_ms": time,
+                    "frame": numbers[time],
                 }
         self._report(log, num_frames, problem="", notes=notes)
 
@@ -202,7 +222,9 @@ class VideoPart:
             log.funnel.drop(reason, len(self.transcript.utterances))
         self._report(log, 0, problem=reason, notes=set())
 
-    def _utterances(self, notes: set[str]) -> Iterator[tuple[int, str, list[bytes | str]]]:
+    def _utterances(
+        self, notes: set[str], numbers: dict[int, int]
+    ) -> Iterator[tuple[int, str, list[tuple[int, bytes | str]]]]:
         """Yield number, text and frames of each utterance, as of ``frames_at``; keeps only the frames needed later."""
         if len(self.paths) != 1:
             raise UnusableInputError("several videos have this name" if self.paths else "video missing")
@@ -212,7 +234,7 @@ class VideoPart:
         # Turns may overlap, so an utterance can start before the one listed above it.
         first_needed = list(accumulate((times[0] for times in reversed(times_of)), min))[::-1]
         buffer = deque[tuple[int, bytes | str]]()
-        stream = frames_at(self.paths[0], all_times, self._encode, notes) if all_times else iter(())
+        stream = frames_at(self.paths[0], all_times, self._encode, notes, numbers) if all_times else iter(())
         try:
             for number, (utterance, times) in enumerate(zip(utterances, times_of, strict=True), start=1):
                 while buffer and buffer[0][0] < first_needed[number - 1]:
@@ -220,7 +242,7 @@ class VideoPart:
                 while (not buffer or buffer[-1][0] < times[-1]) and (frame := next(stream, None)):
                     buffer.append(frame)
                 frame_at = dict(buffer)
-                yield number, utterance.text, [frame_at[time] for time in times if time in frame_at]
+                yield number, utterance.text, [(time, frame_at[time]) for time in times if time in frame_at]
         except VideoError as error:
             raise UnusableInputError(str(error)) from None
 

@@ -77,7 +77,11 @@ class VideoInfo:
 
 
 def frames_at(
-    path: Path, times_ms: Sequence[int], encode: Callable[[Image.Image], bytes], notes: set[str]
+    path: Path,
+    times_ms: Sequence[int],
+    encode: Callable[[Image.Image], bytes],
+    notes: set[str],
+    numbers: dict[int, int] | None = None,
 ) -> Iterator[tuple[int, bytes | str]]:
     """Yield the frame shown at each time (the last one that starts at or before it), encoded.
 
@@ -90,6 +94,7 @@ def frames_at(
         times_ms: ascending times in milliseconds from the start of the file, which is not always that of its images.
         encode: turns an image into the bytes that are yielded.
         notes: receives unusual properties of the video that do not prevent its use.
+        numbers: receives, by time, the number of the frame in the video, from 0, at its average rate.
 
     Yields:
         Time and encoded frame (bytes), or the reason why it is missing (str), in the order of ``times_ms``. Times after
@@ -100,7 +105,7 @@ def frames_at(
     """
     with _open_video(path) as video:
         for times in _split_at_gaps(times_ms):
-            end_ms = yield from _frames_at_times(times, video, notes, encode)
+            end_ms = yield from _frames_at_times(times, video, notes, encode, {} if numbers is None else numbers)
             if end_ms is not None and video.is_truncated(end_ms):
                 raise VideoError("video is truncated")
 
@@ -192,6 +197,11 @@ class _OpenVideo:
     def time_ms(self, timestamp: int) -> Fraction:
         """Return the time of a timestamp of the stream."""
         return (timestamp - self.zero) * self.time_base * 1000
+
+    def number_of(self, start_ms: Fraction) -> int:
+        """Return the number of the frame that is shown from a time, from 0, at the average rate of the video."""
+        first_ms = self.time_ms(self.stream.start_time or 0)
+        return max(0, round((start_ms - first_ms) * (self.stream.average_rate or 0) / 1000))
 
     @property
     def duration_ms(self) -> Fraction:
@@ -453,7 +463,11 @@ def _split_at_gaps(times_ms: Sequence[int]) -> list[list[int]]:
 
 
 def _frames_at_times(
-    times_ms: Sequence[int], video: _OpenVideo, notes: set[str], encode: Callable[[Image.Image], bytes]
+    times_ms: Sequence[int],
+    video: _OpenVideo,
+    notes: set[str],
+    encode: Callable[[Image.Image], bytes],
+    numbers: dict[int, int],
 ) -> Generator[tuple[int, bytes | str], None, Fraction | None]:
     """Yield each time with the frame shown then. Return None if all were found, else the time when the video ended."""
     remaining = iter(times_ms)
@@ -466,6 +480,7 @@ def _frames_at_times(
             continue
         encoded = encode(video.image_of(frame)) if frame else DAMAGED
         while time < end_ms:
+            numbers[time] = video.number_of(start_ms)
             yield time, (encoded if time >= first_ms else BEFORE_FIRST_FRAME)
             following = next(remaining, None)
             if following is None:

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,8 +31,6 @@ from babyvlm.io.processes import run_in_processes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
-
-SCHEMA = pa.schema(list(FIELDS.items()))
 
 
 @dataclass
@@ -95,6 +94,7 @@ def write_parts(
     num_workers: int,
     input_list: Path,
     heading: Sequence[str],
+    extra_fields: Mapping[str, pa.DataType] | None = None,
 ) -> artifacts.Manifest:
     """Build the parts that are missing in several processes, then write all of them, in order, as a store.
 
@@ -107,6 +107,7 @@ def write_parts(
         num_workers: processes; with 1 the work is done in this process, where a crash of a decoder ends the command.
         input_list: CSV file to write the lines of all parts to.
         heading: its columns.
+        extra_fields: columns that the stage adds.
 
     Returns:
         The entries of ``store.json``, see ``write_pairs``.
@@ -125,10 +126,12 @@ def write_parts(
     done = len(parts) - len(missing)
     if done:
         echo(f"{out}: resuming, {done:,} of {len(parts):,} parts are complete")
-    built = run_in_processes(missing, _build_part, num_workers, {type(part).__module__ for part in parts})
+    schema = pa.schema(list((FIELDS | dict(extra_fields or {})).items()))
+    build = partial(_build_part, schema)
+    built = run_in_processes(missing, build, num_workers, {type(part).__module__ for part in parts})
     for (part, path), crash in track(built, funnel.stage, len(parts), done, console=Console(stderr=True)):
         if crash:
-            _write_failure(part, path, f"decoder crashed ({crash})")
+            _write_failure(part, path, f"decoder crashed ({crash})", schema)
     lines: list[list[str]] = []
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -136,7 +139,7 @@ def write_parts(
             yield from _read_part(path, funnel, lines)
         write_csv(input_list, [heading, *lines])
 
-    return write_pairs(folder, rows(), funnel=funnel, licensed=licensed, raw=raw)
+    return write_pairs(folder, rows(), funnel=funnel, licensed=licensed, extra_fields=extra_fields, raw=raw)
 
 
 def _read_part(path: Path, funnel: Funnel, lines: list[list[str]]) -> Iterator[dict[str, Any]]:
@@ -153,27 +156,27 @@ def _read_part(path: Path, funnel: Funnel, lines: list[list[str]]) -> Iterator[d
         yield from batch.to_pylist()
 
 
-def _build_part(task: tuple[Part, Path]) -> None:
+def _build_part(schema: pa.Schema, task: tuple[Part, Path]) -> None:
     part, path = task
     log = Log()
     try:
-        _write_part(path, part.rows(log), log)
+        _write_part(path, part.rows(log), log, schema)
     except UnusableInputError as error:
-        _write_failure(part, path, str(error))
+        _write_failure(part, path, str(error), schema)
 
 
-def _write_failure(part: Part, path: Path, reason: str) -> None:
+def _write_failure(part: Part, path: Path, reason: str, schema: pa.Schema) -> None:
     log = Log()
     part.record_failure(reason, log)
-    _write_part(path, iter(()), log)
+    _write_part(path, iter(()), log, schema)
 
 
-def _write_part(path: Path, rows: Iterator[dict[str, Any]], log: Log) -> None:
+def _write_part(path: Path, rows: Iterator[dict[str, Any]], log: Log, schema: pa.Schema) -> None:
     """Write rows as they come, ``GROUP_ROWS`` in memory at a time, and then the log, which is complete by then."""
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    with pq.ParquetWriter(temporary, SCHEMA, compression="none") as writer:  # image bytes are compressed already
+    with pq.ParquetWriter(temporary, schema, compression="none") as writer:  # image bytes are compressed already
         while chunk := list(islice(rows, GROUP_ROWS)):
-            writer.write_table(pa.Table.from_pylist(chunk, SCHEMA))
+            writer.write_table(pa.Table.from_pylist(chunk, schema))
         counts = {"kept": log.funnel.kept, "dropped": log.funnel.dropped, "lines": log.lines, "warnings": log.warnings}
         writer.add_key_value_metadata({"log": json.dumps(counts, sort_keys=True)})
     temporary.replace(path)

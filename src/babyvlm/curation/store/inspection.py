@@ -69,7 +69,10 @@ def _counts(source: PairStore) -> Table:
 
 
 def head(store: Path, num_pairs: int = 10) -> None:
-    """Print the first pairs of a store, without their images.
+    """Print the first pairs of a store, without their images, and how their keys lead to the raw files.
+
+    Pairs that `curate frames` extracted from videos have the columns `file`, `time_ms` and `frame`: the video, the time
+    in milliseconds from its start, and the number of the frame in it, from 0, at its average rate.
 
     For example:
         python -m babyvlm store head --store stores/frames --num_pairs 20
@@ -109,6 +112,7 @@ def _show(source: PairStore, rows_M: npt.NDArray[np.int64], out: Path | None) ->
         for row in source.columns(*names).take(rows_M).to_pylist():
             table.add_row(*(_printable(str(row[name])) for name in names))
         Console().print(table)
+        _explain_keys(source)
         return
     require_replaceable(out, PAGE_BEGINNING)
     cards = [
@@ -119,6 +123,14 @@ def _show(source: PairStore, rows_M: npt.NDArray[np.int64], out: Path | None) ->
     with atomic_write(out) as file:
         file.write(contact_sheet(title, f"Store {source.fingerprint}.", {"": cards}, licensed=source.licensed))
     echo(f"{out}: {title}")
+
+
+def _explain_keys(source: PairStore) -> None:
+    """Print how the key of a pair leads to its raw file."""
+    shown = set(source.columns("source")["source"].to_pylist())
+    keys = {name: raw["key"] for stage in source.lineage.values() for name, raw in stage.get("raw", {}).items()}
+    for name in sorted(shown & keys.keys()):
+        echo(f"key of {name}: {keys[name]}")
 
 
 def _printable(text: str) -> str:
