@@ -16,18 +16,41 @@ BUILD  := $(RUN) benchmark build
 MIXES  := filtered filtered-aug filtered-random aug-only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data curate-large mixes benchmark-demo playroom-clip playroom-dino probe report test soak check bench-matching bench-padding bench-features bench-loader bench-open-store
+.PHONY: help setup lock audit demo data curate-large mixes benchmark-demo playroom-clip playroom-dino probe report test soak check bench-matching bench-padding bench-features bench-loader bench-open-store
 
 help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(VENV)/.ready ## create .venv with all dependencies (about 2 minutes, 6 GB)
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+# Where this platform was tested, the files of all packages are checked against their hashes; elsewhere, versions are fixed.
+LOCK = requirements/$(shell $(PYTHON) -c 'import platform as p; print(p.system(), p.machine(), "py3", p.python_version_tuple()[1], sep="-")')
+PIP := $(VENV)/bin/pip install --quiet
+
+$(VENV)/.ready: pyproject.toml constraints.txt $(wildcard requirements/*.txt)
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "babyvlm needs Python >= 3.11; set PYTHON="'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet -e '.[dev]' -c constraints.txt
+	if [ -f $(LOCK).txt ]; then \
+	    $(PIP) --no-deps --require-hashes -r $(LOCK)-build.txt && \
+	    $(PIP) --no-deps --require-hashes --no-build-isolation -r $(LOCK).txt && \
+	    $(PIP) --no-deps --no-build-isolation -e . ; \
+	else \
+	    echo 'no tested versions with hashes for this platform ($(LOCK).txt): installing the versions of constraints.txt'; \
+	    $(PIP) -e '.[dev]' -c constraints.txt; \
+	fi
 	touch $@
+
+TESTED := requirements/Linux-x86_64-py3-11
+COMPILE := uv pip compile --quiet --generate-hashes --no-annotate --no-config --constraints constraints.txt \
+    --python-version 3.11.5 --python-platform x86_64-manylinux_2_28 --default-index https://pypi.org/simple \
+    --custom-compile-command 'make lock'
+
+lock: ## write requirements/ again after a change of dependencies (needs uv)
+	$(COMPILE) pyproject.toml --extra dev --output-file $(TESTED).txt
+	printf 'hatchling\neditables\nsetuptools\nwheel\nnumpy\n' | $(COMPILE) - --output-file $(TESTED)-build.txt
+
+audit: ## look up known vulnerabilities of all locked packages (needs pip-audit and access to its advisories)
+	pip-audit --strict --disable-pip --require-hashes -r $(TESTED).txt -r $(TESTED)-build.txt
 
 data: setup ## create the Playroom world and curate it, from raw video to matched pairs (complete stages are skipped)
 	$(RUN) playroom --out $(WORLD) --size $(SIZE)
