@@ -92,6 +92,11 @@ class FakeLLM:
         out, bad = [], []
         for number, line in enumerate(lines[late:]):
             caption = caption_of(line["body"])
+            rejection = self.reject(line["body"]) if self.reject else None
+            if rejection:
+                response = {"status_code": rejection[0], "body": {"error": {"message": rejection[1]}}}
+                bad.append(json.dumps({"id": "r", "custom_id": line["custom_id"], "error": None, "response": response}))
+                continue
             self.paid[caption] += number >= failing
             body = chat(self.answer(caption))
             out.append(

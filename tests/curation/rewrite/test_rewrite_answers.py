@@ -40,6 +40,8 @@ READABLE = {
     "fenced": message(content=f"```json\n{GOOD}\n```"),
     "fenced with prose": message(content=f"Here you go:\n\n```\n{GOOD}\n```\nEnjoy!"),
     "thinking": message(content=f'<think>\nMaybe {{"utterance": 1}} or {OTHER}?\n</think>\n\n{GOOD}'),
+    "other tags": message(content=f"<thinking>{OTHER}</thinking>{GOOD}"),
+    "Magistral's tags": message(content=f"[THINK]{OTHER}[/THINK]{GOOD}"),
     "thinking without start": message(content=f"The caption names a ball.</think>{GOOD}"),
     "reasoning content": message(reasoning_content=GOOD),
     "empty content with reasoning": message(content=" \n", reasoning=f"So the answer is {GOOD}"),
@@ -62,6 +64,11 @@ UNREADABLE = {
     "string for a boolean": (message(content=GOOD.replace("true", '"true"')), "answer violates the schema"),
     "wrapped": (message(content=f'{{"answer": {GOOD}}}'), "answer violates the schema"),
     "lone surrogate": (message(content=GOOD.replace("red", "\\ud800")), "answer violates the schema"),
+    "only in other tags": (message(content=f"<reasoning>{GOOD}"), "answer is not JSON"),
+    "error of the provider": (
+        {"choices": [{"message": {"content": GOOD}, "finish_reason": "error"}]},
+        "the server stopped with an error",
+    ),
     "deep": (message(content='{"a":' * 100_000), "answer is not JSON"),
     "parts without text": (message(content=[{"type": "image_url"}, 3, text_part(None)]), "reply without content"),
     "two tool calls": (message(tool_calls=[{"function": {"arguments": GOOD}}] * 2), "reply without content"),
@@ -89,6 +96,29 @@ def test_find_answer_returns_stored_form():
 @pytest.mark.parametrize("text", [' {"a": 1}', '\ufeff{"a": 1}', '\n\n\n{"a": 1}', ': PROCESSING\n\n: x\n{"a":\n1}'])
 def test_decode_body_skips_what_keeps_a_connection_alive(text):
     assert decode_body(text) == {"a": 1}
+
+
+def events(*deltas, finish="stop", end=True, usage=None):
+    lines = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    lines += [{"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}] if finish else []
+    lines += [{"choices": [], "usage": usage}] if usage else []
+    texts = [f"data: {json.dumps(line)}" for line in lines] + ["data: [DONE]"] * end
+    return "\n\n".join([": keep-alive", *texts, ""])
+
+
+def test_decode_body_joins_events_of_a_stream():
+    usage = {"prompt_tokens": 600, "completion_tokens": 30}
+    parts = [{"role": "assistant", "content": ""}, *({"content": GOOD[n : n + 7]} for n in range(0, len(GOOD), 7))]
+    for text in (events(*parts, usage=usage), "event: message\n" + events(*parts, usage=usage, end=False)):
+        reply = read_reply(decode_body(text.removeprefix(": keep-alive\n\n")), str)
+        assert (reply.content, reply.reason, reply.input_tokens, reply.output_tokens) == (GOOD, "", 600, 30)
+    assert read_reply(decode_body(events({"reasoning_content": GOOD})), str).reason == ""
+    assert read_reply(decode_body(events({"content": GOOD[:9]}, finish="length")), str).reason == "answer truncated"
+    assert read_reply(decode_body(f"data: {json.dumps(message(content=GOOD))}\n\n"), str).reason == ""
+    assert error_in_body(decode_body('data: {"error": {"code": 429}}\n\n'))[0] == 429
+    for torn in (events({"content": GOOD}, finish=None, end=False), events({"content": GOOD})[:-40]):
+        with pytest.raises(ValueError, match=r"stream has no end|delimiter|Unterminated|Expecting"):
+            decode_body(torn)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,42 @@ def test_read_results_skips_invalid_lines():
         assert next(read_results(json.dumps(entry).encode(), str))[1].paid == "maybe"
 
 
+@pytest.mark.parametrize("status", [400, 422])
+def test_rewrite_adapts_form_of_requests_by_first_batches(tmp_path, llm, status):
+    """Every request of the first two batches is rejected, which costs nothing; the others are accepted."""
+    make_store(tmp_path / "in", captions(20))
+    llm.reject = lambda body: (
+        (status, "json_schema is not supported") if body["response_format"]["type"] == "json_schema" else None
+    )
+    found = in_batches(tmp_path, llm)
+    assert all(isinstance(outcome, str) for outcome in found.values())
+    assert set(llm.paid.values()) == {1}
+    assert {line["body"]["response_format"]["type"] for line in requests(llm, list(llm.batches)[-1])} == {"json_object"}
+
+
+@pytest.mark.parametrize(("status", "text"), [(404, "model m does not exist"), (400, "no room"), (500, "sorry")])
+def test_rewrite_reports_batch_whose_requests_all_fail(tmp_path, llm, monkeypatch, status, text):
+    monkeypatch.setattr(batch, "TRIAL_REQUESTS", 6)
+    make_store(tmp_path / "in", captions(30))
+    llm.reject = lambda _: (status, f"{text}\x1b[2J")
+    with pytest.raises(UserError, match=rf"all 6 requests of batch batch_0 failed, .*{status} .*{text}") as error:
+        in_batches(tmp_path, llm)
+    assert "\x1b" not in str(error.value)
+    assert len(llm.batches) == 1
+    llm.reject = None
+    assert all(isinstance(outcome, str) for outcome in in_batches(tmp_path, llm).values())
+    assert set(llm.paid.values()) == {1}
+
+
+def test_read_results_reads_error_in_successful_response():
+    line = {"custom_id": "x", "response": {"status_code": 200, "body": {"error": {"code": 429, "message": "busy"}}}}
+    ((_, reply),) = read_results(json.dumps(line).encode(), str)
+    assert (reply.reason, reply.paid) == ("server error 429", "no")
+    line["response"]["body"] = {"error": "?"}
+    ((_, reply),) = read_results(json.dumps(line).encode(), str)
+    assert (reply.reason, reply.paid) == ("server error without a code", "maybe")
+
+
 def test_rewrite_stops_after_batch_without_usable_answer(tmp_path, llm, monkeypatch):
     monkeypatch.setattr(batch, "TRIAL_REQUESTS", 6)
     make_store(tmp_path / "in", captions(30))

@@ -14,11 +14,12 @@ from itertools import islice
 from time import sleep
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from babyvlm.curation.rewrite.llm.calls import MAX_UNUSABLE, unusable_answers
+from babyvlm.curation.rewrite.llm.calls import MAX_SHOWN, MAX_UNUSABLE, unusable_answers
 from babyvlm.curation.rewrite.llm.client import AMBIGUOUS, RequestError, Server
 from babyvlm.curation.rewrite.llm.prompt import REWRITE_PROMPT, Prompt, Reply
-from babyvlm.curation.rewrite.llm.replies import read_reply
+from babyvlm.curation.rewrite.llm.replies import error_in_body, read_reply
 from babyvlm.errors import UserError
+from babyvlm.io.printing import printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ TAG = "babyvlm_batch"
 FINISHED = ("completed", "expired", "cancelled")
 QUEUE_FULL = "token_limit_exceeded"
 NOT_EXECUTED = ("batch_expired", "batch_cancelled")  # codes of requests that were not executed and are not billed
+REJECTED = ("server error 400", "server error 422")  # the form of the request, or its content
 
 
 @dataclass
@@ -68,6 +70,7 @@ class BatchRunner:
     _queue_full: bool = False
     _budget_exhausted: bool = False
     _is_trial: bool = False
+    _forms: dict[int, dict[str, Any]] = field(default_factory=dict)  # of the requests in each batch of this run
 
     def run(self, digests: list[str]) -> bool:
         """Collect pending batches, and send the given captions.
@@ -79,7 +82,7 @@ class BatchRunner:
             False if the budget did not suffice for all.
 
         Raises:
-            UserError: the server rejects a request, a batch was cancelled, or one expired without a single reply.
+            UserError: the server rejects all requests, a batch was cancelled, or one expired without a single reply.
         """
         self._unsent = {name: self.captions[name] for name in digests}
         self._is_trial = len(digests) > TRIAL_REQUESTS and not self.ledger.has_answers()
@@ -117,6 +120,7 @@ class BatchRunner:
                     self.ledger.open(name, max_input, self.prompt.max_output_tokens, number)
             for name in chosen:
                 del self._unsent[name]
+            self._forms[number] = self._form()
             file.seek(0)
             upload = self._send_free(
                 lambda: self.server.client.files.create(
@@ -215,14 +219,24 @@ class BatchRunner:
         if found.status not in FINISHED:
             return False
         replies: dict[str, Reply | None] = {}
+        requested = set(self.ledger.open_calls(batch.number))
         for file_id in filter(None, (found.output_file_id, found.error_file_id)):
             for custom_id, reply in read_results(self._download(file_id), self.server.scrub):
-                replies.setdefault(custom_id, reply)
+                if custom_id in requested:
+                    replies.setdefault(custom_id, reply)
+        self._adapt(batch, replies)
         answered = self._record(batch, replies)
         arrived = [reply for reply in replies.values() if reply is not None and reply.paid == "yes"]
         if len(arrived) >= MAX_UNUSABLE and all(reply.reason for reply in arrived):
             which = f"all {len(arrived):,} answers of batch {batch_id}"
             raise unusable_answers(which, arrived[0], self.ledger, self.budget, self.prompt)
+        failed = [reply for reply in replies.values() if reply is not None and reply.paid == "no"]
+        if failed and len(failed) == len(replies):
+            raise UserError(
+                f"{self.server.base_url}: all {len(failed):,} requests of batch {batch_id} failed, the first with: "
+                f"{failed[0].reason} ({printable_line(failed[0].content or '')[:MAX_SHOWN]}). None was billed. Check "
+                f"--model {self.ledger.model}, fix the cause and run the same command again"
+            )
         self._is_trial = self._is_trial and not any(not reply.reason for reply in arrived)
         if found.status == "cancelled" or (found.status == "expired" and not answered):
             raise UserError(
@@ -230,6 +244,23 @@ class BatchRunner:
                 f"{self.ledger.path}. Run the same command again to send the others"
             )
         return True
+
+    def _form(self) -> dict[str, Any]:
+        """Return what the present settings make of a request."""
+        return self.server.settings.body(self.prompt, self.ledger.model, "")
+
+    def _adapt(self, batch: PendingBatch, replies: dict[str, Reply | None]) -> None:
+        """If the server rejects the form of the requests, change it, and treat them as not executed: none was billed.
+
+        So the first batch finds out how the server takes the schema and the token limit.
+        """
+        rejected = {name: reply for name, reply in replies.items() if reply and reply.reason in REJECTED}
+        if not rejected or self.ledger.has_answers() or any(reply and not reply.reason for reply in replies.values()):
+            return
+        outdated = self._forms.get(batch.number, self._form()) != self._form()  # an earlier batch has changed it
+        text = next(iter(rejected.values())).content or ""
+        if outdated or self.server.settings.adapt(text):
+            replies |= dict.fromkeys(rejected)
 
     def _download(self, file_id: str) -> bytes:
         headers = self.server.headers
@@ -318,7 +349,12 @@ def _reply(entry: dict[str, Any], scrub: Callable[[str], str]) -> Reply | None:
         return None
     if not isinstance(response, dict) or not isinstance(response.get("status_code"), int):
         return Reply(reason="reply not understood", paid="maybe")
-    status = response["status_code"]
+    status, body = response["status_code"], response.get("body")
+    text = scrub(json.dumps(body, ensure_ascii=False)) if status != 200 else ""
+    if status == 200 and (error_body := error_in_body(body)):
+        status, text = error_body[0], scrub(error_body[1])
+    if status is None:
+        return Reply(text, "server error without a code", "maybe")
     if status != 200:
-        return Reply(reason=f"server error {status}", paid="maybe" if status in AMBIGUOUS else "no")
-    return read_reply(response.get("body"), scrub)
+        return Reply(text, f"server error {status}", "maybe" if status in AMBIGUOUS else "no")
+    return read_reply(body, scrub)

@@ -28,7 +28,7 @@ _ADVICE = {
     "--reasoning_effort low",
     "the model refused": "Use another model",
     "stopped by the server's content filter": "Use another model or change the filter of the server",
-    "reply truncated": "Check --base_url, which usually ends in /v1, and that the server does not stream",
+    "reply truncated": "Check --base_url, which usually ends in /v1, and the server",
 }
 _OTHER_ADVICE = (
     "Use a model that follows the schema, request it with another --response_format, or turn off reasoning with "

@@ -81,7 +81,8 @@ class Reply:
     """Result of a call.
 
     Attributes:
-        content: text of the model; the answer as JSON, valid by the schema, if ``reason`` is empty.
+        content: text of the model, or of the server's error; the answer as JSON, valid by the schema, if ``reason`` is
+            empty.
         reason: why it is not a valid answer; empty if it is.
         paid: whether the call was billed, as far as the client can know.
         input_tokens: as counted by the server; None if not reported.

@@ -7,6 +7,7 @@ object follows the schema.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,11 @@ from pydantic import BaseModel, ValidationError
 
 from babyvlm.curation.rewrite.llm.prompt import Answer, Reply
 
+EVENT_FIELDS = ("data:", "event:", "id:", "retry:")  # of a server-sent event
+END_OF_EVENTS = "[DONE]"
+# Tags that end the reasoning of a model: DeepSeek, Qwen and others, Magistral.
+END_OF_REASONING = re.compile(r"</(?:think|thinking|reasoning|thought)>|\[/THINK\]")
+START_OF_REASONING = re.compile(r"<(?:think|thinking|reasoning|thought)>|\[THINK\]")
 # Names that servers use for an error in place of a status code (OpenAI, OpenRouter, vLLM, Anthropic's gateway).
 ERROR_STATUS = {
     "authentication_error": 401,
@@ -37,14 +43,45 @@ ERROR_STATUS = {
 def decode_body(text: str) -> object:
     """Decode the body of a response; a byte order mark, blank lines and comments that keep it alive are skipped.
 
+    A server or gateway that streams although that was not requested sends events, whose parts are joined.
+
     Raises:
-        ValueError: not JSON.
+        ValueError: not JSON, or a stream without its end.
         RecursionError: nested too deeply.
     """
     lines = text.removeprefix("\ufeff").lstrip().split("\n")
     while lines and (not lines[0].strip() or lines[0].startswith(":")):  # ": OPENROUTER PROCESSING"
         del lines[0]
+    if lines and lines[0].startswith(EVENT_FIELDS):
+        return _join_events(lines)
     return json.loads("\n".join(lines))
+
+
+def _join_events(lines: list[str]) -> object:
+    """Return the chat completion in the events of a stream, or the first event that is an error."""
+    message: dict[str, str] = {}
+    finish, usage, ended = None, None, False
+    for line in lines:
+        content = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+        ended = ended or content == END_OF_EVENTS
+        if not content or content == END_OF_EVENTS:
+            continue
+        event = json.loads(content)
+        if _get(event, "error"):
+            return event
+        usage = _get(event, "usage") or usage
+        choices = _get(event, "choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if isinstance(_get(choice, "message"), dict):  # the complete answer in one event
+            return event
+        finish = _get(choice, "finish_reason") or finish
+        delta = _get(choice, "delta")
+        for name in ("content", "reasoning_content", "reasoning", "refusal"):
+            if isinstance(_get(delta, name), str):
+                message[name] = message.get(name, "") + delta[name]
+    if not ended and finish is None:
+        raise ValueError("the stream has no end")
+    return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
 
 
 def error_in_body(body: object) -> tuple[int | None, str] | None:
@@ -87,6 +124,8 @@ def read_reply(body: object, scrub: Callable[[str], str], answer: type[BaseModel
         reason = "stopped by the server's content filter"
     elif finish == "length":
         reason = "answer truncated"
+    elif finish == "error":
+        reason = "the server stopped with an error"
     elif text is None:
         reason = "reply without content"
     else:
@@ -98,12 +137,13 @@ def read_reply(body: object, scrub: Callable[[str], str], answer: type[BaseModel
 def find_answer(text: str, answer: type[BaseModel]) -> tuple[str | None, str]:
     """Return the one answer in a model's text as JSON, and the reason if the text has no answer.
 
-    Reasoning up to ``</think>``, code fences, and prose around the answer are ignored.
+    Reasoning up to ``</think>`` or a similar tag, code fences, and prose around the answer are ignored.
     """
     text = text.lstrip().removeprefix("\ufeff").lstrip()
-    _, end_of_thinking, rest = text.rpartition("</think>")
-    if not end_of_thinking and text.startswith("<think>"):
+    ends = [found.end() for found in END_OF_REASONING.finditer(text)]
+    if not ends and START_OF_REASONING.match(text):
         return None, "answer is not JSON"
+    rest = text[ends[-1] :] if ends else text
     objects: set[str] = set()
     decoder, position = json.JSONDecoder(), rest.find("{")
     while position >= 0:
