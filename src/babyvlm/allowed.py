@@ -161,7 +161,6 @@ REFUSED_ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "lightning.pytorch.callbacks.EMAWeightAveraging": ("avg_fn", "multi_avg_fn"),
     "lightning.pytorch.callbacks.RichProgressBar": ("console_kwargs",),
     "lightning.pytorch.callbacks.StochasticWeightAveraging": ("avg_fn",),
-    # It would upload weights; `export --hub` does, and asks whether their licence allows it.
     "lightning.pytorch.loggers.WandbLogger": ("experiment", "log_model"),
     "lightning.pytorch.strategies.DDPStrategy": (
         "ddp_comm_state",
@@ -263,12 +262,14 @@ def _check_class(value: Mapping[str, object], place: str) -> None:
         return
     if not isinstance(path, str) or not is_allowed(path):
         raise UserError(refusal(str(path), place))
+    given = value.get("init_args") or {}
+    given = vars(given) if isinstance(given, Namespace) else given
+    if isinstance(given, Mapping) and given.get("log_model") not in (None, False):
+        raise UserError(f"{place}.log_model: weights are uploaded by `export --hub` only, which checks their license")
     if is_user_allowed(path):
         return
     if value.get("dict_kwargs"):
         raise UserError(f"{place}.dict_kwargs: {path} takes no arguments beyond those of its signature")
-    given = value.get("init_args") or {}
-    given = vars(given) if isinstance(given, Namespace) else given
     for name in REFUSED_ARGUMENTS.get(_PATHS[path], ()):
         if isinstance(given, Mapping) and given.get(name) not in (None, False):
             raise UserError(f"{place}.{name}: a config may not set this argument of {path}")

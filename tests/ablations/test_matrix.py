@@ -1,6 +1,7 @@
 """The ablation matrix: its rows, the runs behind them, and what identifies a run."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,51 @@ def test_invalid_options_are_one_line_errors(world, capsys):
     main(["ablations", "status", "--matrix", str(MATRIX)])
     out = capsys.readouterr().out
     assert out.count("stores/aug: no such folder. Build it first") == 12  # rows of two models and two mixes
+
+
+RECORDS = {
+    "torn": '{"settings": {"config"',
+    "empty": "",
+    "a list": "[]",
+    "without settings": "{}",
+    "deep": "[" * 100_000,
+    "not UTF-8": b"\xff\xfe",
+    "a folder": None,
+}
+
+
+def test_status_and_run_report_damaged_records_in_one_line_each(world, capsys):
+    rows = [task.row for task in Plan(MATRIX).tasks if task.seed == 0 and task.mix][: len(RECORDS)]
+    for row, content in zip(rows, RECORDS.values(), strict=True):
+        folder = Path("lightning_logs", row, "seed_0")
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_bytes(b"step,x\n\xff,1\n\xc2\xb2,1\n3,\x00\n")
+        record = folder / "ablation.json"
+        record.mkdir() if content is None else record.write_bytes(
+            content if isinstance(content, bytes) else content.encode()
+        )
+    main(["ablations", "status", "--matrix", str(MATRIX)])
+    out = capsys.readouterr().out
+    assert out.count("stale: ablation.json cannot be read") == len(RECORDS)
+    with pytest.raises(SystemExit) as end:
+        main(["ablations", "run", "--matrix", str(MATRIX), "--seeds", "[0]", "--rows", f"[{','.join(rows)}]"])
+    done = capsys.readouterr()
+    assert end.value.code == 1
+    assert (done.out + done.err).count("ablation.json cannot be read") == len(RECORDS)
+    assert "Traceback" not in done.out + done.err
+
+
+OVERLAYS = ["data: null", "trainer: null", "data: {init_args: {stores: 3}}", "1: 2", "model: 3", "- a", "data: [1]"]
+
+
+def test_status_reports_overlay_that_is_no_config(world, capsys):
+    for overlay in OVERLAYS:
+        Path("configs/mix/filtered.yaml").write_text(overlay)
+        with suppress(SystemExit):
+            main(["ablations", "status", "--matrix", str(MATRIX)])
+        done = capsys.readouterr()
+        assert "Traceback" not in done.out + done.err
+        assert done.err.count("\n") <= 1
 
 
 def test_status_prints_sample_budgets(world, capsys):

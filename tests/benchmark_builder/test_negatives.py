@@ -170,7 +170,7 @@ def image_server(answer=picture_of, faults=()):
 def test_server_generator_sends_prompt_only(tmp_path, monkeypatch, model, told):
     monkeypatch.setattr("babyvlm.curation.rewrite.llm.client.FIRST_WAIT", 0.01)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    items = make_items(tmp_path / "pairs", licensed=True)
+    items = make_items(tmp_path / "pairs", licensed=True)  # this server is on this machine
     judge(items, "ann", ["yes"] * 6)
     with image_server(faults=[503]) as (mind, url):
         negatives(
@@ -184,7 +184,7 @@ def test_server_generator_sends_prompt_only(tmp_path, monkeypatch, model, told):
         )
     made = Items(tmp_path / "negatives")
     assert len(made.rows) >= 4
-    assert not made.licensed  # nothing of the frames is in them
+    assert made.licensed  # their phrases come from the utterances
     assert len(mind["bodies"]) == 7  # one again
     for body in mind["bodies"]:
         wanted = {"model": model, "n": 1, "size": "256x256"} | ({"response_format": told} if told else {})
@@ -378,7 +378,7 @@ def test_assemble_omits_licensed_images_and_reports_mistakes(tmp_path):
     assert not list((tmp_path / "out").rglob("*.jpg"))
     assert len((tmp_path / "out/images.csv").read_text().splitlines()) == 5
     assert world_of(tmp_path / "out/vtwt.csv") == "real"
-    assert "Licensed images" in (tmp_path / "out/card.md").read_text()
+    assert "licensed data: they must stay on this machine" in (tmp_path / "out/card.md").read_text()
     with pytest.raises(UserError, match="pass the parts"):
         assemble(tmp_path / "none")
     negatives(items.path, tmp_path / "negatives")

@@ -183,7 +183,11 @@ def test_check_contamination_names_copy_and_exits_with_2(planted, tmp_path, caps
     assert heading == ["store", "key", "benchmark_image", "cosine", "different_bits"]
     assert row[:4] == ["store", "k03", "list/sub/b.jpg", ""]
     assert int(row[4]) <= MAX_HASH_DISTANCE
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["contamination.json", "near_duplicates.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "contamination.json",
+        "contamination.json.sha256",
+        "near_duplicates.csv",
+    ]
 
 
 def test_decontaminate_removes_copies_of_benchmark_images(planted, tmp_path, capsys):

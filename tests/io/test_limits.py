@@ -23,7 +23,7 @@ from PIL import Image
 
 from babyvlm.ablations.matrix import read_matrix
 from babyvlm.cli.main import main
-from babyvlm.config import check_yaml
+from babyvlm.config import read_yaml
 from babyvlm.curation.ingest.caption_lists import read_caption_lists
 from babyvlm.curation.ingest.profiles import find_profile
 from babyvlm.curation.ingest.released import released
@@ -223,6 +223,13 @@ def parquet(rows, **columns):
     return bytes(sink.getvalue())
 
 
+def one_cell_parquet(size):
+    sink = pa.BufferOutputStream()
+    table = pa.table({"image": pa.array([bytes(size)]), "caption": ["a ball"]})
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False)
+    return bytes(sink.getvalue())
+
+
 ARCHIVES = {
     "lists in metadata.tar.gz": lambda: packed(("a.jpg", encode()), ("a.json", b"[" + b"[]," * (20 * MIB) + b"[]]")),
     "mappings in metadata.tar.gz": lambda: packed(("a.jpg", encode()), ("a.json", b"[" + b"{}," * (20 * MIB) + b"{}]")),
@@ -233,6 +240,9 @@ ARCHIVES = {
     "sample of many members.tar.gz": lambda: packed(*((f"a.x{n}", bytes(20 * MIB)) for n in range(6))),
     "many small members.tar.gz": lambda: many_members(60_000, 512),
     "scans.tar": lambda: tar(("a.jpg", jpeg_of_scans(10_000)), ("a.txt", b"a ball")),
+    "large cell.parquet": lambda: one_cell_parquet(400_000_000),
+    "large cell in every row.parquet": lambda: parquet(16, image=bytes(40 * MIB), caption="a ball"),
+    "large captions.parquet": lambda: parquet(16, image=encode(), caption="x" * (40 * MIB)),
     "rows.parquet": lambda: parquet(2_000_000, image=b"x", caption="a ball"),
 }  # fmt: skip
 
@@ -284,7 +294,7 @@ def resume_run(path):
 
 
 def read_config(path):
-    check_yaml(path)
+    read_yaml(path)
 
 
 def read_profile(path):

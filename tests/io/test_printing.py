@@ -121,6 +121,7 @@ def test_funnel_of_store_shows_no_control_characters(tmp_path, tiny_store, capfd
     manifest = json.loads((store.path / "store.json").read_text())
     manifest["funnel"]["dropped"] = {HOSTILE: 3}
     (store.path / "store.json").write_text(json.dumps(manifest))
+    (store.path / "store.json.sha256").unlink()
     main(["store", "info", "--store", str(store.path)])
     summarize([store.path], tmp_path / "funnel")
     shown = "".join(capfd.readouterr())

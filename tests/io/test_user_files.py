@@ -22,6 +22,8 @@ from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import resolve_inside, safe_name
+from babyvlm.report.command import compare, report
+from support.made_runs import make_run
 
 TEXT = "written by the user"
 
@@ -220,7 +222,7 @@ def test_vocabulary_copies_its_own_files_only(tmp_path, vocabulary, diary):
     (copy / "notes.json").symlink_to(diary)
     Vocabulary(copy).copy_to(tmp_path / "second")
     assert sorted(path.name for path in (tmp_path / "second").iterdir()) == [
-        "tokenizer.json", "tokenizer_config.json", "vocabulary.json",
+        "tokenizer.json", "tokenizer_config.json", "vocabulary.json", "vocabulary.json.sha256",
     ]  # fmt: skip
     (copy / "tokenizer_config.json").unlink()
     (copy / "tokenizer_config.json").symlink_to(diary)
@@ -241,9 +243,57 @@ def test_store_refuses_shards_outside_its_folder(tmp_path, draw_jpeg):
     manifest = (store / "store.json").read_text()
     for name in ("../part-00000.parquet", f"{tmp_path}/part-00000.parquet", ""):
         (store / "store.json").write_text(manifest.replace("part-00000.parquet", name))
+        with pytest.raises(UserError, match=r"store\.json: was edited after it was written"):
+            PairStore(store).columns("key")
+        (store / "store.json.sha256").rename(store / "seal")  # as if the checksum had been removed too
         with pytest.raises(UserError, match=r"store\.json: .* is not a file of the store"):
             PairStore(store).columns("key")
+        (store / "seal").rename(store / "store.json.sha256")
     assert pa.types.is_string(build(tmp_path / "good", draw_jpeg).columns("key")["key"].type)
+
+
+@pytest.fixture
+def logs(tmp_path):
+    for row in ("A", "B"):
+        make_run(tmp_path / "logs", row, 0, vtwt=[1, 0, 1, 1])
+    return tmp_path / "logs"
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"kind": "other"}', "[]", '{"kind": "report-of-runs"', None])
+def test_report_keeps_folder_of_the_user_with_a_file_like_its_manifest(tmp_path, logs, diary, content):
+    out = tmp_path / "mine"
+    out.mkdir()
+    if content is not None:
+        (out / "report-of-runs.json").write_text(content)
+    (out / "report.json").write_text("{}")
+    diary.rename(out / "diary.txt")
+    with pytest.raises(UserError, match="mine: already exists and is not a report"):
+        report(logs, out)
+    assert (out / "diary.txt").read_text() == TEXT
+
+
+def test_report_keeps_what_the_user_added_to_a_report(tmp_path, logs, diary):
+    report(logs, tmp_path / "out")
+    report(logs, tmp_path / "out")
+    (tmp_path / "out" / "tables" / "notes").mkdir()
+    diary.rename(tmp_path / "out" / "tables" / "notes" / "diary.txt")
+    with pytest.raises(UserError, match=r"out: tables/notes/diary\.txt does not belong to the report"):
+        report(logs, tmp_path / "out")
+    assert (tmp_path / "out" / "tables" / "notes" / "diary.txt").read_text() == TEXT
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    with pytest.raises(UserError, match="is not a report"):
+        report(logs, tmp_path / "link")
+
+
+def test_compare_keeps_page_of_the_user(tmp_path, logs):
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html>\n<html lang='en'>\n{TEXT}")
+    before = page.read_text()
+    with pytest.raises(UserError, match=r"page\.html: already exists and was not written by this command"):
+        compare(logs / "A", logs / "B", page)
+    assert page.read_text() == before
+    for _ in range(2):  # its own page is replaced
+        compare(logs / "A", logs / "B", tmp_path / "own.html")
 
 
 def test_feature_cache_keeps_folder_that_is_not_a_cache(tmp_path):

@@ -19,6 +19,7 @@ CONFIG = "config.yaml"
 PROVENANCE = "provenance.json"
 METRICS = "metrics.csv"
 VTWT = "results/vtwt-test.parquet"
+MULTIPLYING = "a0: &a0 {k: v}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 24))
 DATA = {"batch_size": 4, "stores": "gone", "sources": [{"store": "filtered"}]}
 
 
@@ -211,7 +212,7 @@ DAMAGED = {
     "config is binary": (content(CONFIG, b"\x00\xff\xfe\x80"), "config.yaml: cannot be read"),
     "config is not UTF-8": (content(CONFIG, b"name: \xff\xfe"), "config.yaml: cannot be read"),
     "config is deep": (content(CONFIG, "a: " + "[" * 20_000), "config.yaml: cannot be read"),
-    "config multiplies": (content(CONFIG, "a: &a {x: 1}\nb: &b {<<: [*a, *a]}\n"), "merge keys"),
+    "config multiplies": (content(CONFIG, MULTIPLYING), "config.yaml: cannot be read as a config (over 20,000 values"),
     "config has an impossible date": (content(CONFIG, "a: 2026-99-99\n"), "config.yaml: cannot be read"),
     "config has a tag": (content(CONFIG, "a: !!python/object/apply:os.getcwd []\n"), "config.yaml: cannot be read"),
     "config is huge": (huge(CONFIG), "config.yaml: is larger than"),
@@ -223,6 +224,7 @@ DAMAGED = {
     "init_from contains NUL": (setting("model.init_args.init_from", "a\0b"), "null byte"),
     "phase is damaged": (damaged_phase, "language/version_0/config.yaml: cannot be read"),
     "provenance is torn": (content(PROVENANCE, "{"), "provenance.json: cannot be read"),
+    "provenance was edited": (recorded(samples=5, sha256="0" * 64), "it was edited after it was written"),
     "provenance is a list": (content(PROVENANCE, "[]"), "it is not a JSON object"),
     "provenance is deep": (content(PROVENANCE, "[" * 200_000), "provenance.json: cannot be read"),
     "provenance is not UTF-8": (content(PROVENANCE, b"\xff"), "provenance.json: cannot be read"),
@@ -284,14 +286,18 @@ DAMAGED = {
 }
 
 
+def make_rows(logs, *rows):
+    config = yaml.safe_dump({"data": {"class_path": "x", "init_args": DATA}, "model": {"init_args": {}}})
+    for row in rows:
+        run = make_run(logs, row, 0, config=config, vtwt=[1, 0, 1, 1], world="playroom")
+        (run / METRICS).write_text("step,train_loss,val_loss\n9,3.5,\n19,2.5,2.75\n")
+
+
 @pytest.fixture
 def logs(tmp_path, monkeypatch):
     """Three runs: two to compare, and one to edit."""
     monkeypatch.chdir(tmp_path)
-    config = yaml.safe_dump({"data": {"class_path": "x", "init_args": DATA}, "model": {"init_args": {}}})
-    for row in ("CVCL-filtered", "CVCL-filtered-aug", "Odd"):
-        run = make_run(tmp_path / "logs", row, 0, config=config, vtwt=[1, 0, 1, 1], world="playroom")
-        (run / METRICS).write_text("step,train_loss,val_loss\n9,3.5,\n19,2.5,2.75\n")
+    make_rows(tmp_path / "logs", "CVCL-filtered", "CVCL-filtered-aug", "Odd")
     return tmp_path / "logs"
 
 
@@ -304,6 +310,24 @@ def report(logs, capsys):
     return printed, files
 
 
+def test_report_and_compare_accept_all_unusual_runs_together(logs, capsys):
+    rows = {f"Odd-{number:03}": edit for number, edit in enumerate(LEGAL.values())}
+    make_rows(logs, *rows)
+    for row, edit in rows.items():
+        edit(logs / row / "version_0")
+    printed, files = report(logs, capsys)
+    assert printed.err == ""
+    assert "not reported" not in files["report.html"]
+    for row in rows:
+        assert row in printed.out
+        assert row in files["report.md"]
+        try:
+            main(["compare", str(logs / row), str(logs / "CVCL-filtered")])
+        except SystemExit:
+            assert "have no test item in common" in capsys.readouterr().err
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("edit", LEGAL)
 def test_report_and_compare_accept_unusual_run(logs, capsys, edit):
     LEGAL[edit](logs / "Odd" / "version_0")
@@ -319,6 +343,26 @@ def test_report_and_compare_accept_unusual_run(logs, capsys, edit):
             assert "have no test item in common" in capsys.readouterr().err
 
 
+def test_report_lists_all_damaged_runs_together(logs, capsys):
+    rows = {f"Odd-{number:03}": damaged for number, damaged in enumerate(DAMAGED.values())}
+    make_rows(logs, *rows)
+    for row, (damage, _) in rows.items():
+        damage(logs / row / "version_0")
+    printed, files = report(logs, capsys)
+    lines = printed.err.splitlines()
+    assert len(lines) == len(rows)
+    for line, (row, (_, reason)) in zip(sorted(lines), rows.items(), strict=True):
+        assert line.startswith(f"{logs / row / 'version_0'}: not reported: ")
+        assert reason in line
+        assert row not in printed.out
+        assert f"{row}/version\\_0: not reported: " in files["report.md"]
+        with pytest.raises(SystemExit) as end:
+            main(["compare", str(logs / "CVCL-filtered"), str(logs / row)])
+        assert end.value.code == 2
+        assert reason in capsys.readouterr().err
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("edit", DAMAGED)
 def test_report_lists_damaged_run_and_reports_others(logs, capsys, edit):
     damage, reason = DAMAGED[edit]
@@ -407,8 +451,8 @@ def test_compare_rejects_folders_without_runs(logs, capsys, path):
 def test_compare_writes_page_from_several_processes_at_once(logs):
     rows = [str(logs / row) for row in ("CVCL-filtered", "CVCL-filtered-aug")]
     command = [sys.executable, "-m", "babyvlm", "compare", *rows, "--out", "page.html"]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(4)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)]
     outputs = [process.communicate(timeout=250)[0].decode() for process in started]
-    assert [process.returncode for process in started] == [0] * 4, outputs
+    assert [process.returncode for process in started] == [0] * 2, outputs
     assert Path("page.html").read_text().rstrip().endswith("</html>")
     assert not list(Path.cwd().glob(".*partial*"))

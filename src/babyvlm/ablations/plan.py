@@ -15,7 +15,7 @@ import yaml
 import babyvlm.playroom
 from babyvlm.ablations.matrix import Options, Quick, Step, read_matrix
 from babyvlm.curation.store.pair_store import PairStore
-from babyvlm.errors import UserError
+from babyvlm.errors import UserError, first_line
 from babyvlm.io import artifacts
 from babyvlm.io.limits import load_yaml
 
@@ -111,12 +111,16 @@ class Plan:
         """Return the last run of a row.
 
         Raises:
-            UserError: its data are missing.
+            UserError: its data are missing, or its overlays do not form a config.
         """
         folder = Path(task.row, f"seed_{task.seed}")
-        if task.mix is None:
-            return self._test(self.matrix.upper_bounds[task.row], folder)
-        return self._fit(self.matrix.models[task.model].step, task.mix, task.seed, folder)
+        try:
+            if task.mix is None:
+                return self._test(self.matrix.upper_bounds[task.row], folder)
+            return self._fit(self.matrix.models[task.model].step, task.mix, task.seed, folder)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(f"{self.file}: the overlays of {task.row} do not form a config ({reason})") from None
 
     def _check_overlays(self) -> None:
         for configs in self.matrix.upper_bounds.values():
@@ -161,7 +165,7 @@ class Plan:
         for file in files:
             try:
                 _merge(config, copy.deepcopy(self._read(Path(file))))
-            except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
                 raise UserError(f"{self.file}: {file} cannot be read ({' '.join(str(error).split())})") from None
         return config
 
@@ -195,8 +199,8 @@ def _merge(config: Config, overlay: Config) -> None:
     for key, value in overlay.items():
         if isinstance(value, dict) and isinstance(config.get(key), dict):
             _merge(config[key], value)
-        elif key.endswith("+"):
-            config[key[:-1]] = [*config.get(key[:-1], []), *(value if isinstance(value, list) else [value])]
+        elif isinstance(key, str) and key.endswith("+"):
+            config[key[:-1]] = [*(config.get(key[:-1]) or []), *(value if isinstance(value, list) else [value])]
         else:
             config[key] = value
 
@@ -212,7 +216,7 @@ def _set_option(config: Config, keys: list[str], value: object) -> None:
 
 def _inputs(config: Config, sha256: Callable[[Path], str]) -> dict[str, str]:
     """Return path -> content hash of the stores, vocabularies, files and shipped models that a config names."""
-    data = config.get("data", {}).get("init_args", {})
+    data: Config = (config.get("data") or {}).get("init_args") or {}
     stores = {source["store"] for source in data.get("sources", [])} | {data.get("validation")} - {None}
     found = {
         path: PairStore(Path(path)).fingerprint for path in (f"{data['stores']}/{name}" for name in sorted(stores))

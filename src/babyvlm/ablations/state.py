@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from babyvlm.ablations.plan import PlannedRun, changed_settings, settings_hash
-from babyvlm.io.files import atomic_write
+from babyvlm.errors import first_line
+from babyvlm.io.files import atomic_write, read_bounded
+from babyvlm.io.limits import MAX_JSON_BYTES, load_json
 from babyvlm.io.locks import LockedError, is_locked, lock_open_file
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ RECORD = "ablation.json"  # in a run's folder: its settings, and the reason if i
 FINISHED = "finished"  # written by the command line after training and tests
 MAX_CHANGED = 3  # names of changed settings in a message
 POLL_SECONDS = 0.5
+MAX_DIGITS = 19  # of a number of steps
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,12 @@ class State:
 def state_of(run: PlannedRun) -> State:
     """Return the state of a run."""
     try:
-        record: dict[str, Any] = json.loads((run.folder / RECORD).read_text())
+        record = _read_record(run.folder / RECORD)
     except FileNotFoundError:
         is_other_run = (run.folder / "config.yaml").is_file()
         return State("stale", "the folder holds a run that is not of this matrix") if is_other_run else State("missing")
+    except (OSError, ValueError) as error:
+        return State("stale", f"{RECORD} cannot be read ({first_line(error)})")
     if settings_hash(record["settings"]) != run.hash:
         changed = changed_settings(run.settings, record["settings"])
         more = f" and {len(changed) - MAX_CHANGED} more" if len(changed) > MAX_CHANGED else ""
@@ -55,9 +60,21 @@ def state_of(run: PlannedRun) -> State:
         return State("done")
     if is_running(run):
         return State("running", _progress(run))
-    if "failed" in record:
-        return State("failed", record["failed"])
-    return State("interrupted", _progress(run))
+    return State("failed", str(record["failed"])) if "failed" in record else State("interrupted", _progress(run))
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+    """Return what ``record_settings`` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    record = load_json(read_bounded(file, MAX_JSON_BYTES))
+    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+        raise ValueError("it has no settings")
+    return record
 
 
 def record_settings(run: PlannedRun, failure: str = "") -> None:
@@ -90,14 +107,18 @@ def metrics_changed_at(run: PlannedRun) -> float:
 def steps_done(run: PlannedRun) -> int:
     """Return the number of training steps that a run has logged."""
     file = run.folder / "metrics.csv"
-    rows = csv.DictReader(file.read_text().splitlines()) if file.is_file() else ()
-    return max((int(row["step"]) + 1 for row in rows if (row.get("step") or "").isdigit()), default=0)
+    done = 0
+    with suppress(OSError, csv.Error):  # it is being written, or damaged; the number is for people
+        for row in csv.DictReader(file.read_text(errors="replace").splitlines()):
+            step = row.get("step") or ""
+            done = max(done, int(step) + 1 if step.isdecimal() and len(step) < MAX_DIGITS else 0)
+    return done
 
 
 def total_steps(run: PlannedRun) -> int | None:
     """Return the number of training steps of a run; None if its config does not set one."""
-    steps = run.settings["config"].get("trainer", {}).get("max_steps", -1)
-    return int(steps) if steps > 0 else None
+    steps = (run.settings["config"].get("trainer") or {}).get("max_steps", -1)
+    return int(steps) if isinstance(steps, int) and steps > 0 else None
 
 
 def is_running(run: PlannedRun) -> bool:

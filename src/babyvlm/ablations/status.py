@@ -81,7 +81,10 @@ def sample_budgets(runs: Iterable[tuple[Task, PlannedRun]]) -> list[str]:
             if run.command[0] == "fit":
                 by_row = by_step.setdefault((task.model, run.name), {})
                 if task.row not in by_row:  # every seed of a row sees as many
-                    by_row[task.row] = samples_seen(run)
+                    try:
+                        by_row[task.row] = samples_seen(run)
+                    except (UserError, LookupError, TypeError, ValueError):  # the run itself reports it
+                        by_row[task.row] = None
     lines = []
     for (model, step), by_row in by_step.items():
         if len(set(by_row.values())) == 1:
@@ -94,8 +97,8 @@ def sample_budgets(runs: Iterable[tuple[Task, PlannedRun]]) -> list[str]:
 
 def samples_seen(run: PlannedRun) -> int | None:
     """Return the maximum number of samples that a run sees; None if only its data module can count them."""
-    trainer, data = run.settings["config"].get("trainer", {}), run.settings["config"].get("data", {})
-    options = data.get("init_args", {})
+    trainer, data = run.settings["config"].get("trainer") or {}, run.settings["config"].get("data") or {}
+    options = data.get("init_args") or {}
     batch = options.get("batch_size", 1)
     if trainer.get("max_steps", -1) > 0:
         return int(trainer["max_steps"] * batch * trainer.get("accumulate_grad_batches", 1))
@@ -108,7 +111,7 @@ def samples_seen(run: PlannedRun) -> int | None:
 
 
 def _samples_text(samples: int | None) -> str:
-    return "set by its config" if samples is None else f"{samples:,} samples"
+    return "set by its config, or unknown" if samples is None else f"{samples:,} samples"
 
 
 def _training_items(options: Mapping[str, Any], source: Mapping[str, Any]) -> int | None:

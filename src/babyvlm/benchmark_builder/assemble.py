@@ -84,8 +84,8 @@ def assemble(
         negative_verdicts: verdicts on the negative images; `<negatives>.verdicts` by default. Without verdicts, only
             the CLIP check decides.
         reviewers: minimum number of reviewers who must have answered yes; none may have answered no.
-        copy_images: copy the images. If false, only their hashes are stored in `images.csv`, so that a benchmark of
-            licensed images can be shared with others who have the images.
+        copy_images: copy the images. If false, only their hashes are stored in `images.csv`, for others who have the
+            images. The phrases of a licensed store remain licensed.
 
     Raises:
         UserError: no part is given, parts do not belong together, or no item is accepted.
@@ -148,7 +148,7 @@ def _add_labeled(parts: _Parts, path: Path) -> None:
         "images": manifest["funnel"],
         "seed": manifest["arguments"]["seed"],
     }
-    parts.licensed |= manifest["licensed"]
+    parts.licensed |= artifacts.is_licensed(manifest)
     parts.playroom |= manifest["world"] == "playroom"
     parts.ancestors |= artifacts.lineage(path, "labeled-s")
 
@@ -182,6 +182,7 @@ def _add_pairs(parts: _Parts, source: Items, verdicts: Path, names: list[str]) -
         "word classes": dict(Counter(item.word_class for item in items).most_common()),
     }
     parts.licensed |= source.licensed
+    parts.playroom |= any(ancestor.get("world") == "playroom" for ancestor in source.lineage.values())
     parts.ancestors |= source.lineage
 
 
@@ -252,7 +253,11 @@ def _card(manifest: Mapping[str, Any]) -> str:
     if manifest["world"] == "playroom":
         lines += [f"Built from Playroom, a synthetic substitute for SAYCam. Images: {CREDIT}.", ""]
     if manifest["licensed"]:
-        lines += ["**Licensed images: they must stay on this machine.** Share the output of `--copy_images false`.", ""]
+        lines += [
+            "**Images and phrases of licensed data: they must stay on this machine**, unless the license allows you to "
+            "share them. `--copy_images false` leaves out the images.",
+            "",
+        ]
     for name, facts in manifest["facts"].items():
         lines += [f"## {TITLES[name]}", ""]
         steps = [f"{facts[step]:,} {step}" for step in STEPS if step in facts]

@@ -124,13 +124,22 @@ class ServerGenerator:
         key_file: File with the API key; None reads the environment.
         timeout: Seconds to wait for an image.
         resolution: Of the image, as in ``1024x1024``.
+        licensed: The items, if their phrases must not leave this machine.
     """
 
-    def __init__(self, model: str, base_url: str, key_file: Path | None, timeout: float, resolution: str) -> None:
+    def __init__(
+        self,
+        model: str,
+        base_url: str,
+        key_file: Path | None,
+        timeout: float,
+        resolution: str,
+        licensed: Path | None = None,
+    ) -> None:
         with require_extra("llm", "--method server"):
             from babyvlm.curation.rewrite.llm.client import open_server
         self.model, self.resolution = model, resolution
-        self._server = open_server(base_url, key_file, timeout, licensed=None)
+        self._server = open_server(base_url, key_file, timeout, licensed)
 
     def generate(self, phrase: str, prompt: str, seed: int, like: Path) -> Image | None:
         """Return the image of a prompt. Such servers have no seed.
@@ -155,6 +164,7 @@ class ServerGenerator:
         make: Any = self._server.client.images.generate
         try:
             reply = self._server.send_with_retries(lambda: make(**how))
+            self._server.answered = True
             content = reply.data[0].b64_json if getattr(reply, "data", None) else None
             return open_rgb(base64.b64decode(content or "", validate=True))
         except RequestError as error:

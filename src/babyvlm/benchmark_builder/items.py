@@ -10,6 +10,7 @@ from babyvlm.benchmarks.trials import read_rows
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import resolve_inside, safe_name, write_csv
+from babyvlm.io.printing import spreadsheet_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -71,8 +72,8 @@ class Items:
 
     @property
     def licensed(self) -> bool:
-        """Whether the images must stay on this machine."""
-        return bool(self.manifest["licensed"])
+        """Whether images and phrases must stay on this machine: the items' own flag, or that of any ancestor."""
+        return artifacts.is_licensed(self.manifest)
 
     @cached_property
     def rows(self) -> dict[str, Item]:
@@ -101,7 +102,10 @@ def write_items(folder: Path, items: Iterable[Item]) -> dict[str, str]:
     items = list(items)
     notes = list(items[0].notes) if items else []
     rows = [
-        (item.name, item.image, item.positive, item.negative, item.word_class, *(item.notes[note] for note in notes))
+        (
+            *(item.name, item.image, item.positive, item.negative, item.word_class),
+            *(spreadsheet_cell(item.notes[note]) for note in notes),  # for people; the other columns are read back
+        )
         for item in items
     ]
     write_csv(folder / LIST, [(*COLUMNS, *notes), *rows])

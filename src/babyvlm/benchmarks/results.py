@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from babyvlm.io.artifacts import read_manifest
+from babyvlm.io.artifacts import is_licensed, read_manifest
+from babyvlm.playroom.world import is_in_playroom
 from babyvlm.types import TrialResult
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def world_of(path: Path) -> str:
     """Return ``playroom`` for a list of Playroom, by the manifest in a folder above it; else ``real``."""
     if (path.parent / "benchmark.json").is_file():  # built by `benchmark build assemble`
         return str(read_manifest(path.parent, "benchmark")["world"])
-    embedded = any((folder / "playroom.json").is_file() for folder in path.resolve().parents)
-    return "playroom" if embedded else "real"
+    return "playroom" if is_in_playroom(path) else "real"
 
 
 def licensed(path: Path, images: Path) -> bool:
@@ -73,8 +73,7 @@ def licensed(path: Path, images: Path) -> bool:
     for folder in path.parents:
         built = folder == path.parent and (folder / "benchmark.json").is_file()
         if built or (folder / "playroom.json").is_file():
-            flag = read_manifest(folder, "benchmark").get("licensed") if built else False
-            return flag is not False or not images.is_relative_to(folder)
+            return (built and is_licensed(read_manifest(folder, "benchmark"))) or not images.is_relative_to(folder)
     return True
 
 

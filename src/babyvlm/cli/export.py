@@ -6,6 +6,7 @@ from pathlib import Path
 
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.artifacts import Manifest, create, exclusive, is_complete, sha256_file
+from babyvlm.io.license_gate import require_free
 from babyvlm.io.printing import echo
 
 
@@ -23,26 +24,23 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
         out: folder to create.
         hub: also upload to this repository of the Hugging Face hub, ``ORG/NAME``, with the token of ``hf auth login``.
         private: create a private repository.
-        licensed_export: allow the upload of a model that was trained on licensed pairs, or on pairs of unknown license.
-            Weights can reveal their training data; you are responsible for their distribution.
+        licensed_export: allow the upload of a model that was trained on licensed data, or on data of unknown license;
+            the export records it. Weights can reveal their training data; you are responsible for their distribution.
 
     Raises:
-        UserError: the model was trained on licensed pairs and would be uploaded, or the run contains links.
+        UserError: the model was trained on licensed data and would be uploaded, or the run contains links.
     """
     from babyvlm.models.checkpoints import best_checkpoint
     from babyvlm.models.hub import EXPORT, load_run, save
-    from babyvlm.report.licence import trained_on_free
+    from babyvlm.report.license import trained_on_free
     from babyvlm.report.model_card import model_card
     from babyvlm.report.runs import Run
 
     licensed = not trained_on_free(Run(run))
-    if hub is not None and licensed and not licensed_export:
-        raise UserError(
-            f"{run}: was trained on licensed pairs, or on pairs of unknown license. If your licence allows you to "
-            "distribute the weights, pass --licensed_export true"
-        )
+    leaves = hub is not None or licensed_export
+    record = require_free(run, licensed=licensed, permitted=licensed_export) if leaves else {}
     _refuse_links(run / "vocabulary", "its target would be copied into the export")
-    arguments = {"checkpoint": sha256_file(best_checkpoint(run))}
+    arguments = {"checkpoint": sha256_file(best_checkpoint(run)), **record}
     with exclusive(out):
         if is_complete(out, EXPORT, arguments):
             echo(f"{out}: already complete, skipping")
@@ -57,12 +55,14 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
                 words=0 if vocabulary is None else len(vocabulary),
                 name=hub or str(out),
                 captions=hasattr(model, "save_pretrained"),
+                licensed=licensed,
             )
             with create(out, EXPORT, manifest) as partial:
                 save(model, partial)
                 (partial / "README.md").write_text(card)
                 recipe["init_args"].pop("vocabulary", None)  # a path of this machine; the folder has it
-            echo(f"{out}: {type(model).__name__}")
+            note = " (trained on licensed data, or data of unknown license: do not share it)" if licensed else ""
+            echo(f"{out}: {type(model).__name__}{note}")
     if hub is not None:
         _upload(out, hub, private)
 

@@ -24,7 +24,7 @@ from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore, copy_pairs
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
-from babyvlm.io.files import fingerprint_files, write_csv
+from babyvlm.io.files import fingerprint_files, write_list
 from babyvlm.io.images import BrokenImageError, open_rgb
 from babyvlm.io.printing import Console, echo
 from babyvlm.io.processes import run_in_processes
@@ -244,7 +244,7 @@ def list_near_duplicates(
             if splits[near.first] == "train":
                 cosine = "" if np.isnan(near.cosine) else f"{near.cosine:.4f}"
                 rows.append([store.path.name, keys[near.first], names[near.second], cosine, str(near.hash_distance)])
-    write_csv(folder / LIST, [HEADING, *rows])
+    write_list(folder / LIST, [HEADING, *rows])
     artifact.manifest["found"] = len(rows)
     return f"{len(rows):,} near-duplicates of {len(images):,} benchmark images, in {LIST}"
 

@@ -129,7 +129,7 @@ def frozen_features(
         "precision": precision,
     }
     digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()
-    writer = FeatureCacheWriter(folder / f"{store.path.name}-{digest[:16]}", len(store), arguments)
+    writer = FeatureCacheWriter(folder / f"{store.path.name}-{digest[:16]}", len(store), arguments, store.licensed)
     is_first = trainer.is_global_zero
 
     def compute(numbers: Sequence[int]) -> None:
@@ -162,11 +162,13 @@ class FeatureCacheWriter:
         path: its folder.
         rows: number of rows of the store.
         arguments: everything that its contents depend on, including ``shape`` and ``precision`` of a row's features.
+        licensed: the flag of the store.
     """
 
     path: Path
     rows: int
     arguments: artifacts.Manifest
+    licensed: bool = True
 
     @property
     def partial(self) -> Path:
@@ -194,7 +196,10 @@ class FeatureCacheWriter:
         if len(sums) == len(self.numbers) and all(_sha256(_part_path(self.path, n)) == wanted for n, wanted in checked):
             return True
         parts = {_part_path(self.path, number).name for number in self.numbers}
-        if self.path.is_symlink() or {path.name for path in self.path.iterdir()} - parts - {"features.json"}:
+        if self.path.is_symlink() or {path.name for path in self.path.iterdir()} - parts - {
+            "features.json",
+            "features.json.sha256",
+        }:
             raise UserError(f"{self.path}: is not a feature cache. Move it, or set data.features to another folder")
         echo(f"{self.path}: corrupted or changed since it was created; rebuilding")
         shutil.rmtree(self.path)
@@ -203,7 +208,7 @@ class FeatureCacheWriter:
     @contextmanager
     def create(self) -> Iterator[None]:
         """Create the cache, when the block has filled ``partial``."""
-        manifest: artifacts.Manifest = {"arguments": self.arguments, "rows": self.rows}
+        manifest: artifacts.Manifest = {"arguments": self.arguments, "rows": self.rows, "licensed": self.licensed}
         with artifacts.create(self.path, "features", manifest, keep_partial=True):
             yield
             records = [_read_record(self.partial, number) for number in self.numbers]

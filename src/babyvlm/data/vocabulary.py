@@ -21,7 +21,7 @@ from babyvlm.io import artifacts
 from babyvlm.io.files import resolve_inside
 
 PAD, UNK, SOS, EOS, IMAGE = range(5)
-FILES = ("tokenizer.json", "tokenizer_config.json", "vocabulary.json")
+FILES = ("tokenizer.json", "tokenizer_config.json", "vocabulary.json", "vocabulary.json.sha256")
 SPECIALS = ["<pad>", "<unk>", "<sos>", "<eos>", "<image>"]  # ids 0 to 3 as in CVCL; <image> for the generative model
 # A word may contain apostrophes and hyphens; other punctuation is dropped (our choice: a bag of words cannot use it).
 WORD = r"<unk>|\w+(?:['’-]\w+)*"

@@ -35,17 +35,21 @@ def read_manifest(folder: Path, kind: str) -> Manifest:
     """Read ``<folder>/<kind>.json``.
 
     Raises:
-        UserError: the folder is missing, is not an artifact of this kind, or its manifest cannot be read.
+        UserError: the folder is missing, is not an artifact of this kind, or its manifest cannot be read or was edited.
     """
     path = folder / f"{kind}.json"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. Build it first (python -m babyvlm --help lists the commands)")
     try:
-        manifest = load_json(path.read_text())
+        content = path.read_bytes()
+        manifest = load_json(content)
     except FileNotFoundError:
         raise UserError(f"{folder}: is not a {kind} folder ({path.name} is missing)") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}). Delete {folder} and build it again") from None
+    seal = _seal(path)
+    if seal.is_file() and seal.read_text(errors="replace").split()[:1] != [hashlib.sha256(content).hexdigest()]:
+        raise UserError(f"{path}: was edited after it was written. Restore it, or delete {folder} and build it again")
     if not isinstance(manifest, dict):
         raise UserError(f"{path}: is not a JSON object. Delete {folder} and build it again")
     return manifest
@@ -55,6 +59,23 @@ def fingerprint(folder: Path, kind: str) -> str:
     """Return the hash of an artifact: of its manifest, which holds the checksums of its files."""
     read_manifest(folder, kind)
     return sha256_file(folder / f"{kind}.json")
+
+
+def json_sha256(value: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON object without its entry ``sha256``, whatever the order of its entries."""
+    others = {name: entry for name, entry in value.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
+
+
+def is_licensed(manifest: Mapping[str, Any]) -> bool:
+    """Return whether an artifact, or anything that it was built from, must not leave this machine.
+
+    Kinds without a flag of their own, such as vocabularies and embeddings, have that of their ancestors. An artifact of
+    which nothing is known is licensed.
+    """
+    related = [manifest, *manifest.get("ancestors", {}).values()]
+    flags = [of["licensed"] for one in related for of in (one, one.get("arguments", {})) if "licensed" in of]
+    return not flags or any(flag is not False for flag in flags)
 
 
 def lineage(folder: Path, kind: str) -> dict[str, Manifest]:
@@ -158,7 +179,8 @@ def create(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = 
     """Build the artifact ``folder`` completely or not at all.
 
     Yields ``<folder>.partial`` to fill. When the block ends without an error, ``manifest`` (to which the block may add
-    entries) is written into it as ``<kind>.json``, and the folder is renamed.
+    entries) is written into it as ``<kind>.json``, with its SHA-256 beside it, and the folder is renamed. An artifact
+    with a flag ``licensed`` inherits that of its ancestors.
 
     Args:
         folder: the artifact to build; must not exist.
@@ -183,9 +205,12 @@ def create(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = 
         if not keep_partial:
             remove_marked(partial)
         raise
-    ready = partial / SCRATCH / f"{kind}.json"
+    if "licensed" in manifest:
+        manifest["licensed"] = is_licensed(manifest)
+    ready, path = partial / SCRATCH / f"{kind}.json", partial / f"{kind}.json"
     _write(ready, {"kind": kind, "code_version": __version__, **manifest})
-    ready.replace(partial / f"{kind}.json")
+    _seal(path).write_text(f"{sha256_file(ready)}  {path.name}\n")  # as sha256sum writes and checks it
+    ready.replace(path)
     _rename(partial, folder)
 
 
@@ -216,6 +241,11 @@ def exclusive(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.filename or path}: {error.strerror})") from None
         yield
+
+
+def _seal(manifest: Path) -> Path:
+    """Return the file with the hash of a manifest; artifacts of version 0.1 have none."""
+    return manifest.with_name(f"{manifest.name}.sha256")
 
 
 def _partial(folder: Path) -> Path:

@@ -13,6 +13,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, TextIO
 
 from babyvlm.errors import UserError
+from babyvlm.io.printing import printable, spreadsheet_cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -228,6 +229,11 @@ def atomic_write(path: Path) -> Iterator[TextIO]:
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Write rows, heading first, completely or not at all."""
+    """Write rows, heading first, completely or not at all, exactly as they are: for lists that are read back."""
     with atomic_write(path) as file:
         csv.writer(file).writerows(rows)
+
+
+def write_list(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write rows, heading first, for people: no cell is a formula or has control characters."""
+    write_csv(path, ([printable(spreadsheet_cell(cell)) for cell in row] for row in rows))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from pathlib import Path
 
 WORLD_VERSION = 1  # increase it with every change of the images, the words or the statistics
 CREDIT = "OpenMoji, CC BY-SA 4.0"
@@ -33,6 +34,11 @@ COUNTS = ("one", "two", "three")
 _COUNT_RATE = {"home": 0.25, "web": 0.1}  # probability of a number word, for countable things
 _BARE_NOUN_RATE = {"home": 0.3, "web": 0.8}  # probability of a bare noun otherwise
 PLACES = ("kitchen", "bath", "bedroom", "living", "garden")
+
+
+def is_in_playroom(path: Path) -> bool:
+    """Return whether a file or folder belongs to Playroom: the world's manifest lies in a folder above it."""
+    return any((folder / "playroom.json").is_file() for folder in path.resolve().parents)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.extras import require_extra
-from babyvlm.io.files import atomic_write
+from babyvlm.io.files import atomic_write, require_replaceable
 from babyvlm.io.printing import echo
 from babyvlm.report.comparisons import compare_rows, holm, p_text
 from babyvlm.report.examples import caption_examples, caption_table, changed_items
@@ -63,8 +63,7 @@ def write_report(rows: Sequence[Row], out: Path, skipped: Sequence[SkippedRun] =
     """
     from babyvlm.report.page import world_report, write_files
 
-    if out.exists() and not (out / f"{KIND}.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out}: already exists and is not a report. Pass a different --out")
+    _require_replaceable(out)
     hashes = {
         str(run.path): {f"{name}-test.parquet": results.sha256 for name, results in run.results.items()}
         for row in rows
@@ -73,10 +72,38 @@ def write_report(rows: Sequence[Row], out: Path, skipped: Sequence[SkippedRun] =
     by_world = ([row for row in rows if row.embedded is embedded] for embedded in (False, True))
     with artifacts.exclusive(out), require_extra("report", "report --out"):
         worlds = [world_report(world_rows) for world_rows in by_world if world_rows]
-        with artifacts.create(out, KIND, {"arguments": {"command": "report", "results": hashes}}) as folder:
+        manifest: artifacts.Manifest = {"arguments": {"command": "report", "results": hashes}}
+        with artifacts.create(out, KIND, manifest) as folder:
             write_files(folder, worlds, skipped)
+            manifest["files"] = sorted(_files(folder) - {artifacts.MARKER})
+            _require_replaceable(out)
             if out.exists():
                 shutil.rmtree(out)
+
+
+def _require_replaceable(out: Path) -> None:
+    """Check that a folder does not exist, is empty, or is an older report to which nothing was added.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not out.exists() or (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
+        return
+    try:
+        found = artifacts.read_manifest(out, KIND)
+    except UserError:
+        found = {}
+    if out.is_symlink() or found.get("kind") != KIND:
+        raise UserError(f"{out}: already exists and is not a report. Pass a different --out")
+    added = _files(out) - {f"{KIND}.json", f"{KIND}.json.sha256"} - set(found.get("files") or _files(out))
+    if added:
+        raise UserError(f"{out}: {min(added)} does not belong to the report and would be deleted. Move it away")
+
+
+def _files(folder: Path) -> set[str]:
+    """Return the paths of all files below a folder, without those of an unfinished artifact."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {path.as_posix() for path in paths if path.parts[0] != artifacts.SCRATCH}
 
 
 def _model_facts(run: Run) -> str:
@@ -127,8 +154,9 @@ def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
     table = Table(f"{row_a.name} - {row_b.name}", COMPARE_HEADING, body, COMPARE_NOTE)
     table.print()
     if out is not None:
-        from babyvlm.report.page import compare_page
+        from babyvlm.report.page import PAGE_BEGINNING, compare_page
 
+        require_replaceable(out, PAGE_BEGINNING)
         page = compare_page(table, row_a.name, row_b.name, changed_items(row_a.runs[0], row_b.runs[0]), skipped)
         with atomic_write(out) as file:
             file.write(page)

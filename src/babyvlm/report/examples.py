@@ -1,6 +1,6 @@
 """Test items as examples: captions of several models, and items that one of two models got right.
 
-Only items of lists that are known to be free are shown (``licence.py``).
+Only items of lists that are known to be free are shown (``license.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from babyvlm.curation.contact_sheet import thumbnail
 from babyvlm.io.files import resolve_inside
 from babyvlm.io.images import BrokenImageError
 from babyvlm.report.columns import METEOR_15
-from babyvlm.report.licence import free_list, trained_on_free
+from babyvlm.report.license import free_list, trained_on_free
 from babyvlm.report.runs import Row, Run, benchmarks_of
 from babyvlm.report.tables import Table
 from babyvlm.report.trial_lists import Question, TrialList, questions

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import yaml
 
+from babyvlm.io.printing import printable, printable_line
 from babyvlm.report.runs import Config, Row, Run, main_columns
-from babyvlm.report.tables import NOTE, PLAYROOM, cell, chance, grouping_note
+from babyvlm.report.tables import NOTE, PLAYROOM, cell, chance, escape_markdown, grouping_note
 
 HEAD = """---
 library_name: {library}
@@ -22,7 +25,7 @@ LOAD = """
 ```python
 import babyvlm
 from PIL import Image
-model = babyvlm.load("{name}")
+model = babyvlm.load({name})
 image = model.preprocess(Image.open("cup.jpg").convert("RGB"))[None]
 print(model.score(image, ["cup", "ball"]))
 ```
@@ -34,18 +37,26 @@ The model is a transformers LLaVA, so transformers' Auto classes load it too:
 import babyvlm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 babyvlm.register_auto_classes()
-model, processor = (auto.from_pretrained("{name}") for auto in (AutoModelForImageTextToText, AutoProcessor))
+model, processor = (auto.from_pretrained({name}) for auto in (AutoModelForImageTextToText, AutoProcessor))
 inputs = processor(images="cup.jpg", text="<image><sos>", return_tensors="pt")
 print(processor.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 ```
 """
 LICENSE_NOTE = (
     "Model weights may reveal their training data. If the training data were SAYCam or another licensed corpus, its "
-    "terms apply to the weights too."
+    "terms apply to the weights too. Images of Playroom are adaptations of OpenMoji and under CC BY-SA 4.0. Whether "
+    "that extends to weights trained on them is not settled: distribute such weights under CC BY-SA 4.0, with "
+    "attribution to OpenMoji."
+)
+LICENSED_NOTE = (
+    "**Trained on licensed data, or on data that is not known to be free.** Do not share the weights or the vocabulary "
+    "unless your license allows it.\n\n"
 )
 
 
-def model_card(folder: Path, kind: str, *, parameters: int, words: int, name: str, captions: bool) -> str:
+def model_card(
+    folder: Path, kind: str, *, parameters: int, words: int, name: str, captions: bool, licensed: bool
+) -> str:
     """Return the text of the model card.
 
     Args:
@@ -55,6 +66,7 @@ def model_card(folder: Path, kind: str, *, parameters: int, words: int, name: st
         words: number of tokens in the vocabulary.
         name: name that the model will be loaded by.
         captions: whether transformers can load the model and generate captions with it.
+        licensed: whether any of its training data is licensed or not known to be free.
     """
     run = Run(folder)
     data = run.settings("data")
@@ -65,16 +77,17 @@ def model_card(folder: Path, kind: str, *, parameters: int, words: int, name: st
         kind=kind,
         parameters=parameters,
         words=words,
-        row=row.name,
+        row=escape_markdown(row.name),
         pipeline="pipeline_tag: image-text-to-text\n" if captions else "",
-        image_size=data.get("image_size", 224),
+        image_size=_text(data.get("image_size", 224)),
     )
-    usage = "\n## Use\n" + LOAD.format(name=name) + (LOAD_WITH_TRANSFORMERS.format(name=name) if captions else "")
-    return head + usage + _training(run.config, data) + _scores(row)
+    usage = LOAD + (LOAD_WITH_TRANSFORMERS if captions else "")
+    usage = "\n## Use\n" + usage.format(name=json.dumps(printable_line(name).replace("`", "'")))
+    return head + usage + _training(run.config, data, LICENSED_NOTE if licensed else "") + _scores(row)
 
 
-def _training(config: Config, data: Config) -> str:
-    stores = ", ".join(source["store"] for source in data.get("sources", []))
+def _training(config: Config, data: Config, note: str) -> str:
+    stores = ", ".join(str(source.get("store")) for source in data.get("sources") or [] if isinstance(source, dict))
     trainer = config.get("trainer") or {}
     length = [
         f"{trainer[key]} {key.removeprefix('max_')}"
@@ -87,13 +100,22 @@ def _training(config: Config, data: Config) -> str:
         "length": ", ".join(length),
         "random seed": config.get("seed_everything"),
     }
-    lines = [f"- {name}: {value}" for name, value in facts.items()]
-    settings = yaml.safe_dump(config["model"], sort_keys=False)
-    return "\n".join(["\n## Training\n", *lines, "", "```yaml", settings + "```", "", LICENSE_NOTE, ""])
+    lines = [f"- {name}: {_text(value)}" for name, value in facts.items()]
+    settings = printable(yaml.safe_dump(config["model"], sort_keys=False))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", settings)), default=0))
+    return "\n".join(["\n## Training\n", *lines, "", f"{fence}yaml", settings + fence, "", note + LICENSE_NOTE, ""])
+
+
+def _text(value: object) -> str:
+    """Return a value of a config on one line, without Markdown."""
+    return escape_markdown(printable_line(str(value)))
 
 
 def _scores(row: Row) -> str:
-    rows = [f"| {column.title} | {chance(column)} | {cell(row, column)} |" for column in main_columns([row])]
+    rows = [
+        f"| {escape_markdown(column.title)} | {chance(column)} | {cell(row, column)} |"
+        for column in main_columns([row])
+    ]
     if not rows:
         return "\n## Scores\n\nThis run has no test results.\n"
     note = NOTE + grouping_note([row]) + (f" {PLAYROOM}." if row.embedded else "")

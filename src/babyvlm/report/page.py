@@ -13,7 +13,7 @@ from babyvlm.playroom.world import CREDIT
 from babyvlm.report.examples import CaptionExamples, ChangedItems, caption_examples
 from babyvlm.report.figures import Chart, charts, to_svg
 from babyvlm.report.findings import Finding, evaluate_findings
-from babyvlm.report.licence import LEFT_OUT
+from babyvlm.report.license import LEFT_OUT
 from babyvlm.report.paper import GENERATIVE, LARGER
 from babyvlm.report.provenance import budget_lines, funnel_stages, funnel_table, mixes_table, package_lines, runs_table
 from babyvlm.report.runs import Row, SkippedRun
@@ -39,6 +39,13 @@ ABOUT = (
     "Test results of all runs, computed item by item: each model's score on each benchmark with its 95% CI, beside the "
     "paper's value (Wang et al., ICCV 2025, arXiv 2504.09426) and chance, and whether the paper's findings hold here."
 )
+# Identifies the pages that this package may replace: the beginning of templates/page.html.j2.
+PAGE_BEGINNING = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="generator" content="babyvlm">
+"""
 IMAGE_CREDIT = f"Images drawn with {CREDIT}; they are under the same license."
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import glob
 import hashlib
-import json
 import math
 import re
 import stat
@@ -22,6 +21,8 @@ import yaml
 
 from babyvlm.benchmarks.intervals import Credits
 from babyvlm.errors import UserError, first_line
+from babyvlm.io.artifacts import json_sha256
+from babyvlm.io.limits import load_json, load_yaml
 from babyvlm.io.printing import printable_line
 from babyvlm.report.columns import PAPER, BenchmarkColumns, Column, declared_columns
 from babyvlm.report.estimates import Estimate
@@ -158,7 +159,7 @@ class Run:
         """
         file = self.path / "config.yaml"
         try:
-            config = yaml.load(self.config_bytes, _ConfigLoader) if self.config_bytes else {}
+            config = load_yaml(self.config_bytes) if self.config_bytes else {}
         except DAMAGE as error:
             raise UserError(f"{file}: cannot be read as a config ({first_line(error)})") from None
         if not isinstance(config, dict):
@@ -190,11 +191,10 @@ class Run:
         file = self.path / "provenance.json"
         content = _read_bytes(file)
         try:
-            recorded = json.loads(content) if content else {}
-            _check_provenance(recorded)
+            recorded = load_json(content, MAX_BYTES[file.name]) if content else {}
+            return _check_provenance(recorded)
         except DAMAGE as error:
             raise UserError(f"{file}: cannot be read ({first_line(error)}). Delete it") from None
-        return dict(recorded)
 
     @property
     def stores(self) -> list[Path] | None:
@@ -382,9 +382,14 @@ def find_rows(log_dir: Path) -> tuple[list[Row], list[SkippedRun]]:
     return sorted(map(Row, rows.values()), key=lambda row: (row.trained, paper_order(row.name), row.name)), skipped
 
 
-def newest_runs(log_dir: Path, row: str = "*") -> tuple[list[Run], list[SkippedRun]]:
-    """Return the newest tested run for each row and seed, sorted by seed, and newer or other runs that are damaged."""
-    pattern = f"{glob.escape(row) if row != '*' else row}/*"
+def newest_runs(log_dir: Path, row: str | None = None) -> tuple[list[Run], list[SkippedRun]]:
+    """Return the newest tested run for each row and seed, sorted by seed, and newer or other runs that are damaged.
+
+    Args:
+        log_dir: folder of all runs.
+        row: name of one row; by default all rows.
+    """
+    pattern = "*/*" if row is None else f"{glob.escape(row)}/*"
     tested: list[tuple[tuple[int, int], Path]] = []
     skipped: list[SkippedRun] = []
     for folder in sorted(log_dir.glob(pattern)):
@@ -461,15 +466,6 @@ def _read_bytes(file: Path, limit: int | None = None) -> bytes:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
 
 
-class _ConfigLoader(yaml.SafeLoader):
-    """Loads YAML without merge keys, which can multiply without limit; a saved config contains none."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not supported", node.start_mark)
-        super().flatten_mapping(node)
-
-
 _PROVENANCE: dict[str, type] = {
     "samples": int,
     "parameters": dict,
@@ -485,8 +481,8 @@ _PROVENANCE: dict[str, type] = {
 _MIX: dict[str, type] = {"store": str, "items": int, "utterances": int, "share": float}
 
 
-def _check_provenance(recorded: object) -> None:
-    """Check the types of the values that the report reads.
+def _check_provenance(recorded: object) -> Config:
+    """Return what a run recorded, if the values that the report reads have the right types.
 
     Raises:
         ValueError: one is wrong.
@@ -500,6 +496,8 @@ def _check_provenance(recorded: object) -> None:
 
     if not isinstance(recorded, dict):
         raise ValueError("it is not a JSON object")
+    if "sha256" in recorded and recorded["sha256"] != json_sha256(recorded):  # version 0.1 wrote none
+        raise ValueError("it was edited after it was written")
     parts = _mapping(recorded.get("mix")).get("contents") or []
     facts = [(recorded.get(name), kind, name) for name, kind in _PROVENANCE.items()]
     facts += [(part[name], kind, f"mix.contents.{name}") for part in parts for name, kind in _MIX.items()]
@@ -510,6 +508,7 @@ def _check_provenance(recorded: object) -> None:
         check(store, dict, f"stores.{name}")
         if not isinstance(_mapping(store).get("fingerprint"), str):
             raise ValueError(f"stores.{name}.fingerprint is not of type str")
+    return recorded
 
 
 def _read_results(file: Path) -> Results:

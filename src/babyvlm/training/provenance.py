@@ -18,6 +18,7 @@ import babyvlm
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_mix import Mix
 from babyvlm.errors import UserError
+from babyvlm.io.artifacts import json_sha256
 from babyvlm.io.files import atomic_write
 from babyvlm.io.printing import echo
 from babyvlm.io.runs import run_folder
@@ -126,8 +127,9 @@ def _write(trainer: Trainer, facts: dict[str, Any]) -> None:
     folder = run_folder(trainer)
     if folder is None or not trainer.is_global_zero:
         return
+    recorded = _read_provenance(folder) | facts
     with atomic_write(folder / FILE) as file:
-        file.write(json.dumps(_read_provenance(folder) | facts, indent=2) + "\n")
+        file.write(json.dumps(recorded | {"sha256": json_sha256(recorded)}, indent=2) + "\n")
 
 
 def _read_provenance(run: Path) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def test_match_stores_writes_optimal_candidates_in_target_order(world, tmp_path,
     assert [row["split"] for row in rows] == ["train", "test", "train", "val", "train", "train"]  # of the targets
     assert all(row["group"] == row["key"] for row in rows)
     assert [row["match_similarity"] for row in rows] == pytest.approx(scores[range(6), best], abs=1e-6)
-    assert not PairStore(tmp_path / "aug").licensed
+    assert PairStore(tmp_path / "aug").licensed  # inherited from the targets, whose keys it contains
     printed = capsys.readouterr().out
     for words in ("700 candidates in, 6 kept", "optimal up to rounding", "greedy matching:", "random matching:"):
         assert words in printed
@@ -95,7 +95,7 @@ def test_match_stores_is_deterministic(world, tmp_path, method):
     for name in "ab":
         match_stores(**paths, out=tmp_path / name, method=method)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(files) == 2
+    assert len(files) == 3
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(("a.", "b."))]
 

@@ -121,13 +121,18 @@ def test_is_complete_compares_arguments(tmp_path):
         artifacts.is_complete(tmp_path / "store", "store", {"n": 2})
 
 
+def replace_manifest(folder, manifest):
+    (folder / "store.json").write_text(json.dumps(manifest))
+    (folder / "store.json.sha256").unlink()
+
+
 @pytest.mark.parametrize(
     ("damage", "say"),
     [
         (lambda folder: (folder / "store.json").unlink(), "is not a store folder"),
         (lambda folder: (folder / "store.json").write_text("{"), "not valid JSON"),
-        (lambda folder: (folder / "store.json").write_text("[]"), "is not a JSON object"),
-        (lambda folder: (folder / "store.json").write_text(json.dumps({"schema_version": 99})), "store schema 99"),
+        (lambda folder: replace_manifest(folder, []), "is not a JSON object"),
+        (lambda folder: replace_manifest(folder, {"schema_version": 99}), "store schema 99"),
         (lambda folder: (folder / "part-00000.parquet").write_bytes(b"PAR1"), "cannot be read"),
         (lambda folder: (folder / "part-00000.parquet").unlink(), "cannot be read"),
     ],
@@ -154,7 +159,7 @@ def test_pair_store_reports_inconsistent_manifest(tmp_path, name, value):
     write(tmp_path / "store", rows(2))
     path = tmp_path / "store" / "store.json"
     manifest = json.loads(path.read_text()) | {name: value}
-    path.write_text(json.dumps({name: value for name, value in manifest.items() if value is not None}))
+    replace_manifest(path.parent, {name: value for name, value in manifest.items() if value is not None})
     say = "the rows of its shards do not add up" if value else f"lacks {name}"
     with pytest.raises(UserError, match=rf"store\.json: {say}. Build the store again"):
         len(PairStore(tmp_path / "store"))

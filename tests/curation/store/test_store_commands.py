@@ -36,6 +36,7 @@ def rewrite_shard(folder, change, file="part-00000.parquet"):
     shard = next(shard for shard in manifest["shards"] if shard["file"] == file)
     shard["sha256"] = sha256_file(folder / file)
     (folder / "store.json").write_text(json.dumps(manifest))
+    (folder / "store.json.sha256").unlink(missing_ok=True)
 
 
 def with_cell(column, row, value):
@@ -89,6 +90,7 @@ def rewrite_manifest(folder, **changes):
     manifest = json.loads((folder / "store.json").read_text()) | changes
     manifest["shards"][0]["sha256"] = sha256_file(folder / "part-00000.parquet")
     (folder / "store.json").write_text(json.dumps(manifest))
+    (folder / "store.json.sha256").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("name", DAMAGE)

@@ -30,6 +30,7 @@ from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.files import combine_hashes, files_below, fingerprint_files, require_outside
 from babyvlm.io.printing import Console, echo
+from babyvlm.playroom.world import is_in_playroom
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -129,6 +130,8 @@ def frames(
         extra_fields=FIELDS,
     )
     write_review_page(folder, read, licensed=licensed)
+    if is_in_playroom(videos):
+        artifact.manifest["world"] = "playroom"  # a benchmark that is built from these frames must say so
     count = artifact.manifest["rows"]
     return f"{count:,} frames of {funnel.kept:,} utterances. See {report} for the result of each video"
 

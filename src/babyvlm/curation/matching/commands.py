@@ -100,7 +100,7 @@ def match_stores(
         folder,
         _matched_rows(candidate_store, target_keys, _splits(target_store), matching, funnel),
         funnel=funnel,
-        licensed=candidate_store.licensed,
+        licensed=candidate_store.licensed or target_store.licensed,  # rows name the target's frame
         extra_fields=candidate_store.extra_fields | {"match_key": pa.string(), "match_similarity": pa.float32()},
     )
     return _describe(matching, target_images, candidate_images, seed)

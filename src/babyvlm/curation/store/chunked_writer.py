@@ -24,7 +24,7 @@ from babyvlm import __version__
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, write_pairs
 from babyvlm.io import artifacts
-from babyvlm.io.files import require_replaceable, write_csv
+from babyvlm.io.files import require_replaceable, write_list
 from babyvlm.io.printing import Console, echo
 from babyvlm.io.processes import run_in_processes
 
@@ -137,7 +137,7 @@ def write_parts(
     def rows() -> Iterator[dict[str, Any]]:
         for path in paths:
             yield from _read_part(path, funnel, lines)
-        write_csv(input_list, [heading, *lines])
+        write_list(input_list, [heading, *lines])
 
     return write_pairs(folder, rows(), funnel=funnel, licensed=licensed, extra_fields=extra_fields, raw=raw)
 

@@ -14,10 +14,10 @@ from rich.progress import track
 
 from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import SHARD_ROWS, PairStore
-from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import write_csv
 from babyvlm.io.images import image_suffix
+from babyvlm.io.license_gate import require_free
 from babyvlm.io.printing import Console
 
 if TYPE_CHECKING:
@@ -45,14 +45,10 @@ def export(
             go.
     """
     source = PairStore(store)
-    if source.licensed and not licensed_export:
-        raise UserError(
-            f"{store}: is licensed, its images and utterances must not leave this machine. "
-            "If your license allows the export, pass --licensed_export true"
-        )
+    record = require_free(store, licensed=source.licensed, permitted=licensed_export)
     folder = yield Artifact(
         "export",
-        {"command": "export", "store": source, "format": format},
+        {"command": "export", "store": source, "format": format, **record},
         manifest={"licensed": source.licensed, "rows": len(source)},
         resumable=True,
     )

@@ -120,8 +120,8 @@ class PairStore:
 
     @property
     def licensed(self) -> bool:
-        """Whether images and utterances must not leave the machine."""
-        return bool(self.manifest["licensed"])
+        """Whether images and utterances must not leave the machine: its own flag, or that of any ancestor."""
+        return artifacts.is_licensed(self.manifest)
 
     @property
     def extra_fields(self) -> dict[str, pa.DataType]:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 READ_BYTES = 1 << 20  # read from a file at a time, instead of a column of a complete row group
-BATCH_ROWS = 16
-MAX_BATCH_BYTES = 1 << 29  # extra memory for unpacking a batch; no table of web images needs more
+BATCH_ROWS = 4
+MAX_BATCH_BYTES = 1 << 28  # extra memory for unpacking a batch; no table of web images needs more
 IMAGE_COLUMNS = ("image", "jpg", "images", "jpeg", "png", "webp")  # the second is img2dataset's
 
 

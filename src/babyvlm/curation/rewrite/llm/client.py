@@ -21,6 +21,7 @@ from babyvlm.curation.rewrite.llm.prompt import Paid, Prompt, Reply
 from babyvlm.curation.rewrite.llm.replies import decode_body, error_in_body, read_reply
 from babyvlm.curation.rewrite.llm.settings import RequestSettings
 from babyvlm.errors import UserError
+from babyvlm.io.license_gate import require_free
 from babyvlm.io.printing import echo
 
 if TYPE_CHECKING:
@@ -315,17 +316,15 @@ def open_server(
         base_url: URL that ends in ``/v1``.
         key_file: file with the API key; None reads the environment.
         timeout: seconds to wait for a reply.
-        licensed: store to be sent, if it must not leave this machine.
+        licensed: store or items to be sent, if they must not leave this machine.
         settings: of chat completions.
 
     Raises:
         UserError: licensed data would leave this machine, or the key would be sent unencrypted.
     """
-    if licensed is not None and not is_loopback(base_url):
-        raise UserError(
-            f"{licensed}: is licensed, so its utterances must not leave this machine. Use a local server, for example "
-            "--base_url http://127.0.0.1:8000/v1"
-        )
+    if licensed is not None:
+        local_server = "Use a server on this machine, for example --base_url http://127.0.0.1:8000/v1"
+        require_free(licensed, licensed=not is_loopback(base_url), remedy=local_server)
     key = read_key(key_file)
     if key and base_url.startswith("http:") and not is_loopback(base_url):
         raise UserError(f"--base_url {base_url}: would send the API key unencrypted. Use https or unset the key")

@@ -32,7 +32,7 @@ from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore, write_pairs
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
-from babyvlm.io.files import require_replaceable, write_csv
+from babyvlm.io.files import require_replaceable, write_list
 from babyvlm.io.printing import Console, echo
 
 if TYPE_CHECKING:
@@ -260,4 +260,4 @@ def _rewritten_rows(source: PairStore, ledger: Ledger, funnel: Funnel, left_out:
             rejected.append((row["key"], outcome))
     reasons = ((key, outcome.kind, outcome.text) for key, outcome in rejected)
     # Before the store is complete, so that no complete store lacks its list.
-    write_csv(left_out, [LEFT_OUT_COLUMNS, *reasons])
+    write_list(left_out, [LEFT_OUT_COLUMNS, *reasons])
