@@ -217,7 +217,9 @@ def _set_option(config: Config, keys: list[str], value: object) -> None:
 def _inputs(config: Config, sha256: Callable[[Path], str]) -> dict[str, str]:
     """Return path -> content hash of the stores, vocabularies, files and shipped models that a config names."""
     data: Config = (config.get("data") or {}).get("init_args") or {}
-    stores = {source["store"] for source in data.get("sources", [])} | {data.get("validation")} - {None}
+    stores = {source["store"] for source in data.get("sources", [])}
+    if data.get("validation"):
+        stores.add(data["validation"])
     found = {
         path: PairStore(Path(path)).fingerprint for path in (f"{data['stores']}/{name}" for name in sorted(stores))
     }

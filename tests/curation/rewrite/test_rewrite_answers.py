@@ -422,3 +422,64 @@ def test_rewrite_runs_against_transformers_serve(tmp_path, transformers_server, 
     with pytest.raises(UserError, match=r"server error 500 .*Internal Server Error.*--model no/such-model"):
         run(tmp_path, server, out="unknown", model="no/such-model", timeout=120.0)
     assert time.monotonic() - start < 30
+
+
+LLAMA_CPP = """
+import time, sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.port, params.n_ctx, params.n_parallel = sys.argv[1], int(sys.argv[2]), 8192, 1
+params.cpuparams.n_threads = 1
+server = xllamacpp.Server(params)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def llama_cpp_server(tmp_path):
+    """``llama_cpp_server(answer)``: the URL of llama.cpp's server with a model that gives this answer."""
+    for name in ("xllamacpp", "gguf"):
+        pytest.importorskip(name, reason="llama.cpp's server needs xllamacpp, and its model needs gguf")
+    from support.tiny_gguf import save_tiny_gguf
+
+    started = []
+
+    def start(answer):
+        model = tmp_path / f"model-{len(started)}.gguf"
+        save_tiny_gguf(model, answer)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        with model.with_suffix(".log").open("wb") as log:
+            command = [sys.executable, "-c", LLAMA_CPP, str(model), str(port)]
+            started.append(subprocess.Popen(command, stdout=log, stderr=log))
+        deadline = time.monotonic() + 100
+        while not _is_listening(port):
+            if time.monotonic() > deadline or started[-1].poll() is not None:
+                pytest.fail(model.with_suffix(".log").read_text()[-2000:])
+            time.sleep(0.2)
+        return SimpleNamespace(base_url=f"http://127.0.0.1:{port}/v1")
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.soak
+def test_rewrite_runs_against_llama_cpp(tmp_path, llama_cpp_server):
+    """It enforces the schema by a grammar, where that is requested."""
+    make_store(tmp_path / "in", captions(12))
+    for number, answer in enumerate((GOOD, f"```json\n{GOOD}\n```")):
+        server = llama_cpp_server(answer)
+        for response_format in ("auto", "json_object", "none"):
+            options = {"model": f"{number}-{response_format}", "response_format": response_format}
+            found = run(tmp_path, server, out=options["model"], concurrent_requests=2, **options)
+            assert found["w/0"] == "look a red ball"
+            assert found["w/11"] == ("failed", "not supported by the caption")
+    server = llama_cpp_server("I would love to help!")
+    with pytest.raises(UserError, match=r"the first 5 answers of bad cannot be used .*'I would love to help!'"):
+        run(tmp_path, server, out="bad", model="bad", response_format="none")
+    with pytest.raises(UserError, match="no pair is left"):  # the grammar forces the schema, not the content
+        run(tmp_path, server, out="forced", model="forced")
+    rows = ledger_rows(tmp_path / "rewrites.sqlite", "SELECT paid, reason FROM calls WHERE model = 'forced'")
+    assert rows == [("yes", "")] * 12
