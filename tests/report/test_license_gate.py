@@ -366,13 +366,18 @@ def test_loggers_receive_numbers_only():
 
 
 RECORDER = """
-from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.loggers import Logger
 CALLS = []
-class Recorder(DummyLogger):
+class Recorder(Logger):
+    name = version = "recorder"
     def log_metrics(self, metrics, step=None):
         CALLS.append(metrics)
+    def log_hyperparams(self, *given, **named):
+        CALLS.append(("log_hyperparams", given, named))
+    def after_save_checkpoint(self, checkpoint_callback):
+        pass
     def __getattr__(self, name):
-        if name.startswith("_"):
+        if not name.startswith(("log_", "add_", "watch", "experiment")) or name == "log_dir":
             raise AttributeError(name)
         return lambda *given, **named: CALLS.append((name, given, named))
 """
