@@ -73,6 +73,7 @@ COMMANDS = {
     "store check": Command("babyvlm.curation.store.check:check", "check a store's integrity"),
     "store head": Command("babyvlm.curation.store.inspection:head", "print a store's first pairs"),
     "store sample": Command("babyvlm.curation.store.inspection:sample", "show random pairs of a store"),
+    "store remove": Command("babyvlm.curation.withdrawal:remove", "withdraw a video or a child from everything"),
     "store export": Command("babyvlm.curation.store.export:export", "export a store as WebDataset or as a folder"),
     "benchmark build labeled-s": Command("babyvlm.benchmark_builder.labeled_s:labeled_s", "build Labeled-S trials"),
     "benchmark build phrase-pairs": Command(
