@@ -110,18 +110,44 @@ _CALLBACKS: Final = {
     "lightning.pytorch.callbacks.DeviceStatsMonitor": "lightning.pytorch.callbacks.device_stats_monitor",
     "lightning.pytorch.callbacks.EarlyStopping": "lightning.pytorch.callbacks.early_stopping",
     "lightning.pytorch.callbacks.EMAWeightAveraging": "lightning.pytorch.callbacks.weight_averaging",
-    "lightning.pytorch.callbacks.GradientAccumulationScheduler": (
-        "lightning.pytorch.callbacks.gradient_accumulation_scheduler"
-    ),
     "lightning.pytorch.callbacks.LearningRateMonitor": "lightning.pytorch.callbacks.lr_monitor",
     "lightning.pytorch.callbacks.ModelCheckpoint": "lightning.pytorch.callbacks.model_checkpoint",
     "lightning.pytorch.callbacks.ModelSummary": "lightning.pytorch.callbacks.model_summary",
     "lightning.pytorch.callbacks.RichModelSummary": "lightning.pytorch.callbacks.rich_model_summary",
     "lightning.pytorch.callbacks.RichProgressBar": "lightning.pytorch.callbacks.progress.rich_progress",
     "lightning.pytorch.callbacks.progress.rich_progress.RichProgressBarTheme": None,
-    "lightning.pytorch.callbacks.StochasticWeightAveraging": "lightning.pytorch.callbacks.stochastic_weight_avg",
-    "lightning.pytorch.callbacks.Timer": "lightning.pytorch.callbacks.timer",
     "lightning.pytorch.callbacks.TQDMProgressBar": "lightning.pytorch.callbacks.progress.tqdm_progress",
+    "lightning.pytorch.callbacks.WeightAveraging": "lightning.pytorch.callbacks.weight_averaging",
+}
+# Callbacks of Lightning that a run does not support, even if the user allows Lightning's modules, and why.
+UNSUPPORTED: Final = {
+    "lightning.pytorch.callbacks.BackboneFinetuning": (
+        "no model of babyvlm has the attributes that it needs. Set model.vision.frozen, and train in two runs"
+    ),
+    "lightning.pytorch.callbacks.BatchSizeFinder": (
+        "the saved config would name another batch size, and a contrastive loss depends on it. Set data.batch_size"
+    ),
+    "lightning.pytorch.callbacks.GradientAccumulationScheduler": (
+        "learning-rate schedules need a constant batch size. Set trainer.accumulate_grad_batches"
+    ),
+    "lightning.pytorch.callbacks.LambdaCallback": "a config cannot hold functions. Write a subclass of Callback",
+    "lightning.pytorch.callbacks.LearningRateFinder": (
+        "the saved config would name another learning rate. Set the optimizer's lr, or run a sweep"
+    ),
+    "lightning.pytorch.callbacks.ModelPruning": "its checkpoints do not load into the model. Prune an exported model",
+    "lightning.pytorch.callbacks.OnExceptionCheckpoint": (
+        "it would save in the middle of a step. Recovery states are saved anyway; set recovery.every_seconds"
+    ),
+    "lightning.pytorch.callbacks.SpikeDetection": (
+        "a resumed run would skip other batches. A loss that is not finite ends a run anyway"
+    ),
+    "lightning.pytorch.callbacks.StochasticWeightAveraging": (
+        "its additional epoch and its own schedule break exact resumption. Use EMAWeightAveraging or WeightAveraging"
+    ),
+    "lightning.pytorch.callbacks.ThroughputMonitor": (
+        "a config cannot hold the function that it needs. Write a subclass that has it"
+    ),
+    "lightning.pytorch.callbacks.Timer": "the run's config cannot be saved with it. Set trainer.max_time",
 }
 _LOGGERS: Final = {
     "lightning.pytorch.loggers.CSVLogger": "lightning.pytorch.loggers.csv_logs",
@@ -158,9 +184,11 @@ _WRAPPERS = ("auto_wrap_policy", "activation_checkpointing", "activation_checkpo
 _PARTS = ("accelerator", "parallel_devices", "checkpoint_io", "precision_plugin", "device_mesh", "process_group")
 REFUSED_ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "torch.optim.lr_scheduler.CyclicLR": ("scale_fn",),
-    "lightning.pytorch.callbacks.EMAWeightAveraging": ("avg_fn", "multi_avg_fn"),
+    **dict.fromkeys(
+        (f"lightning.pytorch.callbacks.{name}" for name in ("EMAWeightAveraging", "WeightAveraging")),
+        ("avg_fn", "multi_avg_fn"),
+    ),
     "lightning.pytorch.callbacks.RichProgressBar": ("console_kwargs",),
-    "lightning.pytorch.callbacks.StochasticWeightAveraging": ("avg_fn",),
     "lightning.pytorch.loggers.WandbLogger": ("experiment", "log_model"),
     "lightning.pytorch.strategies.DDPStrategy": (
         "ddp_comm_state",
@@ -175,6 +203,7 @@ REFUSED_ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
 
 # `http://x`, `file:///x`, fsspec's `simplecache::x`; `hf-hub:ORG/NAME` and `local-dir:FOLDER` are none.
 _URL = re.compile(r"\s*[A-Za-z][\w+.-]*(://|::)")
+_PATH_OF_URL = re.compile(r"[A-Za-z][\w+.-]*:/")  # a Path has lost one of the slashes
 
 
 def user_allowed() -> list[str]:
@@ -224,7 +253,7 @@ def check_config(value: object, key: str = "") -> None:
         if isinstance(found, dict):
             _check_class(found, place)
         elif isinstance(found, str | Path | jsonargparse.Path):  # type: ignore[attr-defined]
-            if _URL.match(str(found)):
+            if _URL.match(str(found)) or (isinstance(found, Path) and _PATH_OF_URL.match(str(found))):
                 raise UserError(f"{place}: {str(found)!r} is a URL; a config names local files and hub models only")
         elif callable(found):
             path = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', type(found).__qualname__)}"
@@ -235,6 +264,8 @@ def check_config(value: object, key: str = "") -> None:
 def refusal(path: str, place: str = "") -> str:
     """Return the message about a class or function that is not allowed."""
     where = f"{place}: " if place else ""
+    if path in UNSUPPORTED:
+        return f"{where}{path} is not supported: {UNSUPPORTED[path]}"
     return (
         f"{where}{path} is not among the classes that a config may name (see docs/how-to/extending.md). "
         f"If you trust it, allow its module: --allow {path.partition('.')[0]}"

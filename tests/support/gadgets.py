@@ -128,7 +128,7 @@ PLACES = {
     "strategy.dict_kwargs": argument("trainer.strategy", f"{LIGHTNING}.strategies.FSDPStrategy", "x", "dict_kwargs"),
     "console_kwargs": one_of("trainer.callbacks", f"{LIGHTNING}.callbacks.RichProgressBar", "console_kwargs"),
     "theme": one_of("trainer.callbacks", f"{LIGHTNING}.callbacks.RichProgressBar", "theme"),
-    "avg_fn": one_of("trainer.callbacks", f"{LIGHTNING}.callbacks.StochasticWeightAveraging", "avg_fn"),
+    "avg_fn": one_of("trainer.callbacks", f"{LIGHTNING}.callbacks.EMAWeightAveraging", "avg_fn"),
     "dirpath": one_of("trainer.callbacks", f"{LIGHTNING}.callbacks.ModelCheckpoint", "dirpath"),
     "logger.dict_kwargs": argument("trainer.logger", f"{LIGHTNING}.loggers.TensorBoardLogger", "x", "dict_kwargs"),
     "experiment": argument("trainer.logger", f"{LIGHTNING}.loggers.WandbLogger", "experiment"),

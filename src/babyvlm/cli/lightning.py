@@ -17,7 +17,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import _get_rank
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import Profiler
@@ -50,6 +50,7 @@ from babyvlm.training.run_folder import (
     resumable,
 )
 from babyvlm.training.signals import SignalListener, report_end
+from babyvlm.training.trainer_options import SyncBatchNorm, check_options, check_trainer, end_averaging, obeyed
 
 
 class _Parser(CheckedParser, LightningArgumentParser):
@@ -83,7 +84,10 @@ class BabyVLMCLI(LightningCLI):
                 load_from_checkpoint_support=False,
                 save_config_callback=SaveConfig if run is None else None,
                 save_config_kwargs={"save_to_log_dir": False},
-                trainer_defaults={"callbacks": [Provenance(), RecordBest()]},
+                trainer_defaults={
+                    "callbacks": [Provenance(), RecordBest()],
+                    "use_distributed_sampler": False,  # data modules divide batches themselves
+                },
             )
         except Exception:
             self._discard_unused()
@@ -126,10 +130,7 @@ class BabyVLMCLI(LightningCLI):
         if config.weights_only is False:
             raise UserError("weights_only: false would run the code in a checkpoint; leave it out")
         config.weights_only = True
-        if config.trainer.model_registry is not None:
-            raise UserError("trainer.model_registry: runs are uploaded by `export --hub` only")
-        if config.trainer.default_root_dir is not None:  # Lightning would resume from files in it
-            raise UserError("trainer.default_root_dir: use --log_dir for the folder of runs, resume to continue one")
+        check_options(vars(config.trainer))
         for option in ("name", "data.init_args.name"):
             value = config.get(option)
             if isinstance(value, str):
@@ -199,19 +200,15 @@ class BabyVLMCLI(LightningCLI):
             UserError: the trainer's settings are invalid, or the machine lacks the hardware that they name.
         """
         given = self._get(self.config_init, "trainer.logger")
-        loggers = [] if given is None or isinstance(given, bool) else given if isinstance(given, list) else [given]
+        loggers = [] if isinstance(given, bool) else _as_list(given)
         kwargs["logger"] = loggers = [resumable(logger) for logger in loggers]
+        options = vars(self._get(self.config_init, "trainer"))
+        kwargs |= self._obeyed(options)
         try:
-            if SLURMEnvironment.detect() and not self._get(self.config_init, "trainer.plugins"):
-                # Recovery asks for the requeue; Lightning would save inside the signal handler, to another folder.
-                kwargs["plugins"] = SLURMEnvironment(auto_requeue=False)
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ModuleNotFoundError, RuntimeError, ValueError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
-        if trainer.val_check_interval == 0:
-            raise UserError(
-                "trainer.val_check_interval: 0 is not an interval. To disable validation, set limit_val_batches to 0"
-            )
+        check_trainer(trainer, options["use_distributed_sampler"])
         # Lightning's SIGTERM handler exits with 0, and calls a collective in the middle of whatever other ranks do.
         # There is no public switch; pyproject bounds the version.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
@@ -232,9 +229,24 @@ class BabyVLMCLI(LightningCLI):
             profiler: Profiler = trainer.profiler  # type: ignore[attr-defined] # set outside of its class
             if profiler.dirpath is None:
                 profiler.dirpath = self.folder
-        # Recovery saves the state of all others, and the best checkpoint is recorded after it was saved.
-        callbacks.sort(key=lambda callback: 2 * isinstance(callback, Recovery) + isinstance(callback, RecordBest))
+        callbacks.sort(key=_place)
+        if not self._recovery.enabled:
+            trainer.callbacks = [one for one in callbacks if not isinstance(one, RecordBest)]  # type: ignore[attr-defined]
         return trainer
+
+    def _obeyed(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return arguments of the Trainer that replace the config's, so that it can obey all of them."""
+        named, plugins = ([*_as_list(options[name])] for name in ("callbacks", "plugins"))
+        changed: dict[str, Any] = {"callbacks": obeyed(named, options), "plugins": plugins}
+        if options["enable_checkpointing"] is False:
+            changed["enable_checkpointing"] = None  # Recovery, which is always there, counts as a checkpoint
+            self._recovery.enabled = False
+        if SLURMEnvironment.detect() and not plugins:
+            # Recovery asks for the requeue; Lightning would save inside the signal handler, to another folder.
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        if options["sync_batchnorm"]:
+            plugins.append(SyncBatchNorm())
+        return changed
 
     def _run_logger(self, is_first: bool) -> RunLogger:
         """Create and lock the run's folder, on the first rank; return the logger that writes to it."""
@@ -295,10 +307,12 @@ class BabyVLMCLI(LightningCLI):
             return
         self._recovery.stop_if_signaled(self.trainer, f"training had ended. {CONTINUE} {self.folder}")
         if self._get(self.config_init, "test_after_fit"):
-            best = best_checkpoint(self.folder) if self.trainer.is_global_zero and self.folder is not None else None
-            best = self.trainer.strategy.broadcast(best)  # ranks may see the file system at different times
-            if self.trainer.is_global_zero and self.folder is not None:
+            end_averaging(self.trainer)
+            best = None
+            if self.trainer.is_global_zero and self.folder is not None and self._recovery.enabled:
+                best = best_checkpoint(self.folder)
                 echo(f"testing the best checkpoint: {BestCheckpoint.read(self.folder) or best}")
+            best = self.trainer.strategy.broadcast(best)  # ranks may see the file system at different times
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True)
             echo(f"run: {self.folder}")
         self._finish()
@@ -313,6 +327,21 @@ class BabyVLMCLI(LightningCLI):
             (self.folder / FINISHED).touch()
             if has_test_results(self.folder):
                 main_table([Row([Run(self.folder)])]).print()
+
+
+def _as_list(value: object) -> list[Any]:
+    """Return an option that may be absent, one object or a list of them as a list."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _place(callback: Callback) -> int:
+    """Return a callback's place.
+
+    Benchmarks see averaged weights, the best checkpoint is recorded after it was saved, and Recovery saves the state of
+    all others.
+    """
+    kinds = (Recovery, RecordBest, Checkpoint | WeightAveraging)
+    return next((-place for place, kind in enumerate(kinds) if isinstance(callback, kind)), -len(kinds))
 
 
 def _local_checkpoint(path: str | Path | None) -> str | None:
@@ -406,6 +435,7 @@ def main(args: list[str], run: Path | None = None, *, training_done: bool = Fals
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no list of absent devices, no advertisements
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # intended
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # an internal deprecation
+    warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`.*WeightAveraging")  # end_averaging
     warnings.filterwarnings("ignore", ".* in eval mode at the start of training")  # frozen encoders
     for flag, path in pairwise(args):
         if flag in ("-c", "--config"):

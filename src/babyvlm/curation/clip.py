@@ -28,6 +28,7 @@ from babyvlm.curation.embeddings import PART_ROWS, part_path
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.artifacts import sha256_file
+from babyvlm.io.distributed import refuse_mps
 from babyvlm.io.hub import fetch, refuse_code
 from babyvlm.io.images import open_rgb
 from babyvlm.io.processes import killed_from_outside
@@ -172,7 +173,7 @@ def create_trainer(accelerator: str, devices: int, num_nodes: int) -> Trainer:
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
-        return Trainer(
+        trainer = Trainer(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
@@ -183,6 +184,8 @@ def create_trainer(accelerator: str, devices: int, num_nodes: int) -> Trainer:
         )
     except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"--accelerator {accelerator}, --devices {devices}: {' '.join(str(error).split())}") from error
+    refuse_mps(trainer, "--accelerator")
+    return trainer
 
 
 def predict_parts(

@@ -151,7 +151,10 @@ class Mix(LightningDataModule):
             rank=self.rank,
             world_size=self.world_size,
             lengths=lengths,
+            repeat=getattr(self.trainer, "overfit_batches", 0) > 0,
         )
+        if self.trainer is not None:  # it may ask for another loader in each epoch
+            sampler.samples_used = self.trainer.current_epoch * sampler.samples_per_epoch
         return ResumableLoader(
             dataset,
             batch_sampler=sampler,

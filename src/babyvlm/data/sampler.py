@@ -38,6 +38,7 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         world_size: number of processes.
         lengths: of the samples, to make batches of similar length: each ``WINDOW`` batches of the permutation are
             sorted by length and cut again, and all batches of the epoch are shuffled.
+        repeat: use the samples of epoch 0 in every epoch, to overfit some batches.
 
     Raises:
         UserError: the batch cannot be split evenly over the ranks, or the mix has less than one batch.
@@ -53,6 +54,7 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         world_size: int = 1,
         lengths: npt.NDArray[np.integer] | None = None,
+        repeat: bool = False,
     ) -> None:
         if batch_size % world_size:
             raise UserError(
@@ -61,7 +63,7 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         if length < batch_size:
             raise UserError(f"data.batch_size {batch_size} exceeds the {length} training samples. Lower it")
         self.length, self.batch_size, self.seed, self.mix = length, batch_size, seed, mix
-        self.rank, self.world_size, self.lengths = rank, world_size, lengths
+        self.rank, self.world_size, self.lengths, self.repeat = rank, world_size, lengths, repeat
         self.samples_used = 0
 
     @property
@@ -75,6 +77,7 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield the batches after ``samples_used`` until the end of that epoch."""
         epoch, start = divmod(self.samples_used, self.samples_per_epoch)
+        epoch = 0 if self.repeat else epoch
         for batch in self._order(epoch)[start // self.batch_size :]:
             yield [(int(index), epoch) for index in batch[self.rank :: self.world_size]]
 

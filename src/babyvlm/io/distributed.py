@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rich.progress import track
 from torch import distributed
 
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.printing import Console
+
+if TYPE_CHECKING:
+    from lightning import Trainer
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -20,6 +23,20 @@ TIMEOUT = timedelta(days=7)  # our choice: longer than any job may run
 def is_rank_zero() -> bool:
     """Return whether this is the first process, or the only one."""
     return not _distributed() or distributed.get_rank() == 0
+
+
+def refuse_mps(trainer: Trainer, option: str) -> None:
+    """Refuse Apple's GPUs, on which nothing of this package has been run.
+
+    Args:
+        trainer: has chosen its device.
+        option: that names the device, for the message.
+
+    Raises:
+        UserError: the device is one of them.
+    """
+    if trainer.strategy.root_device.type == "mps":
+        raise UserError(f"{option}: Apple's GPUs (MPS) are not supported; results on them are untested. Set it to cpu")
 
 
 def progress(tasks: Iterable[T], label: str) -> Iterable[T]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -201,7 +203,24 @@ class CausalModule(VocabularyModule):
         self._accumulated.append(self._tokens)
         super().backward(loss * (self._tokens / self._accumulated[0]), *args, **kwargs)
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Update the weights; gradients are rescaled before callbacks read and Lightning clips them."""
+
+        def closure() -> Any:  # noqa: ANN401 - Lightning's signature
+            assert optimizer_closure is not None
+            loss = optimizer_closure()
+            self._rescale_gradients()
+            return loss
+
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+    def _rescale_gradients(self) -> None:
         """Rescale accumulated gradients to the gradient of the mean over all of their tokens, as in one large batch.
 
         Lightning has divided each of them by ``accumulate_grad_batches``, even if the last step has fewer.

@@ -98,6 +98,9 @@ def configure(
             that it monitors, any other schedule after each optimizer step.
     """
     optimizer = make_optimizer([parameter for parameter in parameters if parameter.requires_grad])
+    # Fused optimizers can divide gradients by the scale of mixed precision themselves. Lightning then refuses to clip
+    # gradients, even in bf16, which has no scale (Lightning #21435). Without this, it divides them before it clips.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined] # bounded by Lightning's version
     if make_scheduler is None:
         return optimizer
     scheduler = make_scheduler(optimizer)

@@ -9,6 +9,7 @@ from typing import Protocol
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -25,7 +26,8 @@ class Keyed(Protocol):
 class StopOnNonFinite(Callback):
     """End the run before a NaN or an infinity in the loss or a gradient reaches the weights.
 
-    The keys of the pairs are written to ``non-finite-rank<r>.json`` in the run's folder.
+    The keys of the pairs are written to ``non-finite-rank<r>.json`` in the run's folder. The norm of all gradients,
+    which this needs, is logged as ``gradient_norm``: before clipping, over all accumulated batches.
 
     Raises:
         UserError: the loss or a gradient is not finite; the message names the step and that file.
@@ -46,9 +48,11 @@ class StopOnNonFinite(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Check loss and gradients."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = get_total_norm(gradients)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        pl_module.log("gradient_norm", norm)
         scaled = trainer.precision == "16-mixed"  # infinities are handled by the loss scaler
-        norm = float(get_total_norm(gradients)) if gradients and not scaled else 0.0
-        bad = not math.isfinite(norm) or not math.isfinite(float(self._loss))
+        bad = not (scaled or math.isfinite(float(norm))) or not math.isfinite(float(self._loss))
         if trainer.strategy.reduce_boolean_decision(bad, all=False):
             self._report(trainer, pl_module)
         self._keys, self._loss = [], 0.0

@@ -59,6 +59,7 @@ class Recovery(Checkpoint):
             requeues it.
 
     Attributes:
+        enabled: save states. If false, a signal only ends the run.
         training_done: nothing is trained: ``fit`` only restores the state at the end of training, such as the path
             of the best checkpoint.
         has_stepped: a training batch is done.
@@ -67,7 +68,7 @@ class Recovery(Checkpoint):
     def __init__(self, every_seconds: float = 300, requeue: bool = True) -> None:
         super().__init__()
         self.every_seconds, self.requeue = every_seconds, requeue
-        self.training_done = False
+        self.enabled, self.training_done = True, False
         self.has_stepped = False
         self._signals = SignalListener(interrupt=True)
         self._saved_at = time.monotonic()
@@ -124,7 +125,9 @@ class Recovery(Checkpoint):
         if not self._stepped or last:
             return
         due = bool(self._signals.received) or time.monotonic() - self._saved_at >= self.every_seconds
-        if trainer.strategy.reduce_boolean_decision(due, all=False):
+        if not self.enabled:
+            self.stop_if_signaled(trainer, f"ended at step {trainer.global_step}; nothing was saved")
+        elif trainer.strategy.reduce_boolean_decision(due, all=False):
             folder = run_folder(trainer)
             if folder is not None:
                 self._save(trainer, folder)
@@ -143,7 +146,7 @@ class Recovery(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last weights as ``checkpoints/last.ckpt``, next to the best ones."""
         folder = run_folder(trainer)
-        if folder is not None:
+        if self.enabled and folder is not None:
             trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing import active_children
@@ -41,7 +42,9 @@ class SignalListener:
         self._previous: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Install the handlers."""
+        """Install the handlers. In a thread, which Python lets handle no signals, they keep their effect."""
+        if threading.current_thread() is not threading.main_thread():
+            return
         self._process = os.getpid()
         interrupt = self.interrupt and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
         handled = [*SIGNALS, *([signal.SIGINT] if interrupt else [])]
