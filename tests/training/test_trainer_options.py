@@ -219,7 +219,7 @@ def test_fit_refuses_callback_even_if_allowed(fit, capfd, monkeypatch, allowed):
 
 def test_fit_without_bar_summary_and_checkpoints(fit, capfd):
     run = fit(enable_progress_bar=False, enable_checkpointing=False, **with_callback("RichModelSummary"))
-    assert not [*run.rglob("*.ckpt")]
+    assert not [*run.rglob("*.ckpt"), *run.glob("best*")]
     out = capfd.readouterr().out
     assert "Epoch" not in out
     assert "Params" not in out
