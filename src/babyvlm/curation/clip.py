@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import warnings
 import zipfile
@@ -31,6 +30,7 @@ from babyvlm.io.artifacts import sha256_file
 from babyvlm.io.distributed import refuse_mps
 from babyvlm.io.hub import fetch, refuse_code
 from babyvlm.io.images import open_rgb
+from babyvlm.io.limits import load_json
 from babyvlm.io.processes import killed_from_outside
 
 FILES = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.txt", "*.model")  # what is fetched of a hub model
@@ -152,7 +152,7 @@ def _check_activation(model_name: str, pretrained: str) -> None:
     settings: dict[str, Any] = open_clip.get_pretrained_cfg(model_name, pretrained)
     beside = Path(pretrained).with_name("open_clip_config.json")
     if not settings and Path(pretrained).is_file() and beside.is_file():
-        settings = json.loads(beside.read_text())["model_cfg"]
+        settings = cast("dict[str, Any]", load_json(beside.read_bytes()))["model_cfg"]
     architecture = open_clip.get_model_config(model_name)
     if not settings or architecture is None:
         return  # there is nothing to compare, or open_clip reports the problem

@@ -220,7 +220,7 @@ def list_near_duplicates(
     if not 0 <= max_hash_distance <= HASH_BITS:
         raise UserError(f"--max_hash_distance {max_hash_distance}: must be between 0 and {HASH_BITS}")
     if not threshold >= -1:  # above 1 no cosine counts
-        raise UserError(f"--threshold {threshold}: must be between -1 and 1")
+        raise UserError(f"--threshold {threshold}: must be at least -1; with a value above 1, embeddings find nothing")
     if embeddings:
         check_same_clip(*embeddings)
     arguments: dict[str, Any] = {

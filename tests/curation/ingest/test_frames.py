@@ -27,6 +27,7 @@ from babyvlm.curation.ingest.sentences import (
 from babyvlm.curation.ingest.transcripts import read_transcript
 from babyvlm.curation.ingest.video import VideoError, crop_frame, encode_jpeg, frames_at
 from babyvlm.curation.store.inspection import head
+from babyvlm.curation.store.pair_store import split_of
 from babyvlm.errors import UserError
 from support.filming import (
     HEADER,
@@ -393,3 +394,21 @@ def test_frames_records_video_time_and_frame_number(tmp_path, capsys):
     capsys.readouterr()
     head(store.path)
     assert "key of saycam: VIDEO_N_I" in capsys.readouterr().out
+
+
+def test_frames_splits_by_video_or_child(tmp_path):
+    for name in ("A_1", "A_2", "B_1", "C_1"):
+        write_corpus(tmp_path, [("0:01", "M", "look. a ball"), ("0:03", "M", "end"), ("0:04", "M", "")], name, count=40)
+    splits = {}
+    for split_by in ("utterance", "video", "child"):
+        store = run_frames(tmp_path, out=split_by, split_by=split_by)
+        rows = store.columns("key", "group", "split").to_pylist()
+        splits[split_by] = {row["group"]: row["split"] for row in rows}
+    assert splits["utterance"] == {group: split_of(group) for group in splits["utterance"]}
+    for split_by, length in (("video", 3), ("child", 1)):
+        units = {(group[:length], split) for group, split in splits[split_by].items()}
+        assert len(units) == len(dict(units))
+        assert {split for _, split in units} == {"train", "val", "test"}
+    (tmp_path / "videos" / "C_1.mp4").unlink()
+    with pytest.raises(UserError, match=r"--split_by child: .* only 2"):
+        run_frames(tmp_path, out="two", split_by="child")

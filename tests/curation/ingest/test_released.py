@@ -377,3 +377,16 @@ def test_released_rejects_frames_of_which_most_are_lost(tmp_path, images):
     with pytest.raises(UserError, match=r"only 4 of 10 images can be used \(6 image file is empty; all are listed in"):
         run_released(folder, tmp_path / "store", captions=[tmp_path / "list.csv"], min_fraction=0.5)
     assert len(run_released(folder, tmp_path / "store", captions=[tmp_path / "list.csv"], min_fraction=0.4)) == 4
+
+
+def test_released_splits_by_video(tmp_path, images):
+    names = [f"{video}_{number:03}_00.jpg" for video in ("A_1", "A_2", "B_1") for number in range(4)]
+    folder = images(names)
+    rows = (f"{name},look,{name[:-7]},train\n" for name in names)
+    (tmp_path / "list.csv").write_text("image,utterance,group,split\n" + "".join(rows))
+    store = run_released(folder, tmp_path / "store", captions=[tmp_path / "list.csv"])
+    assert set(store.columns("split")["split"].to_pylist()) == {"train"}  # as the list says
+    store = run_released(folder, tmp_path / "by_video", captions=[tmp_path / "list.csv"], split_by="video")
+    splits = {(row["key"][:3], row["split"]) for row in store.rows()}
+    assert len(splits) == 3
+    assert {split for _, split in splits} == {"train", "val", "test"}

@@ -3,13 +3,14 @@ import multiprocessing
 import os
 import signal
 import time
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store.pair_store import GROUP_ROWS, SHARD_ROWS, PairStore, split_of, write_store
+from babyvlm.curation.store.pair_store import GROUP_ROWS, SHARD_ROWS, PairStore, split_of, split_units, write_store
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.types import Pair
@@ -179,3 +180,26 @@ def test_funnel_counts_add_up():
     assert funnel.seen == 5
     assert funnel.as_dict() == {"stage": "stage", "unit": "rows", "in": 5, "kept": 3, "dropped": {"too long": 2}}
     assert str(funnel).splitlines() == ["stage: 5 rows in, 3 kept (60.0%)", "  dropped         2  too long"]
+
+
+@pytest.mark.parametrize(("split_by", "num_units"), [("video", 40), ("child", 4), ("video", 3), ("child", 3)])
+def test_split_units_keeps_video_or_child_in_one_split(split_by, num_units):
+    if split_by == "child":
+        groups = [f"C{child}_{video}_{n:03}" for child in range(num_units) for video in range(9) for n in range(5)]
+    else:
+        groups = [f"C1_{video:02}_{n:03}" for video in range(num_units) for n in range(5)]
+    splits = split_units(groups, split_by)
+    unit = {group: "_".join(group.split("_")[: 1 if split_by == "child" else 2]) for group in groups}
+    found = {}
+    for group, split in splits.items():
+        assert found.setdefault(unit[group], split) == split
+    held_out = max(1, num_units // 20)
+    assert Counter(found.values()) == {"train": num_units - 2 * held_out, "val": held_out, "test": held_out}
+    assert split_units(reversed(groups), split_by) == splits
+
+
+def test_split_units_by_utterance_is_that_of_authors():
+    groups = [f"A_{n:03}" for n in range(200)]
+    assert split_units(groups, "utterance") == {group: split_of(group) for group in groups}
+    with pytest.raises(UserError, match=r"--split_by child: train, val and test need one .* there are only 1 \(A\)"):
+        split_units(groups, "child")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from babyvlm.curation.ingest.transcripts import (
 from babyvlm.curation.ingest.video import VideoError, crop_frame, duration_seconds, encode_jpeg, frames_at, probe
 from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
 from babyvlm.curation.store.chunked_writer import Log, UnusableInputError, parts_folder, write_parts
-from babyvlm.curation.store.pair_store import split_of
+from babyvlm.curation.store.pair_store import SplitBy, split_of, split_units
 from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.files import combine_hashes, files_below, fingerprint_files, require_outside
 from babyvlm.io.printing import Console, echo
@@ -53,6 +53,7 @@ def frames(
     image_size: int = 224,
     max_frames: int = 16,
     num_workers: int = 2,
+    split_by: SplitBy = "utterance",
     min_fraction: float = MIN_FRACTION,
     skip_bad_transcripts: bool = False,
     licensed: bool = True,
@@ -80,6 +81,9 @@ def frames(
         image_size: side of the stored frames in pixels.
         max_frames: maximum number of frames per utterance (16 in BabyVLM, 32 in CVCL).
         num_workers: number of processes; each processes one video at a time.
+        split_by: assign train (90%), val and test (5% each) by utterance, as BabyVLM does, by video or by child, so
+            that no video or child is in two splits. A child is what the names of its videos begin with, up to the first
+            `_`.
         min_fraction: minimum share of the caregivers' utterances that must have a frame. Below it, no store is written;
             pass less if you know that many videos are missing.
         skip_bad_transcripts: skip transcripts with errors (a missing column, decreasing times, times that do not fit
@@ -109,7 +113,11 @@ def frames(
         "licensed": licensed,
         "transcripts": combine_hashes(part.transcript_hash for part in parts),
         "videos": combine_hashes(part.video_hash for part in parts),
+        **({"split_by": split_by} if split_by != "utterance" else {}),
     }
+    if split_by != "utterance":
+        splits = split_units((f"{part.transcript.video}_" for part in parts if part.paths), split_by)
+        parts = [replace(part, split=splits.get(f"{part.transcript.video}_", "")) for part in parts]
     # A turn without a valid time is lost; other turns are dropped for what they are.
     unwanted = {reason for transcript in read for reason, _ in transcript.dropped if "time" not in reason}
     funnel = Funnel("frames", unit="utterances", unwanted=unwanted)
@@ -149,6 +157,7 @@ class VideoPart:
         transcript_hash: hash of the transcript file.
         video_hash: hash of the video files.
         file: path of the video below the folder of videos.
+        split: of all utterances; "" to assign it by utterance.
     """
 
     transcript: Transcript
@@ -159,6 +168,7 @@ class VideoPart:
     transcript_hash: str = ""
     video_hash: str = ""
     file: str = ""
+    split: str = ""
 
     @classmethod
     def create(
@@ -185,6 +195,7 @@ class VideoPart:
             "transcript": self.transcript_hash,
             "video": self.video_hash,
             "file": self.file,
+            **({"split": self.split} if self.split else {}),
         }
 
     def rows(self, log: Log) -> Iterator[dict[str, Any]]:
@@ -212,7 +223,7 @@ class VideoPart:
                     "utterance": text,
                     "source": self.profile.source,
                     "group": group,
-                    "split": split_of(group),
+                    "split": self.split or split_of(group),
                     "file": self.file,
                     "time_ms": time,
                     "frame": numbers[time],

@@ -14,7 +14,7 @@ from babyvlm.curation.ingest.image_validation import InvalidSampleError, validat
 from babyvlm.curation.ingest.transcripts import find_transcripts
 from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
 from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts
-from babyvlm.curation.store.pair_store import split_of
+from babyvlm.curation.store.pair_store import SplitBy, split_of, split_units
 from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.files import as_list, combine_hashes, file_size, files_below, join_inside, require_outside
 from babyvlm.io.images import IMAGE_SUFFIXES
@@ -39,6 +39,7 @@ def released(
     source: str = "saycam",
     image_size: int = 0,
     num_workers: int = 2,
+    split_by: SplitBy | None = None,
     min_fraction: float = MIN_FRACTION,
     licensed: bool = True,
 ) -> Stage:
@@ -64,6 +65,9 @@ def released(
         source: name of the corpus in the store.
         image_size: maximum length of the shorter side in pixels; larger images are resized. 0 keeps the original bytes.
         num_workers: number of processes; each processes some images at a time.
+        split_by: assign train (90%), val and test (5% each) by utterance, by video or by child, so that no video or
+            child is in two splits. A child is what the names of its videos begin with, up to the first `_`. By default,
+            the lists assign the splits, and utterances for which they do not are assigned one by one.
         min_fraction: minimum share of the images with an utterance that must be valid. Below it, no store is written.
         licensed: mark the store so that its contents never leave this machine. Pass false only for data that may be
             shared.
@@ -84,6 +88,9 @@ def released(
         utterances = read_caption_lists(as_list(captions), funnel, sizes)
         listed = {name for utterance in utterances for name in utterance.images}
         funnel.drop(NOT_LISTED, len(sizes.keys() - listed))
+    if split_by:
+        splits = split_units((utterance.group for utterance in utterances), split_by)
+        utterances = [utterance._replace(split=splits[utterance.group]) for utterance in utterances]
     parts = [ImagePart.create(frames, chunk, sizes, source, image_size) for chunk in _chunks(utterances)]
     arguments = {
         "command": "released",

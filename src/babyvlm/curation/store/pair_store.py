@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,7 @@ SCHEMA_VERSION = 1
 REQUIRED_ENTRIES = ("arguments", "columns", "licensed", "rows", "shards")  # of store.json
 SHARD_ROWS = 4096  # about 60 MB of 224-pixel JPEGs
 GROUP_ROWS = 256  # rows read at once; divides SHARD_ROWS, so that row n is in row group n // 256
+HELD_OUT = 0.05  # share of the validation and of the test split, as in BabyVLM
 FIELDS = {
     "key": pa.string(),
     "image": pa.binary(),
@@ -199,6 +200,38 @@ def split_of(group: str) -> str:
     """Return the split of a group: 90% train, 5% val, 5% test (BabyVLM), by a hash, so that later stages keep it."""
     bucket = int.from_bytes(hashlib.sha256(group.encode()).digest()[:4], "big") % 100
     return "train" if bucket < 90 else "val" if bucket < 95 else "test"
+
+
+SplitBy = Literal["utterance", "video", "child"]
+
+
+def split_units(groups: Iterable[str], split_by: SplitBy) -> dict[str, str]:
+    """Return the split of each group so that a video or a child is in one split only.
+
+    Neighboring utterances of a video share nearly identical frames. Videos, or children, are sorted by a hash of their
+    names: the first 5%, but at least one, are for test, as many for validation, and the others for training.
+
+    Args:
+        groups: utterances, named VIDEO_N. The name of a video begins with that of its child, up to the first ``_``.
+        split_by: ``utterance`` assigns each group on its own, see ``split_of``.
+
+    Raises:
+        UserError: there are fewer than three videos or children.
+    """
+    if split_by == "utterance":
+        return {group: split_of(group) for group in groups}
+    video_of = {group: group.rpartition("_")[0] or group for group in groups}
+    unit_of = {group: video if split_by == "video" else video.partition("_")[0] for group, video in video_of.items()}
+    units = sorted(set(unit_of.values()), key=lambda unit: hashlib.sha256(unit.encode()).digest())
+    if len(units) < 3:
+        raise UserError(
+            f"--split_by {split_by}: train, val and test need one each, but there are only {len(units)}"
+            f" ({', '.join(units)}). Pass --split_by utterance"
+        )
+    held_out = max(1, round(HELD_OUT * len(units)))
+    split = dict.fromkeys(units, "train")
+    split |= dict.fromkeys(units[:held_out], "test") | dict.fromkeys(units[held_out : 2 * held_out], "val")
+    return {group: split[unit] for group, unit in unit_of.items()}
 
 
 def write_store(

@@ -121,15 +121,15 @@ class Budget:
         self.spent += cost
         return True
 
-    def settle(self, cleaned: str, reply: Reply, *, batch: bool = False) -> None:
-        """Replace the reserved cost of a call by its actual cost."""
+    def settle(self, cleaned: str, reply: Reply) -> None:
+        """Replace the reserved cost of a call outside of a batch by its actual cost."""
         if self.price is None:
             return
         counts = (reply.input_tokens, reply.output_tokens)
         bounds = (self.prompt.max_input_tokens(cleaned), self.prompt.max_output_tokens)
         used = [bound if count is None else count for count, bound in zip(counts, bounds, strict=True)]
-        cost = 0.0 if reply.paid == "no" else self.price.cost((used[0], used[1]), batch=batch)
-        self.spent += cost - self._max_cost(cleaned, batch=batch)
+        cost = 0.0 if reply.paid == "no" else self.price.cost((used[0], used[1]), batch=False)
+        self.spent += cost - self._max_cost(cleaned, batch=False)
 
     def _max_cost(self, cleaned: str, *, batch: bool) -> float:
         tokens = (self.prompt.max_input_tokens(cleaned), self.prompt.max_output_tokens)
