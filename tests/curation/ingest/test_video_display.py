@@ -412,3 +412,80 @@ def test_frames_at_rejects_video_without_any_intact_frame(tmp_path):
     (tmp_path / "v.mp4").write_bytes(content)
     with pytest.raises(VideoError, match="video cannot be decoded"):
         numbers_at(tmp_path / "v.mp4", [0, 1000])
+
+
+@pytest.mark.parametrize("suffix", ["webm", "flv"])
+def test_frames_names_cut_off_video(tmp_path, suffix):
+    rows = [("0:02", "M", "look"), ("0:10", "M", "and"), ("0:11", "M", "end")]
+    write_corpus(tmp_path, rows, "good", count=120)
+    write_transcript(tmp_path / "transcripts" / "V.csv", [[time, who, "", text] for time, who, text in rows])
+    path = tmp_path / "videos" / f"V.{suffix}"
+    codec = "libvpx-vp9" if suffix == "webm" else "libx264"
+    images = [numbered_image(number) for number in range(120)]
+    write_images(path, images, codec, g="20")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    store = run_frames(tmp_path)
+    assert store.manifest["funnel"]["dropped"] == {"video is truncated": 3}
+    assert {row["file"] for row in store.rows(["file"])} == {"good.mp4"}
+
+
+@pytest.mark.parametrize(
+    ("codec", "options", "is_interlaced"),
+    [
+        ("mpeg2video", {"flags": "+ildct+ilme", "top": "1"}, True),
+        ("mpeg4", {"flags": "+ildct+ilme"}, True),
+        ("libx264", {"x264-params": "interlaced=1:bff=1"}, True),
+        ("libx264", {}, False),
+        ("mpeg2video", {}, False),
+    ],
+)
+def test_frames_at_notes_interlaced_video_of_any_codec(tmp_path, codec, options, is_interlaced):
+    images = [numbered_image(number) for number in range(10)]
+    write_images(tmp_path / "v.mkv", images, codec, rate=25, **options)
+    notes = set()
+    assert numbers_at(tmp_path / "v.mkv", [100], notes) == [2]
+    assert notes == ({"interlaced, stored frames show both fields"} if is_interlaced else set())
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-colorspace", "smpte170m", "-pix_fmt", "yuv420p"),
+        ("-vf", "scale=out_color_matrix=bt709", "-colorspace", "bt709", "-color_range", "tv", "-pix_fmt", "yuv420p"),
+        ("-vf", "scale=out_range=pc", "-color_range", "pc", "-pix_fmt", "yuvj420p"),
+        ("-pix_fmt", "yuv422p10le"),
+        ("-pix_fmt", "gray"),
+        ("-vf", "scale=128:96,setsar=4/3", "-pix_fmt", "yuv420p"),
+        ("-c:v", "ffv1", "-pix_fmt", "bgr0"),
+        ("-c:v", "mjpeg", "-pix_fmt", "yuvj444p", "-q:v", "2"),
+    ],
+)
+def test_frames_at_shows_colors_as_ffmpeg(tmp_path, options):
+    source = ("-f", "lavfi", "-i", "smptebars=size=128x96:rate=10", "-frames:v", 3)
+    codec = () if "-c:v" in options else ("-c:v", "libx264", "-crf", 5)
+    ffmpeg(*source, *codec, *options, tmp_path / "v.mkv")
+    shown = first_image(tmp_path / "v.mkv")
+    expected = player_image(tmp_path / "v.mkv").convert("RGB").resize(shown.size)
+    assert np.abs(np.asarray(shown, int) - np.asarray(expected, int)).mean() < 3
+
+
+@needs_ffmpeg
+def test_frames_at_does_not_map_10_bit_sdr(tmp_path):
+    source = ("-f", "lavfi", "-i", "color=c=0x808080:size=64x64:rate=10", "-frames:v", 3)
+    ffmpeg(*source, "-pix_fmt", "yuv420p10le", "-c:v", "libx264", "-color_trc", "bt709", tmp_path / "v.mkv")
+    notes = set()
+    assert first_image(tmp_path / "v.mkv", notes).getpixel((9, 9)) == pytest.approx((128, 128, 128), abs=2)
+    assert not notes
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("kind", ["mp4", "mov", "mkv", "ts"])
+def test_frames_at_reads_parts_joined_by_ffmpeg(tmp_path, kind):
+    for part, first in (("a", 0), ("b", 120)):
+        images = [numbered_image(number) for number in range(first, first + 120)]
+        write_images(tmp_path / f"{part}.mp4", images, g="20")
+    (tmp_path / "list.txt").write_text("file a.mp4\nfile b.mp4\n")
+    ffmpeg("-f", "concat", "-i", tmp_path / "list.txt", "-c", "copy", tmp_path / f"joined.{kind}")
+    assert numbers_at(tmp_path / f"joined.{kind}", [5050, 11_950, 12_050, 20_050]) == [50, 119, 120, 200]

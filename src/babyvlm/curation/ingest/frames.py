@@ -306,7 +306,8 @@ def check_times_fit(transcript: Transcript, video: Path) -> None:
     if problem:
         raise UserError(
             f"{transcript.path}: {problem} of {video} ({seconds:,.1f} s; the last starts at {max(starts):,.1f} s)."
-            " Check unit and format of the times in the --profile, and that this is the transcript of this video"
+            " Check unit and format of the times in the --profile, and that this is the transcript of this video, which"
+            " must be complete"
         )
 
 
