@@ -1,10 +1,12 @@
 """Labeled-S trials out of category folders."""
 
+import io
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from babyvlm.__main__ import main
 from babyvlm.benchmark_builder.items import LABELED_COLUMNS, VTWT_COLUMNS, WINOGROUND_COLUMNS
@@ -127,3 +129,19 @@ def test_columns_equal_those_of_benchmarks():
     assert LABELED_COLUMNS == callback.COLUMNS
     assert VTWT_COLUMNS[:3] == vtwt.COLUMNS
     assert WINOGROUND_COLUMNS == winoground.COLUMNS
+
+
+def test_labeled_s_stores_images_upright_without_place(folder, tmp_path, draw_jpeg):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown rotated
+    exif.get_ifd(0x8825)[29] = "GPS SECRET"
+    for number in range(3):
+        image = Image.open(io.BytesIO(draw_jpeg(number))).resize((40, 20))
+        image.save(folder / "cat" / f"{number}.jpg", exif=exif)
+        image.save(folder / "dog" / f"{number}.jpg", exif=b"Exif\0\0GPS SECRET")
+    labeled_s(folder, tmp_path / "out")
+    written = [path for path in (tmp_path / "out" / "labeled_s").rglob("*.jpg") if path.parent.name in ("cat", "dog")]
+    assert len(written) == 6
+    for path in written:
+        assert b"GPS SECRET" not in path.read_bytes()
+        assert Image.open(path).size == ((20, 40) if path.parent.name == "cat" else (40, 20))

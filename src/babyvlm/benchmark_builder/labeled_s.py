@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import random
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from babyvlm.benchmark_builder.items import LABELED_COLUMNS
 from babyvlm.benchmarks.results import world_of
 from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.ingest.image_validation import InvalidSampleError, clean_image
 from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import write_csv
-from babyvlm.io.images import BrokenImageError, open_rgb
+from babyvlm.io.images import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 OPTIONS = 4  # images per trial (Orhan et al. 2020; CVCL)
 UNUSED = ("carseat", "couch", "greenery", "plushanimal")  # folders of Labeled-S that the authors' trials do not use
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 LIST = "labeled_s.csv"
 
 
@@ -70,7 +69,8 @@ def labeled_s(
     rows = list(sample_trials(usable, per_category, seed))
     for image in sorted({row[-1] for row in rows}):
         (folder / "labeled_s" / image).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(category_folders / image, folder / "labeled_s" / image)
+        # Photos contain the place where they were taken.
+        (folder / "labeled_s" / image).write_bytes(clean_image((category_folders / image).read_bytes()))
     write_csv(folder / LIST, [LABELED_COLUMNS, *((*row[:-1], f"labeled_s/{row[-1]}") for row in rows)])
     count = len(rows) // OPTIONS
     artifact.manifest |= {
@@ -125,7 +125,7 @@ def _digests(root: Path, exclude: Sequence[str]) -> dict[str, dict[str, str]]:
         folder.name: {
             path.relative_to(root).as_posix(): artifacts.sha256_file(path)
             for path in sorted(folder.iterdir())
-            if path.suffix.lower() in SUFFIXES
+            if path.suffix.lower() in IMAGE_SUFFIXES
         }
         for folder in folders
     }
@@ -164,7 +164,7 @@ def _rejection(path: Path, *, categories: int, duplicate: bool) -> str:
     if duplicate:
         return "identical file"
     try:
-        open_rgb(path)
-    except BrokenImageError:
+        clean_image(path.read_bytes())
+    except (OSError, InvalidSampleError):
         return "cannot be opened"
     return ""

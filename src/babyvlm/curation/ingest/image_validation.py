@@ -43,7 +43,7 @@ def validate_image(content: bytes, image_size: int = 0) -> bytes:
     image = _decode(content)
     if min(image.size) < MIN_SIDE:
         raise InvalidSampleError(f"image smaller than {MIN_SIDE} pixels")
-    is_kept = image.format in STORED_FORMATS and is_upright(image) and not image.has_transparency_data
+    is_kept = _is_kept(image)
     is_large = len(content) > MAX_STORED_BYTES
     if is_kept and not is_large:
         content = strip_metadata(content, image.format or "")
@@ -55,6 +55,20 @@ def validate_image(content: bytes, image_size: int = 0) -> bytes:
     if len(content) > MAX_STORED_BYTES:
         raise InvalidSampleError("over 1 MiB even after resizing")
     return content
+
+
+def clean_image(content: bytes) -> bytes:
+    """Return an image in its full size as ``validate_image`` stores it.
+
+    Raises:
+        InvalidSampleError: as ``validate_image``.
+    """
+    image = _decode(content)
+    return strip_metadata(content, image.format or "") if _is_kept(image) else _encode(image, min(image.size))
+
+
+def _is_kept(image: Image.Image) -> bool:
+    return image.format in STORED_FORMATS and is_upright(image) and not image.has_transparency_data
 
 
 def _decode(content: bytes) -> Image.Image:
