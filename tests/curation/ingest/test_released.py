@@ -100,6 +100,33 @@ def test_released_reads_authors_lists(tmp_path, images):
     }
 
 
+def test_released_reads_babyvlms_mixed_lists(tmp_path, images):
+    """The forms that arjunchandra2/multimodal-baby (`_process_json`, `_process_csv`) and phase1.sh read."""
+    frames = [f"SAYCam/{VIDEO}_{number:03}_00.jpg" for number in (1, 2, 3)]
+    folder = images([*frames, "llava_pretrain/00453/004539375.jpg", f"SAYCam/{VIDEO}_004_00.jpg"])
+
+    def talk(image, text):
+        human, answer = {"from": "human", "value": "<image>\n"}, {"from": "gpt", "value": text}
+        return {"image": image, "conversations": [human, answer]}
+
+    mixed = [
+        talk(frames[0], "look at the ball ."),
+        talk(["llava_pretrain/00453/004539375.jpg"], "a red dog !"),
+        {"image": frames[1], "conversations": []},
+    ]
+    (tmp_path / "train.json").write_text(json.dumps(mixed))
+    write_csv(tmp_path / "val.csv", ("image", "text"), (f"/projectnb/x/{frames[1]}", "a cup"))
+    write_csv(tmp_path / "test.csv", ("image", "text"), (frames[2], "the dog"))
+    lists = [tmp_path / name for name in ("train.json", "val.csv", "test.csv")]
+    rows = {row["key"]: row for row in run_released(folder, tmp_path / "store", captions=lists, source="").rows()}
+    assert {key: (row["utterance"].split()[:3], row["split"], row["source"]) for key, row in rows.items()} == {
+        frames[0][:-4]: (["look", "at", "the"], "train", "SAYCam"),
+        "llava_pretrain/00453/004539375": (["a", "red", "dog"], "train", "llava_pretrain"),
+        frames[1][:-4]: (["a", "cup"], "val", "SAYCam"),
+        frames[2][:-4]: (["the", "dog"], "test", "SAYCam"),
+    }
+
+
 def test_released_reads_csv_with_groups_and_splits(tmp_path, images):
     folder = images(["a/1.jpg", "a/2.JPG", "3.png", "4.jpg", "5.jpg"])
     write_csv(

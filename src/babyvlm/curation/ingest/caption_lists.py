@@ -1,7 +1,8 @@
 """Read which utterance belongs to which image, for images that are already extracted.
 
 Sources are the lists of the CVCL authors' release (``train.json``, ``val.json``, ``test.json``, or their preprocessed
-transcripts), any CSV of images and captions, and raw SAYCam transcripts with the authors' utterance numbers.
+transcripts), BabyVLM's mixed training list in LLaVA's format, any CSV of images and captions, and raw SAYCam
+transcripts with the authors' utterance numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from babyvlm.curation.ingest.frame_numbering import NumberedUtterance, numbered_utterances
+from babyvlm.curation.ingest.image_validation import InvalidSampleError
 from babyvlm.curation.ingest.sentences import split_sentences
+from babyvlm.curation.ingest.web_corpora.lists import image_and_caption
 from babyvlm.errors import UserError
 from babyvlm.io.files import stored_name
 from babyvlm.io.limits import MAX_LIST_BYTES, load_json
@@ -67,7 +70,7 @@ def read_caption_lists(paths: Sequence[Path], funnel: Funnel, stored: Collection
     images: dict[str, list[str]] = {}
     location_of: dict[str, str] = {}
     for entry in (entry for path in paths for entry in _read_list(path)):
-        entry = entry._replace(image=stored_name(entry.image, stored.__contains__))  # noqa: PLW2901
+        entry = entry._replace(image=_stored_path(entry.image, stored))  # noqa: PLW2901
         text = " ".join(split_sentences(entry.text))
         if not entry.image or not text:
             funnel.drop("caption without words" if entry.image else "malformed entry")
@@ -143,6 +146,14 @@ def _match_frames(
         yield CaptionedImages(text, f"{video}_{number:03d}", "", tuple(names))
 
 
+def _stored_path(image: str, stored: Collection[str]) -> str:
+    """Return the path below the image folder of a listed image: of an absolute path, the longest end that exists."""
+    parts = PurePosixPath(image).parts
+    ends = ["/".join(parts[start:]) for start in range(1, len(parts))] if image.startswith("/") else []
+    found = (stored_name(name, stored.__contains__) for name in (image, *ends))
+    return next((name for name in found if name in stored), stored_name(image, stored.__contains__))
+
+
 def _group_of(image: str) -> str:
     stem = str(PurePosixPath(image).with_suffix(""))
     match = RELEASED_NAME.fullmatch(stem)
@@ -164,7 +175,7 @@ def _read_list(path: Path) -> Iterator[Entry]:
 
 
 def _read_json(path: Path) -> Iterator[Entry]:
-    """Yield the entries of the authors' ``{"data": [{"utterance", "frame_filenames", ...}]}``."""
+    """Yield the entries of the authors' ``{"data": [{"utterance", "frame_filenames", ...}]}``, or of LLaVA's list."""
     try:
         content = load_json(path.read_bytes(), MAX_LIST_BYTES)
     except OSError as error:
@@ -177,11 +188,22 @@ def _read_json(path: Path) -> Iterator[Entry]:
     for number, entry in enumerate(entries):
         text, names = _parse_entry(entry)
         for name in names or [""]:
-            yield Entry(f"{path}, entry {number}", name, text, "", path.stem if path.stem in SPLITS else "")
+            yield Entry(f"{path}, entry {number}", name, text, "", _split_of(path))
+
+
+def _split_of(path: Path) -> str:
+    """Return the split that the name of a list gives."""
+    return path.stem if path.stem in SPLITS else ""
 
 
 def _parse_entry(entry: object) -> tuple[str, list[str]]:
     """Return utterance and image names; no names if the entry is malformed."""
+    if isinstance(entry, dict) and "frame_filenames" not in entry:
+        try:
+            image, caption = image_and_caption(entry)
+        except InvalidSampleError:
+            return "", []
+        return caption.lower(), [image]  # lower case as in arjunchandra2/multimodal-baby, `_process_json`
     names = entry.get("frame_filenames") if isinstance(entry, dict) else None
     text = entry.get("utterance") if isinstance(entry, dict) else None
     if not isinstance(text, str) or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -198,6 +220,7 @@ def _read_csv(path: Path) -> Iterator[Entry]:
     for row in table:
         location = f"{path}, row {row.number}"
         group, split = (row.cells.get(column, "").strip() for column in ("group", "split"))
+        split = split or _split_of(path)
         if split and split not in SPLITS:
             raise UserError(f"{location}: split is {split!r}, must be one of {', '.join(SPLITS)}")
         yield Entry(location, row[image].strip(), row[text], group, split)

@@ -59,10 +59,12 @@ def released(
         frames: folder of images; includes subfolders.
         out: store to create.
         captions: list, lists `[a,b]` or a folder of lists: the authors' train.json, val.json and test.json, their
-            preprocessed transcripts, or CSV files with the columns image, utterance and optionally group and split.
+            preprocessed transcripts, a JSON list in LLaVA's format, or CSV files with the columns image, utterance and
+            optionally group and split. A list named train, val or test gives its images this split.
         transcripts: folder of raw SAYCam transcripts, for images with the authors' names
             (S_20140420_1803_01_082_00.jpg).
-        source: name of the corpus in the store.
+        source: name of the corpus in the store. Empty: that of the first folder in an image's path, for lists that mix
+            corpora.
         image_size: maximum length of the shorter side in pixels; larger images are resized. 0 keeps the original bytes.
         num_workers: number of processes; each processes some images at a time.
         split_by: assign train (90%), val and test (5% each) by utterance, by video or by child, so that no video or
@@ -164,7 +166,7 @@ class ImagePart:
                     "key": str(PurePosixPath(name).with_suffix("")),
                     "image": image,
                     "utterance": utterance.text,
-                    "source": self.source,
+                    "source": self.source or PurePosixPath(name).parts[0],
                     "group": utterance.group,
                     "split": utterance.split or split_of(utterance.group),
                 }

@@ -92,7 +92,7 @@ def _llava_entries(path: Path) -> Iterator[ListEntry]:
     for number, entry in enumerate(_json_elements(path)):
         image, caption, problem = None, None, None
         try:
-            image, caption = _image_and_caption(entry)
+            image, caption = image_and_caption(entry)
         except InvalidSampleError as error:
             problem = str(error)
         id_ = entry.get("id") if isinstance(entry, dict) else None
@@ -102,7 +102,7 @@ def _llava_entries(path: Path) -> Iterator[ListEntry]:
         ids.add(str(id_))
 
 
-def _image_and_caption(entry: object) -> tuple[str, str]:
+def image_and_caption(entry: object) -> tuple[str, str]:
     """Return the path of the image of an entry, and its caption: what the model answers, wherever it stands.
 
     Raises:
