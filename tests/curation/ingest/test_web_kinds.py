@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from babyvlm.curation.check_data.web import check_web_source
 from babyvlm.curation.ingest.web import WebPart, web
 from babyvlm.curation.ingest.web_corpora.sources import find_source
 from babyvlm.curation.store.chunked_writer import Log
@@ -255,3 +256,32 @@ def test_web_reads_folder_of_hugging_face_by_hint(tmp_path):
         find_source(tmp_path / "hf")
     (tmp_path / "hf" / "dataset_infos.json").write_text(json.dumps({}))
     assert len(read(tmp_path / "hf" / "data")[0]) == 4
+
+
+@pytest.mark.parametrize("kind", ["captions", "unsorted", "scans", "zip"])
+def test_check_data_judges_web_samples_as_web_does(tmp_path, kind):
+    members = [member for number in range(5) for member in pair(f"{number}", number)]
+    if kind == "captions":
+        members = [(name, b" " if name.endswith("txt") else content) for name, content in members]
+    elif kind == "unsorted":
+        members = [*members[::2], *members[1::2]]
+    elif kind == "scans":
+        buffer = io.BytesIO()
+        Image.new("RGB", (32, 32)).save(buffer, "JPEG", progressive=True)
+        scan = b"\xff\xda" + bytes(10)
+        members = [(name, buffer.getvalue() + 99 * scan if name.endswith("jpg") else b"x") for name, _ in members]
+    path = write_tar(tmp_path / "a.tar", members)
+    expected = {
+        "captions": ("invalid: no caption", "5"),
+        "scans": ("invalid: JPEG has too many scans", "5"),
+    }.get(kind)
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr("a.jpg", picture())
+        path = tmp_path / "a.zip"
+    findings = check_web_source(path)
+    if expected:
+        assert expected in findings.facts
+        assert f"{path}: about 0 of 5 samples are valid" in findings.missing[0]
+    else:
+        assert {"unsorted": "are not next to each other", "zip": "is compressed with zip"}[kind] in findings.missing[0]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from babyvlm.curation.check_data.findings import Findings, format_bytes
 from babyvlm.curation.check_data.requirements import Requirement
-from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
+from babyvlm.curation.ingest.image_validation import InvalidSampleError
+from babyvlm.curation.ingest.web import validate_sample
 from babyvlm.curation.ingest.web_corpora.sources import Source, find_source
 from babyvlm.curation.stage import MIN_FRACTION
 from babyvlm.errors import UserError
@@ -44,7 +45,7 @@ def check_web_source(path: Path) -> Findings:
     findings.facts += [
         ("files", f"{len(source.files):,} ({format_bytes(sum(map(file_size, source.files)))})"),
         ("samples", f"{'' if is_exact else 'about '}{count:,}"),
-        (f"valid images among the first {num_read:,}", f"{valid_share:.1%}"),
+        (f"valid samples among the first {num_read:,}", f"{valid_share:.1%}"),
         *((f"invalid: {reason}", f"{times:,}") for reason, times in Counter(problems).items()),
     ]
     if source.download_records:
@@ -74,9 +75,8 @@ def _read_samples(chunks: Sequence[Chunk]) -> tuple[list[int], list[str]]:
     sizes, problems = [], []
     for sample in islice(chain.from_iterable(chunk.samples() for chunk in chunks), NUM_SAMPLES):
         try:
-            if sample.image is None:
-                raise InvalidSampleError(sample.problem or "image missing")
-            sizes.append(len(validate_image(sample.image)))
+            _, image = validate_sample(sample)
+            sizes.append(len(image))
         except InvalidSampleError as error:
             problems.append(str(error))
     return sizes, problems

@@ -141,7 +141,7 @@ class WebPart:
             try:
                 if key in keys:
                     raise InvalidSampleError("duplicate id")
-                caption, image = self._validate(sample)
+                caption, image = validate_sample(sample, self.image_size)
             except InvalidSampleError as error:
                 self._leave_out(key, str(error), log)
                 continue
@@ -167,16 +167,21 @@ class WebPart:
         log.funnel.drop(reason, count)
         log.lines.append([key, reason])
 
-    def _validate(self, sample: Sample) -> tuple[str, bytes]:
-        """Return caption and image of a valid sample."""
-        if sample.problem or sample.image is None:
-            raise InvalidSampleError(sample.problem or "image missing")
-        caption = " ".join(strip_invisible(sample.caption or "").replace("\0", " ").split())
-        if not caption:
-            raise InvalidSampleError("no caption")
-        if any("\ud800" <= character <= "\udfff" for character in caption):
-            raise InvalidSampleError("caption is not valid text")
-        return caption, validate_image(sample.image, self.image_size)
+
+def validate_sample(sample: Sample, image_size: int = 0) -> tuple[str, bytes]:
+    """Return caption and image of a valid sample.
+
+    Raises:
+        InvalidSampleError: it is not valid.
+    """
+    if sample.problem or sample.image is None:
+        raise InvalidSampleError(sample.problem or "image missing")
+    caption = " ".join(strip_invisible(sample.caption or "").replace("\0", " ").split())
+    if not caption:
+        raise InvalidSampleError("no caption")
+    if any("\ud800" <= character <= "\udfff" for character in caption):
+        raise InvalidSampleError("caption is not valid text")
+    return caption, validate_image(sample.image, image_size)
 
 
 def _find_sources(paths: list[Path]) -> list[Source]:
