@@ -138,7 +138,10 @@ def test_findings_without_effect_are_undecided():
 
 
 # Every effect equals its threshold, so that any verdict other than undecided is an error.
-@pytest.mark.parametrize(("seeds", "apart"), [(1, 0.0), (3, 0.0), (3, 0.04)])
+@pytest.mark.parametrize(
+    ("seeds", "apart"),
+    [pytest.param(1, 0.0, marks=pytest.mark.soak), pytest.param(3, 0.0, marks=pytest.mark.soak), (3, 0.04)],
+)
 def test_findings_control_error_rate_at_threshold(seeds, apart):
     draw = np.random.default_rng(7)
     border = rates(0.5, 0.6, 1 / 3, positive=1 / 3, negative=1 / 3, blank=0.55)
