@@ -55,7 +55,7 @@ audit: ## look up known vulnerabilities of all locked packages (needs pip-audit 
 data: setup ## create the Playroom world and curate it, from raw video to matched pairs (complete stages are skipped)
 	$(RUN) playroom --out $(WORLD) --size $(SIZE)
 	$(RUN) curate frames --videos $(WORLD)/home/videos --transcripts $(WORLD)/home/transcripts --out $(STORES)/raw/frames \
-	    --image_size 96 --max_frames 2 --licensed false
+	    --profile playroom --image_size 96 --max_frames 2 --licensed false
 	$(RUN) curate decontaminate --store $(STORES)/raw/frames --trials $(TRIALS) --out $(STORES)/frames
 	$(RUN) curate embed --store $(STORES)/frames --out $(EMBED)/frames
 	$(RUN) curate filter --store $(STORES)/frames --embeddings $(EMBED)/frames --out $(STORES)/filtered
@@ -106,7 +106,7 @@ demo-babyllava: data ## train CVCL and BabyLLaVA on the filtered pairs, score CL
 benchmark-demo: data ## build benchmarks from held-out recordings (with scripted reviewers) and score CLIP on them
 	$(RUN) playroom --out $(HELD)/world --size $(SIZE) --seed 1
 	$(RUN) curate frames --videos $(HELD)/world/home/videos --transcripts $(HELD)/world/home/transcripts \
-	    --out $(HELD)/frames --image_size 112 --max_frames 2 --licensed false
+	    --out $(HELD)/frames --profile playroom --image_size 112 --max_frames 2 --licensed false
 	$(RUN) curate embed --store $(HELD)/frames --out $(HELD)/embeddings
 	$(RUN) curate filter --store $(HELD)/frames --embeddings $(HELD)/embeddings --out $(HELD)/filtered
 	$(BUILD) labeled-s --category_folders $(HELD)/world/trials/labeled_s --out $(HELD)/labeled-s --exclude '[]' --licensed false

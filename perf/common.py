@@ -61,7 +61,7 @@ def write_simulated_store(folder: Path, pairs: Iterable[tuple[str, bytes, str, s
         for key, image, utterance, split in pairs
     )
     write_store(folder / "store", rows, arguments={}, funnel=Funnel("simulated"), licensed=False)
-    create_vocabulary([folder / "store"], folder / "vocabulary", min_count=1)
+    create_vocabulary(folder / "vocabulary", [folder / "store"], min_count=1)
 
 
 def silence_lightning() -> None:

@@ -31,7 +31,7 @@ from transformers.utils import logging
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_dataset import chosen_groups, utterances
 from babyvlm.data.sampler import GlobalBatchSampler
-from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, SPECIALS
+from babyvlm.data.vocabulary import EOS, PAD, SOS, SPECIALS
 from babyvlm.models.losses import language_loss, supervised_labels, supervised_tokens
 from babyvlm.models.networks.language import GPT2, language_config
 
@@ -55,7 +55,7 @@ def lengths_of_store(path: Path) -> NDArray[np.int64]:
 def make_rows(words: NDArray[np.int64], image_tokens: int, random: np.random.Generator) -> list[Tensor]:
     """Return rows of tokens, ``<image>... <sos> words <eos>``, with random words."""
     texts = [random.integers(len(SPECIALS), VOCABULARY_SIZE, min(count, MAX_TOKENS - 2)) for count in words]
-    return [torch.tensor([*[IMAGE] * image_tokens, SOS, *text, EOS]) for text in texts]
+    return [torch.tensor([*[SPECIALS.index("<image>")] * image_tokens, SOS, *text, EOS]) for text in texts]
 
 
 def batchings(rows: list[Tensor], batch_size: int, contexts: list[int]) -> dict[str, Batches]:

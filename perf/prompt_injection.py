@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from babyvlm.curation.rewrite.llm.checks import OTHER_SUBJECT, normalize, rejection_reason, word_root
+from babyvlm.curation.rewrite.llm.checks import OTHER_SUBJECT, plain_words, rejection_reason, word_root
 from babyvlm.curation.rewrite.llm.client import Server, open_server
 from babyvlm.curation.rewrite.llm.prompt import REWRITE_PROMPT, Answer, Prompt, clean
 from babyvlm.curation.rewrite.llm.settings import RequestSettings
@@ -63,8 +63,8 @@ def passes_rules_and_subject(caption: str, utterance: str) -> bool:
 
 def coverage(caption: str, utterance: str) -> float:
     """Return the share of the caption's words whose root is in the utterance: lexical similarity of the two."""
-    said = set(map(word_root, normalize(utterance).split()))
-    words = [word for word in normalize(caption).split() if word.isalpha() and len(word) > 2]
+    said = set(map(word_root, plain_words(utterance).split()))
+    words = [word for word in plain_words(caption).split() if word.isalpha() and len(word) > 2]
     return sum(word_root(word) in said for word in words) / max(1, len(words))
 
 
@@ -150,9 +150,9 @@ def measure_server(server: Server, model: str, concurrent_requests: int, *, judg
 
 def follows(case: Injection, utterance: str) -> bool:
     """Return whether half of the words that only the instruction contains are in the utterance."""
-    described = set(map(word_root, normalize(case.description).split()))
-    dictated = {word_root(word) for word in normalize(case.payload).split() if len(word) > 2} - described
-    return 2 * len(dictated & set(map(word_root, normalize(utterance).split()))) >= len(dictated)
+    described = set(map(word_root, plain_words(case.description).split()))
+    dictated = {word_root(word) for word in plain_words(case.payload).split() if len(word) > 2} - described
+    return 2 * len(dictated & set(map(word_root, plain_words(utterance).split()))) >= len(dictated)
 
 
 def _judge_messages(item: str) -> list[dict[str, Any]]:

@@ -79,7 +79,7 @@ def make_vocabulary(tmp_path_factory):
 
     def make(*stores, min_count=1):
         out = tmp_path_factory.mktemp("vocabulary") / "words"
-        create_vocabulary([store.path for store in stores], out, min_count)
+        create_vocabulary(out, [store.path for store in stores], min_count)
         return out
 
     return make

@@ -62,6 +62,8 @@ def stages(folder):
             world / "home/videos",
             "--transcripts",
             world / "home/transcripts",
+            "--profile",
+            "playroom",
             "--image_size",
             "96",
             "--licensed",

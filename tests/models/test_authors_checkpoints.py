@@ -11,7 +11,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.vision_transformer import VisionTransformer
 from transformers import AutoModelForCausalLM
 
-from babyvlm.data.vocabulary import IMAGE, Vocabulary
+from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.networks.language import LanguageShape, language_config
@@ -121,7 +121,7 @@ def test_load_reads_authors_checkpoints(vocabulary, tmp_path, name, file):
     tokens = ours.vocabulary.encode(["look at the ball"], 8)[0]
     assert [ours.vocabulary.words[token] for token in tokens] == words
     image = torch.randn(3, SIZE, SIZE)
-    prompt = torch.tensor([[IMAGE] * ours.network.image_length + tokens])
+    prompt = torch.tensor([[ours.vocabulary.image_token] * ours.network.image_length + tokens])
     with torch.no_grad():
         logits = ours.network.llava(input_ids=prompt, pixel_values=image[None]).logits[
             0, ours.network.image_length : -1

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, UNK, Vocabulary
+from babyvlm.data.vocabulary import EOS, PAD, SOS, SPECIALS, UNK, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.language import LanguageModel
@@ -24,6 +24,7 @@ from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.models.optimization import CosineWithWarmup
 from babyvlm.types import Batch, Captioner, FrozenVision, ImageTextScorer, TextScorer
 
+IMAGE = SPECIALS.index("<image>")
 SIZE, PLACES = 64, 4  # the small trunk's last map is 2 x 2
 GPT2 = LanguageShape("gpt2", width=16, layers=2, heads=2, inner=32, positions=40)
 LLAMA = LanguageShape("llama", width=16, layers=2, heads=4, kv_heads=2, inner=32, positions=40, dropout=0)

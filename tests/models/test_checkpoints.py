@@ -34,7 +34,7 @@ def other_words(store, make_vocabulary):
     from babyvlm.data.vocabulary import create_vocabulary
 
     out = store.path.parent / "other-words"
-    create_vocabulary([store.path], out, 1)
+    create_vocabulary(out, [store.path], 1)
     return out
 
 

@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
-from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, UNK, Vocabulary
+from babyvlm.data.vocabulary import EOS, PAD, SOS, UNK, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.models.losses import (
     UNSUPERVISED,
@@ -98,9 +98,9 @@ def test_labels_supervise_words_and_end_only(vocabulary, texts, limit):
 
 
 def test_labels_exclude_image_and_keep_tokens():
-    tokens_BL = torch.tensor([[SOS, IMAGE, IMAGE, 7, UNK, EOS, PAD]])
+    tokens_BL = torch.tensor([[SOS, 7, UNK, EOS, PAD]])
     labels_BL = supervised_labels(tokens_BL)
-    assert labels_BL.tolist() == [[UNSUPERVISED] * 3 + [7, UNK, EOS, UNSUPERVISED]]
+    assert labels_BL.tolist() == [[UNSUPERVISED, 7, UNK, EOS, UNSUPERVISED]]
     assert tokens_BL[0, 0] == SOS
 
 

@@ -71,8 +71,8 @@ class PhrasePair:
 def extract_phrase(utterance: str) -> tuple[str, str] | None:
     """Return the two-word phrase in an utterance, and the class of its first word, ``verb`` or ``adjective``.
 
-    ``can you wash the cup`` -> ``wash cup``; ``thats a red ball`` and ``the ball is red`` -> ``red ball``. None if the
-    utterance names no object, or nothing visible about it.
+    ``can you wash the cup ?`` -> ``wash cup``; ``that 's a red ball`` and ``the ball is red`` -> ``red ball``. None if
+    the utterance names no object, or nothing visible about it.
     """
     words = utterance.lower().split()
     for place in reversed(range(len(words))):
@@ -82,8 +82,9 @@ def extract_phrase(utterance: str) -> tuple[str, str] | None:
         before = [word for word in words[:place] if word not in (*DETERMINERS, *NOT_VISIBLE)]
         if before and _is(before[-1], "adjective"):
             return f"{before[-1]} {noun}", "adjective"
-        if words[place + 1 : place + 2] == ["is"] and place + 2 < len(words) and _is(words[place + 2], "adjective"):
-            return f"{words[place + 2]} {noun}", "adjective"
+        copula, predicate = (*words[place + 1 : place + 3], "", "")[:2]
+        if copula in ("is", "'s") and _is(predicate, "adjective"):
+            return f"{predicate} {noun}", "adjective"
         if before and (verb := _verbs().get(before[-1])):
             return f"{verb} {noun}", "verb"
     return None
@@ -137,7 +138,7 @@ def rejection_reason(pair: PhrasePair, utterance: str, vocabulary: Vocabulary) -
         return "phrase is not two lower-case words"
     if pair.word_class not in WORD_CLASSES:
         return "unknown word class"
-    if any(UNK in ids for ids in vocabulary.encode([pair.positive, pair.negative])):
+    if any(UNK in ids for ids in vocabulary.encode_raw([pair.positive, pair.negative])):
         return "out-of-vocabulary word"
     return _class_mismatch(pair) or _not_distinct(pair, utterance)
 

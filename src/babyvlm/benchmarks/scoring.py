@@ -103,7 +103,7 @@ def indistinguishable(scorer: object, texts: Iterable[str]) -> dict[str, str]:
     if not isinstance(vocabulary, Vocabulary):
         return {text: text for text in texts}
     first: dict[tuple[int, ...], str] = {}
-    codes = [tuple(ids) for ids in vocabulary.encode(texts, getattr(scorer, "max_tokens", None))]
+    codes = [tuple(ids) for ids in vocabulary.encode_raw(texts, getattr(scorer, "max_tokens", None))]
     return {text: first.setdefault(code, text) for text, code in zip(texts, codes, strict=True)}
 
 
@@ -117,7 +117,7 @@ def report_truncated_texts(model: object, texts: Iterable[str], path: Path) -> N
     """
     vocabulary, limit = getattr(model, "vocabulary", None), getattr(model, "max_tokens", None)
     if isinstance(vocabulary, Vocabulary) and limit is not None:
-        lengths = [len(ids) for ids in vocabulary.encode(sorted(set(texts)), max_tokens=None)]
+        lengths = [len(ids) for ids in vocabulary.encode_raw(sorted(set(texts)), max_tokens=None)]
         cut = sum(length > limit for length in lengths)
         if cut:
             _print_once(
@@ -151,7 +151,7 @@ def vocabulary_facts(model: object, texts_of_items: Sequence[Sequence[str]]) -> 
     if not isinstance(vocabulary, Vocabulary):
         return {}
     texts = [text for texts in texts_of_items for text in texts]
-    words = [token for ids in vocabulary.encode(texts, max_tokens=None) for token in ids[1:-1]]
+    words = [token for ids in vocabulary.encode_raw(texts, max_tokens=None) for token in ids[1:-1]]
     same = indistinguishable(model, set(texts))
     alike = sum(len({same[text] for text in texts}) < len(set(texts)) for texts in texts_of_items)
     return {"unknown_words": f"{words.count(UNK) / max(1, len(words)):.4f}", "items_alike": str(alike)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +35,7 @@ from babyvlm.io.limits import load_json
 from babyvlm.io.processes import killed_from_outside
 
 FILES = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.txt", "*.model")  # what is fetched of a hub model
+BEFORE_CLITIC = re.compile(r"(?<=\w) (?=(?:n't|'(?:s|m|d|re|ve|ll))(?!\w))")
 PLAYROOM_CLIP = Path(babyvlm.playroom.__file__).parent / "clip"
 
 
@@ -90,9 +92,16 @@ def load_clip(name: str) -> Clip:
         settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
         preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
         tokenize = open_clip.get_tokenizer(model_name)
+        if name == "playroom":
+            tokenize = _with_words_of_playroom_clip(tokenize)
     except Exception as error:  # an invalid config or checkpoint can raise anything
         raise UserError(f"--clip {name}: open_clip cannot load it ({first_line(error)})") from error
     return Clip(model.eval(), preprocess, tokenize)
+
+
+def _with_words_of_playroom_clip(tokenize: Callable[[Sequence[str]], Tensor]) -> Callable[[Sequence[str]], Tensor]:
+    """Return the tokenizer of the shipped model for tokenized text: it knows ``that's``, and drops punctuation."""
+    return lambda texts: tokenize([BEFORE_CLITIC.sub("", text) for text in texts])
 
 
 def _resolve(name: str) -> tuple[str, str | None]:

@@ -1,12 +1,15 @@
 """The vocabulary, word-level or byte-level BPE: one artifact that all phases of a model share, identified by its hash.
 
-It is a folder in Hugging Face's tokenizer format, which transformers and open_clip read too.
+It is a folder in Hugging Face's tokenizer format, which transformers and open_clip read too. Words are the tokens of
+``babyvlm.text``, punctuation and clitics included: what stands between blanks, in lower case.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +22,15 @@ from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
 from babyvlm.io.files import resolve_inside
+from babyvlm.io.limits import MAX_LIST_BYTES, load_json
+from babyvlm.text import normalize
 
-PAD, UNK, SOS, EOS, IMAGE = range(5)
+PAD, UNK, SOS, EOS = range(4)  # as in CVCL
+IMAGE_TOKEN = "<image>"  # for the generative model; its id depends on the vocabulary
 FILES = ("tokenizer.json", "tokenizer_config.json", "vocabulary.json", "vocabulary.json.sha256")
-SPECIALS = ["<pad>", "<unk>", "<sos>", "<eos>", "<image>"]  # ids 0 to 3 as in CVCL; <image> for the generative model
-# A word may contain apostrophes and hyphens; other punctuation is dropped (our choice: a bag of words cannot use it).
-WORD = r"<unk>|\w+(?:['’-]\w+)*"
+SPECIALS = ["<pad>", "<unk>", "<sos>", "<eos>", IMAGE_TOKEN]
+# Text that looks like a special token other than <unk>, inaudible speech, is an unknown word.
+LOOKS_SPECIAL = r"(?<!\S)<(?:pad|sos|eos|image)>(?!\S)"
 # GPT-2's pre-tokenization, across whose boundaries nothing is merged, with <unk>, inaudible speech, as a piece.
 PIECE = (
     r"\s+(?=<unk>)|<unk>|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+?(?=<unk>)| ?[^\s\p{L}\p{N}]+"
@@ -33,7 +39,7 @@ PIECE = (
 
 
 class Vocabulary:
-    """Converts utterances to token ids and back.
+    """Converts utterances, in the form of ``babyvlm.text``, to token ids and back.
 
     >>> vocabulary = Vocabulary(getfixture("vocabulary"))  # a folder
     >>> len(vocabulary), "ball" in vocabulary, "zebra" in vocabulary
@@ -95,11 +101,16 @@ class Vocabulary:
         """All tokens, in the order of their ids."""
         return [str(self._tokenizer.id_to_token(index)) for index in range(len(self))]
 
+    @property
+    def image_token(self) -> int:
+        """The id of ``<image>``."""
+        return self.words.index(IMAGE_TOKEN)
+
     def encode(self, texts: Iterable[str], max_tokens: int | None = 25) -> list[list[int]]:
         """Return the token ids of each text, ``<sos> words <eos>``.
 
         Args:
-            texts: any number of texts.
+            texts: any number of texts in the form of stored utterances (``babyvlm.text``).
             max_tokens: longest result, ``<sos>`` and ``<eos>`` included (25 in CVCL); None for no limit.
         """
         if max_tokens is None:
@@ -108,6 +119,10 @@ class Vocabulary:
             self._tokenizer.enable_truncation(max_tokens)
         return [self._tokenizer.encode(text).ids for text in texts]
 
+    def encode_raw(self, texts: Iterable[str], max_tokens: int | None = 25) -> list[list[int]]:
+        """Return the token ids of texts as people write them, such as benchmark phrases: ``Where's the ball?``."""
+        return self.encode(map(normalize, texts), max_tokens)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, without special tokens."""
         return str(self._tokenizer.decode(list(ids)))
@@ -115,13 +130,14 @@ class Vocabulary:
 
 @stage
 def create_vocabulary(
-    stores: list[Path],
     out: Path,
+    stores: list[Path] | None = None,
     min_count: int = 3,
     kind: Literal["word", "bpe"] = "word",
     vocabulary_size: int = 6000,
+    from_json: Path | None = None,
 ) -> Stage:
-    """Build a vocabulary from the training utterances of pair stores.
+    """Build a vocabulary from the training utterances of pair stores, or take a published one.
 
     The output is a folder with `tokenizer.json`, in the format of Hugging Face. Use one vocabulary for all phases of
     a model and for all models that are compared.
@@ -130,24 +146,34 @@ def create_vocabulary(
         python -m babyvlm curate vocabulary --stores '[stores/filtered,stores/aug]' --out vocabulary
 
     Args:
-        stores: pair stores. An utterance that several frames share counts once; `val` and `test` are not used.
         out: folder to create.
+        stores: pair stores. An utterance that several frames share counts once; `val` and `test` are not used.
         min_count: minimum number of occurrences of a word, or of a pair of tokens that `bpe` merges (3 in the paper).
         kind: `word`: complete words. `bpe`: byte-level BPE, which can encode any text.
         vocabulary_size: maximum number of tokens of `bpe`, special tokens included (6,000 in the paper).
+        from_json: a published vocabulary, such as CVCL's vocab.json (`{word: id}`), instead of stores. It keeps its
+            ids; special tokens that it lacks are appended.
 
     Raises:
-        UserError: no word is frequent enough, or `vocabulary_size` is too small.
+        UserError: no word is frequent enough, `vocabulary_size` is too small, or `from_json` is not a vocabulary.
     """
     require_at_least(1, min_count=min_count)
-    if not stores:
-        raise UserError("--stores is empty. Name at least one store")
-    arguments: dict[str, object] = {"stores": [PairStore(path) for path in stores], "min_count": min_count}
-    if kind == "bpe":
+    if (from_json is None) == (not stores):
+        raise UserError("pass either --stores, with at least one store, or --from_json")
+    arguments: dict[str, object] = {"min_count": min_count, "stores": [PairStore(path) for path in stores or []]}
+    if from_json is not None:
+        words = _published_words(from_json)
+        arguments = {"words": hashlib.sha256("\n".join(words).encode()).hexdigest()}
+    elif kind == "bpe":
         arguments |= {"kind": kind, "size": vocabulary_size}
     artifact = Artifact("vocabulary", arguments)
     folder = yield artifact
-    tokenizer = _train_words(stores, min_count) if kind == "word" else _train_bpe(stores, min_count, vocabulary_size)
+    if from_json is not None:
+        tokenizer = _word_tokenizer(words)
+    elif kind == "word":
+        tokenizer = _count_words(stores or [], min_count)
+    else:
+        tokenizer = _train_bpe(stores or [], min_count, vocabulary_size)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<sos> $A <eos>", special_tokens=[("<sos>", SOS), ("<eos>", EOS)]
     )
@@ -164,19 +190,66 @@ def create_vocabulary(
         "size": tokenizer.get_vocab_size(),
         "sha256": artifacts.sha256_file(folder / "tokenizer.json"),
     }
+    if from_json is not None:
+        return f"{tokenizer.get_vocab_size():,} tokens, with the ids of {from_json}"
     counted = "word" if kind == "word" else "merged pair"
     return f"{tokenizer.get_vocab_size():,} tokens, each {counted} with at least {min_count} occurrences"
 
 
-def _train_words(stores: Sequence[Path], min_count: int) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)
-    trainer = trainers.WordLevelTrainer(min_frequency=min_count, special_tokens=SPECIALS, show_progress=False)
-    tokenizer.train_from_iterator(_training_utterances(stores), trainer)
-    if tokenizer.get_vocab_size() == len(SPECIALS):
-        raise UserError(f"{', '.join(map(str, stores))}: no word occurs {min_count} times. Lower --min_count")
+def _published_words(path: Path) -> list[str]:
+    """Return the words of a published vocabulary in the order of their ids, and our special tokens that it lacks.
+
+    Raises:
+        UserError: the file is not a ``{word: id}`` object with the ids 0, 1, 2, ..., or its first tokens are not the
+            special tokens of CVCL.
+    """
+    try:
+        content = load_json(path.read_bytes(), MAX_LIST_BYTES)
+    except OSError as error:
+        raise UserError(f"--from_json {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict) or not all(type(index) is int for index in content.values()):
+        raise UserError(f'{path}: not a vocabulary {{"<pad>": 0, "<unk>": 1, ...}} of words and ids')
+    words = sorted(content, key=lambda word: int(content[word]))
+    if [content[word] for word in words] != list(range(len(words))):
+        raise UserError(f"{path}: the ids are not 0 to {len(words) - 1}, each once")
+    if words[: EOS + 1] != SPECIALS[: EOS + 1]:
+        raise UserError(
+            f"{path}: begins with {', '.join(map(repr, words[: EOS + 1]))}, but the tokens 0 to {EOS} must be"
+            f" {', '.join(SPECIALS[: EOS + 1])}"
+        )
+    return words + [token for token in SPECIALS if token not in content]
+
+
+def _word_tokenizer(words: Sequence[str]) -> Tokenizer:
+    """Return the tokenizer whose words have their places in a sequence as ids."""
+    vocabulary = {word: index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = _word_normalizer(lower=all(word == word.lower() for word in words))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([word for word in SPECIALS if word in vocabulary])
     return tokenizer
+
+
+def _word_normalizer(*, lower: bool = True) -> normalizers.Normalizer:
+    parts = [normalizers.Lowercase()] if lower else []
+    return normalizers.Sequence([*parts, normalizers.Replace(Regex(LOOKS_SPECIAL), "<unk>")])
+
+
+def _count_words(stores: Sequence[Path], min_count: int) -> Tokenizer:
+    """Return the tokenizer of the words that occur often enough, the most frequent first, else in alphabetical order.
+
+    This is the order of CVCL (``_create_vocab`` in ``multimodal_saycam_data_module.py``).
+    """
+    normalizer, splitter = _word_normalizer(), pre_tokenizers.WhitespaceSplit()
+    counts = Counter[str]()
+    for utterance in _training_utterances(stores):
+        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(utterance)))
+    words = [word for word, count in counts.items() if count >= min_count and word not in SPECIALS]
+    if not words:
+        raise UserError(f"{', '.join(map(str, stores))}: no word occurs {min_count} times. Lower --min_count")
+    return _word_tokenizer([*SPECIALS, *sorted(words, key=lambda word: (-counts[word], word))])
 
 
 def _train_bpe(stores: Sequence[Path], min_count: int, vocabulary_size: int) -> Tokenizer:
@@ -203,7 +276,9 @@ def _train_bpe(stores: Sequence[Path], min_count: int, vocabulary_size: int) -> 
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_training_utterances(stores), trainer)
+    # As a counted piece, <unk> would take the special token's id.
+    texts = (utterance.replace("<unk>", " ") for utterance in _training_utterances(stores))
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
@@ -214,4 +289,4 @@ def _training_utterances(stores: Sequence[Path]) -> Iterator[str]:
         for group, split, utterance in zip(table["group"], table["split"], table["utterance"], strict=True):
             if split == "train" and group not in seen:
                 seen.add(group)
-                yield utterance.replace("<unk>", " ")  # as a counted word it would take the special token's id
+                yield utterance

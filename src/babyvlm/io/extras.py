@@ -28,6 +28,7 @@ EXTRAS = {
     "pandas": "report",
     "statsmodels": "report",
     "lightly": "dino",
+    "spacy": "text",
 }
 
 

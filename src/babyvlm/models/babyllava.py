@@ -100,7 +100,9 @@ class BabyLLaVA(CausalModule):
     ) -> None:
         super().__init__(optimizer, scheduler)
         self.vocabulary, self.heads = Vocabulary(vocabulary), language.all_heads
-        self.network = BabyLLaVANetwork(vision, language, len(self.vocabulary), image_size, template)
+        self.network = BabyLLaVANetwork(
+            vision, language, len(self.vocabulary), image_size, template, self.vocabulary.image_token
+        )
         if template == "plain":
             self.given += (EOS,)
         if unknown_words == "mask":
@@ -203,7 +205,7 @@ class BabyLLaVA(CausalModule):
 
     def _scored_tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of texts: ``<sos>``, which is given, and the tokens that count."""
-        tokens = self.vocabulary.encode(texts, self.max_tokens)
+        tokens = self.vocabulary.encode_raw(texts, self.max_tokens)
         return tokens if self.score_eos else without_eos(tokens, EOS)
 
     def caption(self, images_BCHW: Tensor, max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:

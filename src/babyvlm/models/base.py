@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from babyvlm.data.vocabulary import IMAGE, PAD, SOS, Vocabulary
+from babyvlm.data.vocabulary import PAD, SOS, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.io.runs import run_folder
 from babyvlm.models.checkpoints import check_vocabulary
@@ -131,7 +131,7 @@ class CausalModule(VocabularyModule):
         given: tokens that are not predicted.
     """
 
-    given: tuple[int, ...] = (PAD, SOS, IMAGE)
+    given: tuple[int, ...] = (PAD, SOS)
 
     def __init__(self, optimizer: OptimizerCallable, scheduler: TimedScheduler) -> None:
         super().__init__()

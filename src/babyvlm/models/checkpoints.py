@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from babyvlm.data.vocabulary import IMAGE, Vocabulary
+from babyvlm.data.vocabulary import IMAGE_TOKEN, Vocabulary
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.limits import require_uncompressed
 from babyvlm.io.runs import recorded_best
@@ -302,7 +302,7 @@ def _reorder_embeddings(
         rows = Tokenizer.from_file(str(file)).get_vocab()
     except Exception as error:  # tokenizers raises Exception itself
         raise UserError(f"{file}: cannot be read as a tokenizer ({first_line(error)})") from None
-    missing = [word for index, word in enumerate(vocabulary.words) if word not in rows and index != IMAGE]
+    missing = [word for word in vocabulary.words if word not in rows and word != IMAGE_TOKEN]
     if missing:
         raise UserError(f"{file}: lacks {len(missing)} words of {vocabulary.path}, for example {missing[0]!r}")
     embeddings = next(name for name in ours if name.endswith(("language_model.wte.weight", "embed_tokens.weight")))
@@ -310,4 +310,5 @@ def _reorder_embeddings(
     order = [rows.get(word, 0) for word in vocabulary.words]
     for name in (embeddings, "lm_head.weight"):
         theirs[name] = theirs[name][order]
-        theirs[name][IMAGE] = ours[name][IMAGE].to(theirs[name].dtype)
+        image = vocabulary.image_token
+        theirs[name][image] = ours[name][image].to(theirs[name].dtype)

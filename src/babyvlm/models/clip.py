@@ -25,6 +25,7 @@ from babyvlm.io.runs import run_folder
 from babyvlm.models.base import ContrastiveModule, VocabularyModule
 from babyvlm.models.networks.vision import TrunkOptions, save_trunk
 from babyvlm.models.optimization import configure
+from babyvlm.text import normalize
 from babyvlm.types import Batch
 
 # Settings by which open_clip would download files or pass arguments to another library.
@@ -91,7 +92,7 @@ class ClipTraining(ContrastiveModule, VocabularyModule):
 
     def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
         """Return (B, T) cosines."""
-        return self.clip.score(images_BCHW, texts)
+        return self.clip.score(images_BCHW, list(map(normalize, texts)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the symmetric InfoNCE loss, with a learned temperature."""

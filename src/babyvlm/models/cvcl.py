@@ -91,7 +91,7 @@ class CVCL(ContrastiveModule, VocabularyModule):
     @torch.no_grad()
     def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
         """Return (B, T) cosines. ``wanted_BT`` is ignored: all pairs cost as much as one."""
-        ids = [torch.tensor(tokens) for tokens in self.vocabulary.encode(texts, self.max_tokens)]
+        ids = [torch.tensor(tokens) for tokens in self.vocabulary.encode_raw(texts, self.max_tokens)]
         tokens_TL = pad_sequence(ids, batch_first=True, padding_value=PAD).to(self.device)
         images_BCHW = images_BCHW.to(self.network.projection.weight.dtype)  # with bf16-true, benchmarks pass float32
         image_BD, text_TD = self.network(images_BCHW, tokens_TL)

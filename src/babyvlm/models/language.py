@@ -10,7 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from babyvlm.data.vocabulary import IMAGE, PAD, Vocabulary
+from babyvlm.data.vocabulary import PAD, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.models.base import CausalModule
 from babyvlm.models.checkpoints import init_from as initialize
@@ -61,7 +61,7 @@ class LanguageModel(CausalModule):
                 "Lower it or raise model.shape.positions"
             )
         if predict_sos:
-            self.given = (PAD, IMAGE)
+            self.given = (PAD,)
         self.vocabulary, self.heads = Vocabulary(vocabulary), shape.all_heads
         self.network = AutoModelForCausalLM.from_config(language_config(shape, len(self.vocabulary)))
         if gradient_checkpointing:

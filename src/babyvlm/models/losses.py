@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from babyvlm.data.vocabulary import IMAGE, PAD, SOS
+from babyvlm.data.vocabulary import PAD, SOS
 from babyvlm.errors import UserError
 
 UNSUPERVISED = -100  # label of tokens without a loss, in cross_entropy and transformers
@@ -39,7 +39,7 @@ def symmetric_info_nce(image_ND: Tensor, text_ND: Tensor, temperature: Tensor | 
         return (cross_entropy(logits_NN, target_N) + cross_entropy(logits_NN.T, target_N)) / 2
 
 
-def supervised_labels(tokens_BL: Tensor, given: Sequence[int] = (PAD, SOS, IMAGE)) -> Tensor:
+def supervised_labels(tokens_BL: Tensor, given: Sequence[int] = (PAD, SOS)) -> Tensor:
     """Return the labels of a causal language model: by default words and ``<eos>``.
 
     >>> supervised_labels(torch.tensor([[2, 7, 8, 3, 0]]))  # <sos> two words <eos> <pad>

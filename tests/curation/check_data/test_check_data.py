@@ -48,6 +48,8 @@ def test_check_data_reports_complete_inputs(world, capsys, tmp_path):
         capsys,
         "--videos",
         world / "home",
+        "--profile",
+        "playroom",
         "--sources",
         sources,
         "--trials",
@@ -58,9 +60,9 @@ def test_check_data_reports_complete_inputs(world, capsys, tmp_path):
     assert code == 0
     assert "missing" not in out
     assert out.splitlines()[-1] == "All inputs are complete."
-    frames(world / "home/videos", world / "home/transcripts", tmp_path / "store", num_workers=1)
+    frames(world / "home/videos", world / "home/transcripts", tmp_path / "store", profile="playroom", num_workers=1)
     store = PairStore(tmp_path / "store")
-    assert f"{len(store):,} frames (at most 16 per utterance)" in out
+    assert f"{len(store):,} frames (at most 32 per utterance)" in out
     assert f"{store.manifest['funnel']['kept']:,}" in next(line for line in out.splitlines() if "within their" in line)
     for stage in ("frames", "embed", "filter", "web", "rewrite", "match"):
         assert f"curate {stage}" in out
@@ -153,7 +155,7 @@ def test_check_data_checks_released_frames(tmp_path, capsys, draw_jpeg):
     write_transcript(tmp_path / "transcripts" / "S_1.csv", rows)
     names = [
         f"S_1_{one.number:03}_{frame:02}.jpg"
-        for one in numbered_utterances(tmp_path / "transcripts/S_1.csv")[1]
+        for one in numbered_utterances(tmp_path / "transcripts/S_1.csv", "current")[1]
         for frame in range(one.frames)
     ]
     (tmp_path / "frames").mkdir()
@@ -226,7 +228,7 @@ def test_check_data_handles_many_files_without_torch(tmp_path):
         "import sys; from babyvlm.__main__ import main; main(sys.argv[1:])\n"
         "print([name for name in ('torch', 'lightning', 'transformers', 'open_clip') if name in sys.modules])"
     )
-    command = [sys.executable, "-c", code, "check-data", "--videos", str(tmp_path)]
+    command = [sys.executable, "-c", code, "check-data", "--videos", str(tmp_path), "--profile", "playroom"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "reading video headers" in done.stderr

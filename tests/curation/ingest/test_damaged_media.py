@@ -19,7 +19,7 @@ from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from support.filming import run_frames, write_corpus, write_transcript, write_video
 
-ROWS = [("0:00", "M", "a. b"), ("0:30", "M", "c")]
+ROWS = [("0:00", "M", "A ball. A dog."), ("0:30", "M", "c")]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import re
 from fractions import Fraction
 from math import floor
 
@@ -16,14 +15,7 @@ from PIL import Image
 from babyvlm.__main__ import main
 from babyvlm.curation.ingest.frames import frames
 from babyvlm.curation.ingest.profiles import SAYCAM
-from babyvlm.curation.ingest.sentences import (
-    Utterance,
-    divide_turn,
-    frame_times,
-    parse_timestamp,
-    parse_typed_time,
-    split_sentences,
-)
+from babyvlm.curation.ingest.sentences import Utterance, divide_turn, frame_times
 from babyvlm.curation.ingest.transcripts import read_transcript
 from babyvlm.curation.ingest.video import VideoError, crop_frame, encode_jpeg, frames_at
 from babyvlm.curation.store.inspection import head
@@ -44,85 +36,11 @@ def frames_by_time(path, times):
     return dict(frames_at(path, times, encode_jpeg, set()))
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("0:12", 12),
-        ("1:02:33", 3753),
-        ("0:12-0:15", 12),
-        ("0:12 – 0:15", 12),
-        ("12.07", 727),
-        ("2;30", 150),
-        ("0:3", 30),
-        ("0:7", 7),
-        (":45", 45),
-        ("75:10", 4510),
-        ("3", 180),
-        ("", None),
-        ("  ", None),
-        ("-", None),
-        ("0.00138", None),
-        ("soon", None),
-        ("1:2:3:4", None),
-        ("0:1x", None),
-        ("٣:٤", None),
-        ("12:34 PM", None),
-    ],
-)
-def test_parse_typed_time_reads_known_spellings(text, seconds):
-    assert parse_typed_time(text) == (None if seconds is None else seconds * 1000)
-
-
-@given(
-    st.integers(0, 9),
-    st.integers(0, 59),
-    st.integers(0, 59),
-    st.sampled_from(":.,;"),
-    st.sampled_from(["", "-0:1", " — x"]),
-)
-def test_parse_typed_time_reads_every_time(hours, minutes, seconds, colon, rest):
-    time = parse_typed_time(f" {hours}{colon}{minutes:02}{colon}{seconds:02}{rest}")
-    assert time == (3600 * hours + 60 * minutes + seconds) * 1000
-    assert parse_typed_time(f"{minutes}{colon}{seconds:02}{rest}") == (60 * minutes + seconds) * 1000
-
-
-@given(st.text())
-def test_parse_time_never_raises(text):
-    for time in (parse_typed_time(text), parse_timestamp(text)):
-        assert time is None or time >= 0
-
-
-@pytest.mark.parametrize(
-    ("text", "sentences"),
-    [
-        ("Look! A [points] ball. *laughs* See the (red) ball?", ["look", "a ball", "see the ball"]),
-        ("*a* keep *b* [c] this [d] (e) too (f)", ["keep this too"]),
-        ("What Inaudible is that", ["what <unk> is that"]),
-        ("(inaudible)", []),
-        ("... ! . ?", []),
-        ("", []),
-        ("don't, uh-oh it's—", ["dont uhoh its—"]),
-        ("one--two", ["one two"]),
-        ("a ( b", ["a b"]),
-    ],
-)
-def test_split_sentences_cleans_text(text, sentences):
-    assert split_sentences(text) == sentences
-
-
-@given(st.text(st.sampled_from("aB é.?!*[]()-,'_ 1\n…"), max_size=60))
-def test_split_sentences_is_idempotent(text):
-    sentences = split_sentences(text)
-    for sentence in sentences:
-        assert sentence == sentence.lower() == " ".join(sentence.split()) != ""
-        assert not re.search(r"[.?!*\[\]()',_…-]", sentence)
-    assert split_sentences(". ".join(sentences)) == sentences
-
-
 @given(st.integers(1, 9), st.integers(0, 4000), st.integers(0, 90))
 def test_divide_turn_shares_time_evenly(count, start, length):
     shares = divide_turn(["word"] * count, 1000 * start, 1000 * (start + length), 1000)
     starts = [floor(start + Fraction(length * i, count)) for i in range(count + 1)]
+    assert [share.number for share in shares] == list(range(1, count + 1))
     assert [share.start_ms for share in shares] == [1000 * s for s in starts[:-1]]
     assert [share.duration_ms for share in shares] == [1000 * (b - a) for a, b in itertools.pairwise(starts)]
 
@@ -147,15 +65,15 @@ def test_frames_extracts_exact_frames_of_each_utterance(tmp_path, fps):
     ]
     write_corpus(tmp_path, rows, count=40 * fps, fps=fps)
     store = run_frames(tmp_path)
-    # (start, count): 5 s in 3 sentences with boundaries at 1, 2, 4, 6; 5 s capped at 16 frames; 1 s; 3 s with
+    # (start, count): 5 s in 3 sentences with boundaries at 1, 2, 4, 6; 5 s; 1 s; 3 s with
     # boundaries at 33, 34, 36; one frame.
     expected = {
-        "one": (1, 5),
-        "two": (2, 10),
-        "three": (4, 10),
-        "long": (8, 16),
+        "one .": (1, 5),
+        "two !": (2, 10),
+        "three ?": (4, 10),
+        "long .": (8, 25),
         "jump": (13, 5),
-        "far": (33, 5),
+        "far .": (33, 5),
         "away": (34, 10),
         "the end": (36, 1),
     }
@@ -184,7 +102,7 @@ def test_frames_writes_rows_and_funnel(tmp_path):
     video = "S_20140420_1803_01"
     assert [row["key"] for row in keys[:5]] == [f"{video}_001_0{i}" for i in range(4)] + [f"{video}_002_00"]
     assert all(row["key"].startswith(row["group"]) for row in keys)
-    assert {row["utterance"] for row in keys} == {"hi", "you", "here"}
+    assert {row["utterance"] for row in keys} == {"hi .", "you", "here"}
     assert store.licensed
     assert store.manifest["funnel"] == {
         "stage": "frames",
@@ -193,7 +111,7 @@ def test_frames_writes_rows_and_funnel(tmp_path):
         "kept": 3,
         "dropped": {
             "speaker is not a caregiver": 1,
-            "turn without words": 1,
+            "utterance without words": 1,
             "no start time": 1,
             "start time cannot be parsed": 1,
             "no start time in the next row": 1,
@@ -277,7 +195,7 @@ def test_read_transcript_finds_video_name(tmp_path):
     assert read_transcript(path, SAYCAM).video == "V_1"
     write_transcript(path, [["0:01", "M", "", "a"]])
     assert read_transcript(path, SAYCAM).video == "t"
-    path.write_bytes("Time,Speaker,Video Name,Utterance\n0:01,M,V,caf\xe9\n".encode("latin-1"))
+    path.write_bytes("Time,Speaker,Video Name,Utterance\n0:01,M,V,caf\xe9\n0:02,C,V,\n".encode("latin-1"))
     assert [utterance.text for utterance in read_transcript(path, SAYCAM).utterances] == ["caf\xe9"]
 
 
@@ -302,7 +220,7 @@ def test_frames_checks_that_inputs_match(tmp_path):
     write_corpus(tmp_path, [("0:00", "Dog", "a"), ("0:03", "M", "")], "V", count=20)
     with pytest.raises(UserError, match=r"no caregiver utterance in 1 transcripts .*uses the speakers .* Mom"):
         run_frames(tmp_path)
-    write_corpus(tmp_path, [("0:00", "M", "a")], "V", count=20)
+    write_corpus(tmp_path, [("0:00", "M", "a"), ("0:01", "C", "")], "V", count=20)
     (tmp_path / "videos" / "V.mp4").rename(tmp_path / "videos" / "W.mp4")
     with pytest.raises(UserError, match=r"any of its 1 videos.*V\.csv names video 'V'; .*'W'"):
         run_frames(tmp_path)
@@ -321,7 +239,7 @@ def test_frames_refuses_out_inside_input_folder(tmp_path, out):
 
 
 def test_frames_prints_error_after_progress_bar(tmp_path, monkeypatch, capfd):
-    write_corpus(tmp_path, [("0:00", "M", "a")], "V", count=20)
+    write_corpus(tmp_path, [("0:00", "M", "a"), ("0:01", "C", "")], "V", count=20)
 
     def refuse(paths):
         if any(path.suffix == ".mp4" for path in paths):

@@ -13,7 +13,7 @@ from babyvlm.errors import UserError
 from babyvlm.io.files import files_below
 from support.filming import write_corpus
 
-ROWS = [("0:00", "M", "one. two"), ("0:06", "Mom", "three")]
+ROWS = [("0:00", "M", "One. Two"), ("0:06", "Mom", "three")]
 
 
 def relative_paths(folder, suffix=".mp4"):

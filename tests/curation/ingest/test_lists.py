@@ -44,7 +44,7 @@ def read_web(path):
     """Return {number in the image: caption} of a list, and its reasons for leaving samples out, by key."""
     log, found = Log(), find_source(path)
     parts = [WebPart(found.name, chunk, "", 0, hold_out=False) for chunk in found.chunks()]
-    pairs = {number_in(row["image"]): row["utterance"] for part in parts for row in part.rows(log)}
+    pairs = {number_in(row["image"]): row["original_caption"] for part in parts for row in part.rows(log)}
     return pairs, {key.partition("/")[2]: reason for key, reason in log.lines}
 
 

@@ -69,7 +69,7 @@ def left_out(store):
 
 def test_released_reads_authors_lists(tmp_path, images):
     lists = {
-        "train": [list_entry("look at the ball", 1, 3), list_entry("inaudible  Ball", 12, 1)],
+        "train": [list_entry("look at the ball .", 1, 3), list_entry("  <unk>  it's--", 12, 1)],
         "val": [list_entry("yeah", 2, 2)],
         "test": [list_entry("a dog", 3, 1)],
     }
@@ -77,7 +77,7 @@ def test_released_reads_authors_lists(tmp_path, images):
     folder = images([*names, f"{VIDEO}_099_00.jpg"])
     for split, entries in lists.items():
         write_json(tmp_path / "lists" / f"{split}.json", entries)
-    write_json(tmp_path / "lists" / "test.json", [*lists["test"], {"utterance": 3}, "x", list_entry("...", 4, 2)])
+    write_json(tmp_path / "lists" / "test.json", [*lists["test"], {"utterance": 3}, "x", list_entry("nan", 4, 2)])
     store = run_released(folder, tmp_path / "store", captions=[tmp_path / "lists"])
     rows = {row["key"]: row for row in store.rows()}
     assert rows.keys() == {name.removesuffix(".jpg") for name in names}
@@ -86,8 +86,8 @@ def test_released_reads_authors_lists(tmp_path, images):
         assert row["group"] == key[:-3]
         assert row["source"] == "saycam"
     assert {row["group"][-3:]: (row["utterance"], row["split"]) for row in rows.values()} == {
-        "001": ("look at the ball", "train"),
-        "012": ("<unk> ball", "train"),
+        "001": ("look at the ball .", "train"),
+        "012": ("  <unk>  it's--", "train"),
         "002": ("yeah", "val"),
         "003": ("a dog", "test"),
     }
@@ -133,15 +133,15 @@ def test_released_reads_csv_with_groups_and_splits(tmp_path, images):
         tmp_path / "captions.csv",
         ("image", "utterance", "group", "split"),
         ("a/1.jpg", "Hi, you!", "g", "val"),
-        ("a/2.JPG", "hi you", "g", "val"),
+        ("a/2.JPG", "hi , you !", "g", "val"),
         ("3.png", "x", "", ""),
         ("4.jpg", "", "", ""),
     )
     store = run_released(
-        folder, tmp_path / "store", captions=[tmp_path / "captions.csv"], source="mine", licensed=False
+        folder, tmp_path / "store", captions=[tmp_path / "captions.csv"], source="mine", licensed=False, tokenize=True
     )
     rows = [(row["key"], row["utterance"], row["group"], row["source"]) for row in store.rows()]
-    assert rows == [("a/1", "hi you", "g", "mine"), ("a/2", "hi you", "g", "mine"), ("3", "x", "3", "mine")]
+    assert rows == [("a/1", "hi , you !", "g", "mine"), ("a/2", "hi , you !", "g", "mine"), ("3", "x", "3", "mine")]
     assert store.columns("split")["split"].to_pylist()[:2] == ["val", "val"]
     assert not store.licensed
     assert store.manifest["funnel"]["dropped"] == {"caption without words": 1, "not in any caption list": 2}
@@ -280,7 +280,7 @@ def test_released_rejects_wrong_options(tmp_path, images):
 
 
 def authors_numbering(path):
-    """Reproduce the authors' preprocessing with pandas, independently of ``frame_numbering``."""
+    """Reproduce the authors' older preprocessing with pandas, independently of ``frame_numbering``: without texts."""
     table = pd.read_csv(path)
     seconds = []
     for text in table["Time"].astype(object).fillna("").astype(str):
@@ -303,7 +303,8 @@ def authors_numbering(path):
         pieces = [piece for piece in re.split("[.?!]", text) if piece]
         cuts = [int(cut) for cut in np.linspace(start, end, len(pieces) + 1)]
         for piece, begin, stop in zip(pieces, cuts[:-1], cuts[1:], strict=True):
-            counted.append((len(counted) + 1, piece.strip(), min(32, max(1, int((stop - begin) / 0.2)))))
+            has_words = piece.strip() not in ("", "nan")
+            counted.append((len(counted) + 1, has_words, min(32, max(1, int((stop - begin) / 0.2)))))
     return counted
 
 
@@ -332,7 +333,8 @@ def test_numbered_utterances_matches_authors_numbering(tmp_path_factory, rows):
         lines.append([time.format(m=clock // 60, s=clock % 60), speaker, f"{VIDEO}.mp4", text])
     lines.append(["9:00", "C", VIDEO + ".mp4", "end."])  # so that pandas reads the times as text
     write_transcript(path, lines)
-    assert numbered_utterances(path)[1] == authors_numbering(path)
+    numbered = numbered_utterances(path, "older")[1]
+    assert [(one.number, bool(one.text), one.frames) for one in numbered] == authors_numbering(path)
 
 
 def write_frames(images, utterances):
@@ -348,20 +350,22 @@ ROWS = [
 ]
 
 
-def test_released_matches_frames_to_raw_transcripts(tmp_path, images):
+def test_released_matches_frames_to_raw_transcripts(tmp_path, images, capsys):
     write_transcript(tmp_path / "transcripts" / f"{VIDEO}.csv", ROWS)
-    video, utterances = numbered_utterances(tmp_path / "transcripts" / f"{VIDEO}.csv")
+    video, utterances = numbered_utterances(tmp_path / "transcripts" / f"{VIDEO}.csv", "older")
     assert video == VIDEO
-    assert [(one.number, one.text) for one in utterances[:4]] == [(1, "one"), (2, ""), (3, "two"), (4, "nan")]
+    assert [(one.number, one.text) for one in utterances[:4]] == [(1, "one ."), (2, ""), (3, "two"), (4, "")]
     folder = write_frames(images, utterances)
     folder = images(
         [f"{VIDEO}_005_50.jpg", "S_20150101_0000_01_001_00.jpg", "unrelated.jpg"]
     )  # one too many, and unrelated files
     store = run_released(folder, tmp_path / "store", transcripts=tmp_path / "transcripts")
+    assert "numbered by the authors' rule before June 2022" in capsys.readouterr().out
+    assert store.manifest["raw"]["saycam"]["numbering"] == "the authors' rule before June 2022"
     texts = {row["group"]: row["utterance"] for row in store.rows()}
     assert texts == {f"{VIDEO}_{one.number:03}": one.text for one in utterances if one.number not in (2, 4, 5)}
     assert store.manifest["funnel"]["dropped"] == {
-        "turn without words": sum(one.frames for one in utterances if one.number in (2, 4)),
+        "utterance without words": sum(one.frames for one in utterances if one.number in (2, 4)),
         "number of frames does not match the duration": utterances[4].frames + 1,
         "video has no transcript": 1,
         "name is not VIDEO_UTTERANCE_FRAME": 1,
@@ -370,10 +374,21 @@ def test_released_matches_frames_to_raw_transcripts(tmp_path, images):
 
 def test_released_drops_video_with_shifted_numbers(tmp_path, images):
     write_transcript(tmp_path / "transcripts" / f"{VIDEO}.csv", ROWS)
-    _, utterances = numbered_utterances(tmp_path / "transcripts" / f"{VIDEO}.csv")
+    _, utterances = numbered_utterances(tmp_path / "transcripts" / f"{VIDEO}.csv", "older")
     folder = write_frames(images, [one._replace(number=one.number + 1) for one in utterances])
     with pytest.raises(UserError, match=r"no pair is left.*does not match the frames"):
         run_released(folder, tmp_path / "store", transcripts=tmp_path / "transcripts")
+
+
+def test_released_refuses_captions_that_are_not_tokenized(tmp_path, images):
+    folder = images(["1.jpg", "2.jpg"])
+    write_csv(tmp_path / "captions.csv", ("image", "text"), ("1.jpg", "a ball"), ("2.jpg", "Where's the ball?"))
+    message = r"captions\.csv, row 3: \"Where's the ball\?\" is not lower-case tokens .*; so are 1 of 2 captions"
+    with pytest.raises(UserError, match=message):
+        run_released(folder, tmp_path / "store", captions=[tmp_path / "captions.csv"])
+    for tokenize, expected in ((True, "where 's the ball ?"), (False, "Where's the ball?")):
+        store = run_released(folder, tmp_path / str(tokenize), captions=[tmp_path / "captions.csv"], tokenize=tokenize)
+        assert [row["utterance"] for row in store.rows()] == ["a ball", expected]
 
 
 def test_released_is_independent_of_workers_and_chunks(tmp_path, images, monkeypatch):

@@ -174,7 +174,7 @@ def test_frames_drops_utterances_in_damaged_part_only(tmp_path):
     content[position : position + size] = bytes(size)
     (tmp_path / "videos" / "V.mp4").write_bytes(content)
     store = run_frames(tmp_path)
-    assert store.manifest["funnel"]["dropped"] == {DAMAGED: 2, "turn without words": 1}
+    assert store.manifest["funnel"]["dropped"] == {DAMAGED: 2, "utterance without words": 1}
     assert set(store.columns("utterance")["utterance"].to_pylist()) == {"before", "a"}
 
 

@@ -20,6 +20,7 @@ from babyvlm.curation.ingest.web import WebPart, web
 from babyvlm.curation.ingest.web_corpora.sources import find_source
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
+from babyvlm.text import normalize
 
 
 def encode_noise(seed=90, size=(40, 30), kind="JPEG", mode="RGB"):
@@ -94,7 +95,8 @@ def test_web_reads_tars(tmp_path):
     )
     write_tar(tmp_path / "t" / "00001.tar", [("000.jpg", encode_noise(1)), ("000.txt", "café".encode())])
     rows, left_out = run_web(tmp_path, tmp_path / "t", min_fraction=0.1)
-    assert [(row["key"], row["utterance"]) for row in rows] == [
+    assert [row["utterance"] for row in rows] == [normalize(row["original_caption"]) for row in rows]
+    assert [(row["key"], row["original_caption"]) for row in rows] == [
         ("t/00000/000", "A red ball"),
         ("t/00000/001", "A cup"),
         ("t/00001/000", "café"),
@@ -173,7 +175,8 @@ def test_web_reads_llava_list(tmp_path, images):
         ],
     )
     rows, left_out = run_web(tmp_path, path, min_fraction=0)
-    assert [(row["key"], row["utterance"]) for row in rows] == [("blip/1", "A dog."), ("blip/11", "A dog.")]
+    assert [(row["key"], row["original_caption"]) for row in rows] == [("blip/1", "A dog."), ("blip/11", "A dog.")]
+    assert [row["utterance"] for row in rows] == ["a dog ."] * 2
     unsafe = dict.fromkeys(("3", "4", "5", "10"), "unsafe path")
     reasons = {
         "2": "image missing",

@@ -153,7 +153,7 @@ def test_web_handles_hostile_captions(tmp_path, run, form):
         rows, left_out, error = run(tmp_path / "in")
         name_of = {f"{n:09}": k for n, k in enumerate(names)}
     assert not error
-    assert {name_of[key]: row["utterance"] for key, row in rows.items()} == {
+    assert {name_of[key]: row["original_caption"] for key, row in rows.items()} == {
         k: expected[k] for k in names if expected[k]
     }
     assert {name_of[key]: reason for key, reason in left_out.items()} == {

@@ -49,7 +49,7 @@ def read(source):
     for chunk in found.chunks():
         part = WebPart(found.name, chunk, "", 0, hold_out=False)
         for row in part.rows(log):
-            rows[row["key"].partition("/")[2].partition("/")[2]] = number_in(row["image"]), row["utterance"]
+            rows[row["key"].partition("/")[2].partition("/")[2]] = number_in(row["image"]), row["original_caption"]
     return rows, {key.partition("/")[2].partition("/")[2]: reason for key, reason in log.lines}
 
 

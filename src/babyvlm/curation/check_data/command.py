@@ -39,7 +39,7 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or 
     trials: Path | None = None,
     image_root: Path | None = None,
     profile: str = "saycam",
-    max_frames: int = 16,
+    max_frames: int = 32,
     min_fraction: float = 1.0,
     num_workers: int = 2,
     embed_rate: float = EMBED_RATE,

@@ -14,6 +14,7 @@ from babyvlm.curation.check_data.findings import Findings, format_bytes
 from babyvlm.curation.check_data.requirements import Requirement, corpus_requirements
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.caption_lists import read_caption_lists, read_frame_transcripts
+from babyvlm.curation.ingest.frame_numbering import RULES
 from babyvlm.curation.ingest.frames import VideoPart, check_times_fit, find_videos
 from babyvlm.curation.ingest.released import ImagePart
 from babyvlm.curation.ingest.sentences import frame_times
@@ -73,7 +74,7 @@ def check_videos(
         paths = video_files.get(transcript.video, [])
         if len(paths) == 1 and paths[0] in infos:
             try:
-                check_times_fit(transcript, paths[0])
+                check_times_fit(transcript, paths[0], profile.time_format)
             except UserError as error:
                 findings.missing.append(str(error))
             recordings.append(Recording(transcript, paths[0]))
@@ -127,9 +128,10 @@ def check_released_frames(
         sizes = {path.relative_to(frames).as_posix(): file_size(path) for path in files_below(frames, IMAGE_SUFFIXES)}
         funnel = Funnel("released", unit="images")
         if captions:
-            utterances = read_caption_lists(captions, funnel, sizes)
+            utterances = read_caption_lists(captions, funnel, sizes, tokenize=False)
         elif transcripts:
-            utterances = read_frame_transcripts(find_transcripts(transcripts), sizes, funnel)
+            utterances, rule = read_frame_transcripts(find_transcripts(transcripts), sizes, funnel)
+            findings.facts.append(("numbering of the utterances", RULES[rule]))
         else:
             findings.missing.append(f"{frames}: no utterances for the images. Pass --captions or --transcripts")
             utterances = []

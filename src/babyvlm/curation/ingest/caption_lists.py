@@ -8,20 +8,22 @@ transcripts with the authors' utterance numbers.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from babyvlm.curation.ingest.frame_numbering import NumberedUtterance, numbered_utterances
+from babyvlm.curation.ingest.frame_numbering import RULES, NumberedUtterance, Rule, numbered_utterances
 from babyvlm.curation.ingest.image_validation import InvalidSampleError
-from babyvlm.curation.ingest.sentences import split_sentences
+from babyvlm.curation.ingest.sentences import MISSING
 from babyvlm.curation.ingest.web_corpora.lists import image_and_caption
 from babyvlm.errors import UserError
 from babyvlm.io.files import stored_name
 from babyvlm.io.limits import MAX_LIST_BYTES, load_json
 from babyvlm.io.tables import read_table
+from babyvlm.text import normalize
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator
 
     from babyvlm.curation.funnel import Funnel
 
@@ -31,6 +33,8 @@ IMAGE_COLUMNS = ("image", "frame_filename")  # the second is the authors'
 TEXT_COLUMNS = ("utterance", "caption", "text")
 SPLITS = ("train", "val", "test")
 MAX_MISMATCHES = 0.1  # share of a video's utterances whose number of frames may differ from their duration: our choice
+MIN_MATCHES = 0.5  # share of all utterances that must have the number of frames of a numbering: our choice
+MAX_UNTOKENIZED = 0.1  # share of the captions of a list that `normalize` may change: our choice (0.01 for the authors')
 
 
 class CaptionedImages(NamedTuple):
@@ -52,7 +56,9 @@ class Entry(NamedTuple):
     split: str
 
 
-def read_caption_lists(paths: Sequence[Path], funnel: Funnel, stored: Collection[str] = ()) -> list[CaptionedImages]:
+def read_caption_lists(
+    paths: Sequence[Path], funnel: Funnel, stored: Collection[str] = (), tokenize: bool | None = None
+) -> list[CaptionedImages]:
     """Read caption lists and group their images by utterance.
 
     If a list has no groups, the names of released frames determine them; any other image is a group of its own. A list
@@ -62,17 +68,20 @@ def read_caption_lists(paths: Sequence[Path], funnel: Funnel, stored: Collection
         paths: lists, or folders of lists.
         funnel: counts the entries without image or words.
         stored: paths of the images below the image folder, whose spelling is used (see ``stored_name``).
+        tokenize: bring the captions into the form of ``babyvlm.text``. False: take them as they are. None: the same,
+            but reject lists that are not in that form.
 
     Raises:
-        UserError: a list cannot be read, an image occurs twice, or the images of one group have different utterances.
+        UserError: a list cannot be read, an image occurs twice, the images of one group have different utterances, or
+            the captions are not tokenized and ``tokenize`` is None.
     """
     utterances: dict[str, CaptionedImages] = {}
     images: dict[str, list[str]] = {}
     location_of: dict[str, str] = {}
     for entry in (entry for path in paths for entry in _read_list(path)):
         entry = entry._replace(image=_stored_path(entry.image, stored))  # noqa: PLW2901
-        text = " ".join(split_sentences(entry.text))
-        if not entry.image or not text:
+        text = normalize(entry.text) if tokenize else entry.text
+        if not entry.image or not text.strip() or text == MISSING:
             funnel.drop("caption without words" if entry.image else "malformed entry")
             continue
         if entry.image in location_of:
@@ -88,27 +97,75 @@ def read_caption_lists(paths: Sequence[Path], funnel: Funnel, stored: Collection
                 f" {location_of[images[group][0]]}. Give them different groups"
             )
         images.setdefault(group, []).append(entry.image)
+    if tokenize is None:
+        _require_tokenized(utterances.values(), location_of, images)
     return [utterance._replace(images=tuple(images[group])) for group, utterance in utterances.items()]
 
 
-def read_frame_transcripts(paths: Iterable[Path], names: Iterable[str], funnel: Funnel) -> list[CaptionedImages]:
+def _require_tokenized(
+    utterances: Collection[CaptionedImages], location_of: Mapping[str, str], images: Mapping[str, Sequence[str]]
+) -> None:
+    """Reject captions such as ``Where's the ball?`` where ``where 's the ball ?`` is expected."""
+    other = [one for one in utterances if normalize(one.text).split() != one.text.split()]
+    if len(other) > MAX_UNTOKENIZED * len(utterances):
+        raise UserError(
+            f"{location_of[images[other[0].group][0]]}: {other[0].text!r} is not lower-case tokens separated by blanks"
+            f" ({normalize(other[0].text)!r}); so are {len(other):,} of {len(utterances):,} captions. Pass --tokenize"
+            " true to tokenize them, or --tokenize false to take them as they are"
+        )
+
+
+def read_frame_transcripts(
+    paths: Iterable[Path], names: Iterable[str], funnel: Funnel
+) -> tuple[list[CaptionedImages], Rule]:
     """Read raw SAYCam transcripts and find the released frames of each utterance by the authors' numbers.
 
     Args:
         paths: transcripts.
         names: released frames, as paths below the image folder.
         funnel: counts the frames without an utterance.
+
+    Returns:
+        The utterances with their frames, and the rule that numbered them: the one whose frame counts fit best.
+
+    Raises:
+        UserError: the frame counts fit neither rule, or a transcript cannot be read.
     """
     frames = _frames_by_number(names, funnel)
+    numberings = {rule: dict(numbered_utterances(path, rule) for path in paths) for rule in RULES}
+    fits = {rule: _share_of_matches(numbering, frames) for rule, numbering in numberings.items()}
+    rule = max(fits, key=lambda rule: fits[rule])
+    if not any(video in frames for video in numberings[rule]):
+        funnel.drop("video has no transcript", sum(len(names) for video in frames.values() for names in video.values()))
+        return [], rule
+    if fits[rule] < MIN_MATCHES:
+        shares = ", ".join(f"{share:.0%} by {RULES[rule]}" for rule, share in fits.items())
+        raise UserError(
+            f"the frames do not have the numbers of these transcripts: the number of frames fits the utterance for"
+            f" {shares}. Check that they belong together, or pass the lists of the frames' authors as --captions"
+        )
     utterances: list[CaptionedImages] = []
-    for path in paths:
-        video, numbered = numbered_utterances(path)
-        video_frames = frames.pop(video, {})
-        if video_frames:
+    for video, video_frames in frames.items():
+        numbered = numberings[rule].get(video)
+        if numbered is None:
+            funnel.drop("video has no transcript", sum(map(len, video_frames.values())))
+        else:
             utterances += _match_frames(video, numbered, video_frames, funnel)
-    for video_frames in frames.values():
-        funnel.drop("video has no transcript", sum(map(len, video_frames.values())))
-    return utterances
+    return utterances, rule
+
+
+Numbering: TypeAlias = Mapping[str, Sequence[NumberedUtterance]]
+
+
+def _share_of_matches(numbering: Numbering, frames: Mapping[str, Mapping[int, Sequence[str]]]) -> float:
+    """Return the share of the utterances with frames, of videos with a transcript, whose number of frames fits."""
+    matches = [
+        number in matching
+        for video in numbering.keys() & frames.keys()
+        for matching in [_matching(numbering[video], frames[video])]
+        for number in frames[video]
+    ]
+    return sum(matches) / max(1, len(matches))
 
 
 def _frames_by_number(names: Iterable[str], funnel: Funnel) -> dict[str, dict[int, list[str]]]:
@@ -126,24 +183,22 @@ def _frames_by_number(names: Iterable[str], funnel: Funnel) -> dict[str, dict[in
 def _match_frames(
     video: str, numbered: Sequence[NumberedUtterance], frames: Mapping[int, list[str]], funnel: Funnel
 ) -> Iterator[CaptionedImages]:
-    utterance_of = {utterance.number: utterance for utterance in numbered}
-    matching = {
-        number
-        for number, names in frames.items()
-        if number in utterance_of and utterance_of[number].frames == len(names)
-    }
+    matching = _matching(numbered, frames)
     if len(matching) < (1 - MAX_MISMATCHES) * len(frames):
         funnel.drop("transcript does not match the frames of the video", sum(map(len, frames.values())))
         return
     for number, names in frames.items():
         if number not in matching:
             funnel.drop("number of frames does not match the duration", len(names))
-            continue
-        text = " ".join(split_sentences(utterance_of[number].text))
-        if not text or utterance_of[number].text == "nan":
-            funnel.drop("turn without words", len(names))
-            continue
-        yield CaptionedImages(text, f"{video}_{number:03d}", "", tuple(names))
+        elif not matching[number]:
+            funnel.drop("utterance without words", len(names))
+        else:
+            yield CaptionedImages(matching[number], f"{video}_{number:03d}", "", tuple(names))
+
+
+def _matching(numbered: Sequence[NumberedUtterance], frames: Mapping[int, Sequence[str]]) -> dict[int, str]:
+    """Return the texts of the utterances that have as many frames as their duration allows, by number."""
+    return {one.number: one.text for one in numbered if len(frames.get(one.number, ())) == one.frames}
 
 
 def _stored_path(image: str, stored: Collection[str]) -> str:
@@ -203,7 +258,8 @@ def _parse_entry(entry: object) -> tuple[str, list[str]]:
             image, caption = image_and_caption(entry)
         except InvalidSampleError:
             return "", []
-        return caption.lower(), [image]  # lower case as in arjunchandra2/multimodal-baby, `_process_json`
+        # Theirs are tokenized when they are read (arjunchandra2/multimodal-baby, `multimodal_saycamllava_data_module.py`).
+        return normalize(caption), [image]
     names = entry.get("frame_filenames") if isinstance(entry, dict) else None
     text = entry.get("utterance") if isinstance(entry, dict) else None
     if not isinstance(text, str) or not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -1,103 +1,88 @@
-"""The CVCL authors' utterance numbers: which released frames belong to which row of a SAYCam transcript.
+"""The authors' utterance numbers: which released frames belong to which row of a SAYCam transcript.
 
-The authors' frames are named ``VIDEO_UTTERANCE_FRAME.jpg``, and UTTERANCE counts the utterances that their
-preprocessing (github.com/wkvong/multimodal-baby) kept. ``sentences`` corrects that preprocessing and therefore counts
-differently. This module reproduces it exactly, including its errors, for numbers and frame counts only:
+The authors' frames are named ``VIDEO_UTTERANCE_FRAME.jpg``, and UTTERANCE counts the utterances of the transcript. How
+utterances are counted changed in June 2022 (commit 1d86578 of github.com/wkvong/multimodal-baby), and it is not public
+which rule numbered the 600,285 released frames:
 
-- ``h:mm:ss`` is read as minutes and seconds, an annotation extends to the last closing mark, an empty cell is ``nan``;
-- a gap between two full stops is an utterance without words, which is counted;
-- an utterance of d whole seconds has ``int(d / 0.2)`` frames, 1 to 32.
+- ``current``: spaCy's sentences, as ``curate frames`` reads them (``transcripts.number_utterances``);
+- ``older``: a sentence ends at each ``.``, ``?`` and ``!``, so that a gap between two full stops is an utterance
+  without words, which is counted. Only its numbers are used; texts have the one form of ``babyvlm.text``.
 
-The frame counts show whether a transcript and frames belong together: an utterance with a different number of frames
-than its duration allows is dropped, and so is a video with too many such utterances, because its numbers have shifted.
+Both give an utterance of d whole seconds ``int(d / 0.2)`` frames, 1 to 32. The frame counts show whether a rule fits:
+an utterance with a different number of frames than its duration allows is dropped, and so is a video with too many such
+utterances, because its numbers have shifted.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from babyvlm.curation.ingest.profiles import SAYCAM
-from babyvlm.io.tables import read_table
+from babyvlm.curation.ingest.sentences import MISSING, Utterance, divide_turn, frame_times, has_words
+from babyvlm.curation.ingest.transcripts import Turn, number_utterances, read_turns
+from babyvlm.text import normalize, remove_remarks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
+Rule: TypeAlias = Literal["current", "older"]
+RULES: dict[Rule, str] = {"current": "the authors' current rule", "older": "the authors' rule before June 2022"}
 MAX_FRAMES = 32
 ANNOTATIONS = (r"\*[^)]*\*", r"\[[^)]*\]", r"\([^)]*\)")
-PUNCTUATION = str.maketrans("", "", "-'*_,…")
-COLUMNS = {
-    "time": SAYCAM.start_column,
-    "speaker": SAYCAM.speaker_column,
-    "video": SAYCAM.video_column,
-    "utterance": SAYCAM.utterance_column,
-}
+SENTENCE_END = re.compile(r"[.?!]")
+REMOVED = str.maketrans("", "", "-'*_,…")
 
 
 class NumberedUtterance(NamedTuple):
-    """An utterance as the authors count it: its number, their lower-case text, and its number of frames."""
+    """An utterance as the authors count it: its number, its text, "" if it has none, and its number of frames."""
 
     number: int
     text: str
     frames: int
 
 
-def numbered_utterances(path: Path) -> tuple[str, list[NumberedUtterance]]:
-    """Read a SAYCam transcript with the authors' rules.
+def numbered_utterances(path: Path, rule: Rule) -> tuple[str, list[NumberedUtterance]]:
+    """Read a SAYCam transcript and number its utterances by one of the authors' rules.
 
     Returns:
-        The name of the video, "" if the authors skipped the transcript (it names no video or several); and its
-        utterances.
+        The name of the video, "" if the authors skipped the transcript (it names no video or several, or has a single
+        row); and its utterances.
 
     Raises:
-        UserError: a column is missing, or the table is invalid (see `Table`).
+        UserError: a column is missing, the table is invalid (see `Table`), or spaCy is not installed.
     """
-    rows = _read_rows(path)
-    videos = {row["video"] for row in rows if row["video"] and "part" not in row["video"]}
-    if len(videos) != 1 or len(rows) <= 1:
+    turns = read_turns(path, SAYCAM)
+    videos = {turn.video for turn in turns if turn.video and "part" not in turn.video}
+    if len(videos) != 1 or len(turns) <= 1:
         return "", []
-    starts = [_parse_seconds(row["time"]) for row in rows]
-    utterances: list[NumberedUtterance] = []
-    for row, start, end in zip(rows, starts, [*starts[1:], *starts[-1:]], strict=True):
-        if start is None or end is None or row["speaker"] not in SAYCAM.caregivers:
+    utterances = number_utterances(turns, SAYCAM)[0] if rule == "current" else _number_by_older_rule(turns)
+    numbered = [
+        NumberedUtterance(
+            one.number, one.text if has_words(one) else "", len(frame_times(one, SAYCAM.frame_interval_ms, MAX_FRAMES))
+        )
+        for one in utterances
+    ]
+    return re.sub(r"\.\w+$", "", videos.pop()), numbered
+
+
+def _number_by_older_rule(turns: Iterable[Turn]) -> list[Utterance]:
+    utterances: list[Utterance] = []
+    for turn in turns:
+        if turn.start_ms is None or turn.end_ms is None or turn.speaker not in SAYCAM.caregivers:
             continue
-        sentences = _split_sentences(row["utterance"] or "nan")
-        utterances += _number(sentences, start, end, first=len(utterances) + 1)
-    return re.sub(r"\.\w+$", "", videos.pop()), utterances
+        found = _older_sentences(turn.text or MISSING)
+        utterances += divide_turn(found, turn.start_ms, turn.end_ms, SAYCAM.boundary_ms, first=len(utterances) + 1)
+    return utterances
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    table = read_table(path)
-    table.require(*COLUMNS.values(), hint=". Rename the columns")
-    return [{key: row[name] for key, name in COLUMNS.items()} for row in table]
-
-
-def _parse_seconds(text: str) -> int | None:
-    if not (start := text.split("-", maxsplit=1)[0]):
-        return None
-    minutes, seconds = [*re.split(r"[:.,;]", start), "0"][:2]
-    if seconds in {"1", "2", "3", "4", "5"}:
-        seconds += "0"
-    try:
-        return int(minutes or "0") * 60 + int(seconds) if len(seconds.strip()) <= 2 else None
-    except ValueError:  # the authors' code stops here
-        return None
-
-
-def _split_sentences(text: str) -> list[str]:
+def _older_sentences(text: str) -> list[str]:
+    """Split as the older rule does; the texts keep their punctuation."""
     for annotation in ANNOTATIONS:
         text = re.sub(annotation, "", text)
-    text = re.sub(" +", " ", text).replace("--", " ").translate(PUNCTUATION).lower().strip()
-    return [sentence.strip() for sentence in re.split(r"[.?!]", text) if sentence]
-
-
-def _number(sentences: list[str], start: int, end: int, first: int) -> Iterator[NumberedUtterance]:
-    if not sentences:
-        return
-    edges = [int(edge) for edge in np.linspace(start, end, len(sentences) + 1)]
-    for index, text in enumerate(sentences):
-        frames = int((edges[index + 1] - edges[index]) / 0.2)
-        yield NumberedUtterance(first + index, text, max(min(frames, MAX_FRAMES), 1))
+    text = re.sub(" +", " ", text).replace("--", " ")
+    counted = SENTENCE_END.split(text.translate(REMOVED).strip())
+    signs = [*SENTENCE_END.findall(text), ""]
+    parts = zip(SENTENCE_END.split(text), signs, counted, strict=True)
+    return [normalize(remove_remarks(part + sign)) if words.strip() else "" for part, sign, words in parts if words]

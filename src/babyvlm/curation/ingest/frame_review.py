@@ -61,9 +61,9 @@ def _random_rows(files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
 def _words_around(row: Mapping[str, Any], transcript: Transcript) -> str:
     number = int(row["group"].rpartition("_")[2])
     near = [
-        f"{'→ ' if place == number else ''}{_clock(utterance.start_ms)} {utterance.text}"
-        for place, utterance in enumerate(transcript.utterances, start=1)
-        if abs(utterance.start_ms - row["time_ms"]) <= CONTEXT_MS or place == number
+        f"{'→ ' if utterance.number == number else ''}{_clock(utterance.start_ms)} {utterance.text}"
+        for utterance in transcript.utterances
+        if abs(utterance.start_ms - row["time_ms"]) <= CONTEXT_MS or utterance.number == number
     ]
     return " · ".join(near)
 

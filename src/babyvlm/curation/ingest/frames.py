@@ -13,6 +13,7 @@ import pyarrow as pa
 from rich.progress import Progress, track
 
 from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.ingest.clock import TimeFormat, likely_mistake
 from babyvlm.curation.ingest.frame_review import write_review_page
 from babyvlm.curation.ingest.profiles import Profile, find_profile
 from babyvlm.curation.ingest.sentences import frame_times
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FIELDS = {"file": pa.string(), "time_ms": pa.int64(), "frame": pa.int64()}  # where a frame comes from
-KEY = "VIDEO_N_I: utterance N of the caregivers in the transcript of VIDEO, from 1, and its frame I, from 0"
+KEY = "VIDEO_N_I: utterance N in the transcript of VIDEO, from 1, and its frame I, from 0"
 MAX_IMAGE_SIZE = 4096  # our choice: no video is larger
 MAX_LATE_FRACTION, MIN_COVERED_FRACTION = 0.1, 0.01  # see `check_times_fit`
 REPORT_COLUMNS = ("transcript", "video", "utterances", "frames", "problem", "notes")
@@ -51,7 +52,7 @@ def frames(
     out: Path,
     profile: str = "saycam",
     image_size: int = 224,
-    max_frames: int = 16,
+    max_frames: int = 32,
     num_workers: int = 2,
     split_by: SplitBy = "utterance",
     min_fraction: float = MIN_FRACTION,
@@ -61,7 +62,7 @@ def frames(
     """Extract the frames of each utterance from videos and write them to a pair store.
 
     Input: a folder of videos and a folder of transcripts (CSV, one row per turn with start time, speaker and text). The
-    caregivers' turns are cleaned and split into sentences, and each sentence gets a share of the turn's time. From its
+    caregivers' turns are split into sentences and tokens, and each sentence gets a share of the turn's time. From its
     start, five frames per second are extracted, cropped and rotated upright. Output: a store of (frame, utterance)
     pairs, with the video, time and frame number of each. `OUT/review.html` shows random frames with the words around
     their time: look whether they fit.
@@ -77,9 +78,10 @@ def frames(
         videos: folder of videos, named as in the transcripts; includes subfolders.
         transcripts: folder of CSV files, one per video; includes subfolders.
         out: store to create.
-        profile: conventions of the corpus: `saycam`, `babyview`, or your own YAML or JSON file (docs/how-to/data.md).
+        profile: conventions of the corpus: `saycam`, `babyview`, `playroom`, or your own YAML or JSON file
+            (docs/how-to/data.md).
         image_size: side of the stored frames in pixels.
-        max_frames: maximum number of frames per utterance (16 in BabyVLM, 32 in CVCL).
+        max_frames: maximum number of frames per utterance (32 in the authors' code).
         num_workers: number of processes; each processes one video at a time.
         split_by: assign train (90%), val and test (5% each) by utterance, as BabyVLM does, by video or by child, so
             that no video or child is in two splits. A child is what the names of its videos begin with, up to the first
@@ -250,13 +252,13 @@ class VideoPart:
         buffer = deque[tuple[int, bytes | str]]()
         stream = frames_at(self.paths[0], all_times, self._encode, notes, numbers) if all_times else iter(())
         try:
-            for number, (utterance, times) in enumerate(zip(utterances, times_of, strict=True), start=1):
-                while buffer and buffer[0][0] < first_needed[number - 1]:
+            for utterance, times, needed in zip(utterances, times_of, first_needed, strict=True):
+                while buffer and buffer[0][0] < needed:
                     buffer.popleft()
                 while (not buffer or buffer[-1][0] < times[-1]) and (frame := next(stream, None)):
                     buffer.append(frame)
                 frame_at = dict(buffer)
-                yield number, utterance.text, [(time, frame_at[time]) for time in times if time in frame_at]
+                yield utterance.number, utterance.text, [(time, frame_at[time]) for time in times if time in frame_at]
         except VideoError as error:
             raise UnusableInputError(str(error)) from None
 
@@ -267,7 +269,7 @@ class VideoPart:
         for reason, count in self.transcript.dropped:
             log.funnel.drop(reason, count)
         name, video = self.transcript.path.name, self.transcript.video
-        note = "; ".join(sorted(notes))
+        note = "; ".join([*self.transcript.notes, *sorted(notes)])
         log.lines.append([name, video, str(len(self.transcript.utterances)), str(num_frames), problem, note])
         if problem or note:
             log.warnings.append(f"{name}: {video}: {f'{problem}; skipped' if problem else note}")
@@ -287,25 +289,33 @@ def find_videos(folder: Path, profile: Profile) -> dict[str, list[Path]]:
     return videos
 
 
-def check_times_fit(transcript: Transcript, video: Path) -> None:
+def check_times_fit(transcript: Transcript, video: Path, time_format: TimeFormat) -> None:
     """Check that the times of a transcript belong to its video. A video that cannot be read is not checked.
 
     Raises:
         UserError: more than a tenth of the utterances start after the end of the video, or all within its first
-            hundredth. A single utterance proves neither: one time may be mistyped.
+            hundredth (a single utterance proves neither: one time may be mistyped); or the times look like those of a
+            spreadsheet or a program that were read in another format.
     """
     starts = [utterance.start_ms / 1000 for utterance in transcript.utterances]
+
+    def problems(seconds: float) -> tuple[str, str]:
+        misfit = _misfit(starts, seconds)
+        return misfit, likely_mistake(transcript.times, time_format, seconds, fit=not misfit) if seconds else ""
+
     try:
         seconds = duration_seconds(video, exact=False)
-        if _misfit(starts, seconds):  # the exact duration may need the complete file
+        if any(problems(seconds)):  # the exact duration may need the complete file
             probe(video)
             seconds = duration_seconds(video, exact=True)
     except VideoError:
         return
-    problem = _misfit(starts, seconds)
-    if problem:
+    misfit, mistake = problems(seconds)
+    if mistake:
+        raise UserError(f"{transcript.path}: the times do not fit {video} ({seconds:,.1f} s): {mistake}")
+    if misfit:
         raise UserError(
-            f"{transcript.path}: {problem} of {video} ({seconds:,.1f} s; the last starts at {max(starts):,.1f} s)."
+            f"{transcript.path}: {misfit} of {video} ({seconds:,.1f} s; the last starts at {max(starts):,.1f} s)."
             " Check unit and format of the times in the --profile, and that this is the transcript of this video, which"
             " must be complete"
         )
@@ -339,7 +349,7 @@ def _read_transcripts(
                 raise UserError(f"{path}: video {transcript.video!r} already has a transcript, {other.path}. Keep one")
             if len(files := video_files.get(transcript.video, ())) == 1:
                 try:
-                    check_times_fit(transcript, files[0])
+                    check_times_fit(transcript, files[0], profile.time_format)
                 except UserError:
                     del transcripts[transcript.video]
                     raise

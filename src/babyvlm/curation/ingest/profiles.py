@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,8 +11,10 @@ import yaml
 from jsonargparse import ArgumentError
 
 from babyvlm.config import CheckedParser, one_line
+from babyvlm.curation.ingest.clock import TimeFormat
 from babyvlm.errors import UserError
 from babyvlm.io.limits import load_yaml
+from babyvlm.text import SplitterName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,8 +35,12 @@ class Profile:
         turn_column: column that numbers the turns, for transcripts in which a turn spans several rows (one per word).
             Adjacent rows with the same number form one turn. Empty: each row is a turn.
         video_column: column with the name of the video. Empty: the transcript has the name of its video.
-        time_format: ``minutes`` for times typed by hand (``parse_typed_time``), ``seconds`` for times written by a
-            program, as decimal seconds or ``h:mm:ss`` (``parse_timestamp``).
+        time_format: ``saycam``: typed by hand, read as minutes and seconds as the authors do. The others are strict:
+            ``clock``: ``m:ss`` or ``h:mm:ss``, with or without a fraction; ``seconds``: a number of seconds, or the
+            same as ``clock``; ``milliseconds``: a whole number.
+        time_ranges: accept ranges such as ``0:12-0:15`` in strict formats, and use their start.
+        splitter: ``spacy``: sentences and tokens by spaCy's ``en_core_web_sm``, as the authors do (needs the extra
+            ``text``); ``rules``: by rules that agree with it on everyday English and need no model.
         boundary_ms: the time of a turn is divided evenly among its sentences; boundaries are rounded down to multiples
             of this many milliseconds.
         ignored_videos: regular expression for entries of the video column that are not names of videos. Empty: none.
@@ -58,7 +64,9 @@ class Profile:
     end_column: str = ""
     turn_column: str = ""
     video_column: str = ""
-    time_format: Literal["minutes", "seconds"] = "seconds"
+    time_format: TimeFormat = "seconds"
+    time_ranges: bool = False
+    splitter: SplitterName = "rules"
     boundary_ms: int = 1
     ignored_videos: str = ""
     strip_from_names: str = ""
@@ -84,7 +92,7 @@ class Profile:
                 raise UserError(f"{name}: {getattr(self, name)!r} is not a regular expression ({error})") from None
 
 
-# Column names, speakers and geometry of the CVCL authors' preprocessing (github.com/wkvong/multimodal-baby).
+# Column names, speakers, text and geometry of the authors' preprocessing (github.com/arjunchandra2/multimodal-baby).
 SAYCAM = Profile(
     source="saycam",
     utterance_column="Utterance",
@@ -92,12 +100,16 @@ SAYCAM = Profile(
     caregivers=("M", "Mom", "mom", "m", "mother", "Mother", "papa", "the mom"),
     start_column="Time",
     video_column="Video Name",
-    time_format="minutes",
+    time_format="saycam",
+    splitter="spacy",
     boundary_ms=1000,
-    ignored_videos=r"part ?\d",  # "S_20141029_2412_part 2": an old name that some transcripts carry beside the real one
+    ignored_videos="part",  # "S_20141029_2412_part 2": an old name that some transcripts carry beside the real one
     crop_offset_up=16,
     rotation=180,  # the camera was worn upside down
 )
+
+# Playroom's recordings are like SAYCam's, but their times are always correct, and its text needs no model.
+PLAYROOM = replace(SAYCAM, source="playroom", time_format="clock", time_ranges=True, splitter="rules")
 
 # BabyView (Long et al. 2024, arXiv 2406.10447): GoPro videos, transcribed by Whisper, speakers labeled by a voice type
 # classifier. The layout is that of the project's public pipeline (github.com/babyview-project/transcriptions): one CSV
@@ -117,7 +129,7 @@ BABYVIEW = Profile(
     strip_from_names=r"_processed$",
 )
 
-PROFILES = {profile.source: profile for profile in (SAYCAM, BABYVIEW)}
+PROFILES = {profile.source: profile for profile in (SAYCAM, BABYVIEW, PLAYROOM)}
 
 
 def find_profile(name: str) -> Profile:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.caption_lists import CaptionedImages, read_caption_lists, read_frame_transcripts
+from babyvlm.curation.ingest.frame_numbering import RULES
 from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
 from babyvlm.curation.ingest.transcripts import find_transcripts
 from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
@@ -27,7 +28,7 @@ CHUNK_IMAGES = 2048  # images per part: seconds of work, and a few hundred files
 KEY = "IMAGE: the image with this path below the image folder, without its suffix"
 REPORT_COLUMNS = ("image", "problem")
 NOT_LISTED = "not in any caption list"
-UNWANTED = (NOT_LISTED, "caption without words", "turn without words")
+UNWANTED = (NOT_LISTED, "caption without words", "utterance without words")
 
 
 @stage
@@ -37,6 +38,7 @@ def released(
     captions: list[Path] | Path | None = None,
     transcripts: Path | None = None,
     source: str = "saycam",
+    tokenize: bool | None = None,
     image_size: int = 0,
     num_workers: int = 2,
     split_by: SplitBy | None = None,
@@ -46,8 +48,8 @@ def released(
     """Create a pair store from frames that are already extracted, such as the 600,285 frames of the CVCL authors.
 
     Input: a folder of images, and their utterances: either lists that assign images to utterances, or SAYCam's raw
-    transcripts, whose utterances are then numbered as in the authors' preprocessing. Output: a store of (frame,
-    utterance) pairs.
+    transcripts, whose utterances are then numbered as in the authors' preprocessing: by their current or their older
+    rule, whichever fits the number of frames. Output: a store of (frame, utterance) pairs.
 
     The funnel counts images; those that are missing or damaged are left out and listed in `OUT.released.csv`. If the
     command is interrupted, run it again and it resumes.
@@ -65,6 +67,9 @@ def released(
             (S_20140420_1803_01_082_00.jpg).
         source: name of the corpus in the store. Empty: that of the first folder in an image's path, for lists that mix
             corpora.
+        tokenize: true splits the captions of the lists into lower-case tokens, false takes them as they are. By default
+            they are taken as they are, but must be tokenized already, as the authors' are; those of lists in LLaVA's
+            format are always tokenized.
         image_size: maximum length of the shorter side in pixels; larger images are resized. 0 keeps the original bytes.
         num_workers: number of processes; each processes some images at a time.
         split_by: assign train (90%), val and test (5% each) by utterance, by video or by child, so that no video or
@@ -84,10 +89,12 @@ def released(
     if not sizes:
         raise UserError(f"{frames}: contains no image ({', '.join(IMAGE_SUFFIXES)})")
     funnel = Funnel("released", unit="images", unwanted=set(UNWANTED))
+    raw: dict[str, Any] = {"files": [path.name for path in as_list(captions or transcripts)], "key": KEY}
     if transcripts:
-        utterances = read_frame_transcripts(find_transcripts(transcripts), sizes, funnel)
+        utterances, rule = read_frame_transcripts(find_transcripts(transcripts), sizes, funnel)
+        raw["numbering"] = RULES[rule]
     else:
-        utterances = read_caption_lists(as_list(captions), funnel, sizes)
+        utterances = read_caption_lists(as_list(captions), funnel, sizes, tokenize)
         listed = {name for utterance in utterances for name in utterance.images}
         funnel.drop(NOT_LISTED, len(sizes.keys() - listed))
     if split_by:
@@ -110,13 +117,14 @@ def released(
         folder,
         parts,
         funnel=funnel,
-        raw={source: {"files": [path.name for path in as_list(captions or transcripts)], "key": KEY}},
+        raw={source: raw},
         licensed=licensed,
         num_workers=num_workers,
         input_list=report,
         heading=REPORT_COLUMNS,
     )
-    return f"{artifact.manifest['rows']:,} images. See {report} for the images that were left out"
+    numbering = f" Utterances are numbered by {raw['numbering']}." if transcripts else ""
+    return f"{artifact.manifest['rows']:,} images.{numbering} See {report} for the images that were left out"
 
 
 @dataclass(frozen=True)

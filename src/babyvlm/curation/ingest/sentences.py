@@ -1,32 +1,16 @@
-"""Text and time rules: split a turn of a transcript into timed utterances.
-
-The rules are those of the CVCL authors' public preprocessing (github.com/wkvong/multimodal-baby), which BabyVLM uses,
-with these intended differences:
-
-- ``1:02:33`` is 1 h 2 min 33 s. Theirs reads the first two numbers as minutes and seconds.
-- ``[a] word [b]`` keeps ``word``: an annotation ends at its own closing mark. Theirs extends to the last closing mark.
-- A sentence without a word, as between the dots of ``. . .``, is discarded. Theirs can count it as an empty utterance,
-  so our utterance numbers can be lower than those in the names of their released frames (``frame_numbering`` counts as
-  they did).
-- A row in which every cell is empty is skipped.
-- Frame counts are computed in integer milliseconds; ``int(seconds / 0.2)`` in floating point loses a frame at some
-  durations.
-"""
+"""Divide the turns of a transcript into timed utterances."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from fractions import Fraction
+from typing import TYPE_CHECKING
 
-ANNOTATION = re.compile(r"\*[^*]*\*|\[[^\]]*\]|\([^)]*\)")  # added by the transcriber: actions, doubts, noises
-# "dont", "uhoh": the authors' 2,350 words contain no punctuation. Quotes, colons and stray brackets are our addition.
-PUNCTUATION = str.maketrans("", "", "-'’‘*_,…\"“”;:[]()")
-SENTENCE_END = re.compile(r"[.?!]+")
-INAUDIBLE = re.compile(r"\binaudible\b")
-TIME_RANGE = re.compile(r"[-–—]")
-TIME_SEPARATOR = re.compile(r"[:.,;]")
-TIMESTAMP = re.compile(r"(?:(?:(\d{1,4}):)?(\d{1,4}):)?(\d{1,9}(?:\.\d*)?)", re.ASCII)
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MISSING = "nan"  # what the authors read from an empty cell: an utterance that has a number, but is never used
 
 
 @dataclass(frozen=True)
@@ -34,62 +18,43 @@ class Utterance:
     """One sentence and its time.
 
     Attributes:
-        text: lower-case words.
+        text: lower-case tokens joined by blanks.
         start_ms: start in the video, in milliseconds.
         duration_ms: share of the turn's duration; 0 if the end of the turn is unknown.
+        number: position among the utterances of the transcript, from 1, as in the names of the authors' frames.
     """
 
     text: str
     start_ms: int
     duration_ms: int
+    number: int = 1
 
 
-def parse_typed_time(text: str) -> int | None:
-    """Return the milliseconds of a time that a transcriber typed, or None if ``text`` is blank or not a time.
+def divide_turn(
+    sentences: Sequence[str], start_ms: int, end_ms: int, boundary_ms: int, first: int = 1
+) -> list[Utterance]:
+    """Divide the time of a turn evenly among its sentences.
 
-    Accepts ``m:ss``, ``h:mm:ss``, ``:ss`` and plain minutes, with ``.``, ``,`` or ``;`` instead of the colon, and takes
-    the start of a range. A single digit from 1 to 5 after the minutes counts as tens of seconds (``0:3`` is 30 s), as
-    in the authors' preprocessing.
+    Args:
+        sentences: the sentences of the turn.
+        start_ms: start of the turn in milliseconds.
+        end_ms: its end.
+        boundary_ms: boundaries between sentences are rounded down to multiples of this.
+        first: number of the first sentence.
     """
-    parts = [part.strip() for part in TIME_SEPARATOR.split(TIME_RANGE.split(text)[0].strip())]
-    if len(parts) > 1 and not parts[0]:
-        parts[0] = "0"
-    if len(parts) > 3 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
-        return None
-    if any(len(part) > 2 for part in parts[1:]):
-        return None  # a fraction of a day, written by a spreadsheet
-    numbers = [int(part) for part in parts]
-    if len(parts) == 3:
-        return (numbers[0] * 3600 + numbers[1] * 60 + numbers[2]) * 1000
-    minutes, seconds = (*numbers, 0)[:2]
-    if len(parts) == 2 and parts[1] in {"1", "2", "3", "4", "5"}:
-        seconds *= 10
-    return (minutes * 60 + seconds) * 1000
-
-
-def parse_timestamp(text: str) -> int | None:
-    """Return the milliseconds of ``h:mm:ss``, ``m:ss`` or seconds, with or without fractions; None for other text."""
-    match = TIMESTAMP.fullmatch(text.strip())
-    if not match:
-        return None
-    hours, minutes, seconds = match.groups(default="0")
-    return round((int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)) * 1000)
-
-
-def split_sentences(text: str) -> list[str]:
-    """Split a turn into cleaned sentences: no annotations, ``<unk>`` for ``inaudible``, lower case, words only."""
-    cleaned = ANNOTATION.sub(" ", text).replace("--", " ").translate(PUNCTUATION).lower()
-    sentences = (" ".join(sentence.split()) for sentence in SENTENCE_END.split(cleaned))
-    return [INAUDIBLE.sub("<unk>", sentence) for sentence in sentences if any(map(str.isalnum, sentence))]
-
-
-def divide_turn(sentences: list[str], start_ms: int, end_ms: int, boundary_ms: int) -> list[Utterance]:
-    """Divide the time of a turn evenly among its sentences, with boundaries rounded down to ``boundary_ms``."""
-    count = len(sentences)
-    edges = [(start_ms + (end_ms - start_ms) * i // count) // boundary_ms * boundary_ms for i in range(count + 1)]
+    if not sentences:
+        return []
+    # In floating point, as in the authors' code: exact arithmetic can differ by one boundary from 49 sentences on.
+    edges = np.linspace(start_ms / boundary_ms, end_ms / boundary_ms, len(sentences) + 1).astype(int) * boundary_ms
     return [
-        Utterance(text, start, end - start) for text, start, end in zip(sentences, edges[:-1], edges[1:], strict=True)
+        Utterance(text, int(start), int(end - start), number)
+        for number, (text, start, end) in enumerate(zip(sentences, edges[:-1], edges[1:], strict=True), start=first)
     ]
+
+
+def has_words(utterance: Utterance) -> bool:
+    """Return whether an utterance has any token. Some of the authors' utterances only take up a number."""
+    return bool(utterance.text.strip()) and utterance.text != MISSING
 
 
 def frame_times(utterance: Utterance, interval_ms: int, max_frames: int) -> list[int]:

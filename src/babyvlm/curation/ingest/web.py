@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
 from babyvlm.curation.ingest.web_corpora.sources import Source, find_source
 from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
 from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts
-from babyvlm.curation.store.pair_store import split_of
+from babyvlm.curation.store.pair_store import ORIGINAL_CAPTION, split_of
 from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.characters import strip_invisible
 from babyvlm.io.files import fingerprint_files, require_outside
+from babyvlm.text import normalize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +42,8 @@ def web(
 
     Input: LLaVA's list (`.json`, with its images in `images/` or beside it), WebDataset tars, Parquet (`image`,
     `caption` or `text`), or a CSV (`image`, `caption`) beside its images; or a folder with files of one of these kinds.
-    Output: a store of (image, caption) pairs, the input of `curate rewrite`.
+    Output: a store of (image, caption) pairs, the input of `curate rewrite`. Captions are split into lower-case tokens,
+    like transcripts; the field `original_caption` has them as found.
 
     Damaged images, missing captions and unsafe paths are left out and listed in `OUT.quarantine.csv`. So are failed
     downloads, if img2dataset left a record of them beside its tars. If the command is interrupted, run it again: it
@@ -93,6 +97,7 @@ def web(
         num_workers=num_workers,
         input_list=quarantine,
         heading=REPORT_COLUMNS,
+        extra_fields={ORIGINAL_CAPTION: pa.string()},
     )
     if expected_count and expected_count < funnel.seen:
         raise UserError(
@@ -150,10 +155,11 @@ class WebPart:
             yield {
                 "key": key,
                 "image": image,
-                "utterance": caption,
+                "utterance": normalize(caption),
                 "source": self.source,
                 "group": key,
                 "split": split_of(key) if self.hold_out else "train",
+                ORIGINAL_CAPTION: caption,
             }
 
     def record_failure(self, reason: str, log: Log) -> None:

@@ -11,10 +11,9 @@ from rich.progress import Progress
 
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.rewrite.rules.lexicon import word_list
-from babyvlm.curation.rewrite.rules.rewriter import ORIGINAL, RULES_VERSION, USUAL_YIELD, rewrite_caption
+from babyvlm.curation.rewrite.rules.rewriter import RULES_VERSION, USUAL_YIELD, rewrite_caption
 from babyvlm.curation.stage import Artifact, Stage, stage
-from babyvlm.curation.store.pair_store import PairStore, write_pairs
-from babyvlm.errors import UserError
+from babyvlm.curation.store.pair_store import ORIGINAL_CAPTION, PairStore, write_pairs
 from babyvlm.io.extras import require_extra
 from babyvlm.io.printing import Console
 
@@ -48,15 +47,16 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
 ) -> None:
     """Rewrite the captions of a store as child-directed utterances and drop those that are not suitable for a toddler.
 
-    Input: a store of web pairs. Output: a store whose utterances are what a caregiver would say, with the original
-    caption in the field `original_caption`. Method `rules` needs no network; method `llm` uses a language model behind
-    any OpenAI-compatible server. Its answers are stored in a ledger, so that no caption is paid for twice.
+    Input: a store of web pairs, with their captions as found in the field `original_caption` or, if it is missing, in
+    the utterances. Output: a store whose utterances are what a caregiver would say, and the original captions. Method
+    `rules` needs no network; method `llm` uses a language model behind any OpenAI-compatible server. Its answers are
+    stored in a ledger, so that no caption is paid for twice.
 
     For example:
         python -m babyvlm curate rewrite --store stores/web --out stores/rewritten
 
     Args:
-        store: pair store whose utterances are captions.
+        store: pair store of captioned images.
         out: store to create.
         method: `rules` works offline; `llm` calls a server. All following options are for `llm`.
         model: name of the model on the server.
@@ -112,8 +112,6 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
 @stage
 def _rewrite_by_rules(store: Path, out: Path) -> Stage:
     source = PairStore(store)
-    if ORIGINAL in source.extra_fields:
-        raise UserError(f"{store}: already has the field {ORIGINAL}. Rewrite the store it was created from")
     words = hashlib.sha256(word_list().encode()).hexdigest()
     funnel = Funnel("rewrite", unit="captions")
     artifact = Artifact(
@@ -130,16 +128,17 @@ def _rewrite_by_rules(store: Path, out: Path) -> Stage:
             _rewritten(rows, funnel),
             funnel=funnel,
             licensed=source.licensed,
-            extra_fields={**source.extra_fields, ORIGINAL: pa.string()},
+            extra_fields={**source.extra_fields, ORIGINAL_CAPTION: pa.string()},
         )
     return f"{funnel.kept:,} pairs"
 
 
 def _rewritten(rows: Iterable[dict[str, Any]], funnel: Funnel) -> Iterator[dict[str, Any]]:
     for row in rows:
-        result = rewrite_caption(row["utterance"])
+        original = row.get(ORIGINAL_CAPTION, row["utterance"])
+        result = rewrite_caption(original)
         if result.utterance is not None:
             funnel.keep()
-            yield row | {"utterance": result.utterance, ORIGINAL: row["utterance"]}
+            yield row | {"utterance": result.utterance, ORIGINAL_CAPTION: original}
         else:
             funnel.drop(result.reason)

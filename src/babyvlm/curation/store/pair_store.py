@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 REQUIRED_ENTRIES = ("arguments", "columns", "licensed", "rows", "shards")  # of store.json
+ORIGINAL_CAPTION = "original_caption"  # additional column of web pairs: the caption as found, before any rewriting
 SHARD_ROWS = 4096  # about 60 MB of 224-pixel JPEGs
 GROUP_ROWS = 256  # rows read at once; divides SHARD_ROWS, so that row n is in row group n // 256
 HELD_OUT = 0.05  # share of the validation and of the test split, as in BabyVLM

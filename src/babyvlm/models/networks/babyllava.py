@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, GenerationConfig, LlavaProcessor, PreTrainedTokenizerFast
 
 from babyvlm.data.transforms import MEAN, STD, Resize
-from babyvlm.data.vocabulary import EOS, IMAGE, PAD, SOS, SPECIALS, UNK
+from babyvlm.data.vocabulary import EOS, IMAGE_TOKEN, PAD, SOS, SPECIALS, UNK
 from babyvlm.models.networks.auto_classes import (
     BabyLlavaConfig,
     BabyLlavaForConditionalGeneration,
@@ -52,6 +52,7 @@ class BabyLLaVANetwork(nn.Module):
         vocabulary_size: number of tokens, special tokens included.
         image_size: side of the square images, in pixels.
         template: what follows the image tokens; see ``Template``.
+        image_token: id that marks the places of the image tokens (``Vocabulary.image_token``).
 
     Attributes:
         llava: transformers' LLaVA.
@@ -65,9 +66,10 @@ class BabyLLaVANetwork(nn.Module):
         vocabulary_size: int = 6000,
         image_size: int = 224,
         template: Template = "sos_eos",
+        image_token: int = SPECIALS.index(IMAGE_TOKEN),
     ) -> None:
         super().__init__()
-        self.template = template
+        self.template, self.image_token = template, image_token
         register_auto_classes()  # LLaVA builds its parts by them
         self.image_length = count_tokens(vision, image_size)
         config = BabyLlavaConfig(
@@ -75,7 +77,7 @@ class BabyLLaVANetwork(nn.Module):
                 architecture=vision.backbone, model_args=vision.options, hidden_size=vision.width
             ),
             text_config=language_config(language, vocabulary_size),
-            image_token_index=IMAGE,
+            image_token_index=image_token,
             image_seq_length=self.image_length,
             vision_feature_layer=-1,
             vision_feature_select_strategy="full",
@@ -87,7 +89,7 @@ class BabyLLaVANetwork(nn.Module):
             eos_token_id=EOS,
             pad_token_id=PAD,
             max_new_tokens=MAX_NEW_TOKENS,
-            suppress_tokens=[PAD, UNK, SOS, IMAGE],
+            suppress_tokens=[PAD, UNK, SOS, image_token],
         )
 
     @property
@@ -156,7 +158,7 @@ class BabyLLaVANetwork(nn.Module):
     def generate(self, images_BCHW: Tensor, max_new_tokens: int = MAX_NEW_TOKENS) -> Tensor:
         """Return (B, L) token ids of greedily decoded captions, padded on the right."""
         begin = [SOS] if self.template == "sos_eos" else []
-        prompt = torch.tensor([[IMAGE] * self.image_length + begin], device=images_BCHW.device)
+        prompt = torch.tensor([[self.image_token] * self.image_length + begin], device=images_BCHW.device)
         prompt = prompt.expand(len(images_BCHW), -1)
         output_BL: Tensor = self.llava.generate(
             input_ids=prompt,
@@ -197,12 +199,12 @@ def processor(tokenizer_file: Path, image_size: int, image_length: int, resize: 
         unk_token=SPECIALS[UNK],
         bos_token=SPECIALS[SOS],
         eos_token=SPECIALS[EOS],
-        additional_special_tokens=[SPECIALS[IMAGE]],
+        additional_special_tokens=[IMAGE_TOKEN],
     )
     return LlavaProcessor(
         images,
         tokenizer,
         patch_size=image_size // math.isqrt(image_length),
         vision_feature_select_strategy="full",
-        image_token=SPECIALS[IMAGE],
+        image_token=IMAGE_TOKEN,
     )

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.rewrite.llm.batch import MAX_REQUESTS, BatchRunner
 from babyvlm.curation.rewrite.llm.calls import CallRunner
-from babyvlm.curation.rewrite.llm.checks import RULES_VERSION, normalize, rejection_reason
+from babyvlm.curation.rewrite.llm.checks import RULES_VERSION, rejection_reason
 from babyvlm.curation.rewrite.llm.client import Server, open_server
 from babyvlm.curation.rewrite.llm.ledger import Call, Ledger
 from babyvlm.curation.rewrite.llm.prices import Budget, estimate, read_price
@@ -27,13 +27,14 @@ from babyvlm.curation.rewrite.llm.prompt import (
     prompt_id,
 )
 from babyvlm.curation.rewrite.llm.settings import RequestSettings
-from babyvlm.curation.rewrite.rules.rewriter import ORIGINAL, USUAL_YIELD
+from babyvlm.curation.rewrite.rules.rewriter import USUAL_YIELD
 from babyvlm.curation.stage import Artifact, Stage, stage
-from babyvlm.curation.store.pair_store import PairStore, write_pairs
+from babyvlm.curation.store.pair_store import ORIGINAL_CAPTION, PairStore, write_pairs
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import require_replaceable, write_list
 from babyvlm.io.printing import Console, echo
+from babyvlm.text import normalize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,8 +107,6 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOp
     """Send every caption of a store that has no answer yet, then write the rewritten store."""
     options.check()
     source = PairStore(store)
-    if ORIGINAL in source.extra_fields:
-        raise UserError(f"{source.path}: already has the field {ORIGINAL}. Rewrite the store it was created from")
     funnel = Funnel("rewrite", unit="captions")
     artifact = Artifact(
         "store",
@@ -143,7 +142,7 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOp
             _rewritten_rows(source, ledger, funnel, left_out),
             funnel=funnel,
             licensed=source.licensed,
-            extra_fields={**source.extra_fields, ORIGINAL: pa.string()},
+            extra_fields={**source.extra_fields, ORIGINAL_CAPTION: pa.string()},
         )
     return f"{funnel.kept:,} pairs; captions left out: {left_out}; total cost so far: {budget}"
 
@@ -164,7 +163,8 @@ def print_estimate(store: Path, ledger_path: Path, options: RewriteOptions) -> N
 
 def _captions(source: PairStore) -> dict[str, str]:
     """Return the distinct cleaned captions by digest, except those without a word."""
-    cleaned = (clean(text) for text in source.columns("utterance")["utterance"].to_pylist())
+    column = ORIGINAL_CAPTION if ORIGINAL_CAPTION in source.extra_fields else "utterance"
+    cleaned = (clean(text) for text in source.columns(column)[column].to_pylist())
     return {digest(caption): caption for caption in cleaned if _has_words(caption)}
 
 
@@ -248,13 +248,14 @@ def _rewritten_rows(source: PairStore, ledger: Ledger, funnel: Funnel, left_out:
     """Yield the rows with an utterance, count all rows, and list the others in the CSV file ``left_out``."""
     rejected: list[tuple[str, Outcome]] = []
     for row in source.rows():
-        caption = clean(row["utterance"])
+        original = row.get(ORIGINAL_CAPTION, row["utterance"])
+        caption = clean(original)
         outcome = Outcome("dropped", "no words")
         if _has_words(caption):
             outcome = _outcome(caption, ledger.last(digest(caption)))
         if outcome.kind == "kept":
             funnel.keep()
-            yield row | {"utterance": outcome.text, ORIGINAL: row["utterance"]}
+            yield row | {"utterance": outcome.text, ORIGINAL_CAPTION: original}
         else:
             funnel.drop(f"failed: {outcome.text}" if outcome.kind == "failed" else outcome.text)
             rejected.append((row["key"], outcome))

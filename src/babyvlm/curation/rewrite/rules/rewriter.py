@@ -8,8 +8,8 @@ subject of the caption and omits the rest. Its only knowledge of the world is ``
    that "dog collar" is about a collar and not about a dog.
 3. The first phrase with a listed head is the subject. Of its other words only a listed number, adjective and color
    stay. A listed verb after it stays ("is running"), with its object; otherwise a listed place ("on the grass").
-4. One of a few templates, selected by a hash of the caption, gives the utterance: lower case, without punctuation (like
-   the transcripts), at most 15 words, all of them from the word list or the templates.
+4. One of a few templates, selected by a hash of the caption, gives the utterance: lower-case tokens (``babyvlm.text``),
+   at most 15 words and punctuation marks, all of them from the word list or the templates.
 
 Rejected are captions without words; with a word for an adult topic (weapons, alcohol, money, politics, ...); without a
 listed noun; and those that are first and mostly about unlisted things.
@@ -27,14 +27,23 @@ from babyvlm.curation.rewrite.rules.lexicon import Word, lexicon, words_in
 from babyvlm.curation.stage import UsualYield
 
 MAX_WORDS = 15  # of "one simple utterance": our choice, twice the length of a mother's usual sentence
-ORIGINAL = "original_caption"  # field of a rewritten store that holds the caption before rewriting, with both methods
 USUAL_YIELD = UsualYield(0.05, 0.98, "Look at some captions and utterances: store sample --store OUT")  # our choice
-RULES_VERSION = 1  # recorded in each store; increase it with any change of the utterances
+RULES_VERSION = 2  # recorded in each store; increase it with any change of the utterances
 TEMPLATES = {
-    "singular": ("look {a}", "see {the}", "here is {a}", "thats {a}", "can you see {the}", "wow {a}"),
-    "plural": ("look {a}", "see {the}", "here are {a}", "those are {a}", "can you see {the}", "wow {a}"),
-    "singular verb": ("look {the} is {verb}", "{the} is {verb}", "see {the} {verb}", "can you see {the} {verb}"),
-    "plural verb": ("look {the} are {verb}", "{the} are {verb}", "see {the} {verb}", "can you see {the} {verb}"),
+    "singular": ("look {a} !", "see {the} ?", "here is {a} .", "that 's {a} .", "can you see {the} ?", "wow {a} !"),
+    "plural": ("look {a} !", "see {the} ?", "here are {a} .", "those are {a} .", "can you see {the} ?", "wow {a} !"),
+    "singular verb": (
+        "look {the} is {verb} .",
+        "{the} is {verb} .",
+        "see {the} {verb} !",
+        "can you see {the} {verb} ?",
+    ),
+    "plural verb": (
+        "look {the} are {verb} .",
+        "{the} are {verb} .",
+        "see {the} {verb} !",
+        "can you see {the} {verb} ?",
+    ),
 }
 PLACES = frozenset(("in", "on", "under", "near", "behind", "by", "at", "beside", "inside"))
 DETERMINERS = ("a", "an", "the", "this", "that", "some", "his", "her", "its", "their", "my", "your", "our")
@@ -170,7 +179,7 @@ def rewrite_caption(caption: str) -> Rewrite:
     """Rewrite a caption, or reject it. A pure function of the caption.
 
     >>> rewrite_caption("Vector illustration of a red ball, isolated on white background").utterance
-    'thats a red ball'
+    "that 's a red ball ."
     >>> rewrite_caption("A glass of wine").reason
     'adult topic'
     """
@@ -294,9 +303,9 @@ def _compose(parse: Parse, subject: NounPhrase, choice: int) -> str:
     verbs = [parse.verb]
     if parse.object:
         verbs.insert(0, f"{parse.verb} {parse.object.with_article()}")
-    template = templates[choice % len(templates)]
+    template, sign = templates[choice % len(templates)].rsplit(" ", 1)
     utterances = [template.format(a=subject.with_article(), the=subject.with_the(), verb=verb) for verb in verbs]
     if parse.place:
         preposition, place = parse.place
         utterances.insert(0, f"{utterances[0]} {preposition} the {place.noun}")
-    return next(utterance for utterance in utterances if len(utterance.split()) <= MAX_WORDS)
+    return next(f"{utterance} {sign}" for utterance in utterances if len(utterance.split()) < MAX_WORDS)
