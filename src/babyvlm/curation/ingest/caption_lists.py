@@ -258,7 +258,7 @@ def _parse_entry(entry: object) -> tuple[str, list[str]]:
             image, caption = image_and_caption(entry)
         except InvalidSampleError:
             return "", []
-        # Theirs are tokenized when they are read (arjunchandra2/multimodal-baby, `multimodal_saycamllava_data_module.py`).
+        # As arjunchandra2/multimodal-baby does when it reads them (`multimodal_saycamllava_data_module.py`).
         return normalize(caption), [image]
     names = entry.get("frame_filenames") if isinstance(entry, dict) else None
     text = entry.get("utterance") if isinstance(entry, dict) else None
