@@ -7,7 +7,7 @@ of Lightning. A benchmark of your own is a subclass with ``name``, ``measures`` 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -115,6 +115,10 @@ class Benchmark(ABC):
     def reads_text_alone(self, model: object) -> bool:
         """Return whether the control without images makes sense for a model."""
         return False
+
+    def prior(self, trials: Sequence[Trial]) -> float | None:
+        """Return the mean credit of a prior over the answers, which sees no image; None if the benchmark has none."""
+        return None
 
     def facts(self) -> dict[str, str]:
         """Return further facts about the list for the metadata of the results."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from babyvlm.types import TrialResult
 
 BATCH_SIZE = 64  # images encoded at once; our choice
+NAMED = {"options": "options", "score": "likelihood"}  # facts that a printed result names, with their titles
 
 
 def evaluate(
@@ -85,8 +86,9 @@ def evaluate(
         0.5
         >>> print(result)
         vtwt on vtwt.csv, test split, 2 trials
-        measure   control  mean   95% CI          chance
-        accuracy           0.500  [0.000, 1.000]  0.500
+        measure   control          mean   95% CI          chance
+        accuracy                   0.500  [0.000, 1.000]  0.500
+        accuracy  prior, no image  0.500
     """
     if isinstance(benchmark, Benchmark):
         if (trials, images, allow_missing) != (None, None, False):
@@ -144,6 +146,9 @@ def run(
     texts = [[text for _, text in trial.options] for trial in trials]
     facts = benchmark_facts(benchmark) | {"missing_items": str(missing)}
     facts |= vocabulary_facts(model, texts) | score_facts(model)
+    prior = benchmark.prior(trials)
+    if prior is not None:
+        facts["prior"] = f"{prior:.4f}"
     return EvaluationResult(benchmark, trials[0].split, results, facts)
 
 
@@ -173,9 +178,14 @@ class EvaluationResult:
         return {measure: float(credits_N.mean()) for measure, credits_N in self._credits(control).items()}
 
     def metrics(self) -> dict[str, float]:
-        """Return the means by the names under which a run logs them, such as ``vtwt_test``."""
-        means = self.means().items()
-        return {f"{self.benchmark.metric_name(measure)}_{self.split}": mean for measure, mean in means}
+        """Return the means by the names under which a run logs them, such as ``vtwt_test``.
+
+        The prior over the answers, if the benchmark has one, stands beside them (``vtwt_prior_test``).
+        """
+        metrics = {f"{self.benchmark.metric_name(name)}_{self.split}": mean for name, mean in self.means().items()}
+        if "prior" in self.facts:
+            metrics[f"{self.benchmark.name}_prior_{self.split}"] = float(self.facts["prior"])
+        return metrics
 
     def interval(self, measure: str | None = None, control: str = "") -> tuple[float, float]:
         """Return the 95% percentile bootstrap interval of a mean; trials of one group are resampled together.
@@ -206,12 +216,15 @@ class EvaluationResult:
                 chance = self.benchmark.measures[measure].chance
                 shown = "-" if chance is None else f"{chance:.3f}"
                 rows.append([measure, CONTROLS.get(control, ""), f"{mean:.3f}", f"[{low:.3f}, {high:.3f}]", shown])
+        if "prior" in self.facts:
+            rows.append([next(iter(self.benchmark.measures)), "prior, no image", f"{float(self.facts['prior']):.3f}"])
+            rows[-1] += ["", ""]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         count = len({result.item for result in self.results})
         name, file = self.benchmark.name, self.benchmark.path.name
-        score = f", likelihood: {self.facts['score']}" if "score" in self.facts else ""
-        return "\n".join([f"{name} on {file}, {self.split} split, {count} trials{score}", *lines])
+        named = [f", {title}: {self.facts[key]}" for key, title in NAMED.items() if key in self.facts]
+        return "\n".join([f"{name} on {file}, {self.split} split, {count} trials{''.join(named)}", *lines])
 
     def _credits(self, control: str) -> dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]:
         """Credit of N trials by measure."""

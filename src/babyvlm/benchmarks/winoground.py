@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from babyvlm.benchmarks.base import Judgement, Measure, ScoreBenchmark
 from babyvlm.benchmarks.trials import Row, Trial, group_rows, read_rows, same_in, split_of
+from babyvlm.benchmarks.word_classes import reviewed_class
 from babyvlm.errors import UserError
 
 COLUMNS = ("instance_id", "positive_phrase", "negative_phrase", "image", "image_tag")
@@ -33,7 +35,18 @@ class BabyWinoground(ScoreBenchmark):
     =====================  ==================================================  ======
 
     The list has the authors' columns ``instance_id,positive_phrase,negative_phrase,image,image_tag``, two rows per
-    instance, one tagged ``positive`` and one ``negative``.
+    instance, one tagged ``positive`` and one ``negative``. A list without a column ``word_class`` has the classes of
+    ``word_classes``.
+
+    Args:
+        trials: CSV list.
+        images: folder of the images; or two folders, of the positive and of the negative images, as babylmms-eval has
+            them (``positive_images``, ``negative_images``).
+        dev_fraction: as in ``Benchmark``.
+        allow_missing: as in ``Benchmark``.
+
+    Raises:
+        UserError: there are more than two folders.
     """
 
     name = "baby_winoground"
@@ -49,6 +62,25 @@ class BabyWinoground(ScoreBenchmark):
         "negative_strict": Measure("negative strict", 1 / 3, main=False),
     }
     category = "word class"
+
+    def __init__(
+        self,
+        trials: Path | str,
+        images: Path | str | list[Path] | None = None,
+        dev_fraction: float | None = None,
+        allow_missing: bool = False,
+    ) -> None:
+        self.folder_of = dict.fromkeys(TAGS, "")  # below `images`
+        if isinstance(images, list):
+            if len(images) != len(TAGS):
+                raise UserError(f"images: {len(images)} folders; pass one, or those of positive and negative images")
+            folders = [str(Path(folder).absolute()) for folder in images]
+            images = os.path.commonpath(folders)
+            self.folder_of = {
+                tag: os.path.relpath(folder, images) + "/" if folder != images else ""
+                for tag, folder in zip(TAGS, folders, strict=True)
+            }
+        super().__init__(trials, images, dev_fraction, allow_missing)
 
     def read(self, path: Path) -> list[Trial]:
         """Return one trial for each ``instance_id``; its options are (i+,p+), (i+,p-), (i-,p+), (i-,p-).
@@ -67,9 +99,11 @@ class BabyWinoground(ScoreBenchmark):
         if not same_in(rows, ("positive_phrase", "negative_phrase", "half")):
             raise UserError(f"{path}: instance {item}: its rows differ in a phrase or half; they must agree")
         phrases = [rows[0][f"{tag}_phrase"] for tag in TAGS]
-        pairs = tuple((by_tag[tag]["image"], phrase) for tag in TAGS for phrase in phrases)
+        image_of = {tag: self.folder_of[tag] + by_tag[tag]["image"] for tag in TAGS}
+        pairs = tuple((image_of[tag], phrase) for tag in TAGS for phrase in phrases)
         split = split_of(rows[0], item, self.dev_fraction, path)
-        return Trial(item, split, rows[0].cells.get("word_class", ""), pairs)
+        word_class = rows[0].cells.get("word_class") or reviewed_class(*phrases) or ""
+        return Trial(item, split, word_class, pairs)
 
     def judge(self, trial: Trial, scores: tuple[float, ...]) -> list[Judgement]:
         """Return the credit by each measure; every comparison is strict."""

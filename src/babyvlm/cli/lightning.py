@@ -288,10 +288,10 @@ class BabyVLMCLI(LightningCLI):
 
     def before_test(self) -> None:
         """Refuse untrained weights, and a model that has no data of its own if there are no benchmarks either."""
-        from babyvlm.models.zero_shot import TestOnly  # imports much of transformers
+        from babyvlm.models.evaluation_only import EvaluationOnly
 
         self._refuse_untrained()
-        if isinstance(self.model, TestOnly) and not benchmarks_of(self.trainer):
+        if isinstance(self.model, EvaluationOnly) and not benchmarks_of(self.trainer):
             raise UserError(
                 f"no benchmarks to evaluate {type(self.model).__name__} on. Add a config that has some, for example "
                 "--config configs/benchmarks/playroom.yaml"

@@ -36,12 +36,13 @@ _NAMES: Final = ("attn_implementation", "_attn_implementation", "timm_model_name
 _ANOTHER_MODEL: Final = "adapter_config.json"  # names the model to load in this one's place
 
 
-def fetch(name: str, patterns: Sequence[str]) -> Path:
+def fetch(name: str, patterns: Sequence[str], revision: str | None = None) -> Path:
     """Download the files of a Hugging Face hub model that match; Python files never do.
 
     Args:
         name: ``ORG/NAME``.
         patterns: names of files, such as ``*.json``.
+        revision: commit; by default the newest.
 
     Returns:
         Their folder in the cache, after ``refuse_code``.
@@ -50,7 +51,9 @@ def fetch(name: str, patterns: Sequence[str]) -> Path:
         UserError: there is no such model, the hub cannot be reached, or the model asks for code.
     """
     try:
-        folder = Path(snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=["*.py", "*.pkl"]))
+        folder = Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*.py", "*.pkl"])
+        )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise UserError(f"{name}: no such folder, and the hub does not provide it ({first_line(error)})") from error
     refuse_code(folder)

@@ -191,6 +191,14 @@ def read_state_dict(file: Path, source: str) -> dict[str, Tensor]:
     return dict(content)
 
 
+# Names in pickled files that are read as empty objects. DINO saves its options, an `argparse.Namespace`. CVCL's
+# `save_hyperparameters()` saves its two encoders: classes of its package `multimodal`, and of torch and torchvision
+# other than tensors (`torch.nn.modules.*`, `torchvision.models.resnet.*`, the optimizer's class `torch.optim.*`).
+# Lightning saves the classes of callbacks. PyTorch itself builds tensors, storages and ordered dictionaries; any other
+# name is an error.
+INERT = ("argparse.Namespace", "multimodal", "torch", "torchvision", "pytorch_lightning")
+
+
 class _Inert:
     """Replaces an object that is saved beside the weights; discards everything that unpickling passes to it."""
 
@@ -205,11 +213,10 @@ class _Inert:
 def _inert_globals(file: Path) -> list[Any]:
     """Return the names in a checkpoint, other than tensors, that may be skipped; torch refuses all others.
 
-    DINO pickles its options, an ``argparse.Namespace``. CVCL's ``save_hyperparameters()`` pickles modules of its
-    package ``multimodal``, of torch and torchvision, and the optimizer's class.
+    The names in ``INERT`` become ``_Inert``: none of them is imported, called or given its state.
     """
     named = torch.serialization.get_unsafe_globals_in_checkpoint(file) if zipfile.is_zipfile(file) else []
-    skipped = {name for name in named if name.partition(".")[0] in ("multimodal", "torch", "torchvision")}
+    skipped = {name for name in named if name.partition(".")[0] in INERT or name in INERT}
     return [(_Inert, name) for name in sorted(skipped | {"argparse.Namespace"})]
 
 
@@ -260,7 +267,7 @@ def load_authors_checkpoint(llava: nn.Module, folder: Path, vocabulary: Vocabula
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
         raise UserError(f"{folder}: none of {', '.join(names)} found")
-    theirs = dict(_rename_authors_weights(read_state_dict(file, str(file))))
+    theirs = dict(rename_authors_weights(read_state_dict(file, str(file))))
     ours = {name: tensor for name, tensor in llava.state_dict().items() if "num_batches_tracked" not in name}
     if file.name == "mm_projector.bin":
         ours = {name: tensor for name, tensor in ours.items() if "multi_modal_projector" in name}
@@ -276,7 +283,7 @@ def load_authors_checkpoint(llava: nn.Module, folder: Path, vocabulary: Vocabula
     llava.load_state_dict({name: theirs[name] for name in ours}, strict=False)
 
 
-def _rename_authors_weights(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def rename_authors_weights(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Give the weights our names: they are below ``transformer.`` (GPT-2) or ``model.`` (Llama)."""
     for name, tensor in state.items():
         body = re.sub(r"^(transformer|model)\.", "", name)

@@ -1,10 +1,14 @@
-"""Load and save models that were trained here: runs, exported folders, and exported folders on the Hugging Face hub."""
+"""Load models: runs, exported folders and the authors' published checkpoints, from a folder or the Hugging Face hub.
+
+Save models as exported folders.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from lightning import LightningModule
@@ -20,25 +24,34 @@ from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.checkpoints import init_from
 from babyvlm.models.compatibility import Config, upgrade_config
 from babyvlm.models.networks.auto_classes import register_auto_classes
+from babyvlm.models.published import load_published
 
 EXPORT = "babyvlm"  # kind of the artifact that ``export`` creates
 WEIGHTS = "model.safetensors"
-FILES = ("*.json", "*.safetensors", "vocabulary/*.json")  # nothing else is uploaded to a hub or downloaded from it
+FILES = ("*.json", "*.safetensors", "vocabulary/*.json")  # nothing else is uploaded to a hub
+# Of published checkpoints, also the pickled weights; only from a pinned commit, so that they cannot change.
+PINNED_FILES = (*FILES, "*.ckpt", "*.pth", "pytorch_model*.bin")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 # Options that only training needs. Weights come from the checkpoint, whatever they were initialized from.
 TRAINING_ONLY = ("weights", "pretrained", "init_from", "init_language", "optimizer", "scheduler")
 Recipe = dict[str, Any]  # ``class_path`` and ``init_args`` of a model
 
 
-def load(source: str | Path, device: str = "cpu", allow: Sequence[str] = ()) -> LightningModule:
+def load(
+    source: str | Path, device: str = "cpu", allow: Sequence[str] = (), revision: str | None = None
+) -> LightningModule:
     """Load a model with its tokenizer and image transform, ready to ``score`` or ``caption``.
 
     Also registers BabyLLaVA with transformers' Auto classes (``register_auto_classes``).
 
     Args:
-        source: a run's folder (its best checkpoint is used), a folder created by ``export``, or the name of such a
-            folder on the Hugging Face hub, ``ORG/NAME``. Runs and folders of version 0.1.0 load too.
+        source: a run's folder (its best checkpoint is used), a folder created by ``export``, a folder with a published
+            checkpoint of CVCL, BabyLLaVA or a DINO backbone (``models.published``), or the name of such a folder on the
+            Hugging Face hub, ``ORG/NAME``. Runs and folders of version 0.1.0 load too.
         device: to move the model to.
         allow: modules of your own whose classes the model may name, as ``--allow`` on the command line.
+        revision: commit of a model on the hub, 40 hexadecimal digits; required for published checkpoints, whose weights
+            are pickled.
 
     Returns:
         The module of the run's config, in evaluation mode. Only classes listed in ``babyvlm.allowed`` are
@@ -49,9 +62,24 @@ def load(source: str | Path, device: str = "cpu", allow: Sequence[str] = ()) -> 
     """
     allowed.allow(*allow)
     register_auto_classes()
-    folder = Path(source) if Path(source).is_dir() else fetch(str(source), FILES)
-    model = _load_export(folder) if (folder / f"{EXPORT}.json").is_file() else load_run(folder)[0]
+    if revision is not None and not COMMIT.fullmatch(revision):
+        raise UserError(f"revision {revision}: must be a commit of 40 hexadecimal digits, which cannot change")
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = fetch(str(source), FILES if revision is None else PINNED_FILES, revision)
+    if (folder / f"{EXPORT}.json").is_file():
+        model = _load_export(folder)
+    elif (folder / "config.yaml").is_file():
+        model = load_run(folder)[0]
+    else:
+        refuse_code(folder)
+        model = load_published(folder) or _unknown(folder, pinned=revision is not None or Path(source).is_dir())
     return model.to(device).eval()
+
+
+def _unknown(folder: Path, *, pinned: bool) -> NoReturn:
+    hint = "" if pinned else ". A published checkpoint on the hub needs its commit as `revision`"
+    raise UserError(f"{folder}: neither a run, an exported model nor a published checkpoint{hint}")
 
 
 def load_run(run: Path) -> tuple[LightningModule, Recipe]:

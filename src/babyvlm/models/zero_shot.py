@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import torch
-from lightning import LightningModule
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -25,6 +23,7 @@ from babyvlm.curation.clip import load_clip
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.extras import require_extra
 from babyvlm.io.hub import fetch, refuse_code
+from babyvlm.models.evaluation_only import EvaluationOnly
 from babyvlm.models.hub import load
 from babyvlm.models.scoring import Likelihood, log_likelihood_after_prefix, per_token_or_total
 
@@ -40,20 +39,7 @@ Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
 _BLANK, _WIDE = (Image.new("RGB", size) for size in ((224, 224), (448, 224)))
 
 
-class TestOnly(LightningModule):
-    """A model for ``test`` without data: only the benchmarks, which are callbacks, are evaluated."""
-
-    __test__ = False  # not a class of tests for pytest
-
-    def test_dataloader(self) -> DataLoader[int]:
-        """Return a loader of one empty step."""
-        return DataLoader([0])  # type: ignore[arg-type] # a list is a dataset
-
-    def test_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Compute nothing: no pairs are needed."""
-
-
-class OpenClip(TestOnly):
+class OpenClip(EvaluationOnly):
     """Any open_clip model as an ``ImageTextScorer``.
 
     Args:
@@ -74,23 +60,41 @@ class OpenClip(TestOnly):
         return self.clip.score(images_BCHW, texts)
 
 
-class Trained(TestOnly):
-    """A model that was trained here, with the methods that it has.
+class Trained(EvaluationOnly):
+    """A model that was trained before, here or by the authors, with the methods that it has.
 
     Args:
-        source: a run's folder, an exported folder, or the name of such a folder on the Hugging Face hub
-            (``babyvlm.load``).
+        source: a run's folder, an exported folder, a folder with a published checkpoint, or the name of such a folder
+            on the Hugging Face hub (``babyvlm.load``).
+        revision: commit of a model on the hub; required for published checkpoints.
+        likelihood: of a generative model, instead of its own.
+        score_eos: of a generative model, instead of its own.
+
+    Raises:
+        UserError: the model cannot be loaded, or has no likelihood.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(
+        self,
+        source: str,
+        revision: str | None = None,
+        likelihood: Likelihood | None = None,
+        score_eos: bool | None = None,
+    ) -> None:
         super().__init__()
-        self.model = load(source)
-        for name in ("preprocess", "score", "score_texts", "caption", "vocabulary", "max_tokens"):
+        self.model = load(source, revision=revision)
+        for name, value in {"likelihood": likelihood, "score_eos": score_eos}.items():
+            if value is not None:
+                if not hasattr(self.model, name):
+                    raise UserError(f"{source}: has no {name}; only generative models have")
+                setattr(self.model, name, value)
+        names = ("preprocess", "score", "score_texts", "caption", "vocabulary", "max_tokens", "likelihood", "score_eos")
+        for name in names:
             if hasattr(self.model, name):
                 setattr(self, name, getattr(self.model, name))
 
 
-class HFVisionLanguage(TestOnly):
+class HFVisionLanguage(EvaluationOnly):
     """A LLaVA of the Hugging Face hub as ``ImageTextScorer``, ``TextScorer`` and ``Captioner``, without training.
 
     The score of a text is its likelihood as the answer to a question about the image.

@@ -15,7 +15,7 @@ from babyvlm.errors import UserError
 from babyvlm.io.printing import printable_line
 
 CONTROLS = {"blank": "blank image", "shuffled": "shuffled images", "text_only": "text only"}
-WORD_CLASSES = ("noun", "verb", "adjective", "both", "unknown")
+WORD_CLASSES = ("noun", "verb", "adjective", "both", "other", "unknown")
 
 
 @dataclass(frozen=True)

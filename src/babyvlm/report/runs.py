@@ -44,7 +44,12 @@ MAX_COUNT = 1 << 62  # of samples, seeds and steps
 Config = dict[str, Any]
 
 # Facts in the metadata of results that are numbers.
-COUNTED_FACTS: dict[str, type[int] | type[float]] = {"missing_items": int, "items_alike": int, "unknown_words": float}
+COUNTED_FACTS: dict[str, type[int] | type[float]] = {
+    "missing_items": int,
+    "items_alike": int,
+    "unknown_words": float,
+    "prior": float,
+}
 
 # What reading and using a damaged file raises. pyarrow's errors are among them.
 DAMAGE = (
@@ -321,6 +326,11 @@ class Row:
     def missing(self, benchmark: str) -> int:
         """Return the number of items that were skipped because their images were missing."""
         return max(int(run.metadata(benchmark).get("missing_items", 0)) for run in self.runs)
+
+    def prior(self, column: Column) -> float | None:
+        """Return the score of the prior over a benchmark's answers, which sees no image, if its results name one."""
+        found = [run.metadata(column.benchmark).get("prior") for run in self.runs]
+        return next((float(value) for value in found if value is not None), None)
 
     def has_derived_categories(self, benchmark: str) -> bool:
         """Return whether the categories are not in the list but were derived."""

@@ -282,7 +282,18 @@ def _scores(
 ) -> Table:
     body = [[row_name(row), *(cell(row, column) for column in columns)] for row in rows]
     heading, chances = ["model", *(column.title for column in columns)], ["chance", *map(chance, columns)]
-    return Table(title, heading, [chances, *body, *(_control_rows(rows, columns) if controls else ())], note)
+    priors = prior_rows(rows, columns)
+    return Table(title, heading, [chances, *priors, *body, *(_control_rows(rows, columns) if controls else ())], note)
+
+
+def prior_rows(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
+    """Return a row with the priors over the answers, which see no image, next to chance; none without priors."""
+    found = [
+        next((value for row in rows if not column.category and (value := row.prior(column)) is not None), None)
+        for column in columns
+    ]
+    cells = ["-" if value is None else f"{value:.3f}" for value in found]
+    return [["prior, no image", *cells]] if set(cells) != {"-"} else []
 
 
 def main_note(rows: Sequence[Row]) -> str:
