@@ -178,14 +178,9 @@ class EvaluationResult:
         return {measure: float(credits_N.mean()) for measure, credits_N in self._credits(control).items()}
 
     def metrics(self) -> dict[str, float]:
-        """Return the means by the names under which a run logs them, such as ``vtwt_test``.
-
-        The prior over the answers, if the benchmark has one, stands beside them (``vtwt_prior_test``).
-        """
-        metrics = {f"{self.benchmark.metric_name(name)}_{self.split}": mean for name, mean in self.means().items()}
-        if "prior" in self.facts:
-            metrics[f"{self.benchmark.name}_prior_{self.split}"] = float(self.facts["prior"])
-        return metrics
+        """Return the means by the names under which a run logs them, such as ``vtwt_test``."""
+        means = self.means().items()
+        return {f"{self.benchmark.metric_name(measure)}_{self.split}": mean for measure, mean in means}
 
     def interval(self, measure: str | None = None, control: str = "") -> tuple[float, float]:
         """Return the 95% percentile bootstrap interval of a mean; trials of one group are resampled together.
