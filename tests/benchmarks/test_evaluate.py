@@ -93,7 +93,7 @@ def test_evaluate_restores_the_mode_of_each_module(trials):
         ("vtwtt", {"trials": "x.csv"}, "no benchmark is called 'vtwtt'; there are baby_winoground, "),
         ("vtwt", {}, "pass the list of benchmark 'vtwt' as trials="),
         ("caption", {"trials": "vtwt.csv"}, "Shades lacks a method that caption needs"),
-        ("labeled_s", {"trials": "vtwt.csv"}, "column trial_id is missing"),
+        ("labeled_s", {"trials": "vtwt.csv"}, "no column 'trial_id'"),
     ],
 )
 def test_evaluate_reports_mistakes(trials, monkeypatch, benchmark, options, message):

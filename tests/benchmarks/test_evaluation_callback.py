@@ -159,7 +159,7 @@ class Deaf(LightningModule):
 @pytest.mark.parametrize("model", [Deaf, Learner])
 def test_mistakes_are_reported_before_anything_runs(lists, model):
     (lists / "labeled_s.csv").write_text("trial_id,image\n1,ball.png\n" if model is Learner else "")
-    message = "column target_category is missing" if model is Learner else r"Deaf has no preprocess\(\) and score\(\)"
+    message = "no column 'target_category'" if model is Learner else r"Deaf has no preprocess\(\) and score\(\)"
     with pytest.raises(UserError, match=message):
         trainer(lists, LabeledS(lists / "labeled_s.csv")).test(model(), loader(), verbose=False)
 

@@ -252,7 +252,7 @@ def test_load_instantiates_nothing_from_hostile_config(runs, tmp_path, place, mo
 def test_load_reports_mistakes(runs, folders, tmp_path):
     with pytest.raises(UserError, match=r"nowhere: no such folder, and the hub does not provide it"):
         babyvlm.load("nowhere")
-    with pytest.raises(UserError, match="neither a run nor an exported model"):
+    with pytest.raises(UserError, match="neither a run, an exported model nor a published checkpoint"):
         babyvlm.load(tmp_path)
     run, config = altered(runs, tmp_path)
     config["model"]["init_args"]["width"] = 9

@@ -12,7 +12,6 @@ from babyvlm.benchmarks.evaluate import BATCH_SIZE, run
 from babyvlm.benchmarks.trials import Trial
 from babyvlm.curation.benchmark_images import read_each
 from babyvlm.errors import UserError
-from babyvlm.io.printing import echo
 from babyvlm.io.runs import run_folder
 
 
