@@ -45,7 +45,7 @@ def cells(table):
         ("image\tcaption\na.jpg\ta\tb\n", r"row 2: 3 cells .* contain tabs"),
         ("Time,Who\n1,0:02,M\n2,0:06,M\n", "row 2: 3 cells"),  # R's write.table leaves the heading one short
         ("image,caption,image\na,b,c\n", "row 1: two columns are named 'image'"),
-        (b"PK\x03\x04" + bytes(range(256)), "is a spreadsheet or archive, not a CSV file"),
+        (b"PK\x03\x04" + bytes(range(256)), "is a spreadsheet or archive\\. Save it as"),
         (b"\x00\x01\x02" * 9, "is not text"),
         (
             HEADING.encode() + "a.jpg,caf\u00e9\n".encode() + "b.jpg,b\u00e9b\u00e9\n".encode("cp1252"),

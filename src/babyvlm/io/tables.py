@@ -7,7 +7,6 @@ unknown encoding. Cells that stand for a missing value, such as R's ``NA``, are 
 
 from __future__ import annotations
 
-import codecs
 import csv
 import re
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from babyvlm.errors import UserError
+from babyvlm.io.encodings import detect_encoding, shorten
 from babyvlm.io.limits import MAX_COLUMNS
 from babyvlm.io.printing import echo
 
@@ -25,25 +25,6 @@ if TYPE_CHECKING:
 # Cells that pandas reads as missing (the words of pandas.read_csv that R, spreadsheets and Python write).
 MISSING = frozenset(("NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "None", "<NA>", "#N/A"))
 DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
-MAX_SHOWN = 200  # characters of column names or cells that a message shows
-CHUNK_BYTES = 1 << 20
-BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # begins with the mark of UTF-16
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-# Encodings of one byte per character that spreadsheets write in Western Europe and America. Latin-1 is part of cp1252.
-LEGACY_ENCODINGS = ("cp1252", "mac_roman", "cp850")
-_TYPOGRAPHY = "‘’“”–—…«»¿¡°€£\xa0"
-_LOWER, _UPPER = "àáâãäåæçèéêëìíîïñòóôõöøœùúûüýß", "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØŒÙÚÛÜÝ"
-# Text as people write it: no capital inside of a word of small letters, no three accented letters in a row.
-_PLAUSIBLE = re.compile(
-    rf"(?:[\x00-\x7f{_TYPOGRAPHY}]|[{_LOWER}]|(?<![a-z{_LOWER}])[{_UPPER}])*",
-)
-_ACCENTS = re.compile(f"[{_LOWER}{_UPPER}]")
-_MANY_ACCENTS = re.compile(f"[{_LOWER}{_UPPER}]{{3}}")
 
 
 @dataclass(frozen=True)
@@ -94,7 +75,8 @@ class Table:
         self._errors = "surrogateescape" if escape_invalid else "strict"
         self._has_heading = not names
         try:
-            self.encoding = encoding or self._detect_encoding()
+            if not encoding:
+                self.encoding, self.notes = detect_encoding(path, strict=not escape_invalid)
             with path.open(newline="", encoding=self.encoding, errors=self._errors) as file:
                 heading = file.readline()
         except OSError as error:
@@ -139,13 +121,13 @@ class Table:
             if len(cells) != width:
                 raise UserError(
                     f"{self.path}, row {number}: {len(cells)} cells in a table of {width} columns"
-                    f" ({_shorten(self._delimiter.join(cells))}). Quote cells that contain"
+                    f" ({shorten(self._delimiter.join(cells))}). Quote cells that contain"
                     f" {DELIMITER_NAMES[self._delimiter]} or line breaks, and do not leave cells out"
                 )
             swallowed = next((cell for cell in cells if "\n" in cell and self._contains_row(cell, cells[0])), "")
             if swallowed:
                 raise UserError(
-                    f"{self.path}, row {number}: a cell contains another row ({_shorten(swallowed)})."
+                    f"{self.path}, row {number}: a cell contains another row ({shorten(swallowed)})."
                     " Close its quotation mark, or write a quotation mark in the text as two"
                 )
             present = ["" if cell.strip() in MISSING else cell for cell in cells]
@@ -177,67 +159,6 @@ class Table:
 
     def _found(self) -> str:
         return _found(self.columns)
-
-    def _detect_encoding(self) -> str:
-        """Return the encoding of the file, and note one that is not Unicode.
-
-        Raises:
-            UserError: the file is not text, or its encoding cannot be told from its content.
-        """
-        with self.path.open("rb") as file:
-            beginning = file.read(CHUNK_BYTES)
-            for mark, encoding in BYTE_ORDER_MARKS.items():
-                if beginning.startswith(mark):
-                    return encoding
-            if b"\0" in beginning:
-                return self._detect_utf16(beginning)
-            decoder = codecs.getincrementaldecoder("utf-8")()
-            chunk = beginning
-            try:
-                while chunk:
-                    decoder.decode(chunk)
-                    chunk = file.read(CHUNK_BYTES)
-                decoder.decode(b"", final=True)
-            except UnicodeDecodeError:
-                file.seek(0)
-                content = file.read()
-            else:
-                return "utf-8"
-        return self._detect_legacy(content)
-
-    def _detect_utf16(self, beginning: bytes) -> str:
-        for encoding, zeros in (("utf-16-le", beginning[1::2]), ("utf-16-be", beginning[::2])):
-            if zeros.count(0) > len(zeros) / 2:  # English text without a byte order mark
-                return encoding
-        if self._errors != "strict":
-            return "utf-8"
-        kind = "a spreadsheet or archive" if beginning.startswith(b"PK") else "not text"
-        raise UserError(f"{self.path}: is {kind}, not a CSV file. Save it as CSV in UTF-8")
-
-    def _detect_legacy(self, content: bytes) -> str:
-        """Return the encoding in which the text looks as people write it.
-
-        Statistical detectors need more than the few accented letters of such tables: charset-normalizer reads
-        ``un bébé`` in cp1252 as mac_latin2.
-        """
-        readings = {encoding: content.decode(encoding, errors="replace") for encoding in LEGACY_ENCODINGS}
-        plausible = sorted(  # an apostrophe in one encoding may be an accented letter in another: fewest letters first
-            (len(_ACCENTS.findall(text)), encoding)
-            for encoding, text in readings.items()
-            if _PLAUSIBLE.fullmatch(text) and not _MANY_ACCENTS.search(text)
-        )
-        if not plausible or [count for count, _ in plausible[:2]] == [plausible[0][0]] * 2:
-            if self._errors != "strict":
-                return "utf-8"
-            line = next(number for number, line in enumerate(content.splitlines(), 1) if not line.isascii())
-            raise UserError(
-                f"{self.path}, line {line}: is not UTF-8, and the text does not show which encoding it has. Save the"
-                " file as CSV in UTF-8"
-            )
-        encoding = plausible[0][1]
-        sample = next(line for line in readings[encoding].splitlines() if not line.isascii())
-        self.notes += (f"read as {encoding}, because it is not UTF-8: {_shorten(sample)}",)
-        return encoding
 
     def _not_decodable(self, error: Exception) -> UserError:
         return UserError(f"{self.path}: not readable as {self.encoding} CSV ({error}). Save it as CSV in UTF-8")
@@ -297,12 +218,7 @@ def find_column(path: Path, columns: Sequence[str], names: Sequence[str], hint: 
 
 
 def _found(columns: Sequence[str]) -> str:
-    return f"(found {_shorten(', '.join(columns)) or 'no columns'})"
-
-
-def _shorten(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+    return f"(found {shorten(', '.join(columns)) or 'no columns'})"
 
 
 def _shape(cell: str) -> str:

@@ -167,7 +167,7 @@ def test_probe_treats_protocol_like_name_as_file(tmp_path, video_bytes, monkeypa
         (b"Time,Speaker,Utterance\n", "row 1: no column 'Video Name' (found Time, Speaker, Utterance)"),
         (b"Time|Speaker|Video Name|Utterance\n", "row 1: no column"),
         (b"Time,Speaker,Video Name,Utterance\n0:01,M,V,caf\xc3\xa9\n0:02,M,V,caf\xe9\n", "line 2: is not UTF-8"),
-        (b"PK\x03\x04" + bytes(range(256)) * 9, "is a spreadsheet or archive, not a CSV file"),
+        (b"PK\x03\x04" + bytes(range(256)) * 9, "is a spreadsheet or archive. Save it as"),
         (b"Time,Speaker,Video Name,Utterance\n0:01,M,V," + b"a" * 200_000, "field larger than field limit"),
         (b"Time,Speaker,Video Name,Utterance\n0:05,M,V,a\n,,,\n0:04,M,V,b\n", "row 4: start time 4 s is before"),
         (
