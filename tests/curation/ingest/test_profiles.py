@@ -25,7 +25,10 @@ def test_find_profile_finds_named_profiles():
     assert find_profile("babyview") is BABYVIEW
     assert find_profile("playroom") is PLAYROOM
     assert all(name == profile.source for name, profile in PROFILES.items())
-    with pytest.raises(UserError, match=r"ego4d: no such profile\. Available: saycam, babyview, playroom, or .*\.yaml"):
+    with pytest.raises(
+        UserError,
+        match=r"ego4d: no such profile\. Available: saycam, babyview, playroom, whisper, subtitles, chat, or .*\.yaml",
+    ):
         find_profile("ego4d")
 
 
@@ -44,7 +47,10 @@ def test_find_profile_reads_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("source: x\n", "arguments are required: utterance_column, speaker_column, caregivers, start_column"),
+        ("source: x\n", "arguments are required: caregivers"),
+        ("source: x\ncaregivers: []", "utterance_column: is needed for transcripts that are tables"),
+        ("base: saycam\nturn_column: n", "end_column: is needed for tables with a turn_column"),
+        ("base: saycam\ntranscript_format: eaf", "transcript_format: .*eaf"),
         ("base: saycam\nframe_interval_ms: soon", r"frame_interval_ms: .*int"),
         ("base: saycam\nrotation: 45", "rotation: .*45"),
         ("base: saycam\ncaregivers: Mom", "caregivers: .*Mom"),
@@ -159,6 +165,9 @@ def test_docs_table_matches_profiles(tmp_path):
             "start_column",
             "end_column",
             "turn_column",
+            "word_column",
+            "transcript_format",
+            "text_format",
             "video_column",
             "time_format",
             "splitter",

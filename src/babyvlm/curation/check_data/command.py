@@ -44,6 +44,7 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or 
     num_workers: int = 2,
     embed_rate: float = EMBED_RATE,
     out: Path = Path("data"),
+    speakers: Path | None = None,
 ) -> None:
     """Check raw data for missing and broken files, and estimate the disk space and time of each stage.
 
@@ -62,7 +63,7 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or 
         sources: web corpus or corpora `[a,b]`, as for `curate web`.
         trials: folder of the benchmark lists (labeled_s.csv, vtwt.csv, baby_winoground.csv, SAYCam_caption.csv).
         image_root: folder that the image paths in these lists start from. Default: the folder of the lists.
-        profile: conventions of the corpus: `saycam`, `babyview`, or your own YAML or JSON file (docs/how-to/data.md).
+        profile: conventions of the corpus, as for `curate frames` (docs/how-to/data.md).
         max_frames: maximum number of frames per utterance, as for `curate frames`.
         min_fraction: minimum share of the transcripts that must have a readable video; below one half also of the
             utterances that must be within it. Pass less than 1 if you know
@@ -70,6 +71,7 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or 
         num_workers: number of processes, as for `curate frames`.
         embed_rate: pairs per second that your device embeds, if you know it.
         out: folder of the outputs; the free space on its disk is checked.
+        speakers: folder of RTTM files, as for `curate frames`.
 
     Raises:
         UserError: nothing was named to check, or something that a stage needs is missing.
@@ -80,7 +82,9 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or 
     rules = find_profile(profile)
     corpora = []
     if videos:
-        corpora.append(check_videos(videos, transcripts or videos, rules, max_frames, min_fraction, embed_rate))
+        corpora.append(
+            check_videos(videos, transcripts or videos, rules, max_frames, min_fraction, embed_rate, speakers)
+        )
     if frames:
         corpora.append(check_released_frames(frames, as_list(captions), transcripts, embed_rate))
     web = [check_web_source(source) for source in as_list(sources)]

@@ -18,7 +18,7 @@ from babyvlm.curation.ingest.frame_numbering import RULES
 from babyvlm.curation.ingest.frames import VideoPart, check_times_fit, find_videos
 from babyvlm.curation.ingest.released import ImagePart
 from babyvlm.curation.ingest.sentences import frame_times
-from babyvlm.curation.ingest.transcripts import Transcript, find_transcripts, read_transcript
+from babyvlm.curation.ingest.transcripts import Transcript, find_speakers, find_transcripts, read_transcripts
 from babyvlm.curation.ingest.video import VideoError, VideoInfo, probe
 from babyvlm.curation.stage import MIN_FRACTION
 from babyvlm.curation.store.chunked_writer import Log, UnusableInputError
@@ -47,7 +47,13 @@ class Recording(NamedTuple):
 
 
 def check_videos(
-    videos: Path, transcripts: Path, profile: Profile, max_frames: int, min_fraction: float, embed_rate: float
+    videos: Path,
+    transcripts: Path,
+    profile: Profile,
+    max_frames: int,
+    min_fraction: float,
+    embed_rate: float,
+    speakers: Path | None = None,
 ) -> Findings:
     """Check raw videos and their transcripts.
 
@@ -59,22 +65,26 @@ def check_videos(
         min_fraction: minimum share of transcripts with a readable video. Below it, videos that are missing or damaged
             count as ``missing``; otherwise they are ``notes``, because each costs only its own utterances.
         embed_rate: pairs embedded per second.
+        speakers: folder of RTTM files with the speakers of the videos.
     """
     findings = Findings(f"Raw videos and transcripts ({profile.source})")
     try:
         video_files = find_videos(videos, profile)
-        paths = find_transcripts(transcripts)
+        paths = find_transcripts(transcripts, profile.transcript_format)
+        speaker_files = find_speakers(speakers, profile) if speakers else None
     except UserError as error:
         findings.missing.append(str(error))
         return findings
-    read = _read_transcripts(paths, profile, findings)
+    read, problems = read_transcripts(paths, profile, speaker_files)
+    findings.missing += problems
+    findings.notes += [f"{transcript.path}: {note}" for transcript in read for note in transcript.notes]
     infos, errors = _probe_videos(path for paths in video_files.values() for path in paths)
     recordings, lost = [], []
     for transcript in read:
         paths = video_files.get(transcript.video, [])
         if len(paths) == 1 and paths[0] in infos:
             try:
-                check_times_fit(transcript, paths[0], profile.time_format)
+                check_times_fit(transcript, paths[0], profile.time_format, infos[paths[0]].seconds)
             except UserError as error:
                 findings.missing.append(str(error))
             recordings.append(Recording(transcript, paths[0]))
@@ -178,23 +188,6 @@ def check_released_frames(
         )
         findings.requirements = corpus_requirements(reading, len(present), size / len(present), embed_rate)
     return findings
-
-
-def _read_transcripts(paths: Sequence[Path], profile: Profile, findings: Findings) -> list[Transcript]:
-    """Read the transcripts, one per video; errors are added to ``findings.missing``."""
-    transcripts: dict[str, Transcript] = {}
-    for path in track(paths, "reading transcripts", console=Console(stderr=True)):
-        try:
-            transcript = read_transcript(path, profile)
-        except UserError as error:
-            findings.missing.append(str(error))
-            continue
-        other = transcripts.setdefault(transcript.video, transcript)
-        if other is not transcript:
-            findings.missing.append(
-                f"{path}: video {transcript.video!r} already has a transcript, {other.path}. Keep one"
-            )
-    return list(transcripts.values())
 
 
 def _probe_videos(paths: Iterable[Path]) -> tuple[dict[Path, VideoInfo], dict[Path, str]]:

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from babyvlm.curation.ingest.profiles import SAYCAM
 from babyvlm.curation.ingest.sentences import MISSING, Utterance, divide_turn, frame_times, has_words
-from babyvlm.curation.ingest.transcripts import Turn, number_utterances, read_turns
+from babyvlm.curation.ingest.transcripts import number_utterances, read_turns
 from babyvlm.text import normalize, remove_remarks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from babyvlm.curation.ingest.turns import Turn
 
 Rule: TypeAlias = Literal["current", "older"]
 RULES: dict[Rule, str] = {"current": "the authors' current rule", "older": "the authors' rule before June 2022"}
@@ -53,7 +55,7 @@ def numbered_utterances(path: Path, rule: Rule) -> tuple[str, list[NumberedUtter
     Raises:
         UserError: a column is missing, the table is invalid (see `Table`), or spaCy is not installed.
     """
-    turns = read_turns(path, SAYCAM)
+    turns, _ = read_turns(path, SAYCAM)
     videos = {turn.video for turn in turns if turn.video and "part" not in turn.video}
     if len(videos) != 1 or len(turns) <= 1:
         return "", []

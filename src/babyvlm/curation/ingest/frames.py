@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from rich.progress import Progress, track
+from rich.progress import Progress
 
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.clock import TimeFormat, likely_mistake
@@ -21,8 +21,9 @@ from babyvlm.curation.ingest.transcripts import (
     VIDEO_SUFFIXES,
     Transcript,
     base_name,
+    find_speakers,
     find_transcripts,
-    read_transcript,
+    read_transcripts,
 )
 from babyvlm.curation.ingest.video import VideoError, crop_frame, duration_seconds, encode_jpeg, frames_at, probe
 from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
@@ -58,10 +59,11 @@ def frames(
     min_fraction: float = MIN_FRACTION,
     skip_bad_transcripts: bool = False,
     licensed: bool = True,
+    speakers: Path | None = None,
 ) -> Stage:
     """Extract the frames of each utterance from videos and write them to a pair store.
 
-    Input: a folder of videos and a folder of transcripts (CSV, one row per turn with start time, speaker and text). The
+    Input: a folder of videos and a folder of transcripts: tables (CSV), Whisper's JSON, subtitles or CHAT. The
     caregivers' turns are split into sentences and tokens, and each sentence gets a share of the turn's time. From its
     start, five frames per second are extracted, cropped and rotated upright. Output: a store of (frame, utterance)
     pairs, with the video, time and frame number of each. `OUT/review.html` shows random frames with the words around
@@ -76,10 +78,10 @@ def frames(
 
     Args:
         videos: folder of videos, named as in the transcripts; includes subfolders.
-        transcripts: folder of CSV files, one per video; includes subfolders.
+        transcripts: folder of transcripts, one per video; includes subfolders.
         out: store to create.
-        profile: conventions of the corpus: `saycam`, `babyview`, `playroom`, or your own YAML or JSON file
-            (docs/how-to/data.md).
+        profile: conventions of the corpus: `saycam`, `babyview`, `playroom`, `whisper`, `subtitles`, `chat`, or your
+            own YAML or JSON file (docs/how-to/data.md).
         image_size: side of the stored frames in pixels.
         max_frames: maximum number of frames per utterance (32 in the authors' code).
         num_workers: number of processes; each processes one video at a time.
@@ -92,6 +94,7 @@ def frames(
             the video, two videos) instead of stopping before any video is processed.
         licensed: mark the store so that its contents never leave this machine. Pass false only for data that may be
             shared.
+        speakers: folder of RTTM files with the names of the videos, if the transcripts do not say who speaks.
     """
     rules = find_profile(profile)
     require_at_least(1, image_size=image_size, max_frames=max_frames, num_workers=num_workers)
@@ -100,7 +103,9 @@ def frames(
         raise UserError(f"--image_size {image_size}: must be at most {MAX_IMAGE_SIZE}")
     require_outside(out, videos, transcripts)
     video_files = find_videos(videos, rules)
-    read = _read_transcripts(find_transcripts(transcripts), video_files, rules, skip_bad=skip_bad_transcripts)
+    paths = find_transcripts(transcripts, rules.transcript_format)
+    speaker_files = find_speakers(speakers, rules) if speakers else None
+    read = _read_usable(paths, video_files, rules, speaker_files, skip_bad=skip_bad_transcripts)
     _check_inputs_match(read, transcripts, video_files, videos, rules)
     with Progress(console=Console(stderr=True)) as progress:  # closed before an error is printed
         parts = [
@@ -156,7 +161,7 @@ class VideoPart:
         profile: the conventions of the corpus.
         image_size: side of the frames in pixels.
         max_frames: maximum number of frames per utterance.
-        transcript_hash: hash of the transcript file.
+        transcript_hash: hash of the transcript, and of its speakers.
         video_hash: hash of the video files.
         file: path of the video below the folder of videos.
         split: of all utterances; "" to assign it by utterance.
@@ -183,7 +188,7 @@ class VideoPart:
         folder: Path,
     ) -> VideoPart:
         """Return the part of a transcript, with the hashes of its files. The videos are below ``folder``."""
-        hashes = fingerprint_files([transcript.path]), fingerprint_files(paths)
+        hashes = fingerprint_files(transcript.files), fingerprint_files(paths)
         file = paths[0].relative_to(folder).as_posix() if paths else ""
         return cls(transcript, tuple(paths), profile, image_size, max_frames, *hashes, file)
 
@@ -289,8 +294,18 @@ def find_videos(folder: Path, profile: Profile) -> dict[str, list[Path]]:
     return videos
 
 
-def check_times_fit(transcript: Transcript, video: Path, time_format: TimeFormat) -> None:
+def _named(caregivers: Sequence[str]) -> str:
+    return f"the speakers {', '.join(caregivers)}" if caregivers else "all speakers"
+
+
+def check_times_fit(transcript: Transcript, video: Path, time_format: TimeFormat, seconds: float | None = None) -> None:
     """Check that the times of a transcript belong to its video. A video that cannot be read is not checked.
+
+    Args:
+        transcript: the transcript.
+        video: its video.
+        time_format: the format of the times.
+        seconds: the duration by the header of the video, if it is known already.
 
     Raises:
         UserError: more than a tenth of the utterances start after the end of the video, or all within its first
@@ -304,7 +319,7 @@ def check_times_fit(transcript: Transcript, video: Path, time_format: TimeFormat
         return misfit, likely_mistake(transcript.times, time_format, seconds, fit=not misfit) if seconds else ""
 
     try:
-        seconds = duration_seconds(video, exact=False)
+        seconds = duration_seconds(video, exact=False) if seconds is None else seconds
         if any(problems(seconds)):  # the exact duration may need the complete file
             probe(video)
             seconds = duration_seconds(video, exact=True)
@@ -331,28 +346,27 @@ def _misfit(starts: Sequence[float], seconds: float) -> str:
     return ""
 
 
-def _read_transcripts(
-    paths: Sequence[Path], video_files: Mapping[str, Sequence[Path]], profile: Profile, *, skip_bad: bool
+def _read_usable(
+    paths: Sequence[Path],
+    video_files: Mapping[str, Sequence[Path]],
+    profile: Profile,
+    speakers: Mapping[str, Path] | None,
+    *,
+    skip_bad: bool,
 ) -> list[Transcript]:
-    """Read all transcripts; one per video, whose duration must fit.
+    """Read the transcripts whose times fit their videos.
 
     Raises:
         UserError: some have errors and ``skip_bad`` is false. All errors are printed to standard error first.
     """
-    transcripts: dict[str, Transcript] = {}
-    problems = []
-    for path in track(paths, "reading transcripts", console=Console(stderr=True)):
+    transcripts, problems = read_transcripts(paths, profile, speakers)
+    usable = []
+    for transcript in transcripts:
+        files = video_files.get(transcript.video, ())
         try:
-            transcript = read_transcript(path, profile)
-            other = transcripts.setdefault(transcript.video, transcript)
-            if other is not transcript:
-                raise UserError(f"{path}: video {transcript.video!r} already has a transcript, {other.path}. Keep one")
-            if len(files := video_files.get(transcript.video, ())) == 1:
-                try:
-                    check_times_fit(transcript, files[0], profile.time_format)
-                except UserError:
-                    del transcripts[transcript.video]
-                    raise
+            if len(files) == 1:
+                check_times_fit(transcript, files[0], profile.time_format)
+            usable.append(transcript)
         except UserError as error:
             problems.append(str(error))
     if len(problems) > 1 or skip_bad:
@@ -360,7 +374,7 @@ def _read_transcripts(
     if problems and not skip_bad:
         more = f" ({len(problems) - 1} more errors above)" if len(problems) > 1 else ""
         raise UserError(f"{problems[0]}{more}. To skip such transcripts, pass --skip_bad_transcripts true")
-    return list(transcripts.values())
+    return usable
 
 
 def _check_inputs_match(
@@ -380,7 +394,7 @@ def _check_inputs_match(
         reasons = sorted({reason for transcript in read for reason, _ in transcript.dropped})
         raise UserError(
             f"{transcript_folder}: no caregiver utterance in {len(read)} transcripts"
-            f" ({', '.join(reasons) or 'no rows'}). The profile uses the speakers {', '.join(profile.caregivers)}"
+            f" ({', '.join(reasons) or 'no rows'}). The profile uses {_named(profile.caregivers)}"
         )
     if not any(transcript.video in video_files for transcript in usable):
         raise UserError(

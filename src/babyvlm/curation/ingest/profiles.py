@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError
 
 from babyvlm.config import CheckedParser, one_line
 from babyvlm.curation.ingest.clock import TimeFormat
+from babyvlm.curation.ingest.transcripts import TranscriptFormat
 from babyvlm.errors import UserError
 from babyvlm.io.limits import load_yaml
 from babyvlm.text import SplitterName
@@ -26,15 +27,23 @@ class Profile:
 
     Attributes:
         source: name of the corpus in the store.
-        utterance_column: transcript column with the text of a turn.
-        speaker_column: column with the speaker.
-        caregivers: speaker labels whose turns are used.
+        caregivers: speaker labels whose turns are used. Empty: all turns are used, whoever speaks.
+        transcript_format: ``table``: CSV, with the columns below; ``whisper``: JSON of Whisper, WhisperX or
+            whisper.cpp; ``subtitles``: SubRip or WebVTT; ``chat``: TalkBank's CHAT.
+        utterance_column: column with the text of a turn.
+        speaker_column: column with the speaker. Empty: the table names no speakers.
         start_column: column with the time at which a row starts.
         end_column: column with the time at which a row ends. Empty: a row ends where the next one starts, and the last
             row has no duration.
         turn_column: column that numbers the turns, for transcripts in which a turn spans several rows (one per word).
-            Adjacent rows with the same number form one turn. Empty: each row is a turn.
+            Rows with the same number and text form one turn; those of people who speak at the same time may alternate.
+            Empty: each row is a turn.
+        word_column: column with the word, for tables with ``turn_column``: divides a turn whose words have several
+            speakers. The same as ``utterance_column`` if the text of a turn is not repeated on its rows.
         video_column: column with the name of the video. Empty: the transcript has the name of its video.
+        heading: names of the columns of tables without a heading. Empty: the first row is the heading.
+        encoding: encoding of the transcripts, such as ``cp1252``. Empty: it is detected.
+        text_format: ``plain``, or ``chat`` if the text has the codes of CHAT (``xxx``, ``doggie@f``, ``(be)cause``).
         time_format: ``saycam``: typed by hand, read as minutes and seconds as the authors do. The others are strict:
             ``clock``: ``m:ss`` or ``h:mm:ss``, with or without a fraction; ``seconds``: a number of seconds, or the
             same as ``clock``; ``milliseconds``: a whole number.
@@ -53,17 +62,22 @@ class Profile:
         rotation: counterclockwise rotation, in degrees, that turns the crop upright.
 
     Raises:
-        UserError: a number is out of range, or a pattern is not a valid regular expression.
+        UserError: a number is out of range, a pattern is not a valid regular expression, or a table lacks a column.
     """
 
     source: str
-    utterance_column: str
-    speaker_column: str
     caregivers: tuple[str, ...]
-    start_column: str
+    transcript_format: TranscriptFormat = "table"
+    utterance_column: str = ""
+    speaker_column: str = ""
+    start_column: str = ""
     end_column: str = ""
     turn_column: str = ""
+    word_column: str = ""
     video_column: str = ""
+    heading: tuple[str, ...] = ()
+    encoding: str = ""
+    text_format: Literal["plain", "chat"] = "plain"
     time_format: TimeFormat = "seconds"
     time_ranges: bool = False
     splitter: SplitterName = "rules"
@@ -77,6 +91,12 @@ class Profile:
     rotation: Literal[0, 90, 180, 270] = 0
 
     def __post_init__(self) -> None:
+        if self.transcript_format == "table":
+            needed = ["utterance_column", "start_column", *(["end_column"] if self.turn_column else [])]
+            absent = [name for name in needed if not getattr(self, name)]
+            if absent:
+                kind = "tables with a turn_column" if self.turn_column else "transcripts that are tables"
+                raise UserError(f"{absent[0]}: is needed for {kind}")
         for name in ("boundary_ms", "frame_interval_ms", "crop_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: {getattr(self, name)} must be at least 1")
@@ -90,6 +110,11 @@ class Profile:
                 re.compile(getattr(self, name))
             except re.error as error:
                 raise UserError(f"{name}: {getattr(self, name)!r} is not a regular expression ({error})") from None
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether turns have an end of their own. Otherwise they end where the next one starts."""
+        return bool(self.end_column) or self.transcript_format != "table"
 
 
 # Column names, speakers, text and geometry of the authors' preprocessing (github.com/arjunchandra2/multimodal-baby).
@@ -126,10 +151,16 @@ BABYVIEW = Profile(
     start_column="token_start_time",
     end_column="token_end_time",
     turn_column="utterance_id",
+    word_column="token",
     strip_from_names=r"_processed$",
 )
 
-PROFILES = {profile.source: profile for profile in (SAYCAM, BABYVIEW, PLAYROOM)}
+# What programs write, as a base for profiles: whose speech counts depends on the corpus.
+WHISPER = Profile(source="whisper", caregivers=(), transcript_format="whisper")
+SUBTITLES = Profile(source="subtitles", caregivers=(), transcript_format="subtitles")
+CHAT = Profile(source="chat", caregivers=("MOT", "FAT"), transcript_format="chat")  # TalkBank's codes of parents
+
+PROFILES = {profile.source: profile for profile in (SAYCAM, BABYVIEW, PLAYROOM, WHISPER, SUBTITLES, CHAT)}
 
 
 def find_profile(name: str) -> Profile:

@@ -133,17 +133,18 @@ def read_chat(path: Path) -> list[Turn]:
         UserError: the file is not CHAT, or the extra ``transcripts`` is not installed.
     """
     text, _ = read_text(path)
+    text = re.sub("\u2022(\\d+_\\d+)\u2022", "\x15\\1\x15", text)  # as editors show the bullets
     media = re.search(r"^@Media:\s*([^,\n]+)", text, re.MULTILINE)
     # Dependent tiers (%mor) are not needed, and their mistakes would cost the utterance.
     lines = re.sub(r"\n\t", " ", re.sub(r"\n%[^\n]*(?:\n\t[^\n]*)*", "", text.replace("\r\n", "\n"))).splitlines()
     spoken: list[tuple[int, str, str]] = []
-    for number, line in enumerate(lines, start=1):
+    for line in lines:
         if not line.startswith("*"):
             continue
         found = re.fullmatch(r"\*([^\s:]+):\s(.*)", line)
         if not found or re.search(r"\x15(?!\d+_\d+\x15)", re.sub(r"\x15\d+_\d+\x15", "", line)):
             raise UserError(f"{path}: not readable as CHAT: {shorten(line)!r}. A line is *CODE:, a tab, text and times")
-        spoken.append((number, found[1], found[2]))
+        spoken.append((len(spoken) + 1, found[1], found[2]))
     if not spoken or "@Begin" not in lines:
         raise UserError(f"{path}: is not a CHAT transcript. It needs the line @Begin and lines such as *MOT:")
     turns = []
