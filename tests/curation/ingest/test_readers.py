@@ -221,7 +221,7 @@ def test_read_chat_reads_words_times_and_video(tmp_path):
         ("MOT", "look because it's big.", 2500, 4000),
         ("CHI", "inaudible ball.", 4000, 5000),
         ("MOT", "that's a doggie!", 5000, 6000),
-        ("MOT", ".", 6000, 7000),
+        ("MOT", "", 6000, 7000),
         ("MOT", "where did it...", 7000, 8000),
         ("MOT", "thank you, honey.", None, None),
     ]
@@ -250,7 +250,7 @@ CODES = {
     "you want the <red one> [//] blue one ?": "you want the blue one?",
     "that's a doggie@f !": "that's a doggie!",
     "yyy .": "inaudible.",
-    "0 [=! laughs] .": ".",
+    "0 [=! laughs] .": "",
     "where did it +...": "where did it...",
     "+< mhm .": "mhm.",
     "thank_you for the cracker . \x1521200_23100\x15": "thank you for the cracker.",

@@ -1,5 +1,6 @@
 """Test kinds of transcripts that are well-formed but unusual: they are read right, or rejected in one line."""
 
+import re
 import unicodedata
 from dataclasses import replace
 
@@ -306,3 +307,32 @@ def test_names_of_transcripts_lead_to_their_videos(tmp_path):
     assert not findings.missing
     assert dict(findings.facts)["transcripts with a readable video"] == str(len(NAMES))
     assert len(run_frames(tmp_path, profile="babyview", max_frames=1)) == len(NAMES)
+
+
+def test_losses_name_the_true_reason(tmp_path):
+    names = {
+        "a.mp4": "",
+        "B.mp4": "another case",
+        "c.ogv": r"not read \(\.ogv\)",
+        "d.wav": "missing",
+        "e.jpg": "missing",
+    }
+    names |= {"f.rmvb": r"not read \(\.rmvb\)"}
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", 20)
+    for name in names:
+        if name != "a.mp4":
+            (tmp_path / "videos" / name).hardlink_to(tmp_path / "videos" / "a.mp4")
+        transcript = tmp_path / "transcripts" / f"{name[0].lower()}.csv"
+        write_transcript(transcript, words((0, "FEM", "look", 0.5, 0.5)), WORDS_HEADER)
+    findings = check_videos(tmp_path / "videos", tmp_path / "transcripts", BABYVIEW, 16, 1.0, 1.0)
+    lost = [line for line in findings.missing if line.endswith("1 utterances lost")]
+    assert len(lost) == len(names) - 1
+    assert all(re.search(reason, line) for reason, line in zip([*names.values()][1:], lost, strict=True))
+    store = run_frames(tmp_path, profile="babyview", max_frames=1, min_fraction=0)
+    assert store.manifest["funnel"]["dropped"] == {
+        "video has this name in another case": 1,
+        "video format is not read (.ogv)": 1,
+        "video missing": 2,
+        "video format is not read (.rmvb)": 1,
+    }

@@ -15,7 +15,7 @@ from babyvlm.curation.check_data.requirements import Requirement, corpus_require
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.caption_lists import read_caption_lists, read_frame_transcripts
 from babyvlm.curation.ingest.frame_numbering import RULES
-from babyvlm.curation.ingest.frames import VideoPart, check_times_fit, find_videos
+from babyvlm.curation.ingest.frames import VideoPart, check_times_fit, find_videos, missing_reasons
 from babyvlm.curation.ingest.released import ImagePart
 from babyvlm.curation.ingest.sentences import frame_times
 from babyvlm.curation.ingest.transcripts import Transcript, find_speakers, find_transcripts, read_transcripts
@@ -79,6 +79,7 @@ def check_videos(
     findings.missing += problems
     findings.notes += [f"{transcript.path}: {note}" for transcript in read for note in transcript.notes]
     infos, errors = _probe_videos(path for paths in video_files.values() for path in paths)
+    missing = missing_reasons({transcript.video for transcript in read} - video_files.keys(), videos, profile)
     recordings, lost = [], []
     for transcript in read:
         paths = video_files.get(transcript.video, [])
@@ -89,7 +90,13 @@ def check_videos(
                 findings.missing.append(str(error))
             recordings.append(Recording(transcript, paths[0]))
         else:
-            reason = "several videos have this name" if paths[1:] else errors[paths[0]] if paths else "video missing"
+            reason = (
+                "several videos have this name"
+                if paths[1:]
+                else errors[paths[0]]
+                if paths
+                else missing[transcript.video]
+            )
             location = paths[0] if paths else transcript.path
             lost.append(f"{location}: {transcript.video}: {reason}; {len(transcript.utterances):,} utterances lost")
     if len(recordings) >= min_fraction * len(read):

@@ -35,7 +35,7 @@ from babyvlm.io.printing import Console, echo
 from babyvlm.playroom.world import is_in_playroom
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from PIL.Image import Image
 
@@ -43,6 +43,23 @@ FIELDS = {"file": pa.string(), "time_ms": pa.int64(), "frame": pa.int64()}  # wh
 KEY = "VIDEO_N_I: utterance N in the transcript of VIDEO, from 1, and its frame I, from 0"
 MAX_IMAGE_SIZE = 4096  # our choice: no video is larger
 MAX_LATE_FRACTION, MIN_COVERED_FRACTION = 0.1, 0.01  # see `check_times_fit`
+VIDEO_MISSING = "video missing"
+# Containers that `video` does not read.
+UNREAD_SUFFIXES = (
+    ".ogv",
+    ".rm",
+    ".rmvb",
+    ".divx",
+    ".f4v",
+    ".mxf",
+    ".dv",
+    ".insv",
+    ".360",
+    ".braw",
+    ".r3d",
+    ".crm",
+    ".swf",
+)
 REPORT_COLUMNS = ("transcript", "video", "utterances", "frames", "problem", "notes")
 
 
@@ -107,9 +124,18 @@ def frames(
     speaker_files = find_speakers(speakers, rules) if speakers else None
     read = _read_usable(paths, video_files, rules, speaker_files, skip_bad=skip_bad_transcripts)
     _check_inputs_match(read, transcripts, video_files, videos, rules)
+    missing = missing_reasons({transcript.video for transcript in read} - video_files.keys(), videos, rules)
     with Progress(console=Console(stderr=True)) as progress:  # closed before an error is printed
         parts = [
-            VideoPart.create(transcript, video_files.get(transcript.video, []), rules, image_size, max_frames, videos)
+            VideoPart.create(
+                transcript,
+                video_files.get(transcript.video, []),
+                rules,
+                image_size,
+                max_frames,
+                videos,
+                missing.get(transcript.video, ""),
+            )
             for transcript in progress.track(read, description="hashing videos")
         ]
     arguments = {
@@ -165,6 +191,7 @@ class VideoPart:
         video_hash: hash of the video files.
         file: path of the video below the folder of videos.
         split: of all utterances; "" to assign it by utterance.
+        missing: why there is no video, if there is none.
     """
 
     transcript: Transcript
@@ -176,6 +203,7 @@ class VideoPart:
     video_hash: str = ""
     file: str = ""
     split: str = ""
+    missing: str = VIDEO_MISSING
 
     @classmethod
     def create(
@@ -186,11 +214,12 @@ class VideoPart:
         image_size: int,
         max_frames: int,
         folder: Path,
+        missing: str = VIDEO_MISSING,
     ) -> VideoPart:
         """Return the part of a transcript, with the hashes of its files. The videos are below ``folder``."""
         hashes = fingerprint_files(transcript.files), fingerprint_files(paths)
         file = paths[0].relative_to(folder).as_posix() if paths else ""
-        return cls(transcript, tuple(paths), profile, image_size, max_frames, *hashes, file)
+        return cls(transcript, tuple(paths), profile, image_size, max_frames, *hashes, file, missing=missing)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -248,7 +277,7 @@ class VideoPart:
     ) -> Iterator[tuple[int, str, list[tuple[int, bytes | str]]]]:
         """Yield number, text and frames of each utterance, as of ``frames_at``; keeps only the frames needed later."""
         if len(self.paths) != 1:
-            raise UnusableInputError("several videos have this name" if self.paths else "video missing")
+            raise UnusableInputError("several videos have this name" if self.paths else self.missing)
         utterances = self.transcript.utterances
         times_of = [frame_times(utterance, self.profile.frame_interval_ms, self.max_frames) for utterance in utterances]
         all_times = sorted(set(chain.from_iterable(times_of)))
@@ -292,6 +321,24 @@ def find_videos(folder: Path, profile: Profile) -> dict[str, list[Path]]:
     if not videos:
         raise UserError(f"{folder}: contains no video ({', '.join(VIDEO_SUFFIXES)})")
     return videos
+
+
+def missing_reasons(names: Collection[str], folder: Path, profile: Profile) -> dict[str, str]:
+    """Return why the videos of some transcripts are not among ``find_videos``."""
+    if not names:
+        return {}
+    present = sorted(path.name for path in files_below(folder, ("",)))
+    by_case = {base_name(name, profile).casefold() for name in present if name.lower().endswith(VIDEO_SUFFIXES)}
+    unread = (Path(name) for name in present if name.lower().endswith(UNREAD_SUFFIXES))
+    by_stem = {base_name(path.stem, profile): path.suffix for path in unread}
+    reasons = {}
+    for name in names:
+        reasons[name] = VIDEO_MISSING
+        if name.casefold() in by_case:
+            reasons[name] = "video has this name in another case"
+        elif name in by_stem:
+            reasons[name] = f"video format is not read ({by_stem[name]})"
+    return reasons
 
 
 def _named(caregivers: Sequence[str]) -> str:

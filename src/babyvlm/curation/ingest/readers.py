@@ -182,7 +182,7 @@ def _plain(pylangacq: Any, text: str) -> str:  # noqa: ANN401 - an optional modu
             word = "?" if "?" in word else "!" if "!" in word else "..." if "..." in word else "."  # noqa: PLW2901
         word = re.sub(r"(?<=\w)[:^]+|^\^", "", word.replace("_", " "))  # noqa: PLW2901
         said += word if re.fullmatch(r"[.,?!]+", word) else f" {word}"
-    return said.strip()
+    return said.strip() if any(map(str.isalnum, said)) else ""
 
 
 CHAT_UNINTELLIGIBLE = re.compile(r"(?<![\w<])<unk>|(?<![^\s<])(?:xxx|yyy)(?![^\s>.,?!])")
