@@ -90,13 +90,9 @@ def check_videos(
                 findings.missing.append(str(error))
             recordings.append(Recording(transcript, paths[0]))
         else:
-            reason = (
-                "several videos have this name"
-                if paths[1:]
-                else errors[paths[0]]
-                if paths
-                else missing[transcript.video]
-            )
+            reason = errors[paths[0]] if len(paths) == 1 else "several videos have this name"
+            if not paths:
+                reason = missing[transcript.video]
             location = paths[0] if paths else transcript.path
             lost.append(f"{location}: {transcript.video}: {reason}; {len(transcript.utterances):,} utterances lost")
     if len(recordings) >= min_fraction * len(read):
