@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 
 import pytest
 from hypothesis import given
@@ -156,6 +157,15 @@ def test_table_without_heading_uses_names(tmp_path):
     table = Table(path, names=["tier", "start", "text"])
     assert [row.number for row in table] == [1, 2]
     assert cells(table)[0] == ["Mother", "00:00:01.5", "look, a duck"]
+
+
+def test_table_rejects_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    for path in (tmp_path, tmp_path / "pipe.csv"):
+        with pytest.raises(UserError, match="is not a file"):
+            Table(path)
+    with pytest.raises(UserError, match="No such file"):
+        Table(tmp_path / "gone.csv")
 
 
 def test_find_column_ignores_case_only_if_it_is_unambiguous(tmp_path):

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from babyvlm.errors import UserError
+from babyvlm.io.limits import MAX_TEXT_FILE_BYTES, MIB
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +42,8 @@ def detect_encoding(path: Path, *, strict: bool = True) -> tuple[str, tuple[str,
         OSError: the file cannot be read.
         UserError: it is not text, or its content does not show its encoding.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is not a file")  # reading a pipe would wait for ever
     with path.open("rb") as file:
         beginning = file.read(CHUNK_BYTES)
         for mark, encoding in BYTE_ORDER_MARKS.items():
@@ -73,6 +76,8 @@ def read_text(path: Path, encoding: str = "") -> tuple[str, tuple[str, ...]]:
     """
     notes: tuple[str, ...] = ()
     try:
+        if path.is_file() and path.stat().st_size > MAX_TEXT_FILE_BYTES:
+            raise UserError(f"{path}: over {MAX_TEXT_FILE_BYTES // MIB} MiB. Is it a transcript?")
         if not encoding:
             encoding, notes = detect_encoding(path)
         return path.read_text(encoding), notes

@@ -37,6 +37,7 @@ FREE_MEMBERS: Final = 10_000  # that any archive may have; further ones need 32 
 MAX_COLUMNS: Final = 1000
 MAX_ENTRY_BYTES: Final = 1 * MIB  # of one entry in a JSON list that is read entry by entry
 MAX_LIST_BYTES: Final = 256 * MIB  # of a JSON list that is parsed at once
+MAX_TEXT_FILE_BYTES: Final = 64 * MIB  # of subtitles, CHAT, or RTTM
 MAX_FAILED_DOWNLOADS: Final = 1_000_000  # in the record of one archive; img2dataset's archives have 10,000 samples
 
 # YAML and JSON documents

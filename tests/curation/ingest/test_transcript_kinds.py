@@ -184,6 +184,20 @@ def test_turns_at_the_same_time_and_the_last_turn(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([("0:02", "M", "a"), ("0:02", "CHI", "b"), ("0:02", "M", "c"), ("0:05", "M", "d")], [(2, 0), (2, 3), (5, 0)]),
+        ([("0:02", "CHI", "a"), ("0:02", "M", "b"), ("0:09", "CHI", "c")], [(2, 7)]),
+        ([("0:02", "M", "a"), ("0:04", "M", "b"), ("0:04", "CHI", "c")], [(2, 2), (4, 0)]),
+        ([("0:02", "M", "a"), ("", "CHI", "b"), ("0:04", "M", "c"), ("0:06", "M", "d")], [(4, 2), (6, 0)]),
+    ],
+)
+def test_turn_of_saycam_ends_where_the_next_row_begins(tmp_path, rows, expected):
+    transcript = read_rows(tmp_path, [[time, speaker, "a", text] for time, speaker, text in rows])
+    assert [(one.start_ms // 1000, one.duration_ms // 1000) for one in transcript.utterances] == expected
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252", "mac_roman"])
 def test_transcripts_in_other_encodings_are_read_and_noted(tmp_path, encoding):
     text = f"{';'.join(HEADER)}\r\n0:02;M;a;le b\u00e9b\u00e9 est l\u00e0\r\n0:05;M;a;\u2019tis\r\n"
