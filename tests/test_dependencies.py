@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKED = ROOT / "requirements" / "Linux-x86_64-py3-11.txt"
 BUILD = ROOT / "requirements" / "Linux-x86_64-py3-11-build.txt"
 PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
-FIX = "Run `make lock`"
+FIX = "Run `make lock` (it needs uv: pip install uv)"
 
 
 def normal(name):

@@ -241,6 +241,7 @@ ARCHIVES = {
     "many small members.tar.gz": lambda: many_members(60_000, 512),
     "scans.tar": lambda: tar(("a.jpg", jpeg_of_scans(10_000)), ("a.txt", b"a ball")),
     "large cell.parquet": lambda: one_cell_parquet(400_000_000),
+    "large dictionary.parquet": lambda: parquet(4, image=bytes(60 * MIB), caption="a ball"),
     "large cell in every row.parquet": lambda: parquet(16, image=bytes(40 * MIB), caption="a ball"),
     "large captions.parquet": lambda: parquet(16, image=encode(), caption="x" * (40 * MIB)),
     "rows.parquet": lambda: parquet(2_000_000, image=b"x", caption="a ball"),

@@ -30,6 +30,7 @@ MAX_SAMPLE_BYTES: Final = 96 * MIB  # all members of a sample together
 MAX_TEXT_BYTES: Final = 1 * MIB  # a caption, or the metadata of a sample
 MAX_UNPACKED_RATIO: Final = 20  # unpacked to packed bytes of a compressed archive; images hardly compress
 FREE_UNPACKED_BYTES: Final = 64 * MIB  # that any compressed archive may have, whatever its ratio
+FREE_COLUMN_BYTES: Final = 24 * MIB  # likewise, of a column in a row group of a Parquet file
 MAX_HEADER_BYTES: Final = 1 * MIB  # names, links and attributes of one member
 FREE_MEMBERS: Final = 10_000  # that any archive may have; further ones need 32 packed bytes each
 

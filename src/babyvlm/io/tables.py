@@ -83,7 +83,7 @@ class Table:
             raise UserError(f"{path}: {error.strerror}") from None
         except (UnicodeError, LookupError) as error:
             raise self._not_decodable(error) from None
-        self._delimiter = max(DELIMITER_NAMES, key=lambda one: len(next(csv.reader([heading], delimiter=one), [])))
+        self._delimiter = max(DELIMITER_NAMES, key=lambda one: len(_cells(heading, one)))
         if names:
             self.columns = tuple(names)
         else:
@@ -154,7 +154,7 @@ class Table:
 
     def _contains_row(self, cell: str, first_cell: str) -> bool:
         """Return whether a line inside a cell looks like a row: as many cells, the first one like ``first_cell``."""
-        lines = [next(csv.reader([line], delimiter=self._delimiter), []) for line in cell.splitlines()[1:]]
+        lines = [_cells(line, self._delimiter) for line in cell.splitlines()[1:]]
         return any(len(cells) == len(self.columns) and _shape(cells[0]) == _shape(first_cell) for cells in lines)
 
     def _found(self) -> str:
@@ -162,6 +162,14 @@ class Table:
 
     def _not_decodable(self, error: Exception) -> UserError:
         return UserError(f"{self.path}: not readable as {self.encoding} CSV ({error}). Save it as CSV in UTF-8")
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    """Return the cells of one line; none if a cell is longer than the module ``csv`` reads."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
 
 
 def read_table(path: Path, *, names: Sequence[str] = (), escape_invalid: bool = False) -> Table:

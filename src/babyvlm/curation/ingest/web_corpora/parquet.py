@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 from babyvlm.curation.ingest.web_corpora.lists import read_image
 from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, first_text
 from babyvlm.io.files import combine_hashes, fingerprint_files
-from babyvlm.io.limits import TooLargeError
+from babyvlm.io.limits import FREE_COLUMN_BYTES, MAX_UNPACKED_RATIO, TooLargeError
 from babyvlm.io.processes import bounded_memory
 from babyvlm.io.tables import find_column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 READ_BYTES = 1 << 20  # read from a file at a time, instead of a column of a complete row group
-BATCH_ROWS = 4
+BATCH_ROWS = 1  # one image may take 64 MiB, and several times that while it is unpacked
 MAX_BATCH_BYTES = 1 << 28  # extra memory for unpacking a batch; no table of web images needs more
 IMAGE_COLUMNS = ("image", "jpg", "images", "jpeg", "png", "webp")  # the second is img2dataset's
 
@@ -53,6 +53,7 @@ class ParquetChunk:
             if file.metadata.num_rows > self.path.stat().st_size:  # less than a byte for an image
                 raise TooLargeError
             image, caption = (find_column(self.path, columns, names) for names in (IMAGE_COLUMNS, CAPTION_COLUMNS))
+            _require_little_compressed(file, self.groups, (image, caption))
             batches = file.iter_batches(BATCH_ROWS, list(self.groups), [image, caption])
             number = self.first_row
             while rows := next_rows(batches):
@@ -105,7 +106,22 @@ def parquet_chunks(path: Path) -> Iterator[Chunk]:
 
 def open_table(path: Path) -> pq.ParquetFile:
     """Open a Parquet file that is read in small pieces."""
+    pa.set_memory_pool(pa.system_memory_pool())  # others reserve memory beforehand, which no limit can take back
     return pq.ParquetFile(path, buffer_size=READ_BYTES)
+
+
+def _require_little_compressed(file: pq.ParquetFile, groups: Iterable[int], columns: Sequence[str]) -> None:
+    """Check that columns do not unpack to many times their size: a page, however large, is unpacked at once.
+
+    Raises:
+        TooLargeError: one does.
+    """
+    for group in groups:
+        row_group = file.metadata.row_group(group)
+        for chunk in map(row_group.column, range(row_group.num_columns)):
+            limit = max(FREE_COLUMN_BYTES, MAX_UNPACKED_RATIO * chunk.total_compressed_size)
+            if chunk.path_in_schema.partition(".")[0] in columns and chunk.total_uncompressed_size > limit:
+                raise TooLargeError
 
 
 def next_rows(batches: Iterator[pa.RecordBatch]) -> list[dict[str, Any]]:
