@@ -327,7 +327,7 @@ def test_losses_name_the_true_reason(tmp_path):
     names = {
         "a.mp4": "",
         "B.mp4": "another case",
-        "c.ogv": r"not read \(\.ogv\)",
+        "c.rm": r"not read \(\.rm\)",
         "d.wav": "missing",
         "e.jpg": "missing",
     }
@@ -346,7 +346,7 @@ def test_losses_name_the_true_reason(tmp_path):
     store = run_frames(tmp_path, profile="babyview", max_frames=1, min_fraction=0)
     assert store.manifest["funnel"]["dropped"] == {
         "video has this name in another case": 1,
-        "video format is not read (.ogv)": 1,
+        "video format is not read (.rm)": 1,
         "video missing": 2,
         "video format is not read (.rmvb)": 1,
     }

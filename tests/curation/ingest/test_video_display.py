@@ -345,12 +345,13 @@ def test_frames_at_maps_hdr_as_ffmpeg(tmp_path):
         ("mpg", "mpeg2video"),
         ("avi", "mpeg4"),
         ("mkv", "libx264"),
+        ("DIVX", "mpeg4"),
     ],
 )
 def test_frames_reads_containers(tmp_path, suffix, codec):
     write_corpus(tmp_path, [("0:05", "M", "look"), ("0:06", "M", "end")], "V", count=100)
     (tmp_path / "videos" / "V.mp4").unlink()
-    written = tmp_path / f"v.{'ts' if suffix == 'MTS' else suffix}"
+    written = tmp_path / f"v.{ {'MTS': 'ts', 'DIVX': 'avi'}.get(suffix, suffix) }"
     write_images(written, [numbered_image(number) for number in range(250)], codec, rate=25)
     written.rename(tmp_path / "videos" / f"V.{suffix}")
     store = run_frames(tmp_path, max_frames=1)
@@ -489,3 +490,21 @@ def test_frames_at_reads_parts_joined_by_ffmpeg(tmp_path, kind):
     (tmp_path / "list.txt").write_text("file a.mp4\nfile b.mp4\n")
     ffmpeg("-f", "concat", "-i", tmp_path / "list.txt", "-c", "copy", tmp_path / f"joined.{kind}")
     assert numbers_at(tmp_path / f"joined.{kind}", [5050, 11_950, 12_050, 20_050]) == [50, 119, 120, 200]
+
+
+def test_frames_reads_raw_dv(tmp_path):
+    images = [np.full((576, 720, 3), 8 * number, np.uint8) for number in range(25)]
+    write_images(tmp_path / "v.dv", images, "dvvideo", rate=25)
+    notes = set()
+    found = frames_at(tmp_path / "v.dv", [0, 410], lambda image: (image.size, image.getpixel((9, 9))), notes)
+    assert list(found) == [(0, ((768, 576), (0, 0, 0))), (410, ((768, 576), (80, 80, 80)))]
+    assert notes == {"interlaced, stored frames show both fields", "pixels are not square (16/15), corrected"}
+
+
+@needs_ffmpeg
+def test_frames_reads_theora(tmp_path):
+    if b"libtheora" not in ffmpeg("-hide_banner", "-encoders"):
+        pytest.skip("ffmpeg has no Theora")
+    write_images(tmp_path / "v.mp4", [numbered_image(number) for number in range(60)])
+    ffmpeg("-i", tmp_path / "v.mp4", "-c:v", "libtheora", "-q:v", 10, tmp_path / "v.ogv")
+    assert numbers_at(tmp_path / "v.ogv", [50, 2050, 5050]) == [0, 20, 50]

@@ -45,21 +45,7 @@ MAX_IMAGE_SIZE = 4096  # our choice: no video is larger
 MAX_LATE_FRACTION, MIN_COVERED_FRACTION = 0.1, 0.01  # see `check_times_fit`
 VIDEO_MISSING = "video missing"
 # Containers that `video` does not read.
-UNREAD_SUFFIXES = (
-    ".ogv",
-    ".rm",
-    ".rmvb",
-    ".divx",
-    ".f4v",
-    ".mxf",
-    ".dv",
-    ".insv",
-    ".360",
-    ".braw",
-    ".r3d",
-    ".crm",
-    ".swf",
-)
+UNREAD_SUFFIXES = (".rm", ".rmvb", ".mxf", ".insv", ".360", ".braw", ".r3d", ".crm", ".swf")
 REPORT_COLUMNS = ("transcript", "video", "utterances", "frames", "problem", "notes")
 
 

@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 
 # Containers that `video` reads (its `format_whitelist`).
 VIDEO_SUFFIXES = (
-    *(".mp4", ".mov", ".m4v", ".3gp", ".3g2", ".avi", ".mkv", ".webm", ".wmv", ".asf", ".flv"),
+    *(".mp4", ".mov", ".qt", ".m4v", ".f4v", ".3gp", ".3g2", ".avi", ".divx", ".mkv", ".webm", ".wmv", ".asf", ".flv"),
     *(".ts", ".mts", ".m2t", ".m2ts", ".tod", ".mpg", ".mpeg", ".vob", ".mod"),
+    *(".dv", ".ogv"),
 )
 # Programs for transcription name a transcript after the file that they read, as in NAME.wav.csv.
 AUDIO_SUFFIXES = (".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus", ".wma")

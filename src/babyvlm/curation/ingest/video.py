@@ -47,7 +47,7 @@ MIN_SIDE = 16  # pixels: our choice
 MAX_PIXELS = 7680 * 4320  # 8K: our choice
 # A playlist inside an .mp4 would make FFmpeg open other files or network addresses.
 FFMPEG_OPTIONS = {
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,asf,flv",
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,asf,flv,dv,ogg",
     "protocol_whitelist": "file",
     "max_pixels": str(MAX_PIXELS),
 }
