@@ -11,7 +11,7 @@ from babyvlm.benchmark_builder.assemble import assemble
 from babyvlm.benchmark_builder.items import COLUMNS, Items
 from babyvlm.benchmark_builder.labeled_s import LABELED_COLUMNS
 from babyvlm.cli.export import _upload
-from babyvlm.cli.lightning import _row_and_run, resume
+from babyvlm.cli.lightning import _checked_folder, resume
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.released import released
 from babyvlm.curation.store.export import export
@@ -204,7 +204,7 @@ def test_items_refuses_names_that_are_paths(tmp_path, draw_jpeg, name):
 @pytest.mark.parametrize("folder", ["../../x/y", "../x", "a/..", "/a/b", "a", ".a/b", "a/b\n"])
 def test_fit_refuses_run_folder_that_leaves_log_dir(tmp_path, folder):
     with pytest.raises(UserError, match=re.escape("--run_folder")):
-        _row_and_run(tmp_path / "logs", Path(folder))
+        _checked_folder(tmp_path / "logs", Path(folder))
 
 
 def test_resume_refuses_config_that_names_another_folder_above_the_run(tmp_path):
