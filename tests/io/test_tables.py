@@ -58,6 +58,7 @@ def cells(table):
         ),
         (HEADING.encode() + "a.jpg,\u732b\u3092\u898b\u3066\n".encode("shift_jis"), "line 2: is not UTF-8"),
         (HEADING.encode() + "a.jpg,\u00fcber\n".encode("cp850"), "line 2: is not UTF-8"),  # or "Åber" of an old Mac
+        (HEADING.encode() + "a.jpg,\u00c0cole\n".encode("cp1252"), "line 2: is not UTF-8"),  # or "¿cole"
         (b"\xff\xfe\xff", "not readable as utf-16 CSV"),
     ],
 )
@@ -150,6 +151,16 @@ def test_table_reads_missing_values_as_empty(tmp_path, value):
     assert [[row["Time"], row["Text"]] for row in Table(path)] == [["0:02", ""], ["", f"a {value}"], ["0:09", ""]]
     with pytest.raises(UserError, match="row 2: Text is empty"):
         read_complete_rows(path, ["Time", "Text"])
+
+
+def test_table_separated_by_tabs_may_have_quotation_marks_in_its_text(tmp_path):
+    """Whisper and ELAN write text as it is; spreadsheets quote cells."""
+    path = write(tmp_path / "a.tsv", 'start\ttext\n0\t"Moo," said the cow.\n9\tthe "cat\n12\t"end\n')
+    assert [row["text"] for row in Table(path)] == ['"Moo," said the cow.', 'the "cat', '"end']
+    path = write(tmp_path / "b.tsv", 'start\ttext\n0\t"Moo, ""moo""\tsaid\nthe cow."\n')
+    assert [row["text"] for row in Table(path)] == ['Moo, "moo"\tsaid\nthe cow.']
+    with pytest.raises(UserError, match="row 2: 3 cells in a table of 2 columns"):
+        list(Table(write(tmp_path / "c.tsv", 'start\ttext\n0\t"Moo\tsaid the cow.\n')))
 
 
 def test_table_without_heading_uses_names(tmp_path):

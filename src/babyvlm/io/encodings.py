@@ -23,10 +23,10 @@ BYTE_ORDER_MARKS = {
 }
 # Encodings of one byte per character that programs write in Western Europe and America. Latin-1 is part of cp1252.
 LEGACY_ENCODINGS = ("cp1252", "mac_roman", "cp850")
-_TYPOGRAPHY = "‘’“”–—…«»¿¡°€£\xa0"
+_TYPOGRAPHY = "‘’“”–—…«»°€£\xa0"
 _LOWER, _UPPER = "àáâãäåæçèéêëìíîïñòóôõöøœùúûüýß", "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØŒÙÚÛÜÝ"
 # Text as people write it: no capital inside of a word of small letters, no three accented letters in a row.
-_PLAUSIBLE = re.compile(rf"(?:[\x00-\x7f{_TYPOGRAPHY}]|[{_LOWER}]|(?<![a-z{_LOWER}])[{_UPPER}])*")
+_PLAUSIBLE = re.compile(rf"(?:[\x00-\x7f{_TYPOGRAPHY}]|[¿¡](?=\w)|[{_LOWER}]|(?<![a-z{_LOWER}])[{_UPPER}])*")
 _ACCENTS = re.compile(f"[{_LOWER}{_UPPER}]")
 _MANY_ACCENTS = re.compile(f"[{_LOWER}{_UPPER}]{{3}}")
 
@@ -110,12 +110,12 @@ def _detect_legacy(path: Path, content: bytes, *, strict: bool) -> tuple[str, tu
     bébé`` in cp1252 as mac_latin2.
     """
     readings = {encoding: content.decode(encoding, errors="replace") for encoding in LEGACY_ENCODINGS}
-    plausible = sorted(  # an apostrophe in one encoding may be an accented letter in another: fewest letters first
-        (len(_ACCENTS.findall(text)), encoding)
-        for encoding, text in readings.items()
-        if _PLAUSIBLE.fullmatch(text) and not _MANY_ACCENTS.search(text)
-    )
-    if not plausible or [count for count, _ in plausible[:2]] == [plausible[0][0]] * 2:
+    plausible = [
+        encoding for encoding, text in readings.items() if _PLAUSIBLE.fullmatch(text) and not _MANY_ACCENTS.search(text)
+    ]
+    if "cp1252" in plausible and not _ACCENTS.search(readings["cp1252"]):
+        plausible = ["cp1252"]  # its quotation marks and dashes are accented letters in the others
+    if len(plausible) != 1:
         if not strict:
             return "utf-8", ()
         line = next(number for number, line in enumerate(content.splitlines(), 1) if not line.isascii())
@@ -123,6 +123,6 @@ def _detect_legacy(path: Path, content: bytes, *, strict: bool) -> tuple[str, tu
             f"{path}, line {line}: is not UTF-8, and the text does not show which encoding it has. Save the file in"
             " UTF-8"
         )
-    encoding = plausible[0][1]
+    (encoding,) = plausible
     sample = next(line for line in readings[encoding].splitlines() if not line.isascii())
     return encoding, (f"read as {encoding}, because it is not UTF-8: {shorten(sample)}",)

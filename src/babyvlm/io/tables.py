@@ -11,7 +11,7 @@ import csv
 import re
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from babyvlm.errors import UserError
 from babyvlm.io.encodings import detect_encoding, shorten
@@ -84,15 +84,18 @@ class Table:
         except (UnicodeError, LookupError) as error:
             raise self._not_decodable(error) from None
         self._delimiter = max(DELIMITER_NAMES, key=lambda one: len(_cells(heading, one)))
+        self._quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
         if names:
             self.columns = tuple(names)
         else:
             _, _, heading_cells = next(self._records(), (1, 1, []))
-            self.columns = tuple(name.strip() for name in heading_cells)
+            self.columns = tuple(name.strip().lstrip("\ufeff") for name in heading_cells)
         require_few_columns(path, self.columns)
         repeated = [name for name in self.columns if name and self.columns.count(name) > 1]
         if repeated:
             raise UserError(f"{path}, row 1: two columns are named {repeated[0]!r}. Rename one of them")
+        if self._delimiter == "\t" and not self._is_quoted():
+            self._quoting = csv.QUOTE_NONE
 
     def require(self, *columns: str, hint: str = "") -> None:
         """Check that the table has some columns.
@@ -111,6 +114,13 @@ class Table:
             UserError: none is. The message has ``hint`` at its end.
         """
         return find_column(self.path, self.columns, names, hint)
+
+    def _is_quoted(self) -> bool:
+        """Return whether quotation marks enclose cells. In tables of ELAN and Whisper they are part of the text."""
+        try:
+            return all(True for _ in self)
+        except UserError:
+            return False
 
     def __iter__(self) -> Iterator[Row]:
         width = len(self.columns)
@@ -138,7 +148,7 @@ class Table:
         number = 0
         try:
             with self.path.open(newline="", encoding=self.encoding, errors=self._errors) as file:
-                reader = csv.reader(file, delimiter=self._delimiter, strict=True)
+                reader = csv.reader(file, delimiter=self._delimiter, quoting=self._quoting, strict=True)
                 for number, cells in enumerate(reader, start=1):
                     if len(cells) > 1 or any(map(str.strip, cells)):
                         yield number, reader.line_num, cells

@@ -70,6 +70,13 @@ SAME = {
         "image": f"{n}.png",
         "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": f"a house {n}"}],
     },
+    "parts": lambda n: {
+        "images": [f"{n}.png"],
+        "messages": [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": f"a house {n}"}]},
+        ],
+    },
     "image token in the answer": lambda n: entry(n, conversations=turns(("gpt", f"<image>\na house {n}"))),
     "list of one image": lambda n: entry(n, image=[f"{n}.png"]),
     "number as id": lambda n: entry(n, id=n),

@@ -186,6 +186,7 @@ def test_read_subtitles_finds_labels_of_speakers(tmp_path, said, caregivers, exp
         "not subtitles",
         SRT.replace("00:01:03,250", "00:0x:03,250"),  # a cue that would become text of the one above
         SRT.replace("--> 00:01:04,000", ""),
+        SRT.replace("00:01:03,250 -->", "00:01:03 ->"),
         SRT.replace("\n\n2\n", "\n2\n").replace("00:01:03,250 -->", "63 s -->"),
     ],
 )

@@ -69,6 +69,8 @@ def test_turn_that_continues_long_after_others_is_rejected(tmp_path):
     rows = words((0, "FEM", "bye", 1.0, 0.5), (1, "MAL", "yes", 4.0, 0.5), (0, "FEM", "bye", 9.0, 0.5))
     with pytest.raises(UserError, match=r"row 4: turn '0' goes on 7\.55 s after its last word \(row 2\)"):
         read_words(tmp_path, rows)
+    with pytest.raises(UserError, match=r"row 3: turn '0' goes on 298\.55 s after its last word"):
+        read_words(tmp_path, words((0, "FEM", "bye", 1.0, 0.5), (0, "FEM", "bye", 300.0, 0.5)))
     other = words((0, "FEM", "bye", 1.0, 0.5), (1, "MAL", "yes", 4.0, 0.5), (0, "FEM", "hello", 9.0, 0.5))
     assert [text for text, _, _ in timed(read_words(tmp_path, other))] == ["bye", "yes", "hello"]
 

@@ -86,7 +86,7 @@ def read_subtitles(path: Path, caregivers: Collection[str] = (), encoding: str =
         cues = pysubs2.SSAFile.from_string(text, format_=path.suffix[1:].lower(), keep_html_tags=True).events
     except (pysubs2.Pysubs2Error, ValueError) as error:
         raise UserError(f"{path}: not readable as subtitles ({error})") from None
-    arrows = [number for number, line in enumerate(text.splitlines(), start=1) if "->" in line]
+    arrows = [number for number, line in enumerate(text.splitlines(), start=1) if re.search(r"-->|\d\s*->\s*\d", line)]
     if not cues or len(arrows) != len(cues) or any(TIMESTAMP.search(TAG.sub("", cue.text)) for cue in cues):
         raise UserError(
             f"{path}: {len(arrows)} lines with `-->`, but {len(cues)} readable cues. Each cue needs a line such as"
@@ -180,7 +180,7 @@ def _plain(pylangacq: Any, text: str) -> str:  # noqa: ANN401 - an optional modu
             continue
         if word[0] == "+":  # a terminator such as +... or +/?
             word = "?" if "?" in word else "!" if "!" in word else "..." if "..." in word else "."  # noqa: PLW2901
-        word = re.sub(r"(?<=\w)[:^]+|^\^", "", word.replace("_", " "))  # noqa: PLW2901
+        word = re.sub(r"(?<=\w)[:^]+|^\^|[\u2191\u2193]", "", word.replace("_", " "))  # noqa: PLW2901
         said += word if re.fullmatch(r"[.,?!]+", word) else f" {word}"
     return said.strip() if any(map(str.isalnum, said)) else ""
 

@@ -59,7 +59,8 @@ SUFFIXES: dict[TranscriptFormat, tuple[str, ...]] = {
     "chat": (".cha",),
 }
 ROW_LABELS = {"table": "row", "whisper": "segment", "subtitles": "cue", "chat": "utterance"}  # what ``Turn.row`` counts
-MAX_PAUSE_MS = 2000  # in a turn whose words alternate with others': our choice
+# Pauses in a turn whose words alternate with others', and in any turn (Whisper's window has 30 s): our choices.
+MAX_PAUSE_MS, MAX_SILENCE_MS = 2000, 30_000
 
 
 @dataclass(frozen=True)
@@ -295,11 +296,13 @@ def _group_words(path: Path, rows: Iterable[Row], profile: Profile) -> list[list
         index = place.get(key, len(groups))
         if index == len(groups):
             groups.append([])
-        elif index != current and start is not None and start > ends.get(index, start) + MAX_PAUSE_MS:
-            raise UserError(
-                f"{path}, row {row.number}: turn {key[0]!r} goes on {(start - ends[index]) / 1000:g} s after its last"
-                f" word (row {groups[index][-1].number}), with others between. Give each turn its own number"
-            )
+        elif start is not None:
+            pause = start - (ends.get(index) or start)
+            if pause > (MAX_SILENCE_MS if index == current else MAX_PAUSE_MS):
+                raise UserError(
+                    f"{path}, row {row.number}: turn {key[0]!r} goes on {pause / 1000:g} s after its last word (row"
+                    f" {groups[index][-1].number}). Give each turn its own number in {profile.turn_column!r}"
+                )
         place[key] = current = index
         groups[index].append(row)
         ends[index] = max(ends.get(index, 0), end or start or 0)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-IMAGE_COLUMNS = ("image", "file_name", "filepath")  # the last two are those of imagefolder and open_clip
+IMAGE_COLUMNS = ("image", "file_name", "filepath", "images")  # the others are those of imagefolder, open_clip and TRL
 ANSWERING_ROLES = ("gpt", "assistant")  # of LLaVA, and of lists in the form of chat templates
 NO_LIST = "not a JSON list of samples in LLaVA's format, nor JSON lines with the fields image and conversations"
 IMAGE_TOKEN = "<image>"  # the place of the image in a conversation
@@ -125,6 +125,8 @@ def image_and_caption(entry: object) -> tuple[str, str]:
         if len(answers) != 1:
             raise InvalidSampleError("several answers" if answers else "no answer by gpt or assistant")
         caption = answers[0]
+        if isinstance(caption, list):  # the parts of a chat template
+            caption = " ".join(str(part["text"]) for part in caption if isinstance(part, dict) and "text" in part)
     else:
         raise InvalidSampleError("malformed entry")
     if not isinstance(caption, str):
