@@ -193,14 +193,14 @@ class PairMix(Mix):
         vocabulary: folder created by ``curate vocabulary``.
         batch_size: global, split over all devices.
         sample: what an item is: every pair, or every utterance with one of its frames; see ``pair_dataset.Sample``.
-        val_batch_size: of validation and test, in the order of the store; global (16 in CVCL). The loss of a
-            contrastive model depends on it.
+        val_batch_size: of validation and test, in the order of the store; global (16 in CVCL:
+            wkvong/multimodal-baby, ``runner_config``). The loss of a contrastive model depends on it.
         image_size: side of the square images, in pixels.
         resize: how an image becomes square; see ``transforms.Resize``.
         max_tokens: longest utterance, in tokens, ``<sos>`` and ``<eos>`` included.
         keep_eos: end an utterance that is too long with ``<eos>`` (our choice). CVCL cuts it after ``max_tokens``, so
             that ``<eos>`` is lost (wkvong/multimodal-baby, ``multiModalDataset_collate_fn``).
-        augment: augment training images as CVCL does; otherwise they are only made square.
+        augment: augment training images as CVCL does (``transforms.Augmented``); otherwise they are only made square.
         min_scale: smallest fraction of a training image's area that a random crop covers (0.2 in CVCL).
         bucket_by_length: batch training utterances of similar length, which saves padding. The negatives of a
             contrastive model then depend on length.

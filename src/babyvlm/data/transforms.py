@@ -26,7 +26,10 @@ View = Callable[[bytes, np.random.Generator], MatLike]  # encoded image and rand
 # multimodal_saycamllava_data_module.py). SAYCam's released frames are square, so that only other images differ.
 Resize = Literal["crop", "squeeze"]
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in CVCL and DINO
+MEAN, STD = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # ImageNet's, as in wkvong/multimodal-baby and facebookresearch/dino
 
 cv2.setNumThreads(0)  # a loader is parallel through its workers
 
@@ -112,7 +115,7 @@ class Augmented:
         image_size: side of the square, in pixels.
         min_scale: smallest fraction of the image's area that a crop covers.
         sigma: range of the blur's standard deviation, in pixels.
-        resize: ``squeeze`` makes the image square before it is cropped, as in BabyVLM; ``crop`` cuts the random crop
+        resize: ``squeeze`` makes the image square before it is cropped, see ``Resize``; ``crop`` cuts the random crop
             from the original image.
     """
 

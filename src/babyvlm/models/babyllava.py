@@ -35,7 +35,7 @@ from babyvlm.types import Batch
 
 
 def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
-    """Return AdamW with learning rate 3e-3 and no weight decay (BabyLLaVA, phase 1)."""
+    """Return AdamW with learning rate 3e-3 and no weight decay (ShawnKing98/BabyLLaVA, phase1.sh)."""
     return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=3e-3, weight_decay=0)
 
 
@@ -44,7 +44,7 @@ class BabyLLaVA(CausalModule):
 
     By our choice the text is ``<sos> words <eos>``: it is so in phase 0, ``<sos>`` gives the first word a likelihood
     without an image too, and a model that has learned ``<eos>`` ends its captions. ``template: plain`` is the form of
-    the authors' released training script.
+    the authors' released training scripts (ShawnKing98/BabyLLaVA).
 
     The connector is always trained. Unless asked otherwise, frozen parts are in evaluation mode: no gradient, no
     dropout, fixed batch norm.

@@ -1,4 +1,7 @@
-"""CVCL, the contrastive baseline (Vong et al. 2024, as trained in BabyVLM). Its network is ``networks/cvcl.py``."""
+"""CVCL, the contrastive baseline (Vong et al. 2024; for BabyVLM: arjunchandra2/multimodal-baby).
+
+Its network is ``networks/cvcl.py``.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from babyvlm.types import Batch
 
 
 def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
-    """Return AdamW with learning rate 1e-4 and weight decay 0.1 (CVCL)."""
+    """Return AdamW with learning rate 1e-4 and weight decay 0.1 (CVCL: run.sh in arjunchandra2/multimodal-baby)."""
     return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=1e-4, weight_decay=0.1)
 
 
@@ -42,8 +45,8 @@ class CVCL(ContrastiveModule, VocabularyModule):
         vocabulary: folder created by ``curate vocabulary``; that of the data.
         vision: the vision encoder.
         text: the text encoder; called with (vocabulary size, width).
-        width: of the embedding space (512 in the paper).
-        temperature: of the loss (0.07 in the paper).
+        width: of the embedding space (512 in CVCL: wkvong/multimodal-baby, ``runner_config``).
+        temperature: of the loss (0.07 in CVCL).
         learn_temperature: train the temperature, starting at ``temperature``.
         image_size: side of the square images, in pixels; that of the data.
         max_tokens: longest utterance, in tokens; that of the data.

@@ -20,7 +20,7 @@ from babyvlm.types import Batch
 
 
 def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
-    """Return AdamW with learning rate 5e-4, betas 0.9 and 0.95, and weight decay 0.1 (BabyLLaVA, phase 0)."""
+    """Return AdamW with learning rate 5e-4, betas 0.9 and 0.95, and weight decay 0.1 (BabyLLaVA: train_babylm.py)."""
     return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=5e-4, betas=(0.9, 0.95), weight_decay=0.1)
 
 

@@ -29,7 +29,7 @@ from babyvlm.models.networks.connector import count_tokens
 from babyvlm.models.networks.language import GPT2, LanguageShape, language_config
 from babyvlm.models.networks.vision import VisionEncoder
 
-MAX_NEW_TOKENS = 25  # length of a caption (the authors' evaluation)
+MAX_NEW_TOKENS = 25  # length of a caption (babylmms-eval, saycam_caption.yaml)
 # What follows the image tokens. `sos_eos`: `<sos> words <eos>` (our choice). `plain`: the words, the first of which
 # is predicted from the last image token (ShawnKing98/BabyLLaVA: `--version plain` in phase1.sh and phase2.sh).
 Template: TypeAlias = Literal["sos_eos", "plain"]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def image_tokens(trunk: nn.Module, images_BCHW: Tensor) -> Tensor:
     """Return the last feature map of a timm model, not pooled, row by row.
 
-    7 x 7 = 49 tokens for ResNeXt-50 at 224 pixels (paper). For a vision transformer: its patch tokens after the final
-    norm, without the class token.
+    7 x 7 = 49 tokens for ResNeXt-50 at 224 pixels (ShawnKing98/BabyLLaVA, ``resnext_encoder.py``). For a vision
+    transformer: its patch tokens after the final norm, without the class token.
 
     Args:
         trunk: a timm model.

@@ -28,8 +28,8 @@ class CVCLNetwork(nn.Module):
         vision: the vision encoder.
         vocabulary_size: number of tokens, special tokens included.
         text: creates the text encoder; called with the vocabulary size and ``width``.
-        width: of the embedding space (512 in the paper).
-        temperature: of the loss (0.07 in the paper).
+        width: of the embedding space (512 in CVCL: wkvong/multimodal-baby, ``runner_config``).
+        temperature: of the loss (0.07 in CVCL).
         learn_temperature: train the temperature, starting at ``temperature``.
     """
 

@@ -13,7 +13,7 @@ from babyvlm.errors import UserError
 
 @dataclass(frozen=True)
 class LanguageShape:
-    """Size of a causal language model; the defaults are the paper's GPT-2.
+    """Size of a causal language model; the defaults are GPT-2 of ShawnKing98/BabyLLaVA until September 2025.
 
     Attributes:
         family: architecture.

@@ -1,4 +1,7 @@
-"""CVCL's text encoders: tokens to one vector per utterance. Unless asked otherwise, they ignore padding (id 0)."""
+"""CVCL's text encoders (``TextEncoder`` in wkvong/multimodal-baby): tokens to one vector per utterance.
+
+Unless asked otherwise, they ignore padding (id 0).
+"""
 
 from __future__ import annotations
 

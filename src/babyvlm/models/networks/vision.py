@@ -106,7 +106,7 @@ class VisionEncoder(nn.Module):
     """Images to one feature vector each.
 
     Args:
-        backbone: timm's name of the architecture (``resnext50_32x4d`` in the paper).
+        backbone: timm's name of the architecture (``resnext50_32x4d`` in arjunchandra2/multimodal-baby).
         options: further arguments of timm's constructor; one of ``TRUNK_OPTIONS`` each.
         weights: local file, ``hf-hub:ORG/NAME/FILE``, or ``playroom`` for the shipped DINO backbone; a checkpoint of
             DINO, CVCL or this project, or a plain state dict.
