@@ -9,6 +9,7 @@ from babyvlm.curation.ingest.web import web
 from babyvlm.curation.store.export import export
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
+from babyvlm.text import normalize
 
 UTTERANCES = ['say "hi", now', "two\tcells", "naïve café <unk>", "=1+1", "last"]
 
@@ -28,7 +29,7 @@ def test_store_export_webdataset_holds_all_columns(tiny_store, tmp_path):
     web([tmp_path / "tars"], tmp_path / "again")
     again = list(PairStore(tmp_path / "again").rows())
     assert [row["image"] for row in again] == [row["image"] for row in rows]
-    assert [row["utterance"] for row in again] == [" ".join(text.split()) for text in UTTERANCES]
+    assert [row["utterance"] for row in again] == [normalize(text) for text in UTTERANCES]
 
 
 def test_store_export_folder_can_be_read_by_curate_web(tiny_store, tmp_path):
