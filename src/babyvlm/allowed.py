@@ -60,12 +60,12 @@ _OWN: Final = {
     "babyvlm.ablations.matrix.Model": None,
     "babyvlm.ablations.matrix.Quick": None,
     "babyvlm.ablations.matrix.Step": None,
-    # Functions: the defaults of these models, which a saved config names.
-    "babyvlm.models.babyllava.paper_optimizer": None,
-    "babyvlm.models.dino.original_optimizer": None,
-    "babyvlm.models.clip.our_optimizer": None,
-    "babyvlm.models.cvcl.paper_optimizer": None,
-    "babyvlm.models.language.paper_optimizer": None,
+    # Optimizers: the defaults of these models, which a saved config names.
+    "babyvlm.models.babyllava.BabyLLaVAAdamW": None,
+    "babyvlm.models.dino.DINOAdamW": None,
+    "babyvlm.models.clip.ClipAdamW": None,
+    "babyvlm.models.cvcl.CVCLAdamW": None,
+    "babyvlm.models.language.LanguageAdamW": None,
     "babyvlm.data.pair_mix.PairMix": None,
     "babyvlm.data.text_mix.TextMix": None,
     "babyvlm.data.frame_mix.FrameMix": None,

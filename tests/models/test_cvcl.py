@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 from torch.utils.data import DataLoader
 
 from babyvlm.data.vocabulary import Vocabulary
-from babyvlm.models.cvcl import CVCL, paper_optimizer
+from babyvlm.models.cvcl import CVCL, CVCLAdamW
 from babyvlm.models.networks.text import LSTMText, TransformerText
 from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.types import Batch, ImageTextScorer
@@ -169,7 +169,7 @@ def test_optimizer_equals_paper_and_has_trainable_weights(vocabulary):
     ],
 )
 def test_schedules_step_per_batch_or_epoch(tmp_path, vocabulary, schedule, expected):
-    cvcl = model(vocabulary, frozen=True, optimizer=paper_optimizer, scheduler=schedule)
+    cvcl = model(vocabulary, frozen=True, optimizer=CVCLAdamW, scheduler=schedule)
     data = batch(vocabulary)
     run = trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0)
     run.fit(cvcl, loader(data, data, data), loader(data))

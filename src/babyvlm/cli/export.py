@@ -39,6 +39,8 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
     licensed = not trained_on_free(Run(run))
     leaves = hub is not None or licensed_export
     record = require_free(run, licensed=licensed, permitted=licensed_export) if leaves else {}
+    if hub is not None:
+        _check_login(hub)
     _refuse_links(run / "vocabulary", "its target would be copied into the export")
     arguments = {"checkpoint": sha256_file(best_checkpoint(run)), **record}
     with exclusive(out):
@@ -73,9 +75,22 @@ def _refuse_links(folder: Path, reason: str) -> None:
             raise UserError(f"{path}: is a link; {reason}. Replace it by the file")
 
 
+def _check_login(name: str) -> None:
+    """Check at the start what the upload needs at the end.
+
+    Raises:
+        UserError: the name is invalid, the hub cannot be reached, or there is no valid token.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().whoami()
+    except Exception as error:  # of the hub, its HTTP client, or the network
+        raise UserError(f"--hub {name}: {first_line(error)} Log in with `hf auth login`") from error
+
+
 def _upload(folder: Path, name: str, private: bool) -> None:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     from babyvlm.models.hub import FILES
 
@@ -89,6 +104,6 @@ def _upload(folder: Path, name: str, private: bool) -> None:
             allow_patterns=["README.md", *FILES],
             commit_message=f"BabyVLM: {folder.name}",
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error:  # of the hub, its HTTP client, or the network
         raise UserError(f"--hub {name}: cannot be uploaded ({first_line(error)})") from error
     echo(url)

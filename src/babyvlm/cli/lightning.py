@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import signal
 import traceback
-import warnings
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -17,17 +15,21 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import _get_rank
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from babyvlm.ablations.state import FINISHED
 from babyvlm.allowed import TRAINED_MODELS, is_user_allowed
 from babyvlm.benchmarks.evaluation_callback import benchmarks_of
+from babyvlm.cli.messages import show_lightning_messages
+from babyvlm.cli.settings import check_settings
 from babyvlm.config import LINKED, CheckedParser, read_yaml
-from babyvlm.errors import UserError
+from babyvlm.data.pair_mix import Mix
+from babyvlm.errors import UserError, first_line
 from babyvlm.io.files import safe_name
 from babyvlm.io.limits import load_yaml
 from babyvlm.io.printing import echo
@@ -49,6 +51,7 @@ from babyvlm.training.run_folder import (
     lock_run,
     resumable,
 )
+from babyvlm.training.schedule_check import ScheduleCheck
 from babyvlm.training.signals import SignalListener, report_end
 from babyvlm.training.trainer_options import SyncBatchNorm, check_options, check_trainer, end_averaging, obeyed
 
@@ -85,12 +88,14 @@ class BabyVLMCLI(LightningCLI):
                 save_config_callback=SaveConfig if run is None else None,
                 save_config_kwargs={"save_to_log_dir": False},
                 trainer_defaults={
-                    "callbacks": [Provenance(), RecordBest()],
+                    "callbacks": [Provenance(), RecordBest(), ScheduleCheck()],
                     "use_distributed_sampler": False,  # data modules divide batches themselves
                 },
             )
-        except Exception:
+        except Exception as error:
             self._discard_unused()
+            if message := self._explain(error):
+                raise UserError(message) from error
             raise
         finally:
             self._signals.restore()
@@ -137,6 +142,7 @@ class BabyVLMCLI(LightningCLI):
                 safe_name(value, option)
         # Lightning would read hyperparameters from the checkpoint, over those of the config; ours hold none.
         self._checkpoint, config.ckpt_path = self._named_checkpoint(config.ckpt_path), None
+        check_settings(config)
         set_modes(config, self._gives_mode)
 
     def _named_checkpoint(self, name: str | Path | None) -> str | None:
@@ -178,11 +184,33 @@ class BabyVLMCLI(LightningCLI):
             trainer.strategy.launcher.kill(signal.SIGTERM)  # the ranks that this one started
         if not (_is_first() if trainer is None else trainer.is_global_zero):
             return 0
-        goes_on = self.subcommand == "fit" and self.folder is not None and (self.folder / "config.yaml").is_file()
-        if not goes_on:
+        if not self._goes_on:
             self._discard_unused()
-        how = f"{CONTINUE} {self.folder}" if goes_on else "Interrupted. Run the same command again."
+        how = f"{CONTINUE} {self.folder}" if self._goes_on else "Interrupted. Run the same command again."
         return report_end(received, f"nothing had to be saved. {how}", self._get(self.config, "recovery.requeue"))
+
+    def _explain(self, error: Exception) -> str | None:
+        """Return one line for an error that the user can act on, although a library raised it; None for any other."""
+        text = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, MisconfigurationException):
+            return text
+        if isinstance(error, RuntimeError | ValueError) and re.search("state.dict", text) and self._checkpoint:
+            differ = f"model or optimizer differ from those of {self._checkpoint} ({text[:200]})"
+            if self.run is None:
+                return f"--ckpt_path: {differ}. Use the config.yaml of its run"
+            return f"{self.run / 'config.yaml'}: {differ}. Restore the file that fit wrote"
+        if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+            how = f" {CONTINUE.partition('. ')[2]} {self.folder}" if self._goes_on else ""
+            return (
+                f"a loader worker ended ({first_line(error)}), perhaps for lack of memory. Lower data.num_workers or "
+                f"data.batch_size.{how}"
+            )
+        return _refused_setting(error, text)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether ``resume`` can continue this run."""
+        return self.subcommand == "fit" and self.folder is not None and (self.folder / "config.yaml").is_file()
 
     def _discard_unused(self) -> None:
         """Delete the folder of a new run that has neither taken a step nor written results."""
@@ -266,8 +294,22 @@ class BabyVLMCLI(LightningCLI):
         return RunLogger(logs, run.parent.name, run.name)
 
     def before_fit(self) -> None:
-        """Skip training if it has ended."""
+        """Skip training if it has ended; check what the test at the end needs.
+
+        Raises:
+            UserError: the model cannot be tested, there is nothing to test it on, or a benchmark cannot score it.
+        """
         self._recovery.training_done = self.training_done
+        if not self._get(self.config_init, "test_after_fit") or self._get(self.config_init, "trainer.fast_dev_run"):
+            return
+        if not is_overridden("test_step", self.model):
+            raise UserError(f"{type(self.model).__name__} has no test. Pass --test_after_fit false")
+        if self._get(self.config_init, "trainer.limit_test_batches") == 0:
+            raise UserError("trainer.limit_test_batches 0: nothing would be tested. Pass --test_after_fit false")
+        if isinstance(self.datamodule, Mix):
+            self.datamodule.check_split("test")
+        for benchmark in benchmarks_of(self.trainer):
+            benchmark.accepts(self.model)
 
     def before_validate(self) -> None:
         """Refuse untrained weights."""
@@ -305,6 +347,10 @@ class BabyVLMCLI(LightningCLI):
         """Test the best checkpoint."""
         if not self.trainer.state.finished or self._get(self.config_init, "trainer.fast_dev_run"):
             return
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined] # set outside of its class
+            if isinstance(callback, EarlyStopping) and callback.stopping_reason_message and self.trainer.is_global_zero:
+                why = " ".join(callback.stopping_reason_message.split())
+                echo(f"training ended early, at step {self.trainer.global_step}: {why}")
         self._recovery.stop_if_signaled(self.trainer, f"training had ended. {CONTINUE} {self.folder}")
         if self._get(self.config_init, "test_after_fit"):
             end_averaging(self.trainer)
@@ -407,16 +453,7 @@ def resume(run: Path, *options: str) -> None:
     start = checkpoint.name if checkpoint else "the start (there is no checkpoint)"
     echo(f"{run}: {'training has ended, testing' if last else f'resuming from {start}'}")
     state = ["--ckpt_path", str(checkpoint), "--weights_only", "true"] if checkpoint else []
-    try:
-        main(["fit", "--config", str(config), *options, *state], run, training_done=last is not None)
-    except (RuntimeError, ValueError) as error:
-        message = " ".join(str(error).split())
-        if not re.search("state.dict", message):
-            raise
-        reason = (
-            f"model or optimizer differ from those of {checkpoint} ({message[:200]}). Restore the file that fit wrote"
-        )
-        raise UserError(f"{config}: {reason}") from error
+    main(["fit", "--config", str(config), *options, *state], run, training_done=last is not None)
 
 
 def _is_first() -> bool:
@@ -432,29 +469,20 @@ def _final_state(run: Path) -> Path | None:
 
 def main(args: list[str], run: Path | None = None, *, training_done: bool = False) -> None:
     """Run one of Lightning's subcommands, in the folder ``run`` if given; skip training if it is done."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no list of absent devices, no advertisements
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # intended
-    warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # an internal deprecation
-    warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`.*WeightAveraging")  # end_averaging
-    warnings.filterwarnings("ignore", ".* in eval mode at the start of training")  # frozen encoders
+    show_lightning_messages()
     for flag, path in pairwise(args):
         if flag in ("-c", "--config"):
             read_yaml(Path(path))  # errors that name the file
-    try:
-        BabyVLMCLI(args, run, training_done=training_done)
-    except MisconfigurationException as error:
-        raise UserError(" ".join(str(error).split())) from error
-    except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if message := _refused_setting(error):
-            raise UserError(message) from error
-        raise
+    BabyVLMCLI(args, run, training_done=training_done)
 
 
-def _refused_setting(error: Exception) -> str | None:
+def _refused_setting(error: Exception, text: str) -> str | None:
     """Return the message of a library that refused an argument of a class in the config; None for any other error.
 
     An error that is raised in this package, or in a module of the user's own, is a mistake in that code.
     """
+    if isinstance(error, UserError | OSError):
+        return None
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     module = str(frames[-1].f_globals.get("__name__"))
     if module.partition(".")[0] == "babyvlm" or is_user_allowed(module):
@@ -463,4 +491,4 @@ def _refused_setting(error: Exception) -> str | None:
     own_check = module.partition(".")[0] == "lightning" and isinstance(error, RuntimeError | ValueError)
     if not own_check and not {"instantiate_classes", "configure_optimizers"} & called_from:
         return None
-    return f"{' '.join(str(error).split()) or type(error).__name__} ({module})"
+    return f"{text} ({module})"

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from babyvlm import __version__
-from babyvlm.errors import UserError
+from babyvlm.errors import UserError, first_line
 from babyvlm.io.extras import missing_package
 from babyvlm.io.printing import echo
 
@@ -227,8 +227,10 @@ def _listed(group: str) -> Iterator[tuple[str, str]]:
             yield last, summary
 
 
-# Errors of the machine that its user can fix: no space, no permission.
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+# Errors of the machine that its user can fix: no space, a limit on the size of files, no permission.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+# Packages whose errors mean that a server cannot be reached or refuses.
+_CLIENTS = ("httpcore", "httpx", "httpx2", "huggingface_hub", "requests", "urllib3")
 
 
 def _user_error(error: BaseException | None) -> str | None:
@@ -238,11 +240,13 @@ def _user_error(error: BaseException | None) -> str | None:
     """
     if isinstance(error, OSError):
         return _os_error(error)
-    while error is not None and not isinstance(error, UserError):
+    while isinstance(error, Exception) and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.errno in _REFUSALS:
             return _os_error(error)
         if isinstance(error, ImportError) and (message := missing_package(error)):
             return message
+        if error is not None and type(error).__module__.partition(".")[0] in _CLIENTS:
+            return f"the server cannot be reached, or refuses: {first_line(error)}"
         error = error.__cause__ or error.__context__
     # From a loader's worker it comes inside that process's traceback, whose last line is the cause.
     return None if error is None else str(error).rpartition("UserError: ")[2].strip()

@@ -103,6 +103,16 @@ class Mix(LightningDataModule):
     def _hash(parts: Sequence[str]) -> int:
         return int.from_bytes(hashlib.sha256("\n".join(parts).encode()).digest()[:8], "big")
 
+    def check_split(self, split: Split) -> None:
+        """Check that a held-out split exists, without reading images.
+
+        Raises:
+            UserError: it is empty.
+        """
+        validation = getattr(self, "validation", None)  # not every mix has held-out data
+        if validation is not None:
+            chosen_groups(PairStore(self.stores / validation), (split,), 0, None)
+
     def contents(self) -> list[Content]:
         """Return what the mix takes from each of its stores, in the order of ``sources``."""
         counted = []

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from PIL.Image import Image
 from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
 from babyvlm.data.transforms import Resize, eval_transform
 from babyvlm.data.vocabulary import EOS, PAD, UNK, Vocabulary
@@ -34,9 +35,11 @@ from babyvlm.models.scoring import (
 from babyvlm.types import Batch
 
 
-def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
-    """Return AdamW with learning rate 3e-3 and no weight decay (ShawnKing98/BabyLLaVA, phase1.sh)."""
-    return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=3e-3, weight_decay=0)
+class BabyLLaVAAdamW(torch.optim.AdamW):
+    """AdamW with learning rate 3e-3 and no weight decay (ShawnKing98/BabyLLaVA, phase1.sh)."""
+
+    def __init__(self, params: ParamsT, lr: float = 3e-3, weight_decay: float = 0.0, **kwargs: Any) -> None:  # noqa: ANN401 - AdamW's
+        super().__init__(params, lr=lr, weight_decay=weight_decay, **kwargs)
 
 
 class BabyLLaVA(CausalModule):
@@ -95,7 +98,7 @@ class BabyLLaVA(CausalModule):
         image_size: int = 224,
         max_tokens: int = 25,
         resize: Resize = "crop",
-        optimizer: OptimizerCallable = paper_optimizer,
+        optimizer: OptimizerCallable = BabyLLaVAAdamW,
         scheduler: TimedScheduler = CosineWithWarmup,
     ) -> None:
         super().__init__(optimizer, scheduler)

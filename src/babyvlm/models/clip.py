@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import open_clip
 import torch
@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from PIL.Image import Image
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from babyvlm.curation.clip import Clip
 from babyvlm.data.transforms import MEAN, STD, eval_transform
@@ -32,9 +33,11 @@ from babyvlm.types import Batch
 _ELSEWHERE = re.compile(r"(hf|timm|tokenizer)_|.*(kwargs|pretrained)")
 
 
-def our_optimizer(parameters: object) -> torch.optim.Optimizer:
-    """Return AdamW with learning rate 1e-3 and weight decay 0.1 (our choice, for a model as small as Playroom's)."""
-    return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=1e-3, weight_decay=0.1)
+class ClipAdamW(torch.optim.AdamW):
+    """AdamW with learning rate 1e-3 and weight decay 0.1 (our choice, for a model as small as Playroom's)."""
+
+    def __init__(self, params: ParamsT, lr: float = 1e-3, weight_decay: float = 0.1, **kwargs: Any) -> None:  # noqa: ANN401 - AdamW's
+        super().__init__(params, lr=lr, weight_decay=weight_decay, **kwargs)
 
 
 class ClipTraining(ContrastiveModule, VocabularyModule):
@@ -59,7 +62,7 @@ class ClipTraining(ContrastiveModule, VocabularyModule):
         embed_dim: int,
         vision: TrunkOptions,
         text: TrunkOptions,
-        optimizer: OptimizerCallable = our_optimizer,
+        optimizer: OptimizerCallable = ClipAdamW,
         image_size: int = 64,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torch.optim.optimizer import ParamsT
 
 from babyvlm.data.transforms import Resize, eval_transform
 from babyvlm.data.vocabulary import PAD, Vocabulary
@@ -33,9 +34,11 @@ from babyvlm.models.optimization import configure
 from babyvlm.types import Batch
 
 
-def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
-    """Return AdamW with learning rate 1e-4 and weight decay 0.1 (CVCL: run.sh in arjunchandra2/multimodal-baby)."""
-    return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=1e-4, weight_decay=0.1)
+class CVCLAdamW(torch.optim.AdamW):
+    """AdamW with learning rate 1e-4 and weight decay 0.1 (CVCL: run.sh in arjunchandra2/multimodal-baby)."""
+
+    def __init__(self, params: ParamsT, lr: float = 1e-4, weight_decay: float = 0.1, **kwargs: Any) -> None:  # noqa: ANN401 - AdamW's
+        super().__init__(params, lr=lr, weight_decay=weight_decay, **kwargs)
 
 
 class CVCL(ContrastiveModule, VocabularyModule):
@@ -69,7 +72,7 @@ class CVCL(ContrastiveModule, VocabularyModule):
         max_tokens: int = 25,
         resize: Resize = "crop",
         init_from: Path | None = None,
-        optimizer: OptimizerCallable = paper_optimizer,
+        optimizer: OptimizerCallable = CVCLAdamW,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()

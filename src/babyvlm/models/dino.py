@@ -14,6 +14,7 @@ from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from babyvlm import __version__
 from babyvlm.data.frame_mix import Views
@@ -31,9 +32,11 @@ with require_extra("dino", "DINO"):
     from babyvlm.models.networks.dino import DINONetwork
 
 
-def original_optimizer(parameters: object) -> torch.optim.Optimizer:
-    """Return AdamW with learning rate 5e-4 and weight decay 0.04 (facebookresearch/dino, for a batch of 256)."""
-    return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=5e-4, weight_decay=0.04)
+class DINOAdamW(torch.optim.AdamW):
+    """AdamW with learning rate 5e-4 and weight decay 0.04 (facebookresearch/dino, for a batch of 256)."""
+
+    def __init__(self, params: ParamsT, lr: float = 5e-4, weight_decay: float = 0.04, **kwargs: Any) -> None:  # noqa: ANN401 - AdamW's
+        super().__init__(params, lr=lr, weight_decay=weight_decay, **kwargs)
 
 
 class DINO(LightningModule):
@@ -59,7 +62,7 @@ class DINO(LightningModule):
     def __init__(
         self,
         vision: VisionEncoder,
-        optimizer: OptimizerCallable = original_optimizer,
+        optimizer: OptimizerCallable = DINOAdamW,
         prototypes: int = 65536,
         head: dict[str, int | float | bool] | None = None,
         loss: dict[str, int | float | bool] | None = None,

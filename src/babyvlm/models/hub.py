@@ -60,6 +60,8 @@ def load(
     Raises:
         UserError: there is no such model, or its config and weights do not fit each other.
     """
+    if Path(source).is_file():
+        raise UserError(f"{source}: is a file. Pass the folder of its run, or the folder that `export` created")
     allowed.allow(*allow)
     register_auto_classes()
     if revision is not None and not COMMIT.fullmatch(revision):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 from transformers import AutoModelForCausalLM
 
 from babyvlm.data.vocabulary import PAD, Vocabulary
@@ -19,9 +20,18 @@ from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler
 from babyvlm.types import Batch
 
 
-def paper_optimizer(parameters: object) -> torch.optim.Optimizer:
-    """Return AdamW with learning rate 5e-4, betas 0.9 and 0.95, and weight decay 0.1 (BabyLLaVA: train_babylm.py)."""
-    return torch.optim.AdamW(cast("list[Tensor]", parameters), lr=5e-4, betas=(0.9, 0.95), weight_decay=0.1)
+class LanguageAdamW(torch.optim.AdamW):
+    """AdamW with learning rate 5e-4, betas 0.9 and 0.95, and weight decay 0.1 (BabyLLaVA: train_babylm.py)."""
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 5e-4,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.1,
+        **kwargs: Any,  # noqa: ANN401 - AdamW's
+    ) -> None:
+        super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay, **kwargs)
 
 
 class LanguageModel(CausalModule):
@@ -51,7 +61,7 @@ class LanguageModel(CausalModule):
         init_from: Path | None = None,
         predict_sos: bool = True,
         gradient_checkpointing: bool = False,
-        optimizer: OptimizerCallable = paper_optimizer,
+        optimizer: OptimizerCallable = LanguageAdamW,
         scheduler: TimedScheduler = CosineWithWarmup,
     ) -> None:
         super().__init__(optimizer, scheduler)

@@ -1,0 +1,88 @@
+"""Checks of parsed settings before anything is built: numbers in their range, no `null` where a value is needed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from math import inf
+
+from jsonargparse import Namespace
+
+from babyvlm.config import LINKED
+from babyvlm.errors import UserError
+
+# Range of a number by the name of its option, wherever it stands in a config: (least, greatest). Options of the same
+# name mean the same in this package.
+_AT_LEAST_1 = """
+    batch_size val_batch_size image_size utterances width layers heads kv_heads inner positions prototypes embed_dim
+    local_size accumulate_grad_batches num_nodes check_val_every_n_epoch
+"""
+_AT_LEAST_0 = "num_workers local_count every_seconds lr weight_decay gradient_clip_val log_every_n_steps patience"
+_FRACTIONS = "dropout momentum warmup dev_fraction grayscale solarize"
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_AT_LEAST_1.split(), (1, inf)),
+    **dict.fromkeys(_AT_LEAST_0.split(), (0, inf)),
+    **dict.fromkeys(_FRACTIONS.split(), (0, 1)),
+    "max_tokens": (3, inf),  # <sos>, a word, <eos>
+    "min_scale": (1e-6, 1),
+    "temperature": (1e-6, inf),
+    "seed_everything": (0, 2**32 - 1),  # NumPy's
+}
+_FROM_DATA = [f"model.{name}" for name in LINKED]  # reported as options of the data
+
+
+def check_settings(config: Namespace) -> None:
+    """Check parsed settings.
+
+    Raises:
+        UserError: a number is out of range, a list of stores is empty, or a value is `null` that must not be; the
+            message begins with the option's name.
+    """
+    for key, owner, name, value in _options(config, ""):
+        if key in _FROM_DATA:
+            continue
+        if isinstance(value, int | float) and not isinstance(value, bool) and name in RANGES:
+            least, greatest = RANGES[name]
+            if not least <= value <= greatest:  # also refuses NaN
+                raise UserError(f"{key} {value}: must be {_range(least, greatest)}")
+        if name == "sources" and value == []:
+            raise UserError(f"{key}: is empty. Name at least one store, '[{{store: NAME}}]'")
+        if value is None and owner is not None and not _may_be_none(owner, name):
+            raise UserError(f"{key}: null is not a value of this option. Leave it out to use the default")
+
+
+def _range(least: float, greatest: float) -> str:
+    if least == 1e-6:
+        return "above 0" if greatest == inf else f"above 0 and at most {greatest}"
+    return f"at least {least}" if greatest == inf else f"between {least} and {greatest}"
+
+
+def _options(value: object, key: str, owner: str | None = None) -> Iterator[tuple[str, str | None, str, object]]:
+    """Yield the dotted name of each option as on the command line, the class it belongs to, its name, and its value."""
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _options(inner, f"{key}.{number}")
+    if not isinstance(value, Mapping):
+        return
+    path = value.get("class_path")
+    if isinstance(path, str) and "init_args" in value:
+        yield from _options(value["init_args"], key, path)
+        return
+    for name, inner in value.items():
+        here = f"{key}.{name}" if key else str(name)
+        yield here, owner, str(name), inner
+        yield from _options(inner, here)
+
+
+def _may_be_none(path: str, name: str) -> bool:
+    """Return whether an argument of a class accepts None, by its annotation or its default."""
+    module, _, attribute = path.rpartition(".")
+    try:
+        argument = inspect.signature(getattr(import_module(module), attribute)).parameters[name]
+    except (ImportError, AttributeError, KeyError, ValueError, TypeError):
+        return True
+    text = str(argument.annotation)
+    return argument.default is None or any(word in text for word in ("None", "Optional", "Any", "empty"))
