@@ -112,7 +112,7 @@ class RecordBest(Checkpoint):
         """
         known = sorted(name for name in trainer.callback_metrics if _OF_VALIDATION.match(name))
         for kind, metric in _monitored(trainer):
-            if metric.startswith("val") and metric not in known:
+            if known and metric.startswith("val") and metric not in known:
                 raise UserError(f"{kind}: monitor {metric}: not measured. Choose from: {', '.join(known)}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
