@@ -151,6 +151,7 @@ UNSUPPORTED: Final = {
 }
 _LOGGERS: Final = {
     "lightning.pytorch.loggers.CSVLogger": "lightning.pytorch.loggers.csv_logs",
+    "lightning.pytorch.loggers.MLFlowLogger": "lightning.pytorch.loggers.mlflow",
     "lightning.pytorch.loggers.TensorBoardLogger": "lightning.pytorch.loggers.tensorboard",
     "lightning.pytorch.loggers.WandbLogger": "lightning.pytorch.loggers.wandb",
 }
@@ -190,6 +191,7 @@ REFUSED_ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "lightning.pytorch.callbacks.RichProgressBar": ("console_kwargs",),
     "lightning.pytorch.loggers.WandbLogger": ("experiment", "log_model"),
+    "lightning.pytorch.loggers.MLFlowLogger": ("log_model",),
     "lightning.pytorch.strategies.DDPStrategy": (
         "ddp_comm_state",
         "ddp_comm_hook",

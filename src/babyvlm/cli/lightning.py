@@ -27,7 +27,7 @@ from babyvlm.allowed import TRAINED_MODELS, is_user_allowed
 from babyvlm.benchmarks.evaluation_callback import benchmarks_of
 from babyvlm.cli.messages import show_lightning_messages
 from babyvlm.cli.settings import check_settings
-from babyvlm.config import LINKED, CheckedParser, read_yaml
+from babyvlm.config import LINKED, CheckedParser, one_line, read_yaml
 from babyvlm.data.pair_mix import Mix
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.files import safe_name
@@ -491,4 +491,4 @@ def _refused_setting(error: Exception, text: str) -> str | None:
     own_check = module.partition(".")[0] == "lightning" and isinstance(error, RuntimeError | ValueError)
     if not own_check and not {"instantiate_classes", "configure_optimizers"} & called_from:
         return None
-    return f"{text} ({module})"
+    return one_line(str(error)) if module.startswith("jsonargparse") else f"{text} ({module})"
