@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # torch costs seconds; the commands that train nothing never load it
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from PIL.Image import Image
     from torch import Tensor, nn
@@ -151,3 +151,18 @@ class Captioner(Protocol):
             B captions.
         """
         ...
+
+
+def checked_texts(texts: Iterable[str]) -> list[str]:
+    """Return texts as a list.
+
+    >>> checked_texts("ball")
+    Traceback (most recent call last):
+    TypeError: texts must be a list of strings, such as ['ball'], not one string
+
+    Raises:
+        TypeError: it is one string, whose letters would count as texts.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f"texts must be a list of strings, such as [{texts[:40]!r}], not one string")
+    return list(texts)

@@ -17,7 +17,7 @@ from babyvlm.errors import UserError
 from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.language import LanguageModel
 from babyvlm.models.networks.babyllava import BabyLLaVANetwork
-from babyvlm.models.networks.connector import ImageTokens, count_tokens, image_tokens
+from babyvlm.models.networks.connector import ImageTokens, image_tokens, token_shape
 from babyvlm.models.networks.language import GPT2 as PAPER_GPT2
 from babyvlm.models.networks.language import TINY_LLAMA, LanguageShape
 from babyvlm.models.networks.vision import VisionEncoder
@@ -365,13 +365,13 @@ def test_image_tokens_are_last_feature_map(name, size):
         whole = encoder.trunk.forward_features(image_BCHW)
     expected = whole.flatten(2).mT if whole.ndim == 4 else whole[:, encoder.trunk.num_prefix_tokens :]
     torch.testing.assert_close(tokens, expected)
-    assert tokens.shape == (1, count_tokens(encoder, size), encoder.width)
+    assert tokens.shape == (1, *token_shape(encoder, size))
 
 
 def test_counting_tokens_keeps_random_state_and_mode():
     encoder = VisionEncoder("test_resnet")
     before = state_of(encoder)
-    assert count_tokens(encoder, SIZE) == PLACES
+    assert token_shape(encoder, SIZE)[0] == PLACES
     assert encoder.trunk.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from babyvlm.benchmarks.base import Benchmark
+from babyvlm.benchmarks.base import Benchmark, ScoreBenchmark
 from babyvlm.benchmarks.controls import CONTROLS, controlled
 from babyvlm.benchmarks.intervals import bootstrap_interval
 from babyvlm.benchmarks.results import benchmark_facts, result_table, write_results
 from babyvlm.benchmarks.scoring import score_facts, vocabulary_facts
+from babyvlm.data.vocabulary import Vocabulary, check_words
 from babyvlm.errors import UserError
+from babyvlm.io.distributed import is_rank_zero
+from babyvlm.io.printing import echo
+from babyvlm.text import normalize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,6 +105,7 @@ def evaluate(
     if not benchmark.accepts(model):
         raise UserError(f"{type(model).__name__} lacks a method that {benchmark.name} needs (babyvlm.types)")
     loaded, missing = benchmark.load()
+    check_trials(model, benchmark, loaded)
     chosen = [trial for trial in loaded if trial.split == split]
     if not chosen:
         raise UserError(f"{benchmark.path}: no trial is in the {split} split")
@@ -114,6 +120,35 @@ def evaluate(
             device=torch.device(device) if device is not None else device_of(model),
             seed=seed,
         )
+
+
+def check_trials(model: object, benchmark: Benchmark, trials: Sequence[Trial]) -> None:
+    """Check that a model can tell the options of some trials apart. Trials with equal options are reported.
+
+    Args:
+        model: That the benchmark accepts.
+        benchmark: The rules.
+        trials: Of its list.
+
+    Raises:
+        UserError: all trials have two options that are the same, or the model's vocabulary has none of their words.
+    """
+    if not isinstance(benchmark, ScoreBenchmark):
+        return
+    tied = [
+        trial.item
+        for trial in trials
+        if len({(image, " ".join(text.lower().split())) for image, text in trial.options}) < len(trial.options)
+    ]
+    problem = f"{benchmark.path}: {len(tied)} of {len(trials)} trials have two options that are the same"
+    if len(tied) == len(trials):
+        raise UserError(f"{problem}, so that every model ties. Check the columns of the list")
+    if tied and is_rank_zero():
+        echo(f"warning: {problem}, such as {tied[0]}: every model ties there", file=sys.stderr)
+    vocabulary = getattr(model, "vocabulary", None)
+    if isinstance(vocabulary, Vocabulary):
+        texts = sorted({normalize(text) for trial in trials for _, text in trial.options})
+        check_words(texts, vocabulary, str(benchmark.path))
 
 
 def run(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from babyvlm.benchmarks.base import Benchmark
-from babyvlm.benchmarks.evaluate import BATCH_SIZE, run
+from babyvlm.benchmarks.evaluate import BATCH_SIZE, check_trials, run
 from babyvlm.benchmarks.trials import Trial
 from babyvlm.curation.benchmark_images import read_each
 from babyvlm.errors import UserError
+from babyvlm.io.printing import echo
 from babyvlm.io.runs import run_folder
 
 
@@ -61,6 +63,12 @@ class EvaluationCallback(Callback):
             if not scored or benchmark.accepts(pl_module)
         ]
         loaded = read_each(pairs, lambda pair: pair[1].load())
+        for (_, benchmark), (trials, _) in zip(pairs, loaded, strict=True):
+            check_trials(pl_module, benchmark, trials)
+            if not any(trial.split == "test" for trial in trials) and trainer.is_global_zero:
+                echo(
+                    f"warning: {benchmark.path}: all trials are in the dev split; none will be tested", file=sys.stderr
+                )
         for callback in callbacks:
             callback._loaded = [
                 (benchmark, trials, missing)

@@ -33,6 +33,7 @@ from babyvlm.io.hub import fetch, refuse_code
 from babyvlm.io.images import open_rgb
 from babyvlm.io.limits import load_json
 from babyvlm.io.processes import killed_from_outside
+from babyvlm.types import checked_texts
 
 FILES = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.txt", "*.model")  # what is fetched of a hub model
 BEFORE_CLITIC = re.compile(r"(?<=\w) (?=(?:n't|'(?:s|m|d|re|ve|ll))(?!\w))")
@@ -62,7 +63,7 @@ class Clip:
 
     def texts(self, texts: Sequence[str], device: torch.device) -> Tensor:
         """Return (T, D) L2-normalized text embeddings."""
-        return normalize(cast("Any", self.model).encode_text(self.tokenize(list(texts)).to(device)), dim=-1)
+        return normalize(cast("Any", self.model).encode_text(self.tokenize(checked_texts(texts)).to(device)), dim=-1)
 
     def score(self, images_BCHW: Tensor, texts: Sequence[str]) -> Tensor:
         """Return (B, T) cosine similarities."""

@@ -153,6 +153,9 @@ class FrameMix(Mix):
         crops: settings of the views.
         num_workers: processes per device that decode and augment.
         seed: of order and augmentation; that of the run.
+
+    Attributes:
+        view_sizes: sides of all views, in pixels.
     """
 
     def __init__(
@@ -168,6 +171,7 @@ class FrameMix(Mix):
     ) -> None:
         super().__init__(name, stores, sources, batch_size, seed)
         self.crops, self.num_workers = MultiCrop(image_size, crops), num_workers
+        self.view_sizes = (image_size, crops.local_size)
 
     unit = "frames"
 

@@ -164,7 +164,11 @@ class Pairs(Dataset[Item]):
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """Return the number of tokens of each item."""
-        return np.fromiter(map(len, self._encode(utterances(self.store, self.groups))), np.int64)
+        return np.fromiter(map(len, self._encode(self.utterances())), np.int64)
+
+    def utterances(self) -> list[str]:
+        """Return the utterance of each item."""
+        return utterances(self.store, self.groups)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         if self.keep_eos:

@@ -20,7 +20,7 @@ from babyvlm.data.feature_cache import Precision, features_for
 from babyvlm.data.pair_dataset import Groups, Item, Mixed, Pairs, Sample, Split, chosen_groups, collate, open_rows
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader, held_out_batches
 from babyvlm.data.transforms import MEAN, STD, Augmented, Plain, Resize, View, eval_transform
-from babyvlm.data.vocabulary import Vocabulary
+from babyvlm.data.vocabulary import Vocabulary, check_words
 from babyvlm.errors import UserError
 from babyvlm.io.extras import require_extra
 from babyvlm.types import Batch
@@ -298,6 +298,10 @@ class PairMix(Mix):
             num_workers=self.num_workers,
         )
 
+    def held_out_pairs(self, split: Split) -> int:
+        """Return the number of items of the validation or test split."""
+        return len(self._dataset(Source(self.validation, splits=(split,)), Plain(self.image_size, self.resize), seed=0))
+
     def plot(self, batch: Batch, columns: int = 4) -> Figure:
         """Plot the images of a batch with their utterances.
 
@@ -329,7 +333,10 @@ class PairMix(Mix):
     def _training(self) -> Mixed:
         plain = Plain(self.image_size, self.resize)
         view = Augmented(self.image_size, self.min_scale, resize=self.resize) if self.augment else plain
-        return Mixed([self._dataset(source, view, self.seed) for source in self.sources])
+        parts = [self._dataset(source, view, self.seed) for source in self.sources]
+        for part in parts:
+            check_words(part.utterances(), self.vocabulary, str(part.store.path))
+        return Mixed(parts)
 
     def _dataset(self, source: Source, view: View, seed: int) -> Pairs:
         return Pairs(

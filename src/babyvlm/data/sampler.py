@@ -97,11 +97,13 @@ def held_out_batches(length: int, batch_size: int, rank: int, world_size: int) -
     """Return batches of (index, 0) for one rank: every sample once, in order, as CVCL's validation.
 
     The global batches contain the same samples on any number of ranks, because a contrastive loss depends on its
-    negatives. A rank takes every R-th sample of each, at least one: a last batch with fewer samples than ranks joins
-    the one before it.
+    negatives. A rank takes every R-th sample of each, at least one: a last batch with fewer samples than ranks, or with
+    one, which would have no negatives, joins the one before it.
 
+    >>> held_out_batches(5, 3, rank=0, world_size=1)
+    [[(0, 0), (1, 0), (2, 0)], [(3, 0), (4, 0)]]
     >>> held_out_batches(5, 4, rank=0, world_size=1)
-    [[(0, 0), (1, 0), (2, 0), (3, 0)], [(4, 0)]]
+    [[(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)]]
     >>> held_out_batches(5, 4, rank=1, world_size=2)
     [[(1, 0), (3, 0)]]
 
@@ -119,7 +121,7 @@ def held_out_batches(length: int, batch_size: int, rank: int, world_size: int) -
     if batch_size < world_size:
         raise UserError(f"data.val_batch_size {batch_size} cannot be split over {world_size} devices. Raise it")
     starts = list(range(0, length, batch_size))
-    if length - starts[-1] < world_size:
+    if length > batch_size > 1 and length - starts[-1] < max(2, world_size):
         starts.pop()
     return [
         [(index, 0) for index in range(start + rank, end, world_size)]

@@ -15,7 +15,7 @@ from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_dataset import Groups, Item, Split, chosen_groups, collate, utterances
 from babyvlm.data.pair_mix import Mix, Source
 from babyvlm.data.sampler import ResumableLoader
-from babyvlm.data.vocabulary import Vocabulary
+from babyvlm.data.vocabulary import Vocabulary, check_words
 from babyvlm.errors import UserError
 
 
@@ -94,6 +94,8 @@ class TextMix(Mix):
     @cached_property
     def _training(self) -> PackedText:
         texts = [self._texts(source.store, source.splits, source.utterances) for source in self.sources]
+        for source, part in zip(self.sources, texts, strict=True):
+            check_words(part, self.vocabulary, str(self.stores / source.store))
         return PackedText(chain.from_iterable(texts), self.vocabulary, self.max_tokens, self.seed)
 
     @property

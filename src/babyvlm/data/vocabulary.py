@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -23,7 +24,9 @@ from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
 from babyvlm.io.files import resolve_inside
 from babyvlm.io.limits import MAX_LIST_BYTES, load_json
+from babyvlm.io.printing import echo
 from babyvlm.text import normalize
+from babyvlm.types import checked_texts
 
 PAD, UNK, SOS, EOS = range(4)  # as in CVCL
 IMAGE_TOKEN = "<image>"  # for the generative model; its id depends on the vocabulary
@@ -112,20 +115,52 @@ class Vocabulary:
         Args:
             texts: any number of texts in the form of stored utterances (``babyvlm.text``).
             max_tokens: longest result, ``<sos>`` and ``<eos>`` included (25 in CVCL); None for no limit.
+
+        Raises:
+            TypeError: ``texts`` is one string.
         """
         if max_tokens is None:
             self._tokenizer.no_truncation()
         else:
             self._tokenizer.enable_truncation(max_tokens)
-        return [self._tokenizer.encode(text).ids for text in texts]
+        return [self._tokenizer.encode(text).ids for text in checked_texts(texts)]
 
     def encode_raw(self, texts: Iterable[str], max_tokens: int | None = 25) -> list[list[int]]:
         """Return the token ids of texts as people write them, such as benchmark phrases: ``Where's the ball?``."""
-        return self.encode(map(normalize, texts), max_tokens)
+        return self.encode(map(normalize, checked_texts(texts)), max_tokens)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, without special tokens."""
         return str(self._tokenizer.decode(list(ids)))
+
+
+def check_words(texts: Sequence[str], vocabulary: Vocabulary, where: str) -> None:
+    """Check that a vocabulary has words of some texts, of at most 10,000 of them, evenly spaced.
+
+    Args:
+        texts: to check.
+        vocabulary: of the model.
+        where: names the texts in messages.
+
+    Raises:
+        UserError: the texts have no words, or none that the vocabulary contains. If it lacks more than half of them,
+            this is reported.
+    """
+    sample = texts[:: 1 + len(texts) // 10_000]
+    words = [token for ids in vocabulary.encode(sample, max_tokens=None) for token in ids[1:-1]]
+    if not words:
+        raise UserError(f"{where}: all texts are empty")
+    unknown = words.count(UNK) / len(words)
+    if unknown == 1:
+        raise UserError(
+            f"{where}: the vocabulary {vocabulary.path} has none of its words. Use one built for these texts"
+        )
+    if unknown > 0.5:
+        from babyvlm.io.distributed import is_rank_zero  # imports torch, which commands without a model never load
+
+        if is_rank_zero():
+            problem = f"{unknown:.0%} of the words are not in the vocabulary {vocabulary.path}"
+            echo(f"warning: {where}: {problem}", file=sys.stderr)
 
 
 @stage

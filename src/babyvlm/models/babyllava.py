@@ -32,7 +32,7 @@ from babyvlm.models.scoring import (
     per_token_or_total,
     without_eos,
 )
-from babyvlm.types import Batch
+from babyvlm.types import Batch, checked_texts
 
 
 class BabyLLaVAAdamW(torch.optim.AdamW):
@@ -201,7 +201,7 @@ class BabyLLaVA(CausalModule):
     def score_texts(self, texts: Sequence[str]) -> Tensor:
         """Return (T,) likelihoods without an image; zeros for ``evidence``."""
         if self.likelihood == "evidence":
-            return torch.zeros(len(texts), device=self.device)
+            return torch.zeros(len(checked_texts(texts)), device=self.device)
         tokens = self._scored_tokens(texts)
         total_T = log_likelihood_without_image(self.network, tokens)
         return per_token_or_total(total_T, [len(ids) - 1 for ids in tokens], self.likelihood)

@@ -27,6 +27,8 @@ from babyvlm.models.losses import language_loss, supervised_labels, supervised_t
 from babyvlm.models.optimization import TimedScheduler, configure, training_steps
 from babyvlm.types import Batch
 
+_NO_NEGATIVES = "a contrastive loss needs other pairs as negatives, and is 0 without them"
+
 
 class VocabularyModule(LightningModule):
     """A model that belongs to one vocabulary: its runs contain the vocabulary, its checkpoints its hash.
@@ -72,12 +74,22 @@ class ContrastiveModule(LightningModule):
         super().__init__()
         self.held_out_loss = MeanMetric()
 
-    def on_train_epoch_start(self) -> None:
-        """Check the trainer.
+    def setup(self, stage: str) -> None:
+        """Check that every pair has negatives.
 
         Raises:
-            UserError: gradients are accumulated: negatives would come from a part of the batch only.
+            UserError: gradients are accumulated, so that negatives would come from a part of the batch only; or a batch
+                has one pair.
         """
+        if stage != "fit":
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        for name in ("batch_size", "val_batch_size"):
+            if getattr(data, name, None) == 1:
+                raise UserError(f"data.{name} 1: {_NO_NEGATIVES}. Raise it")
+        count = getattr(data, "held_out_pairs", None)
+        if count is not None and self.trainer.enable_validation and count("val") == 1:
+            raise UserError(f"the validation split has one pair: {_NO_NEGATIVES}. Use a store with more pairs")
         if self.trainer.accumulate_grad_batches > 1:
             raise UserError(
                 f"trainer.accumulate_grad_batches {self.trainer.accumulate_grad_batches}: a contrastive loss takes its "
@@ -103,8 +115,13 @@ class ContrastiveModule(LightningModule):
             image_BD: L2-normalized image embeddings of this rank; numbers may differ between ranks.
             text_BD: L2-normalized text embeddings of the same pairs.
             temperature: divides the cosines.
+
+        Raises:
+            UserError: there is only one pair.
         """
         image_ND, text_ND = self._gather_pairs(torch.stack([image_BD, text_BD], dim=1)).unbind(1)
+        if len(image_ND) == 1:
+            raise UserError(f"a batch has one pair: {_NO_NEGATIVES}. Raise the batch size, or use more pairs")
         return symmetric_info_nce(image_ND, text_ND, temperature)
 
     def _gather_pairs(self, pairs_B2D: Tensor) -> Tensor:

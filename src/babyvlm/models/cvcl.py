@@ -77,6 +77,7 @@ class CVCL(ContrastiveModule, VocabularyModule):
     ) -> None:
         super().__init__()
         self.vocabulary = Vocabulary(vocabulary)
+        vision.probe(image_size)
         self.network = CVCLNetwork(vision, len(self.vocabulary), text, width, temperature, learn_temperature)
         self.max_tokens = max_tokens
         self.preprocess_image = eval_transform(image_size, resize)

@@ -81,12 +81,24 @@ class DINO(LightningModule):
         self.momentum, self.half_precision = momentum, half_precision
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
 
+    def setup(self, stage: str) -> None:
+        """Check that the encoder accepts the views of both sizes.
+
+        Raises:
+            UserError: it does not.
+        """
+        for size in getattr(self.trainer.datamodule, "view_sizes", ()):  # type: ignore[attr-defined] # set by Lightning
+            self.network.student.probe(size)
+
     def training_step(self, batch: Views, batch_idx: int) -> Tensor:
         """Return the cross-entropy between each view of the student and each other large view of the teacher."""
         large, small = batch.large_VBCHW, batch.small_VBCHW
         teacher_NK, student_NK = self.network(large.flatten(0, 1), small.flatten(0, 1))
         views = len(large) + len(small)
-        loss = self.loss(list(teacher_NK.chunk(len(large))), list(student_NK.chunk(views)), epoch=self.current_epoch)
+        teacher_NK, student_NK = teacher_NK.float(), student_NK.float()
+        with torch.autocast(self.device.type, enabled=False):  # softmax and center in float32 under any precision
+            parts = list(teacher_NK.chunk(len(large))), list(student_NK.chunk(views))
+            loss = self.loss(*parts, epoch=self.current_epoch)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.keys))
         self.log("teacher_entropy", _entropy(teacher_NK, self.loss), batch_size=len(batch.keys))
         return cast("Tensor", loss)

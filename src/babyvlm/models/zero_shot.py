@@ -26,6 +26,7 @@ from babyvlm.io.hub import fetch, refuse_code
 from babyvlm.models.evaluation_only import EvaluationOnly
 from babyvlm.models.hub import load
 from babyvlm.models.scoring import Likelihood, log_likelihood_after_prefix, per_token_or_total
+from babyvlm.types import checked_texts
 
 # babylmms-eval @82118a8: tasks/*/*.yaml, `llava` under `lmms_eval_specific_kwargs`.
 PROMPT = "USER: What's the object in the image? <image> ASSISTANT:"
@@ -141,6 +142,7 @@ class HFVisionLanguage(EvaluationOnly):
     @torch.no_grad()
     def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
         """Return (B, T) likelihoods as ``likelihood`` defines them, NaN where not wanted."""
+        texts = checked_texts(texts)
         prompt_L = self._tokens(self.prompt)
         answers = self._answers(self.prompt, texts)
         if wanted_BT is None:
@@ -156,6 +158,7 @@ class HFVisionLanguage(EvaluationOnly):
     @torch.no_grad()
     def score_texts(self, texts: Sequence[str]) -> Tensor:
         """Return (T,) likelihoods after the prompt without its image; zeros for ``evidence``."""
+        texts = checked_texts(texts)
         if self.likelihood == "evidence":
             return torch.zeros(len(texts), device=self.device)
         total_T = self._total_without_image(texts)

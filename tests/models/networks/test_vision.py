@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from babyvlm.errors import UserError
+from babyvlm.models.cvcl import CVCL
 from babyvlm.models.networks.vision import VisionEncoder, load_trunk
 
 # The paper's trunk with one block a stage, and timm's twin of it.
@@ -289,3 +290,70 @@ def test_frozen_trunk_can_update_its_batch_norm():
     fixed = VisionEncoder(SMALL, frozen=True).train()
     assert fixed.is_constant
     assert not any(module.training for module in fixed.trunk.modules())
+
+
+SHALLOW = [1, 1, 1, 1]
+FAMILIES = [
+    ("resnet10t", {}),
+    ("resnext50_32x4d", {"layers": SHALLOW}),
+    ("mobilenetv3_small_050", {}),
+    ("mobilenetv4_conv_small_035", {}),
+    ("efficientnet_b0", {}),
+    ("efficientvit_b0", {}),
+    ("vit_tiny_patch16_224", {"img_size": 64, "depth": 1}),
+    ("vit_tiny_patch16_224", {"dynamic_img_size": True, "depth": 1}),
+    ("convnext_atto", {"depths": SHALLOW}),
+    ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2, "depths": SHALLOW}),
+    ("maxvit_rmlp_pico_rw_256", {"img_size": 64}),
+    ("regnetx_002", {}),
+    ("densenet121", {}),
+    ("repvgg_a0", {}),
+    ("mobileone_s0", {}),
+    ("poolformer_s12", {}),
+    ("levit_128s", {}),
+]
+
+
+REFUSE_64 = {"levit_128s"}  # of 224 pixels only
+
+
+@pytest.mark.parametrize(("backbone", "options"), FAMILIES)
+def test_backbone_takes_training_step_or_is_refused(backbone, options):
+    """The width is that of the output, whatever timm's attributes say."""
+    encoder = VisionEncoder(backbone, options)
+    images = torch.randn(2, 3, 64, 64)
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    if backbone in REFUSE_64:
+        with pytest.raises(UserError, match=rf"{backbone} does not accept images of 64 pixels \(.+\)\. Change"):
+            encoder.probe(64)
+        return
+    width = encoder.probe(64)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+    assert all(module.training for module in encoder.modules())
+    projection = torch.nn.Linear(encoder.width, 8)
+    optimizer = torch.optim.SGD([*encoder.parameters(), *projection.parameters()], 0.1)
+    features = encoder(images)
+    assert features.shape == (2, width) == (2, encoder.width)
+    projection(features).square().sum().backward()
+    optimizer.step()
+    assert any(not torch.equal(parameter, before[name]) for name, parameter in encoder.named_parameters())
+    assert all(bool(parameter.isfinite().all()) for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "size", "message"),
+    [
+        ("vit_tiny_patch16_224", {"depth": 1}, 64, r"does not accept images of 64 pixels .* data\.image_size"),
+        (
+            "test_resnet",
+            {"global_pool": ""},
+            64,
+            r"of shape \(2, 96, 2, 2\) for two images, not two vectors",
+        ),
+        ("test_resnet", {"in_chans": 1}, 64, "does not accept images of 64 pixels"),
+    ],
+)
+def test_cvcl_refuses_backbone_in_one_line(vocabulary, backbone, options, size, message):
+    with pytest.raises(UserError, match=message) as refusal:
+        CVCL(vocabulary, VisionEncoder(backbone, options), image_size=size)
+    assert "\n" not in str(refusal.value)

@@ -25,7 +25,7 @@ from babyvlm.models.networks.auto_classes import (
     ImageTokensConfig,
     register_auto_classes,
 )
-from babyvlm.models.networks.connector import count_tokens
+from babyvlm.models.networks.connector import token_shape
 from babyvlm.models.networks.language import GPT2, LanguageShape, language_config
 from babyvlm.models.networks.vision import VisionEncoder
 
@@ -71,10 +71,10 @@ class BabyLLaVANetwork(nn.Module):
         super().__init__()
         self.template, self.image_token = template, image_token
         register_auto_classes()  # LLaVA builds its parts by them
-        self.image_length = count_tokens(vision, image_size)
+        self.image_length, channels = token_shape(vision, image_size)
         config = BabyLlavaConfig(
             vision_config=ImageTokensConfig(
-                architecture=vision.backbone, model_args=vision.options, hidden_size=vision.width
+                architecture=vision.backbone, model_args=vision.options, hidden_size=channels
             ),
             text_config=language_config(language, vocabulary_size),
             image_token_index=image_token,

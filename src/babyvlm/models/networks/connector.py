@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from babyvlm.errors import UserError, first_line
+from babyvlm.models.networks.vision import VisionEncoder, evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from babyvlm.models.networks.vision import VisionEncoder
 
 
 def image_tokens(trunk: nn.Module, images_BCHW: Tensor) -> Tensor:
@@ -37,25 +36,22 @@ def image_tokens(trunk: nn.Module, images_BCHW: Tensor) -> Tensor:
     return map_BCHW.flatten(2).transpose(1, 2)
 
 
-def count_tokens(vision: VisionEncoder, image_size: int) -> int:
-    """Return the number of tokens of a square image.
+def token_shape(vision: VisionEncoder, image_size: int) -> tuple[int, int]:
+    """Return the number of tokens of a square image, and their channels.
 
     Raises:
-        UserError: the vision encoder does not accept images of this size.
+        UserError: the vision encoder does not accept images of this size, or has no feature map.
     """
     weight = next(vision.trunk.parameters())
-    mode = vision.trunk.training
-    try:
-        with torch.no_grad():
-            image_1CHW = torch.zeros(1, 3, image_size, image_size, device=weight.device, dtype=weight.dtype)
-            return image_tokens(vision.trunk.eval(), image_1CHW).shape[1]
-    except (AssertionError, RuntimeError) as error:
-        raise UserError(
-            f"vision backbone {vision.backbone} does not accept images of {image_size} pixels ({first_line(error)}). "
-            "Change data.image_size or model.vision.backbone"
-        ) from error
-    finally:
-        vision.trunk.train(mode)
+    image_1CHW = torch.zeros(1, 3, image_size, image_size, device=weight.device, dtype=weight.dtype)
+    with evaluating(vision.trunk), torch.no_grad():
+        try:
+            tokens_1PC = image_tokens(vision.trunk, image_1CHW)
+        except AttributeError:
+            raise UserError(f"vision backbone {vision.backbone}: timm returns no feature map of it") from None
+        except Exception as error:  # hundreds of networks, each with its own way to fail
+            raise UserError(vision.rejection(image_size, first_line(error))) from error
+    return tokens_1PC.shape[1], tokens_1PC.shape[2]
 
 
 class ImageTokens(nn.Module):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import timm
 import torch
@@ -140,7 +143,6 @@ class VisionEncoder(nn.Module):
             load_trunk(self.trunk, weights)
         self.trunk.to(memory_format=torch.channels_last)  # 0.77 of the time with Playroom's trunk on a CPU
         self.frozen, self.update_batch_norm = frozen, update_batch_norm
-        self.width: int = self.trunk.num_features
         self.trunk.requires_grad_(not frozen)
         self.train()  # Lightning keeps the mode in which it finds a module
 
@@ -150,6 +152,43 @@ class VisionEncoder(nn.Module):
         if self.frozen:
             set_frozen_mode(self.trunk, training=mode and self.update_batch_norm)
         return self
+
+    @cached_property
+    def width(self) -> int:
+        """Number of features of an image, found by encoding one: no attribute of timm's models gives it reliably."""
+        size = self.options.get("img_size") or self.trunk.pretrained_cfg["input_size"][1:]
+        side = max(size) if isinstance(size, list | tuple) else size
+        return self.probe(int(cast("int", side)))
+
+    def probe(self, image_size: int) -> int:
+        """Return the number of features of a square image.
+
+        Args:
+            image_size: side of the image, in pixels.
+
+        Raises:
+            UserError: the backbone does not accept such images, or does not return one vector for each.
+        """
+        weight = next(self.trunk.parameters())
+        images_2CHW = torch.zeros(2, 3, image_size, image_size, device=weight.device, dtype=weight.dtype)
+        with evaluating(self.trunk), torch.no_grad():
+            try:
+                features = self.trunk(images_2CHW)
+            except Exception as error:  # hundreds of networks, each with its own way to fail
+                raise UserError(self.rejection(image_size, first_line(error))) from error
+        shape = tuple(getattr(features, "shape", ()))
+        if len(shape) != 2 or len(features) != 2:
+            found = f"a tensor of shape {shape}" if shape else type(features).__name__
+            raise UserError(f"vision backbone {self.backbone}: returns {found} for two images, not two vectors")
+        return int(shape[1])
+
+    def rejection(self, image_size: int, reason: str) -> str:
+        """Return the message that the backbone does not accept images of a size."""
+        return (
+            f"vision backbone {self.backbone} does not accept images of {image_size} pixels ({reason}). Change "
+            "data.image_size or data.crops, model.vision.options (img_size or dynamic_img_size, if it has them), or "
+            "model.vision.backbone"
+        )
 
     @property
     def is_constant(self) -> bool:
@@ -161,6 +200,18 @@ class VisionEncoder(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features: Tensor = self.trunk(images_BCHW)
         return features
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in evaluation mode; afterwards, every part is in its former mode."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def set_frozen_mode(trunk: nn.Module, *, training: bool) -> None:
