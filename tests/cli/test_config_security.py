@@ -29,12 +29,14 @@ from support.killing import tree
 COMMANDS = ("fit", "validate", "test", "predict")
 POPEN = GADGETS["subprocess.Popen"]
 
+TEXTS = [f"{verb} the {noun}" for verb in ("see", "wash") for noun in ("ball", "dog", "cup", "car")]
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, tiny_store, make_vocabulary):
     """A folder with a small store, and the config of a run on it that works."""
     folder = tmp_path_factory.mktemp("gadgets")
-    store = tiny_store(path=folder / "stores" / "home", splits=["train"] * 4 + ["val", "test"])
+    store = tiny_store(TEXTS, path=folder / "stores" / "home", splits=["train"] * 4 + ["val"] * 2 + ["test"] * 2)
     write_evil(folder)
     vision = {"class_path": "babyvlm.models.networks.vision.VisionEncoder", "init_args": {"backbone": "test_resnet"}}
     data = {"name": "tiny", "stores": "stores", "sources": [{"store": "home"}], "validation": "home"}

@@ -53,8 +53,9 @@ def runs(tmp_path_factory, tiny_store, make_vocabulary):
     """Real runs of two steps, by the command line, moved away from their inputs."""
     made, moved = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("moved")
     (made / "stores").mkdir()
-    splits = ["train", "train", "train", "train", "val", "test"]
-    store = tiny_store(splits=splits, path=made / "stores" / "home")
+    splits = ["train", "train", "train", "train", "val", "val", "test", "test"]
+    texts = ["look at the ball", "the ball is red", "look at the dog", "the dog runs", "wash the cup", "a red cup"]
+    store = tiny_store([*texts, *texts[-2:]], splits=splits, path=made / "stores" / "home")
     shutil.move(make_vocabulary(store), made / "vocabulary")
     data = {
         "name": "tiny",
@@ -144,7 +145,7 @@ def test_load_of_export_equals_run(runs, folders, name):
     assert model.state_dict().keys() == expected.state_dict().keys()
     assert torch.equal(answers(model), answers(expected))
     written = [path.relative_to(folders[name]) for path in folders[name].rglob("*") if path.is_file()]
-    assert not [path for path in written if path.suffix not in (".json", ".md", ".safetensors", ".sha256")]
+    assert not [path for path in written if path.suffix not in (".json", ".jinja", ".md", ".safetensors", ".sha256")]
     assert str(runs[name].parents[1]) not in (folders[name] / "babyvlm.json").read_text()
 
 
@@ -205,6 +206,29 @@ def test_exported_processor_equals_training_transform(folders):
         torch.testing.assert_close(inputs.pixel_values[0], model.preprocess(pil_image), atol=1.01 / 255 / 0.224, rtol=0)
     words = model.vocabulary.words
     assert [words[token] for token in inputs.input_ids[0]] == ["<image>"] * 4 + ["<sos>", "look", "at"]
+
+
+@pytest.mark.parametrize("name", ["BabyLLaVA", "BabyLlama"])
+def test_exported_processor_batches_prompts_of_conversations(folders, name):
+    """Prompts of different lengths give in a batch, padded on the left, what each gives alone."""
+    processor = AutoProcessor.from_pretrained(folders[name])
+    vlm = AutoModelForImageTextToText.from_pretrained(folders[name]).eval()
+    starts = ["", "look at", "the dog runs"]
+    talks = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}] for text in starts]
+    prompts = processor.apply_chat_template(talks, tokenize=False, add_generation_prompt=True)
+    assert prompts == [f"<image><sos>{text}" for text in starts]
+    images = [cup().resize((70, 64)).rotate(90 * number) for number in range(3)]
+    options = {"max_new_tokens": 6, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    together = vlm.generate(**processor(images=images, text=prompts, padding=True, return_tensors="pt"), **options)
+    for number, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+        alone = vlm.generate(**processor(images=image, text=prompt, return_tensors="pt"), **options)
+        for step, logits in enumerate(alone.logits):
+            torch.testing.assert_close(together.logits[step][number], logits[0], atol=1e-4, rtol=1e-4)
+        new = alone.sequences[0, -len(alone.logits) :]
+        first = together.sequences.shape[1] - len(together.logits)
+        assert torch.equal(together.sequences[number, first : first + len(new)], new)
+    with pytest.raises(Exception, match="a prompt has exactly one image"):
+        processor.apply_chat_template([{"role": "user", "content": "look"}], tokenize=False)
 
 
 def test_transformers_loads_trained_language_model(folders):

@@ -389,8 +389,9 @@ def test_run_on_licensed_data_logs_numbers_only(tmp_path, tiny_store, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("BABYVLM_ALLOW", "recorder")
     (tmp_path / "recorder.py").write_text(RECORDER)
-    splits = ["train"] * 4 + ["val", "test"]
-    store = tiny_store(path=tmp_path / "stores" / "home", splits=splits, licensed=True)
+    splits = ["train"] * 4 + ["val"] * 2 + ["test"] * 2
+    texts = [f"{verb} the {noun}" for verb in ("see", "wash") for noun in ("ball", "dog", "cup", "car")]
+    store = tiny_store(texts, path=tmp_path / "stores" / "home", splits=splits, licensed=True)
     create_vocabulary([store.path], tmp_path / "words", 1)
     vision = {"class_path": "babyvlm.models.networks.vision.VisionEncoder", "init_args": {"backbone": "test_resnet"}}
     data = {"name": "tiny", "stores": "stores", "sources": [{"store": "home"}], "validation": "home"}

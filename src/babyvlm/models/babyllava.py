@@ -219,7 +219,8 @@ class BabyLLaVA(CausalModule):
         """Write config, weights and tokenizer for ``AutoModelForImageTextToText`` and ``AutoProcessor``."""
         self.network.llava.save_pretrained(folder)
         tokenizer = self.vocabulary.path / "tokenizer.json"
-        processor(tokenizer, self.image_size, self.network.image_length, self.resize).save_pretrained(folder)
+        parts = self.image_size, self.network.image_length, self.resize, self.network.template
+        processor(tokenizer, *parts).save_pretrained(folder)
 
     def load_pretrained(self, folder: Path) -> None:
         """Load the weights that ``save_pretrained`` wrote; the folder's ``config.json`` is not read."""

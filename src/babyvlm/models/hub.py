@@ -28,7 +28,7 @@ from babyvlm.models.published import load_published
 
 EXPORT = "babyvlm"  # kind of the artifact that ``export`` creates
 WEIGHTS = "model.safetensors"
-FILES = ("*.json", "*.json.sha256", "*.safetensors")  # nothing else is uploaded to a hub
+FILES = ("*.json", "*.json.sha256", "*.safetensors", "chat_template.jinja")  # nothing else is uploaded to a hub
 # Of published checkpoints, also the pickled weights; only from a pinned commit, so that they cannot change.
 PINNED_FILES = (*FILES, "*.ckpt", "*.pth", "pytorch_model*.bin")
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -170,18 +170,41 @@ class BabyLLaVANetwork(nn.Module):
         return output_BL[:, prompt.shape[1] :]
 
 
-def processor(tokenizer_file: Path, image_size: int, image_length: int, resize: Resize = "crop") -> LlavaProcessor:
+# A conversation as a prompt, for transformers' `apply_chat_template`: the image, then the beginning of the caption.
+_CHAT = (
+    "{%- set ns = namespace(images=0, text='') -%}"
+    "{%- for message in messages -%}"
+    "{%- set parts = message['content'] -%}"
+    "{%- if parts is string -%}{%- set parts = [{'type': 'text', 'text': parts}] -%}{%- endif -%}"
+    "{%- for part in parts -%}"
+    "{%- if part['type'] == 'image' -%}{%- set ns.images = ns.images + 1 -%}"
+    "{%- elif part['type'] == 'text' -%}{%- set ns.text = ns.text + part['text'] -%}{%- endif -%}"
+    "{%- endfor -%}{%- endfor -%}"
+    "{%- if ns.images != 1 -%}{{ raise_exception('a prompt has exactly one image') }}{%- endif -%}"
+    "{{ '<image>BEGIN' + ns.text }}"
+)
+
+
+def processor(
+    tokenizer_file: Path,
+    image_size: int,
+    image_length: int,
+    resize: Resize = "crop",
+    template: Template = "sos_eos",
+) -> LlavaProcessor:
     """Return the transformers processor that turns images and prompts into inputs of ``generate``, as in training.
 
     Its images differ from those of ``eval_transform`` by at most 1/255 where it resizes (tensors, not Pillow); where
     the margin is odd its crop lies one pixel further left or up. A prompt is ``<image><sos>``, followed by the
-    beginning of the caption if one is given.
+    beginning of the caption if one is given; the chat template writes it. Batches are padded on the left, as
+    ``generate`` needs.
 
     Args:
         tokenizer_file: ``tokenizer.json`` of the model's vocabulary.
         image_size: side of the square images, in pixels.
         image_length: number of image tokens.
         resize: how an image becomes square.
+        template: what follows the image tokens; ``plain`` has no ``<sos>``.
     """
     square = {"height": image_size, "width": image_size}
     images = CLIPImageProcessor(
@@ -199,6 +222,7 @@ def processor(tokenizer_file: Path, image_size: int, image_length: int, resize: 
         unk_token=SPECIALS[UNK],
         bos_token=SPECIALS[SOS],
         eos_token=SPECIALS[EOS],
+        padding_side="left",
         additional_special_tokens=[IMAGE_TOKEN],
     )
     return LlavaProcessor(
@@ -207,4 +231,5 @@ def processor(tokenizer_file: Path, image_size: int, image_length: int, resize: 
         patch_size=image_size // math.isqrt(image_length),
         vision_feature_select_strategy="full",
         image_token=IMAGE_TOKEN,
+        chat_template=_CHAT.replace("BEGIN", SPECIALS[SOS] if template == "sos_eos" else ""),
     )
