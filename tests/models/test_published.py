@@ -79,6 +79,7 @@ def test_vocabulary_keeps_published_ids(folder_of, name):
     assert vocabulary.encode(TEXTS) == theirs
     assert vocabulary.encode(["ball " * 40])[0][-2:] == [theirs[0][1], 3]  # cut to 25 tokens, with <eos>
     assert "zebra" not in vocabulary
+    assert vocabulary.encode(["Don't touch it."]) == vocabulary.encode(["do n't touch it ."])
 
 
 def test_pickled_classes_are_inert(folder_of):

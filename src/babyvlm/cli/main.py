@@ -44,6 +44,7 @@ COMMANDS = {
     "resume": Command("babyvlm.cli.resume:resume", "continue an interrupted training run", positional=True),
     "report": Command("babyvlm.report.command:report", "print or write the results of all tested runs", True),
     "compare": Command("babyvlm.report.command:compare", "compare two runs item by item", positional=True),
+    "reproduce": Command("babyvlm.cli.reproduce:reproduce", "compare models with their published results"),
     "export": Command("babyvlm.cli.export:export", "export a run's best checkpoint, tokenizer, config and model card"),
     "playroom": Command("babyvlm.playroom.make:playroom", "generate Playroom, the synthetic dataset"),
     "check-data": Command("babyvlm.curation.check_data.command:check_data", "check raw data before curating it"),

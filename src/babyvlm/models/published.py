@@ -33,6 +33,7 @@ from babyvlm.models.networks.cvcl import CVCLNetwork
 from babyvlm.models.networks.text import LSTMText, MeanEmbedding, TransformerText
 from babyvlm.models.networks.vision import TrunkOptions, VisionEncoder
 from babyvlm.models.scoring import BATCH_SIZE, Likelihood, log_likelihood_after_prefix, per_token_or_total
+from babyvlm.text import normalize
 
 IMAGE_SIZE = 224  # pixels; both projects
 MAX_TOKENS = 25  # CVCL: MAX_LEN_UTTERANCE
@@ -136,6 +137,9 @@ class PublishedCVCL(EvaluationOnly):
 class CVCLVocabulary(Vocabulary):
     """A published ``vocab.json`` with its ids. Other words are ``<unk>``.
 
+    Texts are split as by spaCy, which the authors use (``MultiModalLitModel.tokenize``), and in lower case, as the
+    published words are.
+
     Args:
         file: ``{word: id}``.
 
@@ -153,6 +157,10 @@ class CVCLVocabulary(Vocabulary):
         self._tokenizer.post_processor = processors.TemplateProcessing(
             single="<sos> $A <eos>", special_tokens=[("<sos>", SOS), ("<eos>", EOS)]
         )
+
+    def encode(self, texts: Iterable[str], max_tokens: int | None = MAX_TOKENS) -> list[list[int]]:
+        """Return the token ids of each text, ``<sos> words <eos>``; as in ``Vocabulary``."""
+        return super().encode(map(normalize, texts), max_tokens)
 
 
 def _text_encoder(state: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:

@@ -14,6 +14,11 @@ NUMBERS: dict[str, dict[str, float]] = {
     "BabyLLaVA-GPT2-aug-only": {"labeled_s": 0.500, "vtwt": 0.624, "baby_winoground": 0.063},
     "BabyLLaVA-Llama-filtered": {"labeled_s": 0.420, "vtwt": 0.603, "baby_winoground": 0.052, "caption": 0.129},
 }
+# BabyCL (arXiv 2606.05115), on the same lists: its "offline CVCL", which is CVCL as first published, trained anew.
+BABYCL: dict[str, dict[str, float]] = {
+    "CVCL-original": {"labeled_s": 0.5731, "vtwt": 0.6308, "baby_winoground": 0.1151},
+}
+BABYCL_SEEDS = 0.0113  # spread of its Labeled-S over seeds, as printed
 CONTRASTIVE, GENERATIVE, LARGER = "CVCL", "BabyLLaVA-GPT2", "BabyLLaVA-Llama"
 MODELS = (CONTRASTIVE, GENERATIVE, LARGER)
 MIXES = ("filtered", "filtered-aug", "filtered-random", "aug-only")
