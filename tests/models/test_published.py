@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import babyvlm
+from babyvlm.benchmarks.scoring import score_facts
 from babyvlm.errors import UserError
 from babyvlm.models.checkpoints import INERT
 from babyvlm.models.hub import PINNED_FILES
@@ -79,7 +80,7 @@ def test_vocabulary_keeps_published_ids(folder_of, name):
     assert vocabulary.encode(TEXTS) == theirs
     assert vocabulary.encode(["ball " * 40])[0][-2:] == [theirs[0][1], 3]  # cut to 25 tokens, with <eos>
     assert "zebra" not in vocabulary
-    assert vocabulary.encode(["Don't touch it."]) == vocabulary.encode(["do n't touch it ."])
+    assert vocabulary.encode_raw(["Don't touch it."]) == vocabulary.encode(["do n't touch it ."])
 
 
 def test_pickled_classes_are_inert(folder_of):
@@ -127,8 +128,19 @@ def test_trained_evaluates_a_published_model(folder_of, tmp_path):
     assert result.facts["score"] == "total, with the end token"
     assert result.facts["unknown_words"] == "0.0000"
     assert {one.control for one in result.results} == {"", "blank", "shuffled", "text_only"}
-    with pytest.raises(UserError, match="has no likelihood; only generative models have"):
+    with pytest.raises(UserError, match="has no option likelihood"):
         Trained(str(folder_of("cvcl_embedding")), likelihood="total")
+
+
+def test_cvcl_scores_words_alone_if_asked(folder_of):
+    model = Trained(str(folder_of("cvcl_embedding")), score_sos_eos=False)
+    images = images_of(model)
+    image_BD = model.model.network.encode_image(images)
+    words = model.model.network.text_encoder.embedding.weight[model.vocabulary.words.index("ball")]
+    expected = torch.nn.functional.cosine_similarity(image_BD, words[None])
+    torch.testing.assert_close(model.score(images, ["ball"])[:, 0], expected, **CLOSE)
+    assert score_facts(model) == {"score": "cosine, texts without <sos> and <eos>"}
+    assert not score_facts(Trained(str(folder_of("cvcl_embedding"))))
 
 
 def test_model_of_hub_needs_a_commit(folder_of, monkeypatch):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from babyvlm.types import TrialResult
 
 BATCH_SIZE = 64  # images encoded at once; our choice
-NAMED = {"options": "options", "score": "likelihood"}  # facts that a printed result names, with their titles
+NAMED = {"options": "options", "score": "score"}  # facts that a printed result names, with their titles
 
 
 def evaluate(

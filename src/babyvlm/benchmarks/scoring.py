@@ -133,8 +133,10 @@ def _print_once(text: str) -> None:
 
 
 def score_facts(model: object) -> dict[str, str]:
-    """Return what the scores of a generative model are (``score``); empty for a model without a ``likelihood``."""
+    """Return what the scores of a model are (``score``), if it is not self-evident."""
     likelihood = getattr(model, "likelihood", None)
+    if not getattr(model, "score_sos_eos", True):
+        return {"score": "cosine, texts without <sos> and <eos>"}
     if likelihood is None:
         return {}
     return {"score": f"{likelihood}, {'with' if getattr(model, 'score_eos', False) else 'without'} the end token"}

@@ -60,6 +60,8 @@ class CVCL(ContrastiveModule, VocabularyModule):
             after each step.
     """
 
+    score_sos_eos = True  # `score` puts texts between <sos> and <eos>; CVCL: `eval_include_sos_eos`
+
     def __init__(
         self,
         vocabulary: Path,
@@ -98,7 +100,8 @@ class CVCL(ContrastiveModule, VocabularyModule):
     @torch.no_grad()
     def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
         """Return (B, T) cosines. ``wanted_BT`` is ignored: all pairs cost as much as one."""
-        ids = [torch.tensor(tokens) for tokens in self.vocabulary.encode_raw(texts, self.max_tokens)]
+        encoded = self.vocabulary.encode_raw(texts, self.max_tokens)
+        ids = [torch.tensor(tokens if self.score_sos_eos else tokens[1:-1]) for tokens in encoded]
         tokens_TL = pad_sequence(ids, batch_first=True, padding_value=PAD).to(self.device)
         images_BCHW = images_BCHW.to(self.network.projection.weight.dtype)  # with bf16-true, benchmarks pass float32
         image_BD, text_TD = self.network(images_BCHW, tokens_TL)

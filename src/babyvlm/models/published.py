@@ -33,7 +33,6 @@ from babyvlm.models.networks.cvcl import CVCLNetwork
 from babyvlm.models.networks.text import LSTMText, MeanEmbedding, TransformerText
 from babyvlm.models.networks.vision import TrunkOptions, VisionEncoder
 from babyvlm.models.scoring import BATCH_SIZE, Likelihood, log_likelihood_after_prefix, per_token_or_total
-from babyvlm.text import normalize
 
 IMAGE_SIZE = 224  # pixels; both projects
 MAX_TOKENS = 25  # CVCL: MAX_LEN_UTTERANCE
@@ -93,6 +92,7 @@ class PublishedCVCL(EvaluationOnly):
     """
 
     max_tokens = MAX_TOKENS
+    score_sos_eos = True  # as in ``CVCL``
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -125,7 +125,8 @@ class PublishedCVCL(EvaluationOnly):
     @torch.no_grad()
     def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
         """Return (B, T) cosines."""
-        ids = [torch.tensor(tokens) for tokens in self.vocabulary.encode(texts, MAX_TOKENS)]
+        encoded = self.vocabulary.encode_raw(texts, MAX_TOKENS)
+        ids = [torch.tensor(tokens if self.score_sos_eos else tokens[1:-1]) for tokens in encoded]
         tokens_TL = pad_sequence(ids, batch_first=True, padding_value=PAD)
         if isinstance(self.network.text_encoder, TransformerText):  # padding is summed in, so its length matters
             tokens_TL = nn.functional.pad(tokens_TL, (0, MAX_TOKENS - tokens_TL.shape[1]), value=PAD)
@@ -137,8 +138,8 @@ class PublishedCVCL(EvaluationOnly):
 class CVCLVocabulary(Vocabulary):
     """A published ``vocab.json`` with its ids. Other words are ``<unk>``.
 
-    Texts are split as by spaCy, which the authors use (``MultiModalLitModel.tokenize``), and in lower case, as the
-    published words are.
+    ``encode_raw`` splits texts as spaCy, which the authors use (``MultiModalLitModel.tokenize``), into lower-case
+    words, as the published ones are.
 
     Args:
         file: ``{word: id}``.
@@ -157,10 +158,6 @@ class CVCLVocabulary(Vocabulary):
         self._tokenizer.post_processor = processors.TemplateProcessing(
             single="<sos> $A <eos>", special_tokens=[("<sos>", SOS), ("<eos>", EOS)]
         )
-
-    def encode(self, texts: Iterable[str], max_tokens: int | None = MAX_TOKENS) -> list[list[int]]:
-        """Return the token ids of each text, ``<sos> words <eos>``; as in ``Vocabulary``."""
-        return super().encode(map(normalize, texts), max_tokens)
 
 
 def _text_encoder(state: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
@@ -353,6 +350,10 @@ class BabyLLaVATokenizer(Vocabulary):
     def encode(self, texts: Iterable[str], max_tokens: int | None = None) -> list[list[int]]:
         """Return the token ids of each text between ``<sos>`` and ``<eos>``; never truncated."""
         return [[self.bos, *ids, self.eos] for ids in self.text_ids(texts)]
+
+    def encode_raw(self, texts: Iterable[str], max_tokens: int | None = None) -> list[list[int]]:
+        """Return ``encode``: the authors' evaluation passes texts to the tokenizer as they are."""
+        return self.encode(texts, max_tokens)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, without special tokens, as ``batch_decode`` of transformers 4.39."""

@@ -70,9 +70,10 @@ class Trained(EvaluationOnly):
         revision: commit of a model on the hub; required for published checkpoints.
         likelihood: of a generative model, instead of its own.
         score_eos: of a generative model, instead of its own.
+        score_sos_eos: of CVCL: put texts between ``<sos>`` and ``<eos>`` (its own: true).
 
     Raises:
-        UserError: the model cannot be loaded, or has no likelihood.
+        UserError: the model cannot be loaded, or has no such option.
     """
 
     def __init__(
@@ -81,16 +82,18 @@ class Trained(EvaluationOnly):
         revision: str | None = None,
         likelihood: Likelihood | None = None,
         score_eos: bool | None = None,
+        score_sos_eos: bool | None = None,
     ) -> None:
         super().__init__()
         self.model = load(source, revision=revision)
-        for name, value in {"likelihood": likelihood, "score_eos": score_eos}.items():
+        settings = {"likelihood": likelihood, "score_eos": score_eos, "score_sos_eos": score_sos_eos}
+        for name, value in settings.items():
             if value is not None:
                 if not hasattr(self.model, name):
-                    raise UserError(f"{source}: has no {name}; only generative models have")
+                    raise UserError(f"{source}: has no option {name}; see `Trained`")
                 setattr(self.model, name, value)
-        names = ("preprocess", "score", "score_texts", "caption", "vocabulary", "max_tokens", "likelihood", "score_eos")
-        for name in names:
+        names = ("preprocess", "score", "score_texts", "caption", "vocabulary", "max_tokens")
+        for name in (*names, *settings):
             if hasattr(self.model, name):
                 setattr(self, name, getattr(self.model, name))
 

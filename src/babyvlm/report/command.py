@@ -116,7 +116,7 @@ def _model_facts(run: Run) -> str:
             shares.append(f"{name} {float(results.metadata['unknown_words']):.1%}{suffix}")
     text = f" (out-of-vocabulary words: {'; '.join(shares)})" if shares else ""
     scores = sorted({results.metadata["score"] for results in run.results.values() if "score" in results.metadata})
-    return text + (f" (likelihood: {'; '.join(scores)})" if scores else "")
+    return text + (f" (score: {'; '.join(scores)})" if scores else "")
 
 
 def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
