@@ -62,7 +62,8 @@ class Benchmark(ABC):
         order: position of its columns in tables.
         measures: by name; the first one is ``EvaluationResult.mean``.
         category: meaning of ``Trial.category`` (``word class``); empty if trials have no categories.
-        dev_fraction: see above; 0 by default, since the authors' lists are test sets.
+        dev_fraction: see above; 0 by default, since the authors' lists are test sets
+            (babylmms-eval: ``test_split``).
     """
 
     name: ClassVar[str]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from babyvlm.benchmarks.controls import Views
 
 COLUMNS = ("image", "text")
-MAX_NEW_TOKENS = 25  # paper, section 4
+MAX_NEW_TOKENS = 25  # babylmms-eval @82118a8: tasks/saycam_caption/saycam_caption.yaml
 Pairs = Sequence[tuple[str, str]]  # hypothesis, reference
 
 

@@ -19,8 +19,8 @@ TAGS = ["positive", "negative"]
 class BabyWinoground(ScoreBenchmark):
     """Correct if both images choose their phrase and both phrases choose their image; ties are wrong. Chance: 1/6.
 
-    The measures, with images i+, i- and phrases p+, p- (Thrush et al. 2022; the positive and negative contexts are
-    BabyVLM's):
+    The measures, with images i+, i- and phrases p+, p- (Thrush et al. 2022; the strict measures of the positive and the
+    negative context are those of babylmms-eval, ``tasks/baby_winoground/utils.py``):
 
     =====================  ==================================================  ======
     measure                correct if                                          chance
@@ -29,7 +29,7 @@ class BabyWinoground(ScoreBenchmark):
     text                   s(i+,p+) > s(i+,p-) and s(i-,p-) > s(i-,p+)         1/4
     image                  s(i+,p+) > s(i-,p+) and s(i-,p-) > s(i+,p-)         1/4
     positive               s(i+,p+) > s(i+,p-)                                 1/2
-    positive_strict        and s(i+,p+) > s(i-,p+), as in the authors' code    1/3
+    positive_strict        and s(i+,p+) > s(i-,p+)                             1/3
     negative               s(i-,p-) > s(i-,p+)                                 1/2
     negative_strict        and s(i-,p-) > s(i+,p-)                             1/3
     =====================  ==================================================  ======
