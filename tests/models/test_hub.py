@@ -14,10 +14,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import babyvlm
 from babyvlm.__main__ import main
+from babyvlm.data.transforms import eval_transform
 from babyvlm.errors import UserError
 from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.checkpoints import best_checkpoint
 from babyvlm.models.cvcl import CVCL
+from babyvlm.models.networks.babyllava import processor
 
 LANGUAGE = {"family": "gpt2", "width": 16, "layers": 1, "heads": 2, "inner": 32, "positions": 64}
 LLAMA = LANGUAGE | {"family": "llama", "kv_heads": 1, "dropout": 0}
@@ -231,12 +233,31 @@ def test_exported_processor_batches_prompts_of_conversations(folders, name):
         processor.apply_chat_template([{"role": "user", "content": "look"}], tokenize=False)
 
 
+@pytest.mark.parametrize("size", [(90, 70), (64, 64), (132, 400)])
+def test_processor_squeezes_as_training(folders, size):
+    squeeze = processor(folders["BabyLLaVA"] / "tokenizer.json", 64, 4, "squeeze")
+    found = squeeze(images=cup().resize(size), text="<image>", return_tensors="pt").pixel_values[0]
+    torch.testing.assert_close(
+        found, eval_transform(64, "squeeze")(cup().resize(size)), atol=2.01 / 255 / 0.224, rtol=0
+    )
+
+
 def test_transformers_loads_trained_language_model(folders):
     vlm = AutoModelForImageTextToText.from_pretrained(folders["BabyLLaVA"])
     expected = babyvlm.load(folders["BabyLLaVA"]).network.llava
     state = vlm.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in expected.state_dict().items())
     assert vlm.lm_head.weight is vlm.get_input_embeddings().weight
+
+
+def test_model_card_prompts_as_the_template(runs, tmp_path):
+    run, config = altered(runs, tmp_path, "BabyLLaVA")
+    for template, prompt in (("sos_eos", "<image><sos>"), ("plain", "<image>")):
+        config["model"]["init_args"]["template"] = template
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        main(["export", "--run", str(run), "--out", str(tmp_path / template)])
+        assert f'text="{prompt}"' in (tmp_path / template / "README.md").read_text()
+        assert babyvlm.load(tmp_path / template).network.template == template
 
 
 def test_model_card_has_no_empty_fields(folders, runs):

@@ -38,7 +38,7 @@ import babyvlm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 babyvlm.register_auto_classes()
 model, processor = (auto.from_pretrained({name}) for auto in (AutoModelForImageTextToText, AutoProcessor))
-inputs = processor(images="cup.jpg", text="<image><sos>", return_tensors="pt")
+inputs = processor(images="cup.jpg", text="{prompt}", return_tensors="pt")
 print(processor.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 ```
 """
@@ -82,7 +82,8 @@ def model_card(
         image_size=_text(data.get("image_size", 224)),
     )
     usage = LOAD + (LOAD_WITH_TRANSFORMERS if captions else "")
-    usage = "\n## Use\n" + usage.format(name=json.dumps(printable_line(name).replace("`", "'")))
+    prompt = "<image>" if run.settings("model").get("template") == "plain" else "<image><sos>"
+    usage = "\n## Use\n" + usage.format(name=json.dumps(printable_line(name).replace("`", "'")), prompt=prompt)
     return head + usage + _training(run.config, data, LICENSED_NOTE if licensed else "") + _scores(row)
 
 

@@ -195,9 +195,9 @@ def processor(
     """Return the transformers processor that turns images and prompts into inputs of ``generate``, as in training.
 
     Its images differ from those of ``eval_transform`` by at most 1/255 where it resizes (tensors, not Pillow); where
-    the margin is odd its crop lies one pixel further left or up. A prompt is ``<image><sos>``, followed by the
-    beginning of the caption if one is given; the chat template writes it. Batches are padded on the left, as
-    ``generate`` needs.
+    the margin is odd its crop lies one pixel further left or up. A prompt is ``<image><sos>``, or ``<image>`` with the
+    template ``plain``, followed by the beginning of the caption if one is given; the chat template writes it. Batches
+    are padded on the left, as ``generate`` needs.
 
     Args:
         tokenizer_file: ``tokenizer.json`` of the model's vocabulary.
