@@ -154,6 +154,7 @@ def test_remove_rebuilds_stores_and_embeddings(copy, source, num_left, capsys):
     remove(source, folders, apply=True)
     assert_consistent(copy, source, capsys)
     assert len(PairStore(copy / "data" / "frames")) == num_left
+    assert Funnel.from_dict(PairStore(copy / "data" / "frames").manifest["funnel"]).wanted == num_left
     for row in PairStore(copy / "data" / "frames").rows():
         assert row == frames[row["key"]]
     counts = PairStore(copy / "data" / "frames").manifest["funnel"]

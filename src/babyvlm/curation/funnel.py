@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+WITHDRAWN = "withdrawn"  # reason for what was removed later, on request
+
+
 @dataclass
 class Funnel:
     """Counts of one stage; ``seen == kept + sum(dropped)`` at its end.
@@ -43,7 +46,7 @@ class Funnel:
     @property
     def wanted(self) -> int:
         """Number of units that the stage could have kept."""
-        return self.seen - sum(self.dropped[reason] for reason in self.unwanted)
+        return self.seen - sum(self.dropped[reason] for reason in {*self.unwanted, WITHDRAWN})
 
     def keep(self, count: int = 1) -> None:
         """Count what is kept."""

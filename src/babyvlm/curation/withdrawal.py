@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from babyvlm.curation.embeddings import Embeddings
-from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.funnel import WITHDRAWN, Funnel
 from babyvlm.curation.store.chunked_writer import parts_folder
 from babyvlm.curation.store.pair_store import PairStore, write_pairs
 from babyvlm.errors import UserError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # While an artifact is replaced: the new one, complete, and the old one, until the new one has its place.
 NEW, OLD = ".withdrawal", ".withdrawn"
 # Entries of a manifest: fingerprints of the artifacts in whose place it is, and names of what was withdrawn from it.
-REPLACES, WITHDRAWN = "replaces", "withdrawn"
+REPLACES, SOURCES = "replaces", "withdrawn"
 
 
 def remove(source: str, folders: list[Path], apply: bool = False) -> None:
@@ -180,7 +180,7 @@ def _plan(source: str, found: _Found) -> list[_Step]:
     stale = {
         old
         for one in found.artifacts
-        if source in one.manifest.get(WITHDRAWN, [])
+        if source in one.manifest.get(SOURCES, [])
         for old in one.manifest.get(REPLACES, [])
     }
     for artifact in found.artifacts:
@@ -276,7 +276,7 @@ def _new_manifest(artifact: _Artifact, fingerprints: Mapping[str, str], found: _
     for entry in manifest.get("raw", {}).values():
         entry["files"] = [name for name in entry["files"] if not belongs(source, PurePosixPath(name).stem)]
     manifest[REPLACES] = [*manifest.get(REPLACES, []), artifact.fingerprint]
-    manifest[WITHDRAWN] = sorted({*manifest.get(WITHDRAWN, []), source})
+    manifest[SOURCES] = sorted({*manifest.get(SOURCES, []), source})
     return manifest
 
 

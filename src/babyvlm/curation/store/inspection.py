@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from babyvlm.curation.contact_sheet import PAGE_BEGINNING, Card, contact_sheet
 from babyvlm.curation.funnel import Funnel
@@ -108,10 +109,10 @@ def sample(store: Path, num_pairs: int = 10, seed: int = 0, out: Path | None = N
 def _show(source: PairStore, rows_M: npt.NDArray[np.int64], out: Path | None) -> None:
     names = [name for name in source.manifest["columns"] if name != "image"]
     if out is None:
-        table = Table(*map(escape, names))
+        table = Table(*(Column(escape(name), no_wrap=True) for name in names), box=SIMPLE_HEAD, padding=(0, 1))
         for row in source.columns(*names).take(rows_M).to_pylist():
             table.add_row(*(_printable(str(row[name])) for name in names))
-        Console().print(table)
+        Console(width=len(names) * (MAX_CELL_LENGTH + 2)).print(table)  # no cell is cut, whatever the terminal
         _explain_keys(source)
         return
     require_replaceable(out, PAGE_BEGINNING)
