@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -149,3 +150,48 @@ def test_metric_is_gathered_over_ranks(tmp_path):
 def test_metric_without_captions_raises():
     with pytest.raises(ValueError, match="no caption"):
         MeteorNLTK().compute()
+
+
+# Of the kind of the authors' list: tokens separated by blanks, with clitics, quotes, dashes, several sentences, blanks
+# beside removed remarks, and tokens that were never split.
+REFERENCES = [
+    "there 's a spoon , a cup and a bowl on the table .",
+    "do n't throw the blocks , you could hurt somebody .",
+    "  and the rabbit is behind the big tree .",
+    "who 's hiding under the yellow blanket ?",
+    '" good night , little bear " , said the moon .',
+    "oh look , it 's a duck ! two ducks in the water .",
+    "we 're gon na read the book about the train , are n't we ?",
+    "this one is for grandma – and that 's yours , sweetie",
+    "uh - oh , the tower fell down ...",
+    "can you see where the kitty 's sleeping ?",
+    "yellow … there is a yellow car , yeah .",
+    "let 's put the shoe on your foot and then we 'll go outside .",
+    "the lamb says baa and the cow says moo , what does the dog say",
+    '" hey doggy! ... can we play with you? ...',
+    "i 'll give you a piece of the apple , but you have to sit down .",
+    "you were n't there when daddy built the snowman with the red hat .",
+    "that 's a-- that 's a fire truck , is n't it ?",
+    "what 's mommy 's name ? it 's on the letter .",
+    "a baby with paint on his hands and there is a baby in the bath .",
+]
+
+
+def repeated_references(monkeypatch):
+    """Return perf/caption_references.py as a module."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "perf")
+    return import_module("caption_references")
+
+
+def test_repeated_references_score_at_least_99_percent(tmp_path, wordnet, monkeypatch):
+    scores = repeated_references(monkeypatch).mean_scores(REFERENCES, tmp_path)
+    assert scores.keys() == {"METEOR NLTK", "METEOR 1.5"}
+    assert min(scores.values()) >= 0.99, scores
+
+
+def test_text_without_punctuation_and_clitics_scores_less(tmp_path, wordnet, monkeypatch):
+    """The older text form, in which signs were removed, is what the test above must be able to see."""
+    module = repeated_references(monkeypatch)
+    stripped = ["".join(one for one in text if one.isalnum() or one == " ") for text in REFERENCES]
+    monkeypatch.setattr(module, "repeat", lambda references, folder: stripped)
+    assert max(module.mean_scores(REFERENCES, tmp_path).values()) < 0.95

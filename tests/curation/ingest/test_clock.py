@@ -141,6 +141,7 @@ def test_parse_time_of_saycam_never_raises(text):
         (["0", "30", "62"], "saycam", 100, "'62' looks like a number of seconds"),
         (["5.5", "12.5", "62.5"], "saycam", 100, "looks like a number of seconds"),
         (["00:00:05.500", "00:01:02.500"], "saycam", 100, "Declare time_format: clock"),
+        (["00:00:05", "00:01:02"], "saycam", 100, "Declare time_format: clock"),
         (["0:05", "2:05"], "saycam", 100, ""),
     ],
 )
@@ -152,6 +153,7 @@ def test_likely_mistake_names_other_format(times, time_format, seconds, reason):
 
 def test_likely_mistake_leaves_times_that_fit_to_the_format():
     assert likely_mistake(["0:12:00"], "saycam", 900, fit=True) == ""  # 12 minutes are possible: as the authors do
+    assert "looks like h:mm:ss from a program" in likely_mistake(["00:00:05.500"], "saycam", 100, fit=True)
     assert likely_mistake(["0", "1", "1:02"], "saycam", 100, fit=True) == ""
     assert likely_mistake(["0:05", "0:10", "3"], "saycam", 100, fit=True) == ""  # one mistyped time
 

@@ -19,6 +19,7 @@ CLOCK = re.compile(r"(?:(\d{1,4}):(?=\d\d:))?(\d{1,4}):([0-5]\d(?:\.\d{1,9})?)",
 SECONDS = re.compile(r"\d{1,9}(?:\.\d{0,9})?", re.ASCII)
 WHOLE_NUMBER = re.compile(r"\d{1,12}", re.ASCII)
 THREE_PARTS = re.compile(r"(\d{1,4}):(\d\d):(\d\d)", re.ASCII)
+HOURS_WITH_FRACTION = re.compile(r"\d{1,4}:\d\d:\d\d[.,]\d+", re.ASCII)
 RANGE = re.compile(r"[-–—]")
 assert set(FORMS) | {"saycam"} == set(get_args(TimeFormat))
 
@@ -116,6 +117,8 @@ def likely_mistake(texts: Iterable[str], time_format: TimeFormat, seconds: float
                 f"{three_parts[-1][0]!r} looks like h:mm:ss from a spreadsheet that was given m:ss. Format the column"
                 " as text and export it again"
             )
+    if time_format == "saycam" and (written := next(filter(HOURS_WITH_FRACTION.fullmatch, cells), "")):
+        return f"{written!r} looks like h:mm:ss from a program. Declare time_format: clock in the profile"
     if time_format in ("saycam", "seconds"):
         factor = 60 if time_format == "saycam" else 1
         late = [int(cell) for cell in cells if WHOLE_NUMBER.fullmatch(cell) and int(cell) * factor >= seconds]
