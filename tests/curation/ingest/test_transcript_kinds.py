@@ -1,5 +1,6 @@
 """Test kinds of transcripts that are well-formed but unusual: they are read right, or rejected in one line."""
 
+import json
 import re
 import unicodedata
 from dataclasses import replace
@@ -242,6 +243,27 @@ def test_speakers_come_from_rttm(tmp_path):
     assert dict(transcript.dropped) == {"speaker is not a caregiver": 1, "turn has no speaker": 1}
     with pytest.raises(UserError, match=r"no \.rttm file has the name of its video, 'a'"):
         read_transcript(tmp_path / "a_processed.csv", profile, {"b": tmp_path / "a.rttm"})
+
+
+def test_frames_reads_json_with_speakers_from_rttm(tmp_path):
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", 60)
+    for name in ("transcripts", "speakers"):
+        (tmp_path / name).mkdir()
+    said = [{"word": word, "start": 1 + place, "end": 1.9 + place} for place, word in enumerate(("Look!", "Ba."))]
+    segment = {"start": 1, "end": 2.9, "text": " Look! Ba.", "words": said}
+    (tmp_path / "transcripts" / "a.json").write_text(json.dumps({"segments": [segment]}))
+    (tmp_path / "mine.yaml").write_text("base: whisper\nsource: nursery\ncaregivers: [FEM]\n")
+    options = {"profile": str(tmp_path / "mine.yaml"), "max_frames": 2}
+    with pytest.raises(UserError, match=r"\(turn has no speaker\).*Pass --speakers, or set `caregivers: \[\]`"):
+        run_frames(tmp_path, **options)
+    rttm = tmp_path / "speakers" / "a.rttm"
+    rttm.write_text("SPEAKER a 1 0.9 1.0 <NA> <NA> FEM <NA> <NA>\nSPEAKER a 1 2.0 0.9 <NA> <NA> KCHI <NA> <NA>\n")
+    store = run_frames(tmp_path, speakers=tmp_path / "speakers", **options)
+    assert [(row["utterance"], row["time_ms"]) for row in store.rows()] == [("look !", 1000), ("look !", 1200)]
+    rttm.write_text(rttm.read_text().replace("KCHI", "FEM"))
+    with pytest.raises(UserError, match="different arguments: transcripts"):
+        run_frames(tmp_path, speakers=tmp_path / "speakers", **options)
 
 
 SRT = "1\n00:00:01,000 --> 00:00:02,000\n{}\n\n2\n00:00:03,000 --> 00:00:04,500\nBye. Bye!\n"

@@ -18,6 +18,7 @@ from babyvlm.curation.ingest.frame_review import write_review_page
 from babyvlm.curation.ingest.profiles import Profile, find_profile
 from babyvlm.curation.ingest.sentences import frame_times
 from babyvlm.curation.ingest.transcripts import (
+    NO_SPEAKER,
     VIDEO_SUFFIXES,
     Transcript,
     base_name,
@@ -428,6 +429,7 @@ def _check_inputs_match(
         raise UserError(
             f"{transcript_folder}: no caregiver utterance in {len(read)} transcripts"
             f" ({', '.join(reasons) or 'no rows'}). The profile uses {_named(profile.caregivers)}"
+            f"{'. Pass --speakers, or set `caregivers: []` to use all' if reasons == [NO_SPEAKER] else ''}"
         )
     if not any(transcript.video in video_files for transcript in usable):
         raise UserError(

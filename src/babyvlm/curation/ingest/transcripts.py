@@ -58,6 +58,7 @@ SUFFIXES: dict[TranscriptFormat, tuple[str, ...]] = {
     "subtitles": (".srt", ".vtt"),
     "chat": (".cha",),
 }
+NO_SPEAKER = "turn has no speaker"
 ROW_LABELS = {"table": "row", "whisper": "segment", "subtitles": "cue", "chat": "utterance"}  # what ``Turn.row`` counts
 # Pauses in a turn whose words alternate with others', and in any turn (Whisper's window has 30 s): our choices.
 MAX_PAUSE_MS, MAX_SILENCE_MS = 2000, 30_000
@@ -374,7 +375,7 @@ def _drop_reason(turn: Turn, profile: Profile) -> str:
     """Return why a turn is dropped, or "" if it is kept."""
     if profile.caregivers and turn.speaker not in profile.caregivers:
         if not turn.speaker.strip():
-            return "turn has no speaker"
+            return NO_SPEAKER
         # The authors' code skips "M " too, which their numbers depend on.
         padded = turn.speaker.strip() in profile.caregivers
         return "blanks around the name of the speaker" if padded else "speaker is not a caregiver"
