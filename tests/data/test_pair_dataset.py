@@ -4,7 +4,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from babyvlm.data.frame_mix import Crops, FrameMix
 from babyvlm.data.pair_dataset import Mixed, Pairs, collate
+from babyvlm.data.pair_mix import PairMix, Source
 from babyvlm.data.transforms import Augmented, Plain, eval_transform
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.errors import UserError
@@ -132,3 +134,21 @@ def test_normalization_is_imagenet():
     expected = (128 / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     assert grey.shape == (3, 8, 8)
     assert np.allclose(grey.mean((1, 2)), expected, atol=1e-5)
+
+
+def test_copy_of_store_that_cannot_be_written_goes_to_another_folder(tmp_path, tiny_store, vocabulary):
+    """A file in the place of the copy stands for a read-only disk, which does not stop root."""
+    store = tiny_store(path=tmp_path / "stores" / "home")
+    (store.path / "arrow").write_text("")
+    before = sorted(path.name for path in store.path.iterdir())
+    mix = PairMix("x", tmp_path / "stores", [Source("home")], "home", vocabulary, 2, 24)
+    with pytest.raises(UserError, match=r"home/arrow: the memory-mapped copy .* cannot be written .* data\.cache_dir"):
+        mix.prepare_data()
+    mix = PairMix("x", tmp_path / "stores", [Source("home")], "home", vocabulary, 2, 24, cache_dir=tmp_path / "cache")
+    mix.prepare_data()
+    assert len(next(iter(mix.train_dataloader())).keys) == 2
+    crops = Crops(local_count=1, local_size=16)
+    frames = FrameMix("x", tmp_path / "stores", [Source("home")], 2, 24, crops, cache_dir=tmp_path / "cache")
+    assert len(next(iter(frames.train_dataloader())).keys) == 2
+    assert sorted(path.name for path in store.path.iterdir()) == before
+    assert [path.name.rpartition("-")[0] for path in (tmp_path / "cache").iterdir()] == ["home"]

@@ -269,3 +269,27 @@ def test_dino_names_extra_of_missing_lightly(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightly.loss", None)
     with pytest.raises(UserError, match=r"pip install 'babyvlm\[dino\]'"):
         importlib.import_module("babyvlm.models.dino")
+
+
+def test_dino_loss_is_computed_in_float32_under_autocast(stores):
+    dino = model().train()
+    dino.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    dino.log = lambda *_, **__: None
+    given = []
+    dino.loss.register_forward_pre_hook(lambda _, args: given.append((args, torch.is_autocast_enabled("cpu"))))
+    batch = next(iter(frames(stores).train_dataloader()))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = dino.training_step(batch, 0)
+    (((teacher, student), autocast),) = given
+    assert not autocast
+    assert {tensor.dtype for tensor in (*teacher, *student, loss)} == {torch.float32}
+    loss.backward()
+
+
+def test_dino_refuses_views_that_backbone_does_not_accept(tmp_path, stores):
+    vision = VisionEncoder("vit_tiny_patch16_224", {"img_size": SIZE, "depth": 1})
+    dino = DINO(vision, lambda p: torch.optim.AdamW(p, lr=1e-3), PROTOTYPES, {"hidden_dim": 16, "bottleneck_dim": 8})
+    with pytest.raises(
+        UserError, match=r"does not accept images of 16 pixels .* dynamic_img_size"
+    ):
+        fit(tmp_path, dino, frames(stores))

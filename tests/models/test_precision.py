@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -138,3 +139,32 @@ def test_gradient_checkpointing_changes_no_weights(tmp_path, vocabulary, monkeyp
     for fitted in (plain, sparing):
         fit(tmp_path, fitted, [batch(vocabulary, 0, 5)] * 2)
     torch.testing.assert_close(sparing.state_dict(), plain.state_dict())
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_fused_optimizer_clips_gradients_under_mixed_precision(tmp_path, vocabulary, precision, algorithm):
+    """The weights are those of an optimizer that is not fused. float16 is computed here in bfloat16, but is scaled."""
+    weights = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        fitted = CVCL(
+            vocabulary,
+            VisionEncoder("test_resnet"),
+            width=8,
+            image_size=SIZE,
+            optimizer=lambda parameters, fused=fused: torch.optim.AdamW(parameters, lr=1e-3, fused=fused),
+        )
+        options = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": algorithm}
+        if precision == "16-mixed":
+            options["plugins"] = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=128.0))]
+        else:
+            options["precision"] = precision
+        norms = []
+        fitted.on_before_optimizer_step = lambda optimizer, fitted=fitted, norms=norms: norms.append(
+            max(float(parameter.grad.abs().max()) for parameter in fitted.parameters() if parameter.grad is not None)
+        )
+        fit(tmp_path, fitted, [batch(vocabulary, 0, 5)] * 2, **options)
+        weights.append(fitted.state_dict())
+        assert 1e-3 < norms[0] < 10  # unscaled before it is clipped
+    torch.testing.assert_close(weights[1], weights[0], atol=1e-5, rtol=1e-4)

@@ -107,15 +107,18 @@ class Frames(Dataset[Views]):
         sources: stores, and numbers of utterances whose frames are used.
         crops: image -> large and small views.
         seed: with the epoch and the frame it determines the views.
+        cache_dir: see ``open_rows``.
 
     Raises:
         UserError: a store has no or too few training utterances.
     """
 
-    def __init__(self, stores: Path, sources: Sequence[Source], crops: MultiCrop, seed: int) -> None:
+    def __init__(
+        self, stores: Path, sources: Sequence[Source], crops: MultiCrop, seed: int, cache_dir: Path | None = None
+    ) -> None:
         self.crops, self.seed = crops, seed
         self._stores = [PairStore(stores / source.store) for source in sources]
-        self._rows = [open_rows(store) for store in self._stores]
+        self._rows = [open_rows(store, cache_dir) for store in self._stores]
         self._chosen = [
             np.sort(chosen_groups(store, source.splits, seed, source.utterances).rows)
             for store, source in zip(self._stores, sources, strict=True)
@@ -153,6 +156,7 @@ class FrameMix(Mix):
         crops: settings of the views.
         num_workers: processes per device that decode and augment.
         seed: of order and augmentation; that of the run.
+        cache_dir: folder of the memory-mapped copies of the stores, if they cannot be written beside the stores.
 
     Attributes:
         view_sizes: sides of all views, in pixels.
@@ -168,8 +172,10 @@ class FrameMix(Mix):
         crops: Crops = Crops(),
         num_workers: int = 0,
         seed: int = 0,
+        cache_dir: Path | None = None,
     ) -> None:
         super().__init__(name, stores, sources, batch_size, seed)
+        self.cache_dir = cache_dir
         self.crops, self.num_workers = MultiCrop(image_size, crops), num_workers
         self.view_sizes = (image_size, crops.local_size)
 
@@ -178,11 +184,11 @@ class FrameMix(Mix):
     def prepare_data(self) -> None:
         """Write the memory-mapped copies of the stores, on one rank."""
         for source in self.sources:
-            open_rows(PairStore(self.stores / source.store))
+            open_rows(PairStore(self.stores / source.store), self.cache_dir)
 
     @cached_property
     def _training(self) -> Frames:
-        return Frames(self.stores, self.sources, self.crops, self.seed)
+        return Frames(self.stores, self.sources, self.crops, self.seed, self.cache_dir)
 
     @property
     def batches_per_epoch(self) -> int:

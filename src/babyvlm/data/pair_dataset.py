@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import datasets
@@ -24,7 +25,7 @@ from torch.utils.data import Dataset
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.transforms import View, normalized
 from babyvlm.data.vocabulary import PAD, Vocabulary
-from babyvlm.errors import UserError
+from babyvlm.errors import UserError, first_line
 from babyvlm.io.images import BrokenImageError, open_rgb
 from babyvlm.types import Batch
 
@@ -51,15 +52,29 @@ class Item:
     features: Tensor | None = None
 
 
-def open_rows(store: PairStore) -> datasets.Dataset:
+def open_rows(store: PairStore, cache_dir: Path | None = None) -> datasets.Dataset:
     """Return the rows of a store, memory-mapped.
 
-    The first call writes an Arrow copy beside the shards, as large as they are; later calls map it.
+    The first call writes an Arrow copy, as large as the shards; later calls map it.
+
+    Args:
+        store: to read.
+        cache_dir: folder of the copies of several stores; by default the copy lies beside the shards.
+
+    Raises:
+        UserError: the copy cannot be written.
     """
     columns = ["key", "image", "utterance"]
-    cache = str(store.path / "arrow")
+    cache = store.path / "arrow" if cache_dir is None else cache_dir / f"{store.path.name}-{store.fingerprint[:16]}"
     files = [str(file) for file in store.files]
-    return datasets.Dataset.from_parquet(files, cache_dir=cache, columns=columns)
+    try:
+        return datasets.Dataset.from_parquet(files, cache_dir=str(cache), columns=columns)
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise UserError(
+            f"{cache}: the memory-mapped copy of the store cannot be written ({reason}). Set data.cache_dir to a "
+            "folder on a disk that can be written"
+        ) from error
 
 
 def open_image(store: PairStore, key: str, image: bytes) -> Image:
@@ -111,6 +126,7 @@ class Pairs(Dataset[Item]):
         keep_eos: end an utterance that is too long with ``<eos>``; otherwise cut it after ``max_tokens``.
         seed: with the epoch and the item it determines the frame and its augmentation.
         limit: number of utterances, drawn by ``seed``; all by default.
+        cache_dir: see ``open_rows``.
 
     Attributes:
         groups: the rows of each item.
@@ -132,7 +148,9 @@ class Pairs(Dataset[Item]):
         keep_eos: bool = True,
         seed: int = 0,
         limit: int | None = None,
+        cache_dir: Path | None = None,
     ) -> None:
+        self.cache_dir = cache_dir
         self.store, self.view, self.vocabulary = store, view, vocabulary
         self.max_tokens, self.keep_eos, self.seed = max_tokens, keep_eos, seed
         self.features: CachedFeatures | None = None
@@ -160,7 +178,7 @@ class Pairs(Dataset[Item]):
     @cached_property
     def _images(self) -> datasets.Dataset:
         """The rows with images, opened for the first image; with cached features they are never opened."""
-        return open_rows(self.store)
+        return open_rows(self.store, self.cache_dir)
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """Return the number of tokens of each item."""

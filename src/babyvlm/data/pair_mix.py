@@ -219,6 +219,7 @@ class PairMix(Mix):
         features_precision: of cached features. float16 takes half of the space; its error is measured and reported.
         num_workers: processes per device that decode and augment.
         seed: of order, frames and augmentation; that of the run.
+        cache_dir: folder of the memory-mapped copies of the stores, if they cannot be written beside the stores.
 
     Raises:
         UserError: features of augmented images are requested.
@@ -245,8 +246,10 @@ class PairMix(Mix):
         features_precision: Precision = "float32",
         num_workers: int = 0,
         seed: int = 0,
+        cache_dir: Path | None = None,
     ) -> None:
         super().__init__(name, stores, sources, batch_size, seed)
+        self.cache_dir = cache_dir
         self.validation, self.vocabulary = validation, Vocabulary(vocabulary)
         self.image_size, self.max_tokens = image_size, max_tokens
         self.sample, self.val_batch_size, self.resize, self.keep_eos = sample, val_batch_size, resize, keep_eos
@@ -264,7 +267,7 @@ class PairMix(Mix):
         if self._caches_features:
             return
         for store in {self.validation, *(source.store for source in self.sources)}:
-            open_rows(PairStore(self.stores / store))
+            open_rows(PairStore(self.stores / store), self.cache_dir)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -349,6 +352,7 @@ class PairMix(Mix):
             keep_eos=self.keep_eos,
             seed=seed,
             limit=source.utterances,
+            cache_dir=self.cache_dir,
         )
 
     def _items(self, utterances: Groups) -> Groups:
