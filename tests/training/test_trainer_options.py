@@ -201,7 +201,7 @@ def test_fit_uses_callbacks(fit):
     callbacks = [{"class_path": LIGHTNING + name, "init_args": WORKING[name]} for name in names]
     run = fit(callbacks=callbacks, enable_model_summary=True)
     columns = (run / "metrics.csv").read_text().splitlines()[0]
-    assert "lr-AdamW" in columns
+    assert ",lr-" in columns
     assert "DeviceStatsMonitor" in columns
 
 
