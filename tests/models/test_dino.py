@@ -289,7 +289,5 @@ def test_dino_loss_is_computed_in_float32_under_autocast(stores):
 def test_dino_refuses_views_that_backbone_does_not_accept(tmp_path, stores):
     vision = VisionEncoder("vit_tiny_patch16_224", {"img_size": SIZE, "depth": 1})
     dino = DINO(vision, lambda p: torch.optim.AdamW(p, lr=1e-3), PROTOTYPES, {"hidden_dim": 16, "bottleneck_dim": 8})
-    with pytest.raises(
-        UserError, match=r"does not accept images of 16 pixels .* dynamic_img_size"
-    ):
+    with pytest.raises(UserError, match=r"does not accept images of 16 pixels .* dynamic_img_size"):
         fit(tmp_path, dino, frames(stores))
