@@ -36,7 +36,9 @@ class Checker:
         if parser is None:
             return f"{' '.join(words)}: no such command" if rest else ""
         rest = words if words[0] in command_line.LIGHTNING else rest
-        words = _without_own_configs([PLACEHOLDERS.get(word, word) for word in rest])
+        rest = [PLACEHOLDERS.get(word, word) for word in rest]
+        words = _without_own_configs(rest)
+        own = own or words != rest  # the model may be in a config that the reader has
         try:
             parser.parse_args(words)
         except SystemExit as end:

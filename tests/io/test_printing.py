@@ -186,7 +186,7 @@ def test_spreadsheet_cell_quotes_formulas_and_keeps_numbers(cell):
 
 
 def vanished_shard(store):
-    next(path for path in store.iterdir() if path.suffix != ".json").unlink()
+    next(path for path in store.iterdir() if path.suffix == ".parquet").unlink()
 
 
 def vanished_store(store):
@@ -194,13 +194,13 @@ def vanished_store(store):
 
 
 def folder_as_shard(store):
-    shard = next(path for path in store.iterdir() if path.suffix != ".json")
+    shard = next(path for path in store.iterdir() if path.suffix == ".parquet")
     shard.unlink()
     shard.mkdir()
 
 
 def linked_shard(store):
-    shard = next(path for path in store.iterdir() if path.suffix != ".json")
+    shard = next(path for path in store.iterdir() if path.suffix == ".parquet")
     shard.unlink()
     shard.symlink_to(shard.name)
 
