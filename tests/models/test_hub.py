@@ -236,10 +236,10 @@ def test_exported_processor_batches_prompts_of_conversations(folders, name):
 @pytest.mark.parametrize("size", [(90, 70), (64, 64), (132, 400)])
 def test_processor_squeezes_as_training(folders, size):
     squeeze = processor(folders["BabyLLaVA"] / "tokenizer.json", 64, 4, "squeeze")
-    found = squeeze(images=cup().resize(size), text="<image>", return_tensors="pt").pixel_values[0]
-    torch.testing.assert_close(
-        found, eval_transform(64, "squeeze")(cup().resize(size)), atol=2.01 / 255 / 0.224, rtol=0
-    )
+    pil_image = cup().resize(size)
+    found = squeeze(images=pil_image, text="<image>", return_tensors="pt").pixel_values[0]
+    expected = eval_transform(64, "squeeze")(pil_image)
+    torch.testing.assert_close(found, expected, atol=3.01 / 255 / 0.224, rtol=0)  # bicubic overshoots at edges
 
 
 def test_transformers_loads_trained_language_model(folders):
