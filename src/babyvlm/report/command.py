@@ -107,7 +107,7 @@ def _files(folder: Path) -> set[str]:
 
 
 def _model_facts(run: Run) -> str:
-    """Return the share of each list's words that the model's vocabulary lacks, and what its likelihoods are."""
+    """Return the share of each list's words that the model's vocabulary lacks, its scores, and options of benchmarks."""
     shares = []
     for name, results in sorted(run.results.items(), key=lambda entry: entry[1].columns.order):
         if "unknown_words" in results.metadata:
@@ -116,7 +116,9 @@ def _model_facts(run: Run) -> str:
             shares.append(f"{name} {float(results.metadata['unknown_words']):.1%}{suffix}")
     text = f" (out-of-vocabulary words: {'; '.join(shares)})" if shares else ""
     scores = sorted({results.metadata["score"] for results in run.results.values() if "score" in results.metadata})
-    return text + (f" (score: {'; '.join(scores)})" if scores else "")
+    text += f" (score: {'; '.join(scores)})" if scores else ""
+    options = [f"{name}: {one.metadata['options']}" for name, one in run.results.items() if "options" in one.metadata]
+    return text + (f" ({'; '.join(options)})" if options else "")
 
 
 def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
