@@ -107,7 +107,7 @@ def _files(folder: Path) -> set[str]:
 
 
 def _model_facts(run: Run) -> str:
-    """Return the share of each list's words that the model's vocabulary lacks, its scores, and options of benchmarks."""
+    """Return the shares of out-of-vocabulary words, what the scores are, and options of benchmarks."""
     shares = []
     for name, results in sorted(run.results.items(), key=lambda entry: entry[1].columns.order):
         if "unknown_words" in results.metadata:
