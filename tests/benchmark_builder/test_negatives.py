@@ -40,11 +40,12 @@ PAIRS = [
 ]
 
 
-def make_items(folder, licensed=False):
+def make_items(folder, licensed=False, ancestors=None):
     """Pairs as `phrase-pairs` leaves them, with images of the positive phrases."""
     manifest = {
         "arguments": {"proposer": "rules 1", "seed": 0},
         "licensed": licensed,
+        "ancestors": ancestors or {},
         "proposed": 9,
         "funnel": {"in": 11, "kept": len(PAIRS), "dropped": {}, "stage": "x", "unit": "pairs"},
     }
@@ -393,6 +394,15 @@ def test_assemble_omits_licensed_images_and_reports_mistakes(tmp_path):
     with pytest.raises(UserError, match="no subset of the accepted pairs is balanced"):
         assemble(tmp_path / "none", pairs=lonely.path)
     assert not (tmp_path / "none").exists()
+
+
+def test_assemble_marks_pairs_of_playroom_alone(tmp_path):
+    frames = {"f" * 64: {"arguments": {"licensed": False}, "licensed": False, "world": "playroom"}}
+    items = make_items(tmp_path / "pairs", ancestors=frames)
+    judge(items, "ann", ["yes"] * 4)
+    assemble(tmp_path / "out", pairs=items.path)
+    assert world_of(tmp_path / "out/vtwt.csv") == "playroom"
+    assert "Playroom, a synthetic substitute for SAYCam" in (tmp_path / "out/card.md").read_text()
 
 
 def test_to_png_is_lossless(tmp_path):

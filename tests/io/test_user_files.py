@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +11,10 @@ import pytest
 from babyvlm.benchmark_builder.assemble import assemble
 from babyvlm.benchmark_builder.items import COLUMNS, Items
 from babyvlm.benchmark_builder.labeled_s import LABELED_COLUMNS
+from babyvlm.benchmark_builder.verdicts import read_verdicts
 from babyvlm.cli.export import _upload
 from babyvlm.cli.lightning import _checked_folder, resume
+from babyvlm.curation.embeddings import Embeddings
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.released import released
 from babyvlm.curation.store.export import export
@@ -250,6 +253,34 @@ def test_store_refuses_shards_outside_its_folder(tmp_path, draw_jpeg):
             PairStore(store).columns("key")
         (store / "seal").rename(store / "store.json.sha256")
     assert pa.types.is_string(build(tmp_path / "good", draw_jpeg).columns("key")["key"].type)
+
+
+STATE = ['{"a": ', "[]", "[" * 100_000, "\udcff"]
+
+
+@pytest.mark.parametrize("content", STATE, ids=["torn", "a list", "deep", "not UTF-8"])
+def test_damaged_state_is_one_line_or_built_again(tmp_path, draw_jpeg, content):
+    """Files that only this package writes, as a crash of the disk or another program may leave them."""
+    data = content.encode(errors="surrogateescape")
+    for name in ("store.json", "scratch/arguments.json"):
+        partial = tmp_path / "store.partial"
+        artifacts.create_marked(partial)
+        (partial / "scratch").mkdir(exist_ok=True)
+        (partial / name).write_bytes(data)
+        assert not artifacts.is_complete(tmp_path / "store", "store", {})
+        with artifacts.create(tmp_path / "store", "store", {"arguments": {}}, keep_partial=True):
+            pass
+        artifacts.read_manifest(tmp_path / "store", "store")
+        shutil.rmtree(tmp_path / "store")
+    with artifacts.create(tmp_path / "embeddings", "embeddings", {"arguments": {}}) as folder:
+        (folder / "keys.json").write_bytes(data)
+    if content != "[]":
+        with pytest.raises(UserError, match=r"keys\.json: "):
+            _ = Embeddings(tmp_path / "embeddings").keys
+    (tmp_path / "verdicts").mkdir()
+    (tmp_path / "verdicts/ann.jsonl").write_bytes(data + b"\n")
+    with pytest.raises(UserError, match="row 1: not a verdict"):
+        read_verdicts(tmp_path / "verdicts/ann.jsonl", "x")
 
 
 @pytest.fixture

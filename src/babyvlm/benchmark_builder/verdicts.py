@@ -11,9 +11,10 @@ import os
 import re
 from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from babyvlm.errors import UserError
+from babyvlm.io.limits import load_json
 from babyvlm.io.locks import LockedError, lock_open_file
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def read_verdicts(path: Path, items: str) -> dict[str, str]:
     *lines, _ = path.read_bytes().split(b"\n")  # without an incomplete last line
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
+            entry: Any = load_json(line)
             if number == 1 and entry["items"] != items:
                 raise UserError(f"{path}: contains verdicts on other items. Pass a different --verdicts folder")
             if number > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from babyvlm.errors import UserError
+from babyvlm.errors import UserError, first_line
 from babyvlm.io import artifacts
+from babyvlm.io.files import read_bounded
+from babyvlm.io.limits import MAX_KEYS, MAX_KEYS_BYTES, load_json
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,7 +36,14 @@ class Embeddings:
     @cached_property
     def keys(self) -> list[str]:
         """The N keys of the store."""
-        return list(json.loads((self.path / "keys.json").read_text()))
+        file = self.path / "keys.json"
+        try:
+            keys = load_json(read_bounded(file, MAX_KEYS_BYTES), MAX_KEYS_BYTES, MAX_KEYS)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: cannot be read ({first_line(error)}). Build the embeddings again") from None
+        if not isinstance(keys, list):
+            raise UserError(f"{file}: is not a list of keys. Build the embeddings again")
+        return keys
 
     @cached_property
     def image(self) -> npt.NDArray[np.float16]:

@@ -28,6 +28,7 @@ from babyvlm.data.pair_dataset import open_image
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.distributed import map_over_ranks, on_rank_zero, progress
+from babyvlm.io.limits import load_json
 from babyvlm.io.printing import echo
 from babyvlm.types import FrozenVision
 
@@ -311,9 +312,10 @@ def _record_path(partial: Path, number: int) -> Path:
 def _read_record(partial: Path, number: int) -> dict[str, Any]:
     """Return checksum and errors of a part; nothing if it was not committed."""
     try:
-        return dict(json.loads(_record_path(partial, number).read_text()))
+        record = load_json(_record_path(partial, number).read_bytes())
     except (OSError, ValueError):
         return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _sha256(part: Path) -> str | None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from babyvlm import __version__
 from babyvlm.errors import UserError
-from babyvlm.io.limits import load_json
+from babyvlm.io.files import read_bounded
+from babyvlm.io.limits import MAX_JSON_BYTES, load_json
 from babyvlm.io.locks import exclusive_lock
 from babyvlm.io.printing import echo
 
@@ -264,11 +265,12 @@ def _as_json(value: Mapping[str, Any]) -> Manifest:
 
 
 def _read(path: Path) -> Manifest:
-    """Read what ``_write`` wrote; empty if the file does not exist."""
+    """Read what ``_write`` wrote; empty if the file does not exist, or is another one."""
     try:
-        return dict(json.loads(path.read_text()))
-    except FileNotFoundError:
+        found = load_json(read_bounded(path, MAX_JSON_BYTES))
+    except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:

@@ -47,6 +47,8 @@ MAX_YAML_NODES: Final = 20_000  # an alias counts as all nodes that it repeats
 MAX_PLAIN_SCALAR: Final = 10_000  # characters without quotes, which YAML may read as a number of any length
 MAX_JSON_BYTES: Final = 64 * MIB
 MAX_JSON_NODES: Final = 1_000_000
+MAX_KEYS: Final = 50_000_000  # commas in a list of the keys of a store
+MAX_KEYS_BYTES: Final = 4 << 30
 MAX_DEPTH: Final = 64
 
 
@@ -113,13 +115,13 @@ class _NodeCounter:
             self._sizes[anchor] = after - before
 
 
-def load_json(content: str | bytes, max_bytes: int = MAX_JSON_BYTES) -> object:
+def load_json(content: str | bytes, max_bytes: int = MAX_JSON_BYTES, max_nodes: int = MAX_JSON_NODES) -> object:
     """Parse a JSON document.
 
     Raises:
         ValueError: it is not valid, or exceeds a limit.
     """
-    check_json_size(content, max_bytes)
+    check_json_size(content, max_bytes, max_nodes)
     try:
         value: object = json.loads(content)
     except RecursionError:
@@ -129,7 +131,7 @@ def load_json(content: str | bytes, max_bytes: int = MAX_JSON_BYTES) -> object:
     return value
 
 
-def check_json_size(content: str | bytes, max_bytes: int = MAX_JSON_BYTES) -> None:
+def check_json_size(content: str | bytes, max_bytes: int = MAX_JSON_BYTES, max_nodes: int = MAX_JSON_NODES) -> None:
     """Check the size of a JSON document, and the number of its values, without parsing it.
 
     Raises:
@@ -142,8 +144,8 @@ def check_json_size(content: str | bytes, max_bytes: int = MAX_JSON_BYTES) -> No
         values = content.count(b",") + content.count(b"[") + content.count(b"{")
     else:
         values = content.count(",") + content.count("[") + content.count("{")
-    if values > MAX_JSON_NODES:
-        raise TooLargeError(f"over {MAX_JSON_NODES:,} values")
+    if values > max_nodes:
+        raise TooLargeError(f"over {max_nodes:,} values")
 
 
 def is_shallow(value: object) -> bool:

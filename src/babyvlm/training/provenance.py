@@ -20,6 +20,7 @@ from babyvlm.data.pair_mix import Mix
 from babyvlm.errors import UserError
 from babyvlm.io.artifacts import json_sha256
 from babyvlm.io.files import atomic_write
+from babyvlm.io.limits import load_json
 from babyvlm.io.printing import echo
 from babyvlm.io.runs import run_folder
 
@@ -136,6 +137,9 @@ def _read_provenance(run: Path) -> dict[str, Any]:
     """Return the contents of the file; an empty dictionary if the file does not exist."""
     file = run / FILE
     try:
-        return dict(json.loads(file.read_text())) if file.is_file() else {}
+        recorded = load_json(file.read_bytes()) if file.is_file() else {}
+        if not isinstance(recorded, dict):
+            raise ValueError("it is not a JSON object")
+        return recorded
     except ValueError as error:
         raise UserError(f"{file}: not JSON ({error}). Restore the file, or delete it") from None

@@ -54,6 +54,8 @@ from babyvlm.curation.matching.augmenting_paths import (
 from babyvlm.curation.matching.dense import infeasible
 from babyvlm.curation.matching.top_k import TopKLists, TopKSearch
 from babyvlm.errors import UserError
+from babyvlm.io.files import atomic_write
+from babyvlm.io.limits import load_json
 from babyvlm.io.printing import Console
 
 if TYPE_CHECKING:
@@ -220,9 +222,15 @@ class Checkpoint:
         path = folder / "problem.json"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(problem))
-        elif json.loads(path.read_text()) != problem:
-            raise UserError(f"{folder}: checkpoint of a matching with other inputs or options. Delete it")
+            with atomic_write(path) as file:
+                json.dump(problem, file)
+        else:
+            try:
+                found = load_json(path.read_bytes())
+            except (OSError, ValueError):  # damaged
+                found = None
+            if found != problem:
+                raise UserError(f"{folder}: checkpoint of a matching with other inputs or options. Delete it")
         return cls(folder)
 
     def save(self, solver: LazySolver, lists: TopKLists) -> None:
