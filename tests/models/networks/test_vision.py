@@ -156,7 +156,15 @@ def test_vision_encoder_reads_hub_cache_offline(tmp_path, monkeypatch, torchvisi
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert_same_features("hf-hub:lab/trunks/best/teacher.pth", torchvision_trunk)
+    assert_same_features(f"hf-hub:lab/trunks@{'0' * 40}/best/teacher.pth", torchvision_trunk)
+    assert_same_features(str(file.parent), torchvision_trunk)
+    (tmp_path / "two").mkdir()
+    for name in ("a.pth", "b.safetensors"):
+        (tmp_path / "two" / name).touch()
     for source, message in [
+        (f"hf-hub:lab/trunks@{'1' * 40}/best/teacher.pth", "download failed"),
+        ("hf-hub:lab/trunks@main/best/teacher.pth", "'main' is not a commit"),
+        (str(tmp_path / "two"), "contains 2 weights files"),
         ("hf-hub:lab/trunks/other.pth", "download failed"),
         ("hf-hub:lab/trunks", "expected hf-hub:ORG/NAME/FILE"),
         ("hf-hub:no lab/trunks/x.pth", "download failed"),

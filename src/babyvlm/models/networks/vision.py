@@ -83,6 +83,7 @@ TRUNK_OPTIONS = frozenset(
     )
 )
 _BACKBONE = re.compile(r"[A-Za-z0-9_.]+")  # timm's `hf-hub:` and `local-dir:` would read arguments from elsewhere
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _WORD = re.compile(r"[A-Za-z0-9_.-]*")
 
 
@@ -111,8 +112,9 @@ class VisionEncoder(nn.Module):
     Args:
         backbone: timm's name of the architecture (``resnext50_32x4d`` in arjunchandra2/multimodal-baby).
         options: further arguments of timm's constructor; one of ``TRUNK_OPTIONS`` each.
-        weights: local file, ``hf-hub:ORG/NAME/FILE``, or ``playroom`` for the shipped DINO backbone; a checkpoint of
-            DINO, CVCL or this project, or a plain state dict.
+        weights: local file, folder with one such file, ``hf-hub:ORG/NAME/FILE`` or ``hf-hub:ORG/NAME@COMMIT/FILE``, or
+            ``playroom`` for the shipped DINO backbone; a checkpoint of DINO, CVCL or this project, or a plain state
+            dict.
         pretrained: use timm's own pretrained weights instead.
         frozen: do not train: no gradient, batch norm in evaluation mode.
         update_batch_norm: in training, let the batch norm of a frozen trunk normalize by the batch and update its
@@ -281,6 +283,11 @@ def _local_path(source: str) -> Path:
         return PLAYROOM_DINO
     if not source.startswith("hf-hub:"):
         path = Path(source)
+        if path.is_dir():
+            files = sorted(file for suffix in (".pth", ".safetensors") for file in path.glob(f"*{suffix}"))
+            if len(files) != 1:
+                raise UserError(f"{path}: contains {len(files)} weights files (.pth, .safetensors). Name one of them")
+            return files[0]
         if not path.is_file():
             raise UserError(f"{path}: weights file not found. Check model.vision.weights")
         return path
@@ -288,7 +295,10 @@ def _local_path(source: str) -> Path:
     if len(parts) != 3:
         raise UserError(f"{source}: expected hf-hub:ORG/NAME/FILE")
     owner, name, file = parts
+    name, at, commit = name.partition("@")
+    if at and not _COMMIT.fullmatch(commit):
+        raise UserError(f"{source}: {commit!r} is not a commit of 40 hexadecimal digits, which cannot change")
     try:
-        return Path(hf_hub_download(f"{owner}/{name}", file))
+        return Path(hf_hub_download(f"{owner}/{name}", file, revision=commit or None))
     except (HfHubHTTPError, HFValidationError, OSError) as error:  # LocalEntryNotFoundError is an OSError
         raise UserError(f"{source}: download failed ({first_line(error)})") from error
