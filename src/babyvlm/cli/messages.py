@@ -24,6 +24,7 @@ class MessageHandler(logging.Handler):
 
 def show_lightning_messages() -> None:
     """Print what Lightning says: why training ended, what a profiler measured, which device is used."""
+    logging.getLogger("lightning").handlers = []  # it would print the messages of the others again
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers = [MessageHandler()]
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # intended
