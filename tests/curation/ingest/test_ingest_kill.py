@@ -43,7 +43,7 @@ def raw(tmp_path_factory, draw_jpeg):
 
 def stages(raw):
     return {
-        "frames": partial(frames, raw / "videos", raw / "transcripts", max_frames=4),
+        "frames": partial(frames, raw / "videos", raw / "transcripts", profile="playroom", max_frames=4),
         "released": partial(released, raw / "images", captions=[raw / "train.json"]),
     }
 
