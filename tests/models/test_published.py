@@ -60,6 +60,23 @@ def test_captions_equal_authors_code(folder_of, name):
     assert len(set(EXPECTED[name]["caption"])) > 3
 
 
+def test_caption_leaves_out_padding_of_the_prompt(folder_of, tmp_path):
+    shutil.copytree(folder_of("babyllava_resnext_gpt2_bpe"), tmp_path / "changed")
+    file = tmp_path / "changed" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token": "<unk>"}))
+    lengths = []
+    for folder in (folder_of("babyllava_resnext_gpt2_bpe"), tmp_path / "changed"):
+        model = babyvlm.load(folder)
+        assert model.vocabulary.after.count(1) == 1  # the line break is unknown
+        prompts = []
+        model.language.register_forward_pre_hook(
+            lambda _, args, inputs, prompts=prompts: prompts.append(inputs.get("inputs_embeds")), with_kwargs=True
+        )
+        model.caption(images_of(model)[:1])
+        lengths.append(prompts[0].shape[1])
+    assert lengths[0] == lengths[1] + 1
+
+
 @pytest.mark.parametrize("name", DINO)
 def test_backbone_features_equal_authors_code(folder_of, name):
     assert digest(folder_of(name)) == EXPECTED["weights"][name]

@@ -259,8 +259,12 @@ class PublishedBabyLLaVA(EvaluationOnly):
 
     @torch.no_grad()
     def caption(self, images_BCHW: Tensor, max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
-        """Return greedily decoded captions of B images."""
-        prompt_BLD = self._prompt(images_BCHW)
+        """Return greedily decoded captions of B images.
+
+        Tokens of the prompt that are also padding are left out, as their attention mask removes them: the line break,
+        where it is unknown and ``<unk>`` is the padding.
+        """
+        prompt_BLD = self._prompt(images_BCHW, left_out=self.vocabulary.pad)
         output_BL = self.language.generate(
             inputs_embeds=prompt_BLD,
             attention_mask=torch.ones(prompt_BLD.shape[:2], dtype=torch.long, device=self.device),
@@ -276,9 +280,12 @@ class PublishedBabyLLaVA(EvaluationOnly):
         end = [self.vocabulary.eos] if self.score_eos else []
         return [ids + end for ids in self.vocabulary.text_ids(texts)]
 
-    def _prompt(self, images_BCHW: Tensor | None) -> Tensor:
+    def _prompt(self, images_BCHW: Tensor | None, left_out: int | None = None) -> Tensor:
         """Return (B, L, D), the prompt as the language model reads it; B is 1 without images."""
-        embed, before, after = self.language.get_input_embeddings(), self.vocabulary.before, self.vocabulary.after
+        embed = self.language.get_input_embeddings()
+        before, after = (
+            [token for token in part if token != left_out] for part in (self.vocabulary.before, self.vocabulary.after)
+        )
         if images_BCHW is None:
             ids = [*before, *after] or [self.vocabulary.bos]
             return cast("Tensor", embed(torch.tensor([ids], device=self.device)))
