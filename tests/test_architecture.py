@@ -98,3 +98,9 @@ def test_make_targets_are_listed():
     out = subprocess.run(["make", "-C", str(ROOT), "help"], capture_output=True, text=True, check=True).stdout
     targets = set(re.search(r"\.PHONY: (.*)", makefile)[1].split()) - {"help"}
     assert all(re.search(rf"^{target} ", out, re.M) for target in targets)
+
+
+def test_test_modules_have_different_names():
+    """pytest imports them by name, from folders that are not packages."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))
