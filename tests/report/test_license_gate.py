@@ -275,6 +275,7 @@ RUNS = {
     ),
     "trunk": take_trunk("backbone.safetensors", license_store),
     "checkpoint as trunk": take_trunk("checkpoints/last.ckpt", license_store),
+    "run as trunk": take_trunk("", license_store),
     "trunk of unknown origin": lambda run: set_model(
         run, vision={"class_path": "x.VisionEncoder", "init_args": {"weights": "elsewhere.pth"}}
     ),

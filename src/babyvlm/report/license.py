@@ -101,5 +101,6 @@ def _trunk_files(settings: object) -> Iterator[str]:
 def _run_of_trunk(file: str) -> Run | None:
     """Return the run that wrote a trunk; None if it is unknown what the trunk was trained on."""
     path = Path(file)
-    folders = (path.parent, path.parent.parent) if is_file(path) else ()  # backbone.safetensors, checkpoints/last.ckpt
+    # backbone.safetensors, checkpoints/last.ckpt, or the run's folder
+    folders = (path.parent, path.parent.parent) if is_file(path) else (path,)
     return next((Run(folder) for folder in folders if is_file(folder / "config.yaml")), None)
