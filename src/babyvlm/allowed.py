@@ -191,7 +191,7 @@ REFUSED_ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "lightning.pytorch.callbacks.RichProgressBar": ("console_kwargs",),
     "lightning.pytorch.loggers.WandbLogger": ("experiment", "log_model"),
-    "lightning.pytorch.loggers.MLFlowLogger": ("log_model",),
+    "lightning.pytorch.loggers.MLFlowLogger": ("log_model", "tags"),
     "lightning.pytorch.strategies.DDPStrategy": (
         "ddp_comm_state",
         "ddp_comm_hook",
