@@ -160,7 +160,10 @@ def test_shipped_config_runs(world, overlay):
         extra = ["--data.max_tokens", "32"] * name.startswith("language")
         if folder == "saycam":
             small = SMALL_TEXT if name.startswith("language") else SMALL_LLAVA if name in PHASE_OF else SMALL
-            extra = ["--trainer.max_epochs", "1", *small, *SMALL_VIT * (name == "babyllava-llama")]
+            extra = ["--trainer.max_epochs", "1", *small]
+            extra += SMALL_VIT * (name == "babyllava-llama")
+            if name.startswith(("babyllava", "cvcl")):  # instead of the published weights, which are on the hub only
+                extra += ["--model.vision.weights", "null"]
         mix = "mix/clean" if name == "clip" else "mix/filtered"
         fit(*names, mix, world=folder, benchmarks=scored, extra=extra)
 
@@ -201,8 +204,8 @@ def test_predict_writes_held_out_embeddings(world):
     checkpoint = newest("CVCL-filtered") / "checkpoints" / "last.ckpt"
     main(["predict", *overlays("playroom/cvcl", "mix/filtered"), "--ckpt_path", str(checkpoint)])
     table = pq.read_table(newest("CVCL-filtered") / "embeddings-rank0.parquet").to_pydict()
-    rows = PairStore(DATA / "stores/filtered").columns("group", "split").to_pylist()
-    assert len(set(table["key"])) == len(table["key"]) == len({r["group"] for r in rows if r["split"] == "test"})
+    rows = PairStore(DATA / "stores/filtered").columns("key", "split").to_pylist()
+    assert sorted(table["key"]) == sorted(row["key"] for row in rows if row["split"] == "test")
     assert np.allclose(np.linalg.norm(table["image"], axis=1), 1, atol=1e-5)
     assert np.shape(table["text"]) == np.shape(table["image"])
 
@@ -281,7 +284,8 @@ def test_main_reports_mistake_in_one_line_with_exit_code_2(world, args, named, c
     err = capsys.readouterr().err.strip()
     assert exit_info.value.code == 2
     assert named in err
-    assert len([line for line in err.splitlines() if "━" not in line and "Generating" not in line]) == 1
+    noise = ("━", "Generating", "warning: ")  # warnings about benchmarks come first
+    assert len([line for line in err.splitlines() if not any(word in line for word in noise)]) == 1
     assert "Traceback" not in err
     assert not Path("evil.txt").exists()  # refused before it was imported
 

@@ -149,6 +149,7 @@ def test_fit_reports_mistake_in_one_line_before_training(place, capsys, option):
 def test_null_reaches_the_options_that_take_none(place, capsys):
     options = ["--model.init_from", "null", "--data.features", "null", "--trainer.max_epochs", "null"]
     options += ["--ckpt_path", "null", "--run_folder", "null", "--model.scheduler", "null"]
+    options += ["--model.vision.weights", "null"]  # a class within a class
     line = refused(lambda: fit(*options, "--data.batch_size", 64), capsys)  # the only mistake
     assert "data.batch_size 64 exceeds" in line
 

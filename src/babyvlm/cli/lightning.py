@@ -26,7 +26,7 @@ from babyvlm.ablations.state import FINISHED
 from babyvlm.allowed import TRAINED_MODELS, is_user_allowed
 from babyvlm.benchmarks.evaluation_callback import benchmarks_of
 from babyvlm.cli.messages import show_lightning_messages
-from babyvlm.cli.settings import check_settings
+from babyvlm.cli.settings import check_settings, restore_null
 from babyvlm.config import LINKED, CheckedParser, one_line, read_yaml
 from babyvlm.data.pair_mix import Mix
 from babyvlm.errors import UserError, first_line
@@ -135,6 +135,7 @@ class BabyVLMCLI(LightningCLI):
         if config.weights_only is False:
             raise UserError("weights_only: false would run the code in a checkpoint; leave it out")
         config.weights_only = True
+        restore_null(config)
         check_options(vars(config.trainer))
         for option in ("name", "data.init_args.name"):
             value = config.get(option)

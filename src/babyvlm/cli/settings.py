@@ -52,6 +52,25 @@ def check_settings(config: Namespace) -> None:
             raise UserError(f"{key}: null is not a value of this option. Leave it out to use the default")
 
 
+def restore_null(config: Namespace, owner: str | None = None) -> None:
+    """Replace the text ``None`` by None in place, where an argument of a class accepts None.
+
+    jsonargparse (at least up to 4.53) turns ``null`` into that text if the option belongs to a class within a class, as
+    in ``--model.vision.weights null``.
+    """
+    for name, value in vars(config).items():
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, Namespace):
+                path = inner.get("class_path")
+                arguments = inner.get("init_args")
+                if isinstance(path, str) and isinstance(arguments, Namespace):
+                    restore_null(arguments, path)
+                else:
+                    restore_null(inner)
+        if value == "None" and owner is not None and _may_be_none(owner, name):
+            setattr(config, name, None)
+
+
 def _range(least: float, greatest: float) -> str:
     if least == 1e-6:
         return "above 0" if greatest == inf else f"above 0 and at most {greatest}"
