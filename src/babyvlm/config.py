@@ -81,6 +81,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 # Lines of jsonargparse's nested messages that hold no cause: the attempts at other members of a union, and headings.
 _NOT_A_CAUSE = re.compile(
     r"Expected a path but|Does not validate against any|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|$"
+    r"|Subclass types expect one of|a class path \(str\)|a dict with(out)? "
 )
 _KEY = re.compile(r"""Parser key ["']([^"']+)["']:\s*""")
 _TYPE = re.compile(r"<class '([^']+)'>")

@@ -53,7 +53,6 @@ def same(one, other):
 
 LOSS = {"monitor": "val_loss"}
 WAYS = {
-    "plain": [LOSS],
     "elsewhere": [LOSS | {"dirpath": "ckpts", "filename": "best"}],
     "in folders": [LOSS | {"filename": "{step}/{val_loss:.3f}"}],
     "several": [{"filename": "newest", "every_n_train_steps": 1}, LOSS | {"every_n_train_steps": 2}],
@@ -133,6 +132,12 @@ REFUSED = {
     "unknown direction": (saving({"monitor": "temperature"}), "is a low or a high temperature good"),
     "nothing kept": (saving(LOSS | {"save_top_k": 0}), "keeps no checkpoint"),
     "name of the last": (saving(LOSS | {"filename": "last"}), "the filename `last` is that of"),
+    "folder": (saving(LOSS | {"dirpath": "run.yaml"}), "run.yaml: cannot be created (File exists)"),
+    "shared folder": (
+        saving(LOSS | {"dirpath": "ckpts", "enable_version_counter": False}),
+        "would overwrite checkpoints of other runs",
+    ),
+    "invalid argument": (saving(LOSS | {"save_top_k": -2}), "Invalid value for save_top_k=-2. Must be >= -1"),
     "typo": ([*saving({"monitor": "val_los", "mode": "min"}), "--trainer.num_sanity_val_steps", "1"], "val_loss"),
     "no benchmark": (saving({"monitor": "vtwt_dev"}), "No benchmark of this run has a dev split"),
     "interval beyond the epoch": (
@@ -156,6 +161,14 @@ def test_fit_refuses_what_cannot_select_a_checkpoint(place, capsys, mistake):
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message in line
     assert not Path("lightning_logs").exists()
+
+
+@pytest.mark.parametrize("interval", [{"every_n_train_steps": 7}, {"every_n_epochs": 2}])
+def test_checkpoint_that_is_never_saved_is_reported_at_the_start(place, capsys, interval):
+    fit(*saving(LOSS | interval), "--test_after_fit", "false")
+    (name, value) = next(iter(interval.items()))
+    assert f"warning: ModelCheckpoint: {name} {value} exceeds the run of 6 batches" in capsys.readouterr().err
+    assert BestCheckpoint.read(RUN).monitor is None
 
 
 def test_validation_that_never_happens_is_reported_at_the_start(place, capsys):

@@ -29,6 +29,7 @@ from babyvlm.cli.messages import show_lightning_messages
 from babyvlm.cli.settings import check_settings, restore_null
 from babyvlm.config import LINKED, CheckedParser, one_line, read_yaml
 from babyvlm.data.pair_mix import Mix
+from babyvlm.data.sampler import check_divisible
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.files import safe_name
 from babyvlm.io.limits import load_yaml
@@ -298,8 +299,11 @@ class BabyVLMCLI(LightningCLI):
         """Skip training if it has ended; check what the test at the end needs.
 
         Raises:
-            UserError: the model cannot be tested, there is nothing to test it on, or a benchmark cannot score it.
+            UserError: the model cannot be tested, there is nothing to test it on, or a benchmark cannot score it; or
+                the batch cannot be split over the devices, which each of them would report.
         """
+        if isinstance(self.datamodule, Mix):
+            check_divisible(self.datamodule.batch_size, self.trainer.world_size)
         self._recovery.training_done = self.training_done
         if not self._get(self.config_init, "test_after_fit") or self._get(self.config_init, "trainer.fast_dev_run"):
             return

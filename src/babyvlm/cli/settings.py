@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from math import inf
@@ -18,15 +19,17 @@ _AT_LEAST_1 = """
     batch_size val_batch_size image_size utterances width layers heads kv_heads inner positions prototypes embed_dim
     local_size accumulate_grad_batches num_nodes check_val_every_n_epoch
 """
-_AT_LEAST_0 = "num_workers local_count every_seconds lr weight_decay gradient_clip_val log_every_n_steps patience"
+_AT_LEAST_0 = "num_workers local_count every_seconds gradient_clip_val log_every_n_steps patience"
+_FINITE = sys.float_info.max
 _FRACTIONS = "dropout momentum warmup dev_fraction grayscale solarize"
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_AT_LEAST_1.split(), (1, inf)),
     **dict.fromkeys(_AT_LEAST_0.split(), (0, inf)),
     **dict.fromkeys(_FRACTIONS.split(), (0, 1)),
+    **dict.fromkeys(("lr", "weight_decay"), (0, _FINITE)),
     "max_tokens": (3, inf),  # <sos>, a word, <eos>
     "min_scale": (1e-6, 1),
-    "temperature": (1e-6, inf),
+    "temperature": (1e-6, _FINITE),
     "seed_everything": (0, 2**32 - 1),  # NumPy's
 }
 _FROM_DATA = [f"model.{name}" for name in LINKED]  # reported as options of the data
@@ -72,8 +75,10 @@ def restore_null(config: Namespace, owner: str | None = None) -> None:
 
 
 def _range(least: float, greatest: float) -> str:
+    if greatest == _FINITE:
+        return f"{'above 0' if least else 'at least 0'}, and finite"
     if least == 1e-6:
-        return "above 0" if greatest == inf else f"above 0 and at most {greatest}"
+        return f"above 0 and at most {greatest}"
     return f"at least {least}" if greatest == inf else f"between {least} and {greatest}"
 
 

@@ -17,6 +17,16 @@ T = TypeVar("T")
 WINDOW = 50  # batches whose samples are sorted together (our choice): little padding, and close to random batches
 
 
+def check_divisible(batch_size: int, world_size: int) -> None:
+    """Check that a global batch can be split evenly.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if batch_size % world_size:
+        raise UserError(f"data.batch_size {batch_size} is global and must be a multiple of the {world_size} devices")
+
+
 class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (index, epoch) for one rank, taken from one global order.
 
@@ -56,10 +66,7 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         lengths: npt.NDArray[np.integer] | None = None,
         repeat: bool = False,
     ) -> None:
-        if batch_size % world_size:
-            raise UserError(
-                f"data.batch_size {batch_size} is global and must be a multiple of the {world_size} devices"
-            )
+        check_divisible(batch_size, world_size)
         if length < batch_size:
             raise UserError(f"data.batch_size {batch_size} exceeds the {length} training samples. Lower it")
         self.length, self.batch_size, self.seed, self.mix = length, batch_size, seed, mix

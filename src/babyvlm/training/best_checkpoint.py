@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -85,7 +86,8 @@ class RecordBest(Checkpoint):
         """Find the callback that selects the best checkpoint.
 
         Raises:
-            UserError: it keeps no checkpoint, or writes it to the file of the last one.
+            UserError: it keeps no checkpoint, or writes it to the file of the last one; or a folder for checkpoints
+                cannot be created, or those of other runs in it would be overwritten.
         """
         self._folder = run_folder(trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set outside of its class
@@ -98,6 +100,8 @@ class RecordBest(Checkpoint):
                     "trainer.callbacks: ModelCheckpoint: the filename `last` is that of the run's last checkpoint. "
                     "Choose another one"
                 )
+            if stage == "fit" and self._folder is not None and callback.dirpath:
+                _check_dirpath(callback, self._folder)
         if self._selecting is not None and self._selecting.save_top_k == 0:
             raise UserError(
                 f"trainer.callbacks: ModelCheckpoint(monitor={self._selecting.monitor}, save_top_k=0) keeps no "
@@ -142,6 +146,15 @@ class RecordBest(Checkpoint):
                     f"warning: no validation: {never}. Without {metric}, the last checkpoint counts as the best one",
                     file=sys.stderr,
                 )
+        if (
+            self._selecting is not None
+            and trainer.is_global_zero
+            and (why := _why_never_saved(trainer, self._selecting))
+        ):
+            echo(
+                f"warning: {why}. Without a checkpoint by {self._selecting.monitor}, the last one counts as the best",
+                file=sys.stderr,
+            )
         if self._best is not None:
             self._write(trainer, self._best)
 
@@ -202,16 +215,53 @@ def _why_never_validated(trainer: Trainer) -> str:
         return "trainer.limit_val_batches is 0, or model or data have no validation"
     if getattr(trainer, "_val_check_time_interval", None) is not None:
         return ""
-    epoch, every = trainer.num_training_batches, trainer.val_check_batch
-    ends: list[float] = [trainer.max_steps * trainer.accumulate_grad_batches] if trainer.max_steps != -1 else []
-    ends += [] if trainer.max_epochs in (None, -1) else [trainer.max_epochs * epoch]
-    if not ends or every is None:
+    epoch, every, end = trainer.num_training_batches, trainer.val_check_batch, _batches(trainer)
+    if every is None:
         return ""
     epochs = trainer.check_val_every_n_epoch
     first = every if epochs is None else (epochs - 1) * epoch + every
-    if first <= min(ends):
+    if first <= end:
         return ""
     interval = f"trainer.val_check_interval {trainer.val_check_interval}"
     if epochs not in (None, 1):
         interval = f"trainer.check_val_every_n_epoch {epochs}"
-    return f"{interval} exceeds the run of {min(ends):,.0f} batches. Lower it"
+    return f"{interval} exceeds the run of {end:,.0f} batches. Lower it"
+
+
+def _batches(trainer: Trainer) -> float:
+    """Return the batches of a run; infinite if it ends by time only."""
+    steps = trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps != -1 else math.inf
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs * trainer.num_training_batches
+    return min(steps, epochs)
+
+
+def _why_never_saved(trainer: Trainer, callback: ModelCheckpoint) -> str:
+    """Return why a ModelCheckpoint never saves during a run; empty if it does, or if that depends on time."""
+    steps, epochs, end = callback._every_n_train_steps, callback._every_n_epochs, _batches(trainer)
+    if steps * trainer.accumulate_grad_batches > end:
+        return f"ModelCheckpoint: every_n_train_steps {steps} exceeds the run of {end:,.0f} batches. Lower it"
+    if epochs > 1 and (epochs - 1) * trainer.num_training_batches >= end:
+        return f"ModelCheckpoint: every_n_epochs {epochs} exceeds the run of {end:,.0f} batches. Lower it"
+    return ""
+
+
+def _check_dirpath(callback: ModelCheckpoint, run: Path) -> None:
+    """Create the folder of a ModelCheckpoint that lies elsewhere than the run's: this must not fail hours later.
+
+    Raises:
+        UserError: it cannot be created, or the callback would overwrite what other runs have saved there.
+    """
+    where = f"trainer.callbacks: ModelCheckpoint: dirpath {callback.dirpath}"
+    folder = Path(callback.dirpath or "")
+    if folder.resolve().is_relative_to(run.resolve()):
+        return
+    if not callback._enable_version_counter:
+        raise UserError(
+            f"{where}: enable_version_counter false would overwrite checkpoints of other runs. Set it to true"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{where}: cannot be created ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{where}: cannot be written to")

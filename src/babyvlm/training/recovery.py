@@ -137,7 +137,7 @@ class Recovery(Checkpoint):
         """Write the checkpoint atomically, then delete all but the newest."""
         if trainer.training:  # Lightning logs a batch's row after this hook: a run killed in between would miss it
             trainer._logger_connector.update_train_step_metrics()
-        trainer.save_checkpoint(run / "recovery" / f"step-{trainer.global_step:09d}.ckpt")
+        trainer.save_checkpoint(run / "recovery" / f"step-{trainer.global_step:09d}.ckpt", weights_only=False)
         if trainer.is_global_zero:
             for old in [*checkpoints(run)[KEPT:], *(run / "recovery").glob("*.partial")]:  # left by a kill
                 old.unlink()
@@ -147,7 +147,7 @@ class Recovery(Checkpoint):
         """Save the last weights as ``checkpoints/last.ckpt``, next to the best ones."""
         folder = run_folder(trainer)
         if self.enabled and folder is not None:
-            trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+            trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt", weights_only=False)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the signal handlers after everything at the end of training is written."""

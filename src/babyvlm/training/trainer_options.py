@@ -53,8 +53,9 @@ def check_options(options: Mapping[str, Any]) -> None:
             f"trainer.val_check_interval {interval}: an interval of time is not supported, because a resumed run would "
             "validate at other steps. Set it to a number of batches or a fraction of an epoch"
         )
-    if options["limit_train_batches"] == 0:
-        raise UserError("trainer.limit_train_batches: 0 trains nothing. To evaluate a model, use the test command")
+    for name in ("limit_train_batches", "max_steps", "max_epochs"):
+        if options[name] == 0:
+            raise UserError(f"trainer.{name}: 0 trains nothing. To evaluate a model, use the test command")
     if options["precision"] in (16, "16", "16-true", "transformer-engine-float16"):
         raise UserError(
             f"trainer.precision {options['precision']}: optimizers divide by zero in half precision. "
