@@ -44,6 +44,7 @@ def place(root, tmp_path, monkeypatch):
 
 
 SCHEDULE = "{class_path: torch.optim.lr_scheduler.OneCycleLR, init_args: {max_lr: 0.1, total_steps: 3}}"
+STEPS_OF_0 = "{class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 0}}"
 MISTAKES = {
     "--data.batch_size 0": "data.batch_size 0: must be at least 1",
     "--model.optimizer.eps -1": "Invalid epsilon value: -1",
@@ -53,6 +54,7 @@ MISTAKES = {
     "--trainer.accelerator gpu": "error: trainer: ",
     "--data.validation notest": "split test is empty",
     "--trainer.limit_test_batches 0": "nothing would be tested. Pass --test_after_fit false",
+    f"--model.scheduler {STEPS_OF_0}": "step_size 0: must be at least 1",
     "--ckpt_path stores": "ckpt_path stores: not a file",
     "--ckpt_path torn.ckpt": "torn.ckpt: cannot be read as a checkpoint",
     "--trainer.logger lightning.pytorch.loggers.CometLogger": "CometLogger is not among the classes",

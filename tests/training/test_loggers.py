@@ -155,6 +155,24 @@ def test_refused_run_leaves_no_folder(place, capsys):
     assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
 
 
+@pytest.mark.parametrize("folder", ["logs", "lightning_logs"])
+def test_csv_logger_never_deletes_rows_of_another_file(place, capsys, folder):
+    """Rows of a finished run, or of the run's own file."""
+    options = ["--trainer.logger", "lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir", folder]
+    options += ["--trainer.logger.name", RUN.parent.name]
+    file = Path(folder, *RUN.parts[1:], "metrics.csv")
+    if folder == "logs":
+        options += ["--trainer.logger.version", "0"]
+        file.parent.mkdir(parents=True)
+        file.write_text("step,train_loss\n0,1.5\n")
+    with pytest.raises(SystemExit) as end:
+        fit(*options)
+    assert end.value.code == 2
+    assert f"error: trainer.logger: CSVLogger: {file} " in capsys.readouterr().err
+    assert not Path("lightning_logs").exists()
+    assert folder != "logs" or file.read_text() == "step,train_loss\n0,1.5\n"
+
+
 def test_fast_dev_run_leaves_no_folder(place):
     fit(fast_dev_run=True)
     assert not Path("lightning_logs").exists()

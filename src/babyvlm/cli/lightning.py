@@ -46,6 +46,7 @@ from babyvlm.training.recovery import CONTINUE, Recovery, SeedEachBatch, damage,
 from babyvlm.training.run_folder import (
     RunLogger,
     SaveConfig,
+    check_csv,
     claim_version,
     continue_logs,
     discard,
@@ -253,6 +254,8 @@ class BabyVLMCLI(LightningCLI):
             tensorboard = [TensorBoardLogger(own.save_dir, own.name, version=own.version)]
             trainer.loggers = [*(tensorboard if given in (None, True) else loggers), own]
             self.folder = own.run_folder
+            if trainer.is_global_zero and self.run is None and self.subcommand == "fit":
+                check_csv(loggers, self.folder)
             for callback in callbacks:
                 if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                     callback.dirpath = str(self.folder / "checkpoints")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -85,6 +86,22 @@ def resumable(logger: Logger) -> Logger:
     if type(logger) is not CSVLogger:
         return logger
     return AppendingCSVLogger(logger.save_dir, logger.name, logger.version, logger._prefix)
+
+
+def check_csv(loggers: Iterable[Logger], run: Path) -> None:
+    """Check that the CSVLoggers of a new run write to files of their own: rows of another run would be deleted.
+
+    Raises:
+        UserError: one of them writes to the run's own ``metrics.csv``, or to a file that exists.
+    """
+    for logger in loggers:
+        if not isinstance(logger, AppendingCSVLogger):
+            continue
+        file = Path(logger.log_dir) / "metrics.csv"
+        if file.parent.resolve() == run.resolve():
+            raise UserError(f"trainer.logger: CSVLogger: {file} is written in any case. Remove this logger")
+        if file.exists():
+            raise UserError(f"trainer.logger: CSVLogger: {file} has rows of another run. Set another version or name")
 
 
 def continue_logs(config: Any, run: Path) -> None:  # noqa: ANN401 - a logger's settings, a list of them, or a boolean
