@@ -63,6 +63,21 @@ def test_fit_refuses_input_before_training(place, store, options, message):
         fit(place, store, **options)
 
 
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"image_size": 0}, {"max_tokens": 2}, {"sources": []}])
+def test_pair_mix_in_python_refuses_numbers_out_of_range(place, options):
+    arguments = {"name": "x", "stores": place, "sources": [Source("unknown")], "validation": "unknown"}
+    with pytest.raises(UserError, match=r"must be at least|is empty"):
+        PairMix(**arguments | {"vocabulary": place / "vocabulary"} | options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0.0}, {"temperature": float("nan")}, {"max_tokens": 2}, {"width": 0}]
+)
+def test_cvcl_in_python_refuses_numbers_out_of_range(place, options):
+    with pytest.raises(UserError, match="must be"):
+        CVCL(place / "vocabulary", VisionEncoder("test_resnet"), **{"image_size": 32} | options)
+
+
 def test_fit_reports_mostly_unknown_words(place, capsys):
     fit(place, "mostly")
     assert "mostly: 75% of the words are not in the vocabulary" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from babyvlm.data.pair_dataset import Groups, Item, Mixed, Pairs, Sample, Split,
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader, held_out_batches
 from babyvlm.data.transforms import MEAN, STD, Augmented, Plain, Resize, View, eval_transform
 from babyvlm.data.vocabulary import Vocabulary, check_words
-from babyvlm.errors import UserError
+from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.extras import require_extra
 from babyvlm.types import Batch
 
@@ -82,12 +82,16 @@ class Mix(LightningDataModule):
         unit: plural noun of what an item is.
 
     Raises:
-        UserError: a store was matched by a version that did not separate the matches of held-out frames.
+        UserError: there are no sources, the batch is empty, or a store was matched by a version that did not separate
+            the matches of held-out frames.
     """
 
     unit = "pairs"
 
     def __init__(self, name: str, stores: Path, sources: Sequence[Source], batch_size: int, seed: int) -> None:
+        require_at_least(1, batch_size=batch_size)
+        if not sources:
+            raise UserError("data.sources: is empty. Name at least one store")
         super().__init__()
         self.name, self.stores, self.sources = name, Path(stores), sources
         self.batch_size, self.seed = batch_size, seed
@@ -222,7 +226,7 @@ class PairMix(Mix):
         cache_dir: folder of the memory-mapped copies of the stores, if they cannot be written beside the stores.
 
     Raises:
-        UserError: features of augmented images are requested.
+        UserError: features of augmented images are requested, or a number is out of range.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is a setting of the data that a YAML may override
@@ -248,6 +252,8 @@ class PairMix(Mix):
         seed: int = 0,
         cache_dir: Path | None = None,
     ) -> None:
+        require_at_least(1, image_size=image_size)
+        require_at_least(3, max_tokens=max_tokens)  # <sos>, a word, <eos>
         super().__init__(name, stores, sources, batch_size, seed)
         self.cache_dir = cache_dir
         self.validation, self.vocabulary = validation, Vocabulary(vocabulary)

@@ -5,6 +5,7 @@ Its network is ``networks/cvcl.py``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,7 @@ from torch.optim.optimizer import ParamsT
 
 from babyvlm.data.transforms import Resize, eval_transform
 from babyvlm.data.vocabulary import PAD, Vocabulary
+from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.printing import echo
 from babyvlm.io.runs import run_folder
 from babyvlm.models.base import ContrastiveModule, VocabularyModule
@@ -58,6 +60,9 @@ class CVCL(ContrastiveModule, VocabularyModule):
         optimizer: called with the trainable parameters.
         scheduler: called with the optimizer. ``ReduceLROnPlateau`` is stepped after each epoch, any other schedule
             after each step.
+
+    Raises:
+        UserError: a number is out of range.
     """
 
     score_sos_eos = True  # `score` puts texts between <sos> and <eos>; CVCL: `eval_include_sos_eos`
@@ -78,6 +83,10 @@ class CVCL(ContrastiveModule, VocabularyModule):
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
+        require_at_least(1, width=width)
+        require_at_least(3, max_tokens=max_tokens)  # <sos>, a word, <eos>
+        if not 0 < temperature < math.inf:
+            raise UserError(f"--temperature {temperature}: must be above 0, and finite")
         self.vocabulary = Vocabulary(vocabulary)
         vision.probe(image_size)
         self.network = CVCLNetwork(vision, len(self.vocabulary), text, width, temperature, learn_temperature)
