@@ -248,6 +248,8 @@ def test_remove_rejects_unknown_source(copy, capsys):
         ("00240001", "video_7_001_00", "00240001/video_7.mp4", True),
         ("video_7", "video_7_001_00", "00240001/video_7.mp4", True),
         ("video", "video7_001_00", "00240001/video7.mp4", False),
+        ("Zoë", "day1_001_00", "Zoe\u0308/day1.mp4", True),
+        ("Zoe\u0308", "Zoë_day1_001_00", "", True),
         ("cc3m", "cc3m/00000/1", "", True),
         ("cc3m/00000", "cc3m/00000/1", "", True),
         ("cc3m/0", "cc3m/00000/1", "", False),

@@ -186,3 +186,17 @@ def test_find_column_ignores_case_only_if_it_is_unambiguous(tmp_path):
         find_column(tmp_path, ["Image", "IMAGE"], ["image"])
     with pytest.raises(UserError, match=r"no column 'image' \(found no columns\); hint"):
         find_column(tmp_path, [], ["image"], "; hint")
+
+
+def test_table_skips_excels_line_with_the_separator(tmp_path):
+    path = write(tmp_path / "a.csv", "\ufeffsep=;\r\nTime;Text\r\n0:02;look, a duck\r\n")
+    (row,) = Table(path)
+    assert (row.number, row.line, dict(row.cells)) == (2, 3, {"Time": "0:02", "Text": "look, a duck"})
+    assert cells(Table(write(tmp_path / "b.csv", "sep=,\n0:02,a;b;c\n"), names=["Time", "Text"])) == [["0:02", "a;b;c"]]
+
+
+def test_table_with_quoted_heading_and_tabs_is_quoted(tmp_path):
+    """R's write.table escapes quotation marks by a backslash: the cells would keep theirs, and match no speaker."""
+    path = write(tmp_path / "r.tsv", '"who"\t"text"\n"M"\t"say \\"moo\\" now"\n')
+    with pytest.raises(UserError, match="row 2: quotation marks do not match"):
+        list(Table(path))

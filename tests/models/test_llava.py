@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -162,3 +162,16 @@ def test_score_refuses_tokenizer_that_merges_prompt_and_answer(folder):
     scorer.processor.tokenizer = PreTrainedTokenizerFast(tokenizer_object=joins, eos_token="</s>")
     with pytest.raises(UserError, match=r"its last token merges with 'red'"):
         scorer.score(torch.zeros(1, 3, SIZE, SIZE), ["red"])
+
+
+@pytest.mark.parametrize(("scheme", "num_fewer"), [("always", 0), ("first", 1)])
+def test_caption_prompt_has_the_tokens_of_its_parts(scheme, num_fewer):
+    """The authors split the prompt at the image and tokenize each part alone, by which each begins with a blank."""
+    letters = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    trainer = trainers.BpeTrainer(vocab_size=800, special_tokens=[*SPECIALS, *letters], show_progress=False)
+    tokenizer.train_from_iterator([CAPTION_PROMPT.replace("<image>\n", " ")] * 3, trainer)
+    before, after = (tokenizer.encode(part).tokens for part in CAPTION_PROMPT.split("<image>"))
+    assert after[:2] == ["▁", "<0x0A>"]
+    assert tokenizer.encode(CAPTION_PROMPT).tokens == [*before, "<image>", *after[num_fewer:]]

@@ -100,6 +100,16 @@ def test_vocabulary_keeps_published_ids(folder_of, name):
     assert vocabulary.encode_raw(["Don't touch it."]) == vocabulary.encode(["do n't touch it ."])
 
 
+def test_im_patch_is_never_added(folder_of, tmp_path):
+    """Where a config does not turn it off, the authors add the token with random weights."""
+    folder = Path(shutil.copytree(folder_of(WORD), tmp_path / "copy"))
+    config = json.loads((folder / "config.json").read_text())
+    del config["mm_use_im_patch_token"]
+    (folder / "config.json").write_text(json.dumps(config))
+    model = babyvlm.load(folder)
+    torch.testing.assert_close(model.score(images_of(model), TEXTS), torch.tensor(EXPECTED[WORD]["score"]), **CLOSE)
+
+
 def test_pickled_classes_are_inert(folder_of):
     file = next(folder_of("cvcl_lstm").glob("*.ckpt"))
     pickled = set(torch.serialization.get_unsafe_globals_in_checkpoint(file))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import unicodedata
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -169,6 +170,7 @@ def belongs(source: str, key: str, file: str = "") -> bool:
         key: key of the pair.
         file: path of its video.
     """
+    source, key, file = (unicodedata.normalize("NFC", text) for text in (source, key, file))  # macOS decomposes accents
     name = PurePosixPath(key).name
     is_named = name == source or name.startswith(f"{source}_") or f"{key}/".startswith(f"{source}/")
     return is_named or source in PurePosixPath(file).parts[:-1] or PurePosixPath(file).stem == source

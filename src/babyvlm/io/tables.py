@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Cells that pandas reads as missing (the words of pandas.read_csv that R, spreadsheets and Python write).
 MISSING = frozenset(("NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "None", "<NA>", "#N/A"))
 DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
+SEPARATOR_LINE = re.compile(r"sep=([,;\t])\s*", re.IGNORECASE)  # Excel's first line, which is no row of the table
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,14 @@ class Table:
                 self.encoding, self.notes = detect_encoding(path, strict=not escape_invalid)
             with path.open(newline="", encoding=self.encoding, errors=self._errors) as file:
                 heading = file.readline()
+                separator = SEPARATOR_LINE.fullmatch(heading)
+                heading = file.readline() if separator else heading
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from None
         except (UnicodeError, LookupError) as error:
             raise self._not_decodable(error) from None
-        self._delimiter = max(DELIMITER_NAMES, key=lambda one: len(_cells(heading, one)))
+        self._num_skipped_lines = 1 if separator else 0
+        self._delimiter = separator[1] if separator else max(DELIMITER_NAMES, key=lambda it: len(_cells(heading, it)))
         self._quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
         if names:
             self.columns = tuple(names)
@@ -94,7 +98,8 @@ class Table:
         repeated = [name for name in self.columns if name and self.columns.count(name) > 1]
         if repeated:
             raise UserError(f"{path}, row 1: two columns are named {repeated[0]!r}. Rename one of them")
-        if self._delimiter == "\t" and not self._is_quoted():
+        is_quoted = self._has_heading and heading.startswith('"')  # as R writes it
+        if self._delimiter == "\t" and not is_quoted and not self._is_quoted():
             self._quoting = csv.QUOTE_NONE
 
     def require(self, *columns: str, hint: str = "") -> None:
@@ -148,10 +153,12 @@ class Table:
         number = 0
         try:
             with self.path.open(newline="", encoding=self.encoding, errors=self._errors) as file:
+                for _ in range(self._num_skipped_lines):
+                    file.readline()
                 reader = csv.reader(file, delimiter=self._delimiter, quoting=self._quoting, strict=True)
                 for number, cells in enumerate(reader, start=1):
                     if len(cells) > 1 or any(map(str.strip, cells)):
-                        yield number, reader.line_num, cells
+                        yield number, self._num_skipped_lines + reader.line_num, cells
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror}") from None
         except UnicodeError as error:

@@ -78,7 +78,8 @@ def test_check_data_lists_everything_that_is_missing(tmp_path, capsys):
     content = (videos / "cut.mp4").read_bytes()
     (videos / "cut.mp4").write_bytes(content[: len(content) * 2 // 3])
     write_video(videos / "uneven.mp4", starts_ms=[0, 40, 300, 9000, 9040, 15_000])
-    shutil.copy(videos / "good.mp4", videos / "stray.mp4")
+    for name in ("stray", "bad"):
+        shutil.copy(videos / "good.mp4", videos / f"{name}.mp4")
     write_transcript(transcripts / "bad.csv", [["0:01", "M", "bad", "a"], ["0:00", "M", "bad", "b"]])
     write_transcript(transcripts / "twice.csv", [["0:01", "M", "good", "a"]])
     write_transcript(transcripts / "few.csv", [["0:01", "M"]], ["Time", "Speaker"])
@@ -96,6 +97,7 @@ def test_check_data_lists_everything_that_is_missing(tmp_path, capsys):
         f"missing {tmp_path}/trials/vtwt.csv: No such",
     ):
         assert line in out
+    assert "bad.mp4: no transcript" not in out
     assert (
         err.splitlines()[-1] == f"error: {out.count('  missing ')} problems found. See the lines marked 'missing' above"
     )

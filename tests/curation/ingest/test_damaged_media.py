@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from babyvlm.curation.ingest.frames import frames
-from babyvlm.curation.ingest.video import probe
+from babyvlm.curation.ingest.video import VideoError, encode_jpeg, frames_at, probe
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 from support.filming import run_frames, write_corpus, write_transcript, write_video
@@ -141,6 +141,17 @@ def test_frames_skips_and_reports_damaged_videos(tmp_path, video_bytes, capsys):
     assert "gone.csv: gone: video missing; skipped" in messages
     created = {path for path in tmp_path.rglob("*")} - before
     assert {path.relative_to(tmp_path).parts[0] for path in created} == {"store", "store.frames.csv"}
+
+
+def test_cut_off_avi_is_truncated(tmp_path):
+    write_video(tmp_path / "whole.avi", count=40, format="avi")
+    content = (tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(content[: len(content) // 2])
+    assert probe(tmp_path / "whole.avi").seconds == 4
+    with pytest.raises(VideoError, match=TRUNCATED):
+        probe(tmp_path / "cut.avi")
+    with pytest.raises(VideoError, match=TRUNCATED):
+        list(frames_at(tmp_path / "cut.avi", [0], encode_jpeg, set()))
 
 
 def test_frames_accepts_unusual_suffixes_and_names(tmp_path, video_bytes):

@@ -23,6 +23,7 @@ TRANSCRIPTS = {
     "saycam.csv": (PLAYROOM, ["look , a duck !", "where is it ?"]),
     "babyview.csv": (BABYVIEW, ["you are 2 .", "yes !"]),
     "elan.txt": ("elan.yaml", ["look , a duck !"]),
+    "elan-columns.txt": ("elan-columns.yaml", ["look , a duck !"]),
     "datavyu.csv": ("datavyu.yaml", ["look , a duck !"]),
     "whisper.tsv": ("whisper-table.yaml", ["look , a duck !", "where is it ?"]),
     "whisperx.json": ("whisperx.yaml", ["look , a duck !"]),

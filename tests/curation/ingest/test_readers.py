@@ -341,3 +341,35 @@ def test_split_by_speaker_keeps_text_of_one_speaker():
     assert split_by_speaker(turn._replace(words=())) == [turn._replace(words=())]
     first, second = split_by_speaker(turn._replace(words=(Word("a", None, None, "B"), *words)))
     assert spoken([first, second]) == [("B", "a 2", 0, None), ("A", "ducks", 10, 20)]
+
+
+def test_read_subtitles_counts_lines_that_roll_up_once(tmp_path):
+    """YouTube's automatic captions show each line three times, with the times of its words at first."""
+    content = """WEBVTT
+
+00:00:00.160 --> 00:00:02.550 align:start position:0%
+\x20
+look<00:00:00.400><c> at</c><00:00:00.600><c> this</c>
+
+00:00:02.550 --> 00:00:02.560 align:start position:0%
+look at this
+\x20
+
+00:00:02.560 --> 00:00:05.110 align:start position:0%
+look at this
+no<00:00:02.800><c> no</c><00:00:03.100><c> no</c>
+
+00:00:05.110 --> 00:00:05.120 align:start position:0%
+no no no
+\x20
+
+00:00:05.120 --> 00:00:06.110 align:start position:0%
+no no no
+yes
+"""
+    turns, _ = read_subtitles(write(tmp_path / "a.vtt", content))
+    assert [(turn.text, turn.start_ms) for turn in turns if turn.text] == [
+        ("look at this", 160),
+        ("no no no", 2560),
+        ("yes", 5120),
+    ]

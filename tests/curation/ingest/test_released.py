@@ -251,7 +251,7 @@ def test_released_leaves_out_damaged_images_with_reason(tmp_path, images, draw_j
         ({"a.json": "{"}, "not readable as JSON"),
         ({"a.json": "[" * 100_000}, "not readable as JSON"),
         ({"a.json": '{"data": 3}'}, "not a list of utterances"),
-        ({"a.txt": ""}, r"contains no \.csv or \.json"),
+        ({"a.txt": ""}, r"contains no \.csv, \.json or"),
         ({"a.csv": "image,utterance\n"}, "no pair is left"),
     ],
 )
@@ -432,3 +432,11 @@ def test_released_splits_by_video(tmp_path, images):
     splits = {(row["key"][:3], row["split"]) for row in store.rows()}
     assert len(splits) == 3
     assert {split for _, split in splits} == {"train", "val", "test"}
+
+
+def test_released_reads_json_lines(tmp_path, images):
+    folder = images([f"{VIDEO}_001_00.jpg"])
+    line = json.dumps(list_entry("look at the ball .", 1, 1))
+    (tmp_path / "val.JSONL").write_text(f"{line}\n\n")
+    rows = list(run_released(folder, tmp_path / "store", captions=[tmp_path / "val.JSONL"]).rows())
+    assert [(row["utterance"], row["split"]) for row in rows] == [("look at the ball .", "val")]

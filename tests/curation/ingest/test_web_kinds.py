@@ -76,6 +76,15 @@ def test_web_reads_names_with_dots(tmp_path, kind):
     assert not reasons
 
 
+def test_web_does_not_choose_among_captions(tmp_path):
+    members = [("a.jpg", picture(1)), ("a.question.txt", b"what is it?"), ("a.answer.txt", b"a house")]
+    members += [("b.alt.txt", b"DSC_01"), *pair("b", 2)]
+    members += [("c.jpg", picture(3)), ("c.caption.txt", b"house 3"), ("c.meta.json", b'{"caption": "other"}')]
+    rows, reasons = read(write_tar(tmp_path / "00000.tar", members))
+    assert rows == {"b": (2, "house 2"), "c": (3, "house 3")}
+    assert reasons == {"a": "several captions, none of which has the name of its image"}
+
+
 def test_web_does_not_pair_image_with_caption_of_other_number(tmp_path):
     members = [("photo.0.txt", b"house 0"), *pair("photo.1", 1), ("photo.2.jpg", picture(2)), *pair("photo.3", 3)]
     rows, reasons = read(write_tar(tmp_path / "a.tar", members))

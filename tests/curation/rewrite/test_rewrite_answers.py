@@ -143,6 +143,18 @@ def test_error_in_body_ignores_answers():
     assert error_in_body({"choices": []}) is None
 
 
+def test_reply_without_choices_keeps_the_words_of_the_server():
+    body = {"object": "error", "message": "The model is loading", "type": "ServiceUnavailable", "code": 503}
+    assert error_in_body(body)[0] == 503
+    reply = read_reply(
+        {"success": False, "detail": "The key sk-1 is unknown"}, lambda text: text.replace("sk-1", "[key]")
+    )
+    assert (reply.reason, reply.content) == (
+        "reply without content",
+        '{"success": false, "detail": "The key [key] is unknown"}',
+    )
+
+
 def error_body(code):
     return lambda _: {"id": None, "choices": None, "error": {"message": "Provider returned error", "code": code}}
 

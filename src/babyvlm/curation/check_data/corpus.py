@@ -18,7 +18,13 @@ from babyvlm.curation.ingest.frame_numbering import RULES
 from babyvlm.curation.ingest.frames import VideoPart, check_times_fit, find_videos, missing_reasons
 from babyvlm.curation.ingest.released import ImagePart
 from babyvlm.curation.ingest.sentences import frame_times
-from babyvlm.curation.ingest.transcripts import Transcript, find_speakers, find_transcripts, read_transcripts
+from babyvlm.curation.ingest.transcripts import (
+    Transcript,
+    base_name,
+    find_speakers,
+    find_transcripts,
+    read_transcripts,
+)
 from babyvlm.curation.ingest.video import VideoError, VideoInfo, probe
 from babyvlm.curation.stage import MIN_FRACTION
 from babyvlm.curation.store.chunked_writer import Log, UnusableInputError
@@ -77,6 +83,7 @@ def check_videos(
         return findings
     read, problems = read_transcripts(paths, profile, speaker_files)
     findings.missing += problems
+    unread = {base_name(path.name, profile) for path in set(paths) - {transcript.path for transcript in read}}
     findings.notes += [f"{transcript.path}: {note}" for transcript in read for note in transcript.notes]
     infos, errors = _probe_videos(path for paths in video_files.values() for path in paths)
     missing = missing_reasons({transcript.video for transcript in read} - video_files.keys(), videos, profile)
@@ -103,7 +110,7 @@ def check_videos(
         findings.fixes.append(
             f"Copy the missing and damaged videos again, or accept the loss: --min_fraction {int(share * 100) / 100:g}"
         )
-    named = {transcript.video for transcript in read}
+    named = {transcript.video for transcript in read} | unread
     findings.notes += [
         f"{path}: no transcript" for name in sorted(video_files.keys() - named) for path in video_files[name]
     ]
@@ -120,7 +127,7 @@ def check_videos(
         findings.fixes.append("See the reasons above, or pass a lower --min_fraction here and to `curate frames`")
     if findings.pairs:
         _measure_extraction(findings, recordings, profile, max_frames, embed_rate)
-    else:
+    elif read:
         findings.missing.append(f"{transcripts}: no caregiver utterance has a readable video in {videos}")
     return findings
 

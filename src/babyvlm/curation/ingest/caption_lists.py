@@ -218,12 +218,12 @@ def _group_of(image: str) -> str:
 def _read_list(path: Path) -> Iterator[Entry]:
     """Yield the entries of a CSV or JSON list, or of all lists in a folder."""
     if path.is_dir():
-        lists = sorted(file for file in path.iterdir() if file.suffix in (".csv", ".json"))
+        lists = sorted(file for file in path.iterdir() if file.suffix.lower() in (".csv", ".json", ".jsonl"))
         if not lists:
-            raise UserError(f"{path}: contains no .csv or .json list")
+            raise UserError(f"{path}: contains no .csv, .json or .jsonl list")
         for file in lists:
             yield from _read_list(file)
-    elif path.suffix == ".json":
+    elif path.suffix.lower() in (".json", ".jsonl"):
         yield from _read_json(path)
     else:
         yield from _read_csv(path)
@@ -232,7 +232,10 @@ def _read_list(path: Path) -> Iterator[Entry]:
 def _read_json(path: Path) -> Iterator[Entry]:
     """Yield the entries of the authors' ``{"data": [{"utterance", "frame_filenames", ...}]}``, or of LLaVA's list."""
     try:
-        content = load_json(path.read_bytes(), MAX_LIST_BYTES)
+        encoded = path.read_bytes()
+        if path.suffix.lower() == ".jsonl":
+            encoded = b"[" + b",".join(line for line in encoded.splitlines() if line.strip()) + b"]"
+        content = load_json(encoded, MAX_LIST_BYTES)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Literal, TypeAlias, get_args
 
@@ -20,6 +20,7 @@ SECONDS = re.compile(r"\d{1,9}(?:\.\d{0,9})?", re.ASCII)
 WHOLE_NUMBER = re.compile(r"\d{1,12}", re.ASCII)
 THREE_PARTS = re.compile(r"(\d{1,4}):(\d\d):(\d\d)", re.ASCII)
 HOURS_WITH_FRACTION = re.compile(r"\d{1,4}:\d\d:\d\d[.,]\d+", re.ASCII)
+MIN_SHRINKAGE = 20  # h:mm:ss read as minutes and seconds is 60 times too small, without the seconds. Our choice.
 RANGE = re.compile(r"[-–—]")
 assert set(FORMS) | {"saycam"} == set(get_args(TimeFormat))
 
@@ -53,7 +54,7 @@ def _parse_saycam(text: str) -> int | None:
     The first two numbers of ``text`` are minutes and seconds, whatever separates and follows them; a single number is
     minutes. A single digit from 1 to 5 counts as tens of seconds. Whole seconds only.
     """
-    parts = re.split(r"[:.,;]", text.split("-", maxsplit=1)[0])
+    parts = re.split(r"[:.,;]", RANGE.split(text)[0])
     minutes, seconds = [*parts, "0"][:2]
     if parts == [""]:
         return None
@@ -92,7 +93,7 @@ def _ambiguity(text: str) -> str:
 
 def is_read_as_minutes(text: str, time_format: TimeFormat) -> bool:
     """Return whether the format ``saycam`` reads minutes and seconds from what looks like ``h:mm:ss``."""
-    return time_format == "saycam" and text.strip().split("-")[0].count(":") > 1
+    return time_format == "saycam" and RANGE.split(text.strip())[0].count(":") > 1
 
 
 def likely_mistake(texts: Iterable[str], time_format: TimeFormat, seconds: float, *, fit: bool) -> str:
@@ -117,7 +118,7 @@ def likely_mistake(texts: Iterable[str], time_format: TimeFormat, seconds: float
                 f"{three_parts[-1][0]!r} looks like h:mm:ss from a spreadsheet that was given m:ss. Format the column"
                 " as text and export it again"
             )
-    if time_format == "saycam" and (written := next(filter(HOURS_WITH_FRACTION.fullmatch, cells), "")):
+    if time_format == "saycam" and (written := _time_of_program(cells, three_parts, seconds)):
         return f"{written!r} looks like h:mm:ss from a program. Declare time_format: clock in the profile"
     if time_format in ("saycam", "seconds"):
         factor = 60 if time_format == "saycam" else 1
@@ -138,3 +139,15 @@ def likely_mistake(texts: Iterable[str], time_format: TimeFormat, seconds: float
             ):
                 return f"{cells[-1]!r} looks like {FORMS[other]}. Declare time_format: {other} in the profile"
     return ""
+
+
+def _time_of_program(cells: Sequence[str], three_parts: Sequence[re.Match[str]], seconds: float) -> str:
+    """Return one of the times if they are ``h:mm:ss``; "" otherwise.
+
+    Without a fraction they must fit the video as such, and fill little of it as minutes and seconds.
+    """
+    if len(three_parts) == len(cells) > 1:
+        read = max(int(time[1]) * 60 + int(time[2]) for time in three_parts)
+        last = max(int(time[1]) * 3600 + int(time[2]) * 60 + int(time[3]) for time in three_parts)
+        return cells[-1] if MIN_SHRINKAGE * read < last < seconds else ""
+    return next(filter(HOURS_WITH_FRACTION.fullmatch, cells), "")

@@ -13,7 +13,7 @@ from babyvlm.io.extras import require_extra
 from babyvlm.io.limits import load_json
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
 Notes = tuple[str, ...]
@@ -54,7 +54,7 @@ def _whisper_turn(number: int, segment: dict[str, Any]) -> Turn:
         start, end = (_milliseconds(segment[name]) for name in ("start", "end"))
     words = tuple(
         Word(
-            str(word.get("word", word.get("text"))).strip(),
+            str(word["word"] if "word" in word else word["text"]).strip(),
             _milliseconds(word["start"]) if word.get("start") is not None else None,
             _milliseconds(word["end"]) if word.get("end") is not None else None,
             word.get("speaker") or "",
@@ -73,7 +73,7 @@ def read_subtitles(path: Path, caregivers: Collection[str] = (), encoding: str =
     """Read SubRip (``.srt``) or WebVTT (``.vtt``). A cue is a turn, or several if it has several voices.
 
     Speakers are ``<v NAME>`` and ``[NAME]:`` at the start of a cue; and ``NAME:``, if a caregiver is written in this
-    way anywhere in the file.
+    way anywhere in the file. Where captions roll up, as YouTube's automatic ones do, a line counts when it appears.
 
     Raises:
         UserError: the file is not in this format, or the extra ``transcripts`` is not installed.
@@ -81,6 +81,8 @@ def read_subtitles(path: Path, caregivers: Collection[str] = (), encoding: str =
     with require_extra("transcripts", "reading subtitles"):
         import pysubs2
     text, notes = read_text(path, encoding)
+    is_rolling = ROLLING.search(text) is not None
+    text = WORD_TIME.sub("", text)  # pysubs2 takes two on a line for the times of a cue
     try:
         # Tags are kept, because voices are tags.
         cues = pysubs2.SSAFile.from_string(text, format_=path.suffix[1:].lower(), keep_html_tags=True).events
@@ -92,7 +94,7 @@ def read_subtitles(path: Path, caregivers: Collection[str] = (), encoding: str =
             f"{path}: {len(arrows)} lines with `-->`, but {len(cues)} readable cues. Each cue needs a line such as"
             " 00:00:01.000 --> 00:00:02.500, and a blank line before it"
         )
-    contents = [(cue, list(_voices(cue.text.replace(r"\N", "\n")))) for cue in cues]
+    contents = [(cue, list(_voices(said))) for cue, said in zip(cues, _new_lines(cues, is_rolling), strict=True)]
     labeled = any(
         (found := LABEL.match(said)) and found[1] in caregivers for _, voices in contents for _, said in voices
     )
@@ -107,9 +109,23 @@ def read_subtitles(path: Path, caregivers: Collection[str] = (), encoding: str =
 
 TIMESTAMP = re.compile(r"-->|\d\d:\d\d[.,]\d{3}")  # within the text of a cue: the line of the next one is damaged
 VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
-TAG = re.compile(r"</?[a-z][^>\n]*>|<\d[\d:.]*>|\{\\[^}]*\}", re.IGNORECASE)
+WORD_TIME = re.compile(r"<\d[\d:.]*>")
+ROLLING = re.compile(rf"{WORD_TIME.pattern}<c>")
+TAG = re.compile(rf"</?[a-z][^>\n]*>|{WORD_TIME.pattern}|\{{\\[^}}]*\}}", re.IGNORECASE)
 BRACKETED_LABEL = re.compile(r"\s*[\[(]([^\])\n]{1,40})[\])]:\s*")
 LABEL = re.compile(r"\s*([^\W\d_][\w .'-]{0,39}):\s+")
+
+
+def _new_lines(cues: Iterable[Any], is_rolling: bool) -> Iterator[str]:
+    """Yield the text of each cue; where captions roll up, without the lines that the cue before it ends with."""
+    shown: list[str] = []
+    for cue in cues:
+        text = cue.text.replace(r"\N", "\n")
+        lines = [line for line in text.splitlines() if line.strip()]
+        plain = [TAG.sub("", line).strip() for line in lines]
+        num_old = max(n for n in range(len(lines) + 1) if plain[:n] == shown[len(shown) - n :]) if is_rolling else 0
+        shown = plain
+        yield "\n".join(lines[num_old:]) if num_old else text
 
 
 def _voices(text: str) -> Iterator[tuple[str, str]]:

@@ -427,6 +427,8 @@ def _open_video(path: Path) -> Iterator[_OpenVideo]:
             raise VideoError("video missing")
         if not path.stat().st_size:
             raise VideoError("video file is empty")
+        if _is_cut_off_avi(path):
+            raise VideoError("video is truncated")
         with av.open(f"file:{path}", options=FFMPEG_OPTIONS) as container:
             streams = [stream for stream in container.streams.video if not _is_cover_image(stream)]
             if not streams:
@@ -441,6 +443,14 @@ def _open_video(path: Path) -> Iterator[_OpenVideo]:
             yield _OpenVideo(path, container, stream)
     except (av.FFmpegError, AttributeError, ValueError, OSError, MemoryError):  # AttributeError: an unknown codec
         raise VideoError("video cannot be decoded") from None
+
+
+def _is_cut_off_avi(path: Path) -> bool:
+    """Tell whether an AVI is shorter than its header says. Without its index, its duration is that of what is left."""
+    with path.open("rb") as file:
+        name, size, kind = file.read(4), int.from_bytes(file.read(4), "little"), file.read(4)
+    # The largest size stands for an unknown one.
+    return (name, kind) == (b"RIFF", b"AVI ") and path.stat().st_size < size < 0xFFFFFFFF
 
 
 def _is_cover_image(stream: av.VideoStream) -> bool:

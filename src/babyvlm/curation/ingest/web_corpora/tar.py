@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 # Members that contain a caption, in the order of preference.
 TEXT_SUFFIXES = ("txt", "caption", "text", "json")
+SEVERAL = "several captions, none of which has the name of its image"
 MAX_REMEMBERED = 20_000  # samples that lack their image or caption; an archive of img2dataset has 10,000 samples
 
 
@@ -246,7 +247,8 @@ def _divide(name: str, members: dict[str, bytes]) -> Iterator[tuple[str, dict[st
 
     ``b.input.jpg`` and ``b.output.txt`` are one sample. If there are several images, as in ``b.left.jpg``,
     ``b.left.txt``, ``b.right.jpg``, ``b.right.txt``, each is a sample. A second image without a caption beside
-    ``b.jpg``, such as ``b.mask.png``, is none.
+    ``b.jpg``, such as ``b.mask.png``, is none. Of several texts beside one image, ``b.txt`` is the caption; if there is
+    none, as in ``b.question.txt``, ``b.answer.txt``, the sample has no text but a member ``SEVERAL``.
     """
     parts: dict[str, dict[str, bytes]] = {}
     for suffix, content in members.items():
@@ -261,6 +263,10 @@ def _divide(name: str, members: dict[str, bytes]) -> Iterator[tuple[str, dict[st
         merged: dict[str, bytes] = {}
         for field in sorted(parts, key=len, reverse=True):  # `b.jpg` comes before `b.input.jpg`
             merged |= parts[field]
+        kind = next((kind for kind in TEXT_SUFFIXES if kind in merged), "")
+        if kind not in parts.get("", {}) and sum(kind in part for part in parts.values()) > 1:
+            merged = {suffix: content for suffix, content in merged.items() if suffix not in TEXT_SUFFIXES}
+            merged[SEVERAL] = b""
         only = next(iter(parts)) if len(parts) == 1 else ""
         yield f"{name}.{only}" if only else name, merged
 
@@ -273,7 +279,7 @@ def _image(members: dict[str, bytes]) -> bytes | None:
 
 def _sample(id_: str, members: dict[str, bytes]) -> Sample:
     image = _image(members)
-    caption, problem = _caption(members)
+    caption, problem = (None, SEVERAL) if SEVERAL in members else _caption(members)
     if image is None:
         unsupported = next((suffix for suffix in members if f".{suffix}" in UNSUPPORTED_SUFFIXES), None)
         problem = f"image format is not supported (.{unsupported})" if unsupported else "image missing"

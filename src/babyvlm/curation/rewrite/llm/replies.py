@@ -14,7 +14,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from babyvlm.curation.rewrite.llm.prompt import Answer, Reply
+from babyvlm.io.limits import is_shallow
 
+MAX_KEPT = 2000  # characters of a body without an answer. Our choice.
 EVENT_FIELDS = ("data:", "event:", "id:", "retry:")  # of a server-sent event
 END_OF_EVENTS = "[DONE]"
 # Tags that end the reasoning of a model: DeepSeek, Qwen and others, Magistral.
@@ -89,7 +91,7 @@ def error_in_body(body: object) -> tuple[int | None, str] | None:
 
     The status is None if the error has no code that we know.
     """
-    error = _get(body, "error")
+    error = _get(body, "error") or (body if _get(body, "object") == "error" else None)  # the second is vLLM's
     if not error or _get(body, "choices"):
         return None
     names = [_get(error, name) for name in ("code", "status", "type")]
@@ -116,6 +118,9 @@ def read_reply(body: object, scrub: Callable[[str], str], answer: type[BaseModel
     choice = choices[0] if isinstance(choices, list) and choices else None
     message, finish = _get(choice, "message"), _get(choice, "finish_reason")
     text = _message_text(message)
+    if text is None and not choices:
+        said = json.dumps(body) if is_shallow(body) else ""
+        return Reply(scrub(said)[:MAX_KEPT], "reply without content", "yes", *tokens)
     if text is not None:
         text = scrub(text.encode("utf-8", "replace").decode())  # a database stores no lone surrogates
     if _get(message, "refusal"):
