@@ -236,6 +236,7 @@ def test_run_folder_of_own_trainer_is_never_the_working_directory(tmp_path, monk
     sys.modules.pop("tracker_of_mine", None)
 
 
+@pytest.mark.soak  # the test of resume uses the record
 def test_loggers_of_run_are_recorded(place):
     fit("--trainer.logger", "tracker_of_mine.Tracker", "--trainer.logger.version", "abc")
     assert json.loads((RUN / "loggers.json").read_text()) == ["abc"]
