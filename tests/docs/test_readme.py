@@ -29,7 +29,7 @@ ARGUMENTS = {
     "ablations status": "",
     "benchmark build labeled-s": f"--category_folders {DATA}/world/trials/labeled_s --out chosen"
     " --licensed false --exclude []",
-    "check-data": f"--videos {DATA}/world/home/videos --transcripts {DATA}/world/home/transcripts",
+    "check-data": f"--videos {DATA}/world/home/videos --transcripts {DATA}/world/home/transcripts --profile playroom",
     "curate deduplicate": f"--store {DATA}/stores/frames --embeddings {DATA}/embeddings/frames --out deduplicated",
     "store check": f"--store {DATA}/stores/filtered",
     "store export": f"--store {DATA}/stores/filtered --out shared",
