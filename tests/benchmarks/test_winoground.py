@@ -116,17 +116,17 @@ class Noise:
 def test_indistinguishable_phrases_tie_and_are_scored_once(tmp_path, vocabulary):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     scorer = Noise(vocabulary)
-    texts = ["zebra red", "yak red", "Yak, red", "red ball", "ball red"]
+    texts = ["zebra red", "yak red", "Yak red", "red ball", "ball red"]
     assert indistinguishable(scorer, texts) == {
-        "Yak, red": "Yak, red",
-        "yak red": "Yak, red",
-        "zebra red": "Yak, red",
+        "Yak red": "Yak red",
+        "yak red": "Yak red",
+        "zebra red": "Yak red",
         "ball red": "ball red",
         "red ball": "red ball",
     }
     scores = score_pairs(scorer, [("a.png", text) for text in texts], tmp_path, device=torch.device("cpu"))
-    assert scorer.asked == [["Yak, red", "ball red", "red ball"]]
-    assert scores["a.png", "zebra red"] == scores["a.png", "yak red"] == scores["a.png", "Yak, red"]
+    assert scorer.asked == [["Yak red", "ball red", "red ball"]]
+    assert scores["a.png", "zebra red"] == scores["a.png", "yak red"] == scores["a.png", "Yak red"]
     assert len(set(scores.values())) == 3
 
 

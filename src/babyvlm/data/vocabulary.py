@@ -75,7 +75,7 @@ class Vocabulary:
         Raises:
             UserError: one of them is a link to a file elsewhere.
         """
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             source = resolve_inside(self.path, name)
             if source is None:
