@@ -28,6 +28,7 @@ def test_builder_builds_reviewed_benchmark_that_scores_a_model(tmp_path, monkeyp
         "frames",
         videos="world/home/videos",
         transcripts="world/home/transcripts",
+        profile="playroom",
         out="frames",
         image_size=112,
         max_frames=2,
