@@ -20,7 +20,9 @@ from support.killing import tree
 def command(tmp_path):
     """A command that extracts frames from a few videos, in one process."""
     for index in range(3):
-        write_corpus(tmp_path, [("0:00", "M", "Look at that. It is a dog."), ("0:06", "Mom", "three")], f"V_{index}", count=90)
+        write_corpus(
+            tmp_path, [("0:00", "M", "Look at that. It is a dog."), ("0:06", "Mom", "three")], f"V_{index}", count=90
+        )
     words = ["curate", "frames", "--videos", "videos", "--transcripts", "transcripts", "--out", "new/store"]
     return [sys.executable, "-m", "babyvlm", *words, "--num_workers", "1"]
 

@@ -43,9 +43,9 @@ def command(model, overlays, **trainer):
             "data": {"init_args": {"batch_size": 2, "max_tokens": 16}},
         }
     else:
-        vision = {"init_args": {"backbone": "vit_tiny_patch16_224", "options": {"img_size": 64, "depth": 1}}}
+        vision = {"backbone": "vit_tiny_patch16_224", "options": {"img_size": 64, "depth": 1}, "weights": None}
         small |= {
-            "model": {"init_args": {"vision": vision, "language": SIZE, "optimizer": optimizer}},
+            "model": {"init_args": {"vision": {"init_args": vision}, "language": SIZE, "optimizer": optimizer}},
             "data": {"init_args": {"batch_size": 4, "image_size": 64, "num_workers": 0, "features": None}},
         }
     Path("small.yaml").write_text(yaml.safe_dump(small))

@@ -202,7 +202,8 @@ class BabyVLMCLI(LightningCLI):
             if self.run is None:
                 return f"--ckpt_path: {differ}. Use the config.yaml of its run"
             return f"{self.run / 'config.yaml'}: {differ}. Restore the file that fit wrote"
-        if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+        ended = isinstance(error, RuntimeError) and text.startswith("DataLoader worker")
+        if ended or (isinstance(error, ConnectionResetError) and self._goes_on):  # of the pipe to a worker
             how = f" {CONTINUE.partition('. ')[2]} {self.folder}" if self._goes_on else ""
             return (
                 f"a loader worker ended ({first_line(error)}), perhaps for lack of memory. Lower data.num_workers or "

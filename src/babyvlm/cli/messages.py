@@ -26,7 +26,9 @@ def show_lightning_messages() -> None:
     """Print what Lightning says: why training ended, what a profiler measured, which device is used."""
     logging.getLogger("lightning").handlers = []  # it would print the messages of the others again
     for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).handlers = [MessageHandler()]
+        logger = logging.getLogger(name)
+        logger.handlers = [MessageHandler()]
+        logger.setLevel(logging.INFO)  # `curate embed` in the same process raises it
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # intended
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # an internal deprecation
     warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`.*WeightAveraging")  # end_averaging
