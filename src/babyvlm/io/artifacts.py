@@ -195,7 +195,10 @@ def create(folder: Path, kind: str, manifest: Manifest, *, keep_partial: bool = 
     """
     partial = _partial(folder)
     started_with = partial / SCRATCH / "arguments.json"
-    if not keep_partial or _read(started_with) != _as_json(manifest["arguments"]):
+    # Another rank may just have created the folder, and writes the arguments before anything else: look in this order.
+    begun = any(path.name not in (MARKER, SCRATCH) and path.name[:10] != "arguments." for path in partial.rglob("*"))
+    started = _read(started_with)
+    if not keep_partial or ((begun or started) and started != _as_json(manifest["arguments"])):
         remove_marked(partial)
     create_marked(partial)
     started_with.parent.mkdir(exist_ok=True)
