@@ -20,7 +20,7 @@ from babyvlm.cli.main import _user_error
 from babyvlm.cli.settings import check_settings
 from babyvlm.errors import UserError
 from babyvlm.training.recovery import SeedEachBatch
-from support.small_run import CALLBACKS, fit, lay_out
+from support.small_run import CALLBACKS, enter, fit, lay_out
 
 RUN = Path("lightning_logs/run-tiny/version_0")
 
@@ -37,10 +37,7 @@ def root(tmp_path_factory, tiny_store, make_vocabulary):
 
 @pytest.fixture
 def place(root, tmp_path, monkeypatch):
-    for path in root.iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return enter(root, tmp_path, monkeypatch)
 
 
 SCHEDULE = "{class_path: torch.optim.lr_scheduler.OneCycleLR, init_args: {max_lr: 0.1, total_steps: 3}}"

@@ -70,6 +70,14 @@ def lay_out(folder, tiny_store, make_vocabulary):
     (folder / "run.yaml").write_text(yaml.safe_dump(CONFIG))
 
 
+def enter(root, folder, monkeypatch):
+    """Change to a folder that links to the files of a laid-out one, so that a test's own files stay in it."""
+    for path in root.iterdir():
+        (folder / path.name).symlink_to(path)
+    monkeypatch.chdir(folder)
+    return folder
+
+
 def fit(*options, **trainer):
     """Run ``fit`` in the working directory; ``trainer`` overrides settings of the Trainer."""
     flags = [part for name, value in trainer.items() for part in (f"--trainer.{name}", yaml.safe_dump(value).strip())]

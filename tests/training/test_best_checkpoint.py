@@ -16,7 +16,7 @@ from babyvlm.io.runs import BestCheckpoint
 from babyvlm.models.checkpoints import best_checkpoint
 from babyvlm.report.runs import Run
 from babyvlm.training.best_checkpoint import direction
-from support.small_run import CALLBACKS, STEPS, fit, lay_out
+from support.small_run import CALLBACKS, STEPS, enter, fit, lay_out
 
 RUN = Path("lightning_logs/run-tiny/version_0")
 HIGH = ["--model.optimizer.lr", "5"]  # the loss only rises: the best checkpoint is the first
@@ -31,10 +31,7 @@ def root(tmp_path_factory, tiny_store, make_vocabulary):
 
 @pytest.fixture
 def place(root, tmp_path, monkeypatch):
-    for path in root.iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return enter(root, tmp_path, monkeypatch)
 
 
 def saving(*options):

@@ -18,7 +18,7 @@ from babyvlm.__main__ import main
 from babyvlm.io.runs import run_folder
 from babyvlm.training.recovery import SeedEachBatch
 from babyvlm.training.run_folder import claim_version, discard
-from support.small_run import CONFIG, STEPS, fit, lay_out
+from support.small_run import CONFIG, STEPS, enter, fit, lay_out
 
 RUN = Path("lightning_logs/run-tiny/version_0")
 FILES = {"config.yaml", "metrics.csv", "provenance.json", "results", "checkpoints", "vocabulary", "finished", ".lock"}
@@ -75,12 +75,10 @@ def root(tmp_path_factory, tiny_store, make_vocabulary):
 @pytest.fixture
 def place(root, tmp_path, monkeypatch):
     """A working directory with the tiny run, where the user has files of the same names as a run's."""
-    for path in root.iterdir():
-        (tmp_path / path.name).symlink_to(path)
+    enter(root, tmp_path, monkeypatch)
     (tmp_path / "config.yaml").write_text(NOTES)
     (tmp_path / "results").mkdir()
     (tmp_path / "results/vtwt-test.parquet").write_text("mine")
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(allowed.VARIABLE, "tracker_of_mine")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from babyvlm.benchmarks.intervals import bootstrap_interval
 from babyvlm.errors import UserError
 from babyvlm.io.artifacts import sha256_file
+from babyvlm.io.files import write_csv
 from babyvlm.io.printing import echo
 from babyvlm.report.paper import BABYCL, BABYCL_SEEDS, NUMBERS
 
@@ -125,19 +125,14 @@ def reproduce(
         raise UserError("--models: nothing is published about these rows on these lists")
     cells = [line.cells for line in lines]
     out.mkdir(parents=True, exist_ok=True)
-    partial = out / "reproduction.partial"
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(cells[0]))
-        writer.writeheader()
-        writer.writerows(cells)
-    partial.rename(out / "reproduction.csv")
+    write_csv(out / "reproduction.csv", [list(cells[0]), *(list(row.values()) for row in cells)])
     _print(cells)
     if any(line.model == "CVCL-original" or line.model not in PUBLISHED_WEIGHTS for line in lines):
         echo(
             f"Models trained anew also differ by their seeds: {BABYCL_SEEDS * 100:.2f} points on Labeled-S "
             "(offline CVCL, arXiv 2606.05115)."
         )
-    echo(f"{out / 'reproduction.csv'}: the table; the results of each item are beside it")
+    echo(f"{out / 'reproduction.csv'}: the table. The results of each item are in the same folder")
 
 
 def _benchmarks(

@@ -13,8 +13,8 @@ from jsonargparse import Namespace
 from babyvlm.config import LINKED
 from babyvlm.errors import UserError
 
-# Range of a number by the name of its option, wherever it stands in a config: (least, greatest). Options of the same
-# name mean the same in this package.
+# Range (least, greatest) of a number by the name of its option, at any place in a config. Options of the same name have
+# the same meaning in this package.
 _AT_LEAST_1 = """
     batch_size val_batch_size image_size utterances width layers heads kv_heads inner positions prototypes embed_dim
     local_size accumulate_grad_batches num_nodes check_val_every_n_epoch step_size step_size_up total_iters

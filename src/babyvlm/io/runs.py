@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.files import atomic_write, read_bounded
+from babyvlm.io.limits import load_json
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -87,7 +88,9 @@ class BestCheckpoint:
         if not file.is_file():
             return None
         try:
-            found = json.loads(read_bounded(file, MAX_BYTES))
+            found = load_json(read_bounded(file, MAX_BYTES))
+            if not isinstance(found, dict):
+                raise TypeError("not an object")
             best = cls(**found | {"path": run / found["path"]})
             str(best)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -5,7 +5,6 @@ Nothing in a file is ever executed.
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,8 @@ from torch import Tensor, nn
 
 from babyvlm.data.vocabulary import IMAGE_TOKEN, Vocabulary
 from babyvlm.errors import UserError, first_line
-from babyvlm.io.limits import require_uncompressed
+from babyvlm.io.files import read_bounded
+from babyvlm.io.limits import MAX_JSON_BYTES, load_json, require_uncompressed
 from babyvlm.io.runs import recorded_best
 from babyvlm.models.compatibility import upgrade_state_dict
 
@@ -243,9 +243,10 @@ _CONNECTOR_NAMES = {"mm_projector.0.": "linear_1.", "mm_projector.2.": "linear_2
 def is_authors_checkpoint(folder: Path) -> bool:
     """Return whether the authors' code saved a folder: its ``model_type`` is ``llava_gpt2`` or ``llava_llama``."""
     try:
-        return str(json.loads((folder / "config.json").read_text())["model_type"]).startswith("llava_")
-    except (OSError, ValueError, KeyError, TypeError):
+        found = load_json(read_bounded(folder / "config.json", MAX_JSON_BYTES))
+    except (OSError, ValueError):
         return False
+    return isinstance(found, dict) and str(found.get("model_type")).startswith("llava_")
 
 
 def load_authors_checkpoint(llava: nn.Module, folder: Path, vocabulary: Vocabulary) -> None:

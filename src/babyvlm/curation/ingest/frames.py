@@ -178,7 +178,7 @@ class VideoPart:
         video_hash: hash of the video files.
         file: path of the video below the folder of videos.
         split: of all utterances; "" to assign it by utterance.
-        missing: why there is no video, if there is none.
+        missing: reason to report if the video is missing.
     """
 
     transcript: Transcript

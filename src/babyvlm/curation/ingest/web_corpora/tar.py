@@ -247,8 +247,8 @@ def _divide(name: str, members: dict[str, bytes]) -> Iterator[tuple[str, dict[st
 
     ``b.input.jpg`` and ``b.output.txt`` are one sample. If there are several images, as in ``b.left.jpg``,
     ``b.left.txt``, ``b.right.jpg``, ``b.right.txt``, each is a sample. A second image without a caption beside
-    ``b.jpg``, such as ``b.mask.png``, is none. Of several texts beside one image, ``b.txt`` is the caption; if there is
-    none, as in ``b.question.txt``, ``b.answer.txt``, the sample has no text but a member ``SEVERAL``.
+    ``b.jpg``, such as ``b.mask.png``, is not a sample. Of several texts for one image, ``b.txt`` is the caption; if it
+    is missing, as in ``b.question.txt``, ``b.answer.txt``, the sample has no text but a member ``SEVERAL``.
     """
     parts: dict[str, dict[str, bytes]] = {}
     for suffix, content in members.items():
