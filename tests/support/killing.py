@@ -37,20 +37,21 @@ def kill_a_worker(process):
     while time.monotonic() < until:
         commands = {child: _command(child) for child in _children(process)}
         servers = [child for child, command in commands.items() if b"forkserver" in command]
-        workers = _children(servers[0]) if servers else []
+        # Two workers of a pool start one after the other; Python itself fails if the first dies in between.
+        workers = [child for child in _children(servers[0]) if _age(child) > 0.05] if servers else []
         # For a moment, a process that becomes a fork server looks like a forked worker.
-        workers += [child for child, command in commands.items() if command == _command(process) and _is_old(child)]
+        workers += [child for child, command in commands.items() if command == _command(process) and _age(child) > 0.3]
         if workers:
             return os.kill(workers[0], signal.SIGKILL)
         time.sleep(0.001)
     raise AssertionError("no worker appeared")
 
 
-def _is_old(process):
+def _age(process):
     with suppress(FileNotFoundError, ProcessLookupError):
         begun = int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - begun / os.sysconf("SC_CLK_TCK") > 0.3
-    return False
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - begun / os.sysconf("SC_CLK_TCK")
+    return 0
 
 
 def _children(process):

@@ -6,6 +6,7 @@ processes are forked from a server that has done the imports and has no threads 
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import resource
@@ -91,6 +92,10 @@ def process_pool(num_workers: int, imports: Iterable[str]) -> Iterator[Callable[
             yield pool.map
         except (BrokenProcessPool, BrokenPipeError):  # the latter while a task is sent to a process
             raise killed_from_outside() from None
+        except OSError as error:
+            if error.errno == errno.EBADF:  # the pool was closed while its next process started
+                raise killed_from_outside() from None
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # after an error, do not wait for the rest
 
