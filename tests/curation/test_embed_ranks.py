@@ -16,17 +16,27 @@ from babyvlm.curation import clip as module
 from babyvlm.curation.clip import load_clip
 from babyvlm.curation.embed import embed
 from babyvlm.curation.embeddings import Embeddings
-from babyvlm.curation.store.pair_store import GROUP_ROWS
 from babyvlm.io.images import open_rgb
 from support.killing import tree
 
-PARTS = 5
-ROWS = (PARTS - 1) * GROUP_ROWS + 40  # the last part is short
+PARTS = 4
+GROUP_ROWS = 16
+ROWS = (PARTS - 1) * GROUP_ROWS + 5  # the last part is short
 CONFIG = {
     "embed_dim": 8,
     "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
     "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_parts():
+    """Read, write and embed a few rows at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("babyvlm.curation.store.pair_store.GROUP_ROWS", GROUP_ROWS)
+        for name in ("clip", "embed"):
+            patch.setattr(f"babyvlm.curation.{name}.PART_ROWS", GROUP_ROWS)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +54,6 @@ def store(tiny_store):
     return tiny_store([f"look at ball {number}" for number in range(ROWS)], size=16)
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    for name in ("clip", "embed"):
-        monkeypatch.setattr(f"babyvlm.curation.{name}.PART_ROWS", GROUP_ROWS)
-
-
 def _rank(rank, ranks, port, die_after, store, out, clip):
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     real, done = module._Embedder.predict_step, []
@@ -61,22 +65,24 @@ def _rank(rank, ranks, port, die_after, store, out, clip):
         done.append(batch[0])
 
     module._Embedder.predict_step = step
-    embed(store.path, out, clip, batch_size=100, accelerator="cpu", devices=ranks)
+    embed(store.path, out, clip, batch_size=10, accelerator="cpu", devices=ranks)
 
 
 def run(ranks, store, out, clip, die_after=None):
     """Return the exit codes of ``ranks`` processes; the second is killed after ``die_after`` parts."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    processes = [
-        context.Process(target=_rank, args=(rank, ranks, port, die_after, store, out, clip)) for rank in range(ranks)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
+    with socket.socket() as reserved:  # bound without listening, so that no other process is given the port
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        processes = [
+            context.Process(target=_rank, args=(rank, ranks, port, die_after, store, out, clip))
+            for rank in range(ranks)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(200)
     return [process.exitcode for process in processes]
 
 
@@ -84,10 +90,7 @@ def run(ranks, store, out, clip, die_after=None):
 def by_one(store, clip, tmp_path_factory):
     """The embeddings of a single process."""
     out = tmp_path_factory.mktemp("one") / "e"
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("clip", "embed"):
-            patch.setattr(f"babyvlm.curation.{name}.PART_ROWS", GROUP_ROWS)
-        assert run(1, store, out, clip) == [0]
+    assert run(1, store, out, clip) == [0]
     return out
 
 
@@ -98,7 +101,7 @@ def test_embed_matches_model_in_half_precision(by_one, store, clip):
     assert found.image.dtype == found.text.dtype == np.float16
     names = {path.name for path in by_one.iterdir()}
     assert names == {"embeddings.json", "embeddings.json.sha256", "image.npy", "keys.json", "text.npy"}
-    some = range(0, ROWS, 97)
+    some = range(0, ROWS, 5)
     with torch.no_grad():
         images = model.images(torch.stack([model.preprocess(open_rgb(rows[row]["image"])) for row in some]))
         texts = model.texts([rows[row]["utterance"] for row in some], torch.device("cpu"))

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
 import babyvlm.data.pair_dataset
-from babyvlm.data.feature_cache import PART_ROWS, CachedFeatures, FeatureCacheWriter, frozen_features, module_hash
+from babyvlm.data.feature_cache import CachedFeatures, FeatureCacheWriter, frozen_features, module_hash
 from babyvlm.data.pair_mix import PairMix, Source
 from babyvlm.data.transforms import eval_transform
 from babyvlm.errors import UserError
@@ -28,7 +28,16 @@ from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.types import Batch
 
 SIZE = 32
+PART_ROWS = 32
 ROWS = 2 * PART_ROWS + 9  # three parts, the last one shorter
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_parts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("babyvlm.data.feature_cache.PART_ROWS", PART_ROWS)
+        patch.setattr("babyvlm.curation.store.pair_store.GROUP_ROWS", PART_ROWS)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -243,11 +252,12 @@ def test_cache_reports_size_and_refuses_full_disk(tmp_path, store, trainer, caps
     usage = __import__("shutil")._ntuple_diskusage(total=10**6, used=0, free=ROWS * 5 * 4 - 1)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     encoder = Mean().eval()
-    with pytest.raises(UserError, match=r"needs 1\.04e-05 GB, but") as refusal:
+    size = f"{ROWS * 5 * 4 / 1e9:.3g} GB"
+    with pytest.raises(UserError, match=f"needs {size}, but") as refusal:
         make(tmp_path, store, encoder, trainer)
     assert "\n" not in str(refusal.value)
     assert encoder.seen == 1
-    assert f"features of {ROWS} images, 5 float32 each: 1.04e-05 GB" in capsys.readouterr().out
+    assert f"features of {ROWS} images, 5 float32 each: {size}" in capsys.readouterr().out
     make(tmp_path, store, encoder, trainer, "float16")  # half of the size fits
 
 
@@ -377,7 +387,7 @@ import sys
 from pathlib import Path
 import torch
 from lightning import Trainer
-import test_features as t
+import test_feature_cache as t
 
 torch.set_num_threads(1)
 stores, vocabulary, folder, devices = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])

@@ -66,17 +66,19 @@ def test_sampler_order_depends_on_seed_epoch_and_mix():
     assert all(sorted(order) == list(range(50)) for order in orders)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("stop", [1, 5, 6, 7, 13])
+@pytest.mark.parametrize(
+    ("stop", "before", "after"), [(1, 0, 0), (5, 2, 0), (5, 0, 2), (6, 2, 0), (6, 0, 0), (7, 0, 0), (13, 0, 0)]
+)
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["shuffled", "bucketed"])
-def test_sampler_resumes_at_position(workers, stop, lengths):
+def test_sampler_resumes_at_position(stop, before, after, lengths):
+    """``before`` and ``after`` are numbers of workers; an epoch has 6 batches."""
     expected = batches(loader(lengths=lengths), epochs=3)
-    stopped = loader(workers, lengths=lengths)
+    stopped = loader(before, lengths=lengths)
     stream = itertools.chain.from_iterable(itertools.repeat(stopped))
     seen = [batch.tolist() for batch in itertools.islice(stream, stop)]
     state = stopped.state_dict()
     assert state == {"samples_used": 8 * stop}  # batches that workers prefetched do not count
-    resumed = loader(2 - workers, lengths=lengths)
+    resumed = loader(after, lengths=lengths)
     resumed.load_state_dict(state)
     rest = [
         batch.tolist()

@@ -159,7 +159,7 @@ CASE = st.tuples(
     conversations(),
     st.sampled_from([1, 16, 32]),
 )
-QUICK = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+QUICK = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @QUICK

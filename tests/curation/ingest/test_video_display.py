@@ -36,6 +36,7 @@ from support.filming import (
 
 FFMPEG = shutil.which("ffmpeg")
 needs_ffmpeg = pytest.mark.skipif(not FFMPEG, reason="needs the program ffmpeg")
+FAST = {"libx264": {"preset": "veryfast"}, "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}}
 CORNERS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "black": (0, 0, 0)}
 
 
@@ -62,7 +63,8 @@ def first_image(path, notes=None):
 def write_images(path, images, codec="libx264", pix_fmt="yuv420p", prepare=None, rate=10, **options):
     """Write images, as arrays, to a video."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options={"threads": "1", **options})
+        options = {"threads": "1", **FAST.get(codec, {}), **options}
+        stream = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = pix_fmt
         if prepare:
