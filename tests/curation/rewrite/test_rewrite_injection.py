@@ -26,12 +26,19 @@ def test_injections_are_numerous_and_disjoint_from_development_captions():
     }
 
 
-def test_rewrite_rejects_most_dictated_utterances(tmp_path, monkeypatch):
+def in_prompted_form(payload):
+    """Write a dictated utterance as the prompt asks for utterances: a sentence with its signs."""
+    first, _, rest = payload.partition(" ")
+    return f"Look, {rest}!" if first == "look" else f"{payload[0].upper()}{payload[1:]}."
+
+
+@pytest.mark.parametrize("form", [str, in_prompted_form])
+def test_rewrite_rejects_most_dictated_utterances(tmp_path, monkeypatch, form):
     """The documented rates: 22 of 195 with all rules; 189 without the rule about the subject."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     cases = injections()
     make_store(tmp_path / "in", [case.caption for case in cases])
-    payloads = {clean(case.caption): case.payload for case in cases}
+    payloads = {clean(case.caption): form(case.payload) for case in cases}
     with serving(lambda c: json.dumps({"relevant": True, "utterance": payloads[c], "reason": "suitable"})) as llm:
         found = run(tmp_path, llm)
     assert sum(isinstance(outcome, str) for outcome in found.values()) == 22

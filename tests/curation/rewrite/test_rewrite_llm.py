@@ -66,6 +66,31 @@ def test_request_contains_cleaned_caption_and_strict_schema(tmp_path, llm):
     assert max_input_tokens("é") - max_input_tokens("") == 2
 
 
+def test_answers_to_earlier_prompt_are_used_on_request(tmp_path, llm, capsys):
+    """The ledger of a run with the earlier prompt; nothing is sent, or everything with a note."""
+    make_store(tmp_path / "in", ["a red ball", "a blue cup"])
+    earlier = run(tmp_path, llm, prompt="rewrite_v2")
+    asked = llm.bodies[0]["messages"][0]["content"]
+    assert "without punctuation" in asked
+    assert "not used" not in capsys.readouterr().out
+    assert run(tmp_path, llm, "again", prompt="rewrite_v2") == earlier
+    assert len(llm.bodies) == 2
+    capsys.readouterr()
+    run(tmp_path, llm, "new")
+    note = "2 answers of m to the prompt rewrite_v2 are not used. Pass --prompt rewrite_v2 to use them"
+    assert note in " ".join(capsys.readouterr().out.split())
+    assert "with ordinary punctuation" in llm.bodies[2]["messages"][0]["content"]
+    assert len(llm.bodies) == 4
+
+
+def test_utterance_with_punctuation_is_stored_in_text_form(tmp_path, llm):
+    make_store(tmp_path / "in", ["Happy puppy with a red ball. Summer 2014"])
+    llm.answer = lambda caption: json.dumps(
+        {"relevant": True, "utterance": "Look, that's a puppy — isn't it?", "reason": "suitable"}
+    )
+    assert run(tmp_path, llm) == {"w/0": "look , that 's a puppy — is n't it ?"}
+
+
 FAULTS = {
     "busy, then available": ([(429, {"Retry-After": "0.2"}), (500,), (503,)], None, 1),
     "busy until a date": ([(429, {"Retry-After": "soon"}), (429,)], None, 1),
@@ -506,12 +531,13 @@ def test_ledger_records_calls_durably(tmp_path):
 def test_prompt_id_changes_with_contents(monkeypatch):
     # Any change of the request makes stored answers unusable, so it needs a new version.
     before = prompt_id()
-    assert before == "rewrite_v2-3745eaee1ae8"
+    assert before == "rewrite_v3-307882960292"
+    assert prompt_id("rewrite_v2") == "rewrite_v2-3745eaee1ae8"  # of answers that were paid for
     assert set(prompt.SCHEMA["required"]) == prompt.Answer.model_fields.keys()
     reasons = prompt.Answer.model_json_schema()["properties"]["reason"]["enum"]
     assert prompt.SCHEMA["properties"]["reason"]["enum"] == reasons
     prompt.prompt_id.cache_clear()
-    monkeypatch.setattr(prompt, "system_prompt", lambda: "another")
+    monkeypatch.setattr(prompt, "system_prompt", lambda version: "another")
     assert prompt.prompt_id() != before
     prompt.prompt_id.cache_clear()
     assert digest(clean("a\tcat ")) == digest(clean("a cat"))

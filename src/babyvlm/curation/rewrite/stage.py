@@ -43,6 +43,7 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
     max_output_tokens: int = 120,
     thinking: bool | None = None,
     reasoning_effort: str = "",
+    prompt: Literal["rewrite_v2", "rewrite_v3"] = "rewrite_v3",
     ledger: Path | None = None,
 ) -> None:
     """Rewrite the captions of a store as child-directed utterances and drop those that are not suitable for a toddler.
@@ -78,6 +79,7 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         max_output_tokens: limit on the tokens of an answer, including its reasoning. Reasoning needs 1,000 or more.
         thinking: turn the reasoning of models such as Qwen 3 on or off; by default the server decides.
         reasoning_effort: `low`, `medium` and so on, for models that support it; by default the server decides.
+        prompt: version of the prompt. `rewrite_v2`, which asked for no punctuation, uses the answers of older ledgers.
         ledger: file in which answers are stored; by default `rewrites.sqlite` beside `out`.
     """
     if method == "rules":
@@ -101,6 +103,7 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         retry_rejected=retry_rejected,
         max_output_tokens=max_output_tokens,
         settings=RequestSettings(response_format, token_parameter, thinking, reasoning_effort),
+        prompt_version=prompt,
     )
     path = ledger or out.with_name("rewrites.sqlite")
     if estimate:

@@ -12,12 +12,12 @@ from importlib.resources import files
 from babyvlm.curation.rewrite.rules.lexicon import lexicon, read_sections, words_in
 from babyvlm.curation.rewrite.rules.rewriter import MAX_WORDS, rewrite_caption
 
-RULES_VERSION = 3  # recorded in each store; increase it with any change of what is accepted
+RULES_VERSION = 4  # recorded in each store; increase it with any change of what is accepted
 # On wordfreq's Zipf scale; 4.0 is 10 occurrences per million words. 7,223 English words reach it, somewhat more than
 # the 5,176 that SAYCam and the transferred data have at least three times. Words in toddler_words.txt may be rarer.
 COMMON_WORD = 4.0
 CODE = re.compile(r"https?:|www\.|\w\.(?:com|net|org|io|ru|xyz)\b|[\\{}<>=`|$%^~@#&*_/\[\]]|\(\)|\w\(|--|;\s*\w+\s*\(")
-PUNCTUATION = re.compile(r"[.,!?:;\"“”()…-]+")
+PUNCTUATION = re.compile(r"[.,!?:;\"“”'’()…–—-]+")
 # An apostrophe inside of a word, and the blank before a clitic in tokenized text (`babyvlm.text`).
 CLITIC = re.compile(r"(?<=[a-z])['’](?=[a-z])|(?<=[a-z]) (?=n['’]t\b)|(?<=[a-z]) ['’](?=(?:s|m|d|re|ve|ll)\b)")
 APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
@@ -80,7 +80,11 @@ def rejection_reason(cleaned: str, utterance: str | None) -> str:  # noqa: PLR09
 
 
 def plain_words(utterance: str) -> str:
-    """Return the words of an utterance: lower case, no punctuation, "that's" and "that 's" as "thats"."""
+    """Return the words of an utterance: lower case, no punctuation, "that's" and "that 's" as "thats".
+
+    >>> plain_words("Look — that's the kids' ball!")
+    'look thats the kids ball'
+    """
     return " ".join(PUNCTUATION.sub(" ", CLITIC.sub("", utterance.lower())).split())
 
 

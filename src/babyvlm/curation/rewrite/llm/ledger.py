@@ -187,6 +187,12 @@ class Ledger:
         count, mean_input, mean_output = self._db.execute(query, (self.prompt, self.model)).fetchone()
         return int(count), float(mean_input), float(mean_output)
 
+    def count_answers(self, prompt: str) -> int:
+        """Return the number of answers to a prompt (``prompt_id()``) with any settings, of this model and server."""
+        query = """SELECT count(DISTINCT caption) FROM calls
+                   WHERE substr(prompt, 1, length(?1)) = ?1 AND model = ?2 AND endpoint = ?3 AND state = 'answered'"""
+        return int(self._db.execute(query, (prompt, self.model, self.endpoint)).fetchone()[0])
+
     def pending_batches(self) -> list[PendingBatch]:
         """Return the batches that are not collected yet, oldest first."""
         query = """SELECT number, tag, base_url, file_id, batch_id FROM batches

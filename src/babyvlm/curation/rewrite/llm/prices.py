@@ -11,7 +11,9 @@ from babyvlm.curation.rewrite.llm.prompt import (
     MAX_OUTPUT_TOKENS,
     REWRITE_PROMPT,
     TYPICAL_OUTPUT_TOKENS,
+    VERSION,
     Prompt,
+    PromptVersion,
     max_input_tokens,
     typical_input_tokens,
 )
@@ -145,6 +147,7 @@ def estimate(
     price: Price | None,
     concurrent_requests: int,
     max_output_tokens: int = MAX_OUTPUT_TOKENS,
+    version: PromptVersion = VERSION,
 ) -> str:
     """Describe the tokens, cost and time of the calls for these captions, individually and in batches.
 
@@ -154,10 +157,12 @@ def estimate(
         price: of the model.
         concurrent_requests: number of calls in flight.
         max_output_tokens: limit on the output tokens of an answer.
+        version: of the prompt.
     """
     count, typical, bound = 0, 0.0, 0
     for caption in captions:
-        count, typical, bound = count + 1, typical + typical_input_tokens(caption), bound + max_input_tokens(caption)
+        typical += typical_input_tokens(caption, version)
+        count, bound = count + 1, bound + max_input_tokens(caption, version)
     answers, mean_input, mean_output = ledger.mean_tokens() if ledger else (0, 0.0, 0.0)
     measured = answers >= MIN_ANSWERS
     tokens = (count * mean_input, count * mean_output) if measured else (typical, float(count * TYPICAL_OUTPUT_TOKENS))

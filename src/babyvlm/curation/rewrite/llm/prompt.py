@@ -7,7 +7,7 @@ import html
 import json
 import unicodedata
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VERSION = "rewrite_v2"
+PromptVersion = Literal["rewrite_v2", "rewrite_v3"]
+# rewrite_v2 asked for utterances without punctuation. It is kept for ledgers whose answers were paid for.
+VERSION: PromptVersion = "rewrite_v3"
 MAX_CAPTION = 600  # characters sent, six times the usual caption. Our choice.
 MAX_OUTPUT_TOKENS = 120  # default; the longest valid answer takes about 60. Our choice.
 # An estimate assumes 4 bytes of English per token (OpenAI's rule of thumb). A cost limit needs an upper bound: one
@@ -24,7 +26,7 @@ MAX_OUTPUT_TOKENS = 120  # default; the longest valid answer takes about 60. Our
 BYTES_PER_TOKEN = 4
 MIN_BYTES_PER_TOKEN = 2
 MESSAGE_TOKENS = 16  # roles and separators of two messages
-TYPICAL_OUTPUT_TOKENS = 35  # of {"relevant": true, "utterance": "look a red ball", "reason": "suitable"}, rounded up
+TYPICAL_OUTPUT_TOKENS = 35  # of {"relevant": true, "utterance": "Look, a red ball!", "reason": "suitable"}, rounded up
 
 Paid = Literal["yes", "no", "maybe"]
 
@@ -97,15 +99,15 @@ class Reply:
 
 
 @cache
-def system_prompt() -> str:
+def system_prompt(version: PromptVersion = VERSION) -> str:
     """Return the text of the prompt file."""
-    return files("babyvlm.curation.rewrite.llm").joinpath(f"{VERSION}.md").read_text(encoding="utf-8")
+    return files("babyvlm.curation.rewrite.llm").joinpath(f"{version}.md").read_text(encoding="utf-8")
 
 
 @cache
-def prompt_id() -> str:
+def prompt_id(version: PromptVersion = VERSION) -> str:
     """Return the prompt version with a hash of everything sent besides the caption: any edit gives new ledger keys."""
-    return f"{VERSION}-{hashlib.sha256(json.dumps([messages(''), SCHEMA]).encode()).hexdigest()[:12]}"
+    return f"{version}-{hashlib.sha256(json.dumps([messages('', version), SCHEMA]).encode()).hexdigest()[:12]}"
 
 
 def clean(caption: str) -> str:
@@ -120,27 +122,33 @@ def digest(cleaned: str) -> str:
     return hashlib.sha256(cleaned.encode()).hexdigest()
 
 
-def messages(cleaned: str) -> list[dict[str, Any]]:
+def messages(cleaned: str, version: PromptVersion = VERSION) -> list[dict[str, Any]]:
     """Return the messages of the chat completion for a cleaned caption."""
     return [
-        {"role": "system", "content": system_prompt()},
+        {"role": "system", "content": system_prompt(version)},
         {"role": "user", "content": f"<caption>\n{cleaned}\n</caption>"},
     ]
 
 
 @cache
-def _fixed_bytes() -> int:
-    return len(json.dumps([messages(""), SCHEMA]).encode())
+def _fixed_bytes(version: PromptVersion) -> int:
+    return len(json.dumps([messages("", version), SCHEMA]).encode())
 
 
-def max_input_tokens(cleaned: str) -> int:
+def max_input_tokens(cleaned: str, version: PromptVersion = VERSION) -> int:
     """Return an upper bound on the input tokens of a request."""
-    return MESSAGE_TOKENS + _fixed_bytes() // MIN_BYTES_PER_TOKEN + len(cleaned.encode())
+    return MESSAGE_TOKENS + _fixed_bytes(version) // MIN_BYTES_PER_TOKEN + len(cleaned.encode())
 
 
-def typical_input_tokens(cleaned: str) -> float:
+def typical_input_tokens(cleaned: str, version: PromptVersion = VERSION) -> float:
     """Estimate the input tokens of a request."""
-    return MESSAGE_TOKENS + (_fixed_bytes() + len(cleaned.encode())) / BYTES_PER_TOKEN
+    return MESSAGE_TOKENS + (_fixed_bytes(version) + len(cleaned.encode())) / BYTES_PER_TOKEN
 
 
-REWRITE_PROMPT = Prompt("rewrite", messages, SCHEMA, max_input_tokens, MAX_OUTPUT_TOKENS, Answer)
+def rewrite_prompt(version: PromptVersion = VERSION, max_output_tokens: int = MAX_OUTPUT_TOKENS) -> Prompt:
+    """Return the question of a version."""
+    ask, bound = partial(messages, version=version), partial(max_input_tokens, version=version)
+    return Prompt("rewrite", ask, SCHEMA, bound, max_output_tokens, Answer)
+
+
+REWRITE_PROMPT = rewrite_prompt()

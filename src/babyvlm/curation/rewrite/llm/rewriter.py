@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow as pa
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -19,12 +19,14 @@ from babyvlm.curation.rewrite.llm.ledger import Call, Ledger
 from babyvlm.curation.rewrite.llm.prices import Budget, estimate, read_price
 from babyvlm.curation.rewrite.llm.prompt import (
     MAX_OUTPUT_TOKENS,
-    REWRITE_PROMPT,
+    VERSION,
     Answer,
     Prompt,
+    PromptVersion,
     clean,
     digest,
     prompt_id,
+    rewrite_prompt,
 )
 from babyvlm.curation.rewrite.llm.settings import RequestSettings
 from babyvlm.curation.rewrite.rules.rewriter import USUAL_YIELD
@@ -63,16 +65,17 @@ class RewriteOptions:
     retry_rejected: bool = False
     max_output_tokens: int = MAX_OUTPUT_TOKENS
     settings: RequestSettings = field(default_factory=RequestSettings)
+    prompt_version: PromptVersion = VERSION
 
     @property
     def prompt(self) -> Prompt:
         """The question with the limit on its answer."""
-        return replace(REWRITE_PROMPT, max_output_tokens=self.max_output_tokens)
+        return rewrite_prompt(self.prompt_version, self.max_output_tokens)
 
     @property
     def prompt_id(self) -> str:
         """What identifies the question in the ledger, with the settings that affect the answer."""
-        return prompt_id() + self.settings.key
+        return prompt_id(self.prompt_version) + self.settings.key
 
     def check(self) -> None:
         """Check the values.
@@ -136,6 +139,7 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOp
                 f"{ledger.interrupted} calls were in flight when a run was killed and may have been billed. They are "
                 "repeated only with --retry_failed true"
             )
+        _mention_other_prompts(ledger)
         budget = _send_missing(captions, ledger, server, options)
         artifact.manifest |= write_pairs(
             folder,
@@ -152,13 +156,25 @@ def print_estimate(store: Path, ledger_path: Path, options: RewriteOptions) -> N
     options.check()
     price = read_price(options.prices, options.model) if options.prices else None
     captions = _captions(PairStore(store))
+    settings = (price, options.concurrent_requests, options.max_output_tokens, options.prompt_version)
     if not ledger_path.exists():
-        echo(estimate(captions.values(), None, price, options.concurrent_requests, options.max_output_tokens))
+        echo(estimate(captions.values(), None, *settings))
         return
     with Ledger(ledger_path, options.prompt_id, options.model, options.base_url) as ledger:
         names = _missing(captions, ledger, options)
-        missing = (captions[name] for name in names)
-        echo(estimate(missing, ledger, price, options.concurrent_requests, options.max_output_tokens))
+        _mention_other_prompts(ledger)
+        echo(estimate((captions[name] for name in names), ledger, *settings))
+
+
+def _mention_other_prompts(ledger: Ledger) -> None:
+    """Print which other prompts the ledger has answers to, as they are not used."""
+    for version in get_args(PromptVersion):
+        count = ledger.count_answers(prompt_id(version))
+        if count and not ledger.prompt.startswith(prompt_id(version)):
+            echo(
+                f"{ledger.path}: {count:,} answers of {ledger.model} to the prompt {version} are not used. Pass "
+                f"--prompt {version} to use them instead of requesting new ones"
+            )
 
 
 def _captions(source: PairStore) -> dict[str, str]:
