@@ -2,7 +2,9 @@
 
 import csv
 import json
+import random
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 import torch
@@ -177,9 +179,27 @@ def test_phrase_prior_is_printed(tmp_path):
     rows = ["image,positive_phrase,negative_phrase", "0.png,ball,cup", "0.png,ball,dog", "1.png,dog,ball"]
     (tmp_path / "vtwt.csv").write_text("\n".join(rows))
     result = evaluate(Namer(), VTWT(tmp_path / "vtwt.csv"), controls=False)
-    # `ball` is right twice and wrong once. Item 1 ties. Items 2 and 3 are wrong: dog is 1 ahead, ball is 3 ahead.
-    assert phrase_prior([("ball", "cup"), ("ball", "dog"), ("dog", "ball")]) == pytest.approx(1 / 6)
-    assert float(result.facts["prior"]) == pytest.approx(1 / 6, abs=1e-4)
-    assert "prior, no image  0.167" in str(result)
-    mirrored = [("a", "b"), ("b", "a")] * 3
-    assert phrase_prior(mirrored) == 0  # every other item with these phrases speaks against the right one
+    # In the other pairs, `ball` is right as often as wrong, so that item 1 ties. Items 2 and 3 are one group: without
+    # it, `ball` leads, which is right once.
+    assert phrase_prior([("ball", "cup"), ("ball", "dog"), ("dog", "ball")]) == 0.5
+    assert float(result.facts["prior"]) == 0.5
+    assert "prior, no image  0.500" in str(result)
+
+
+def test_phrase_prior_leaves_out_all_items_about_the_same_phrases():
+    """Against its definition: for every item, count again over the items about other pairs."""
+    draw = random.Random(0)
+    phrases = ["see dog", "see cat", "wash cup", "eat cup", "open door"]
+    for size in (1, 2, 7, 40):
+        pairs = [tuple(draw.sample(phrases, 2)) for _ in range(size)]
+        credit = Fraction(0)
+        for pair in pairs:
+            others = [other for other in pairs if sorted(other) != sorted(pair)]
+            right, wrong = (
+                sum(other[0] == phrase for other in others) - sum(other[1] == phrase for other in others)
+                for phrase in pair
+            )
+            credit += Fraction(1, 2) if right == wrong else int(right > wrong)
+        assert phrase_prior(pairs) == pytest.approx(float(credit / size), abs=1e-12)
+    mirrored = [pair for pair in pairs for pair in (pair, pair[::-1])]
+    assert phrase_prior(mirrored) == 0.5  # a prior cannot know which of two orders an image shows
