@@ -117,7 +117,8 @@ def test_page_is_self_contained(logs, tmp_path):
         assert words in page
 
 
-def test_report_writes_all_formats_reproducibly(logs, tmp_path):
+def test_report_writes_all_formats_reproducibly(logs, tmp_path, drawn):
+    drawn.clear()
     main(["report", str(logs), "--out", str(tmp_path / "out")])
     made = {path.relative_to(tmp_path / "out"): path for path in (tmp_path / "out").rglob("*") if path.is_file()}
     names = {str(name) for name in made}
@@ -135,6 +136,7 @@ def test_report_writes_all_formats_reproducibly(logs, tmp_path):
     text = before[Path("report.md")].decode()
     for figure in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (tmp_path / "out" / figure).is_file()
+    drawn.clear()
     report(logs, tmp_path / "out")
     assert {name: (tmp_path / "out" / name).read_bytes() for name in made} == before
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
