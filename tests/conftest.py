@@ -2,11 +2,13 @@
 
 import io
 import os
+import shutil
 import signal
 import sys
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
@@ -41,6 +43,24 @@ def draw_jpeg():
         return out.getvalue()
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def copy_world(tmp_path_factory):
+    """``copy_world(folder)`` creates a folder with the tiny Playroom, which is drawn once for all tests."""
+    from babyvlm.__main__ import main
+
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "playroom" / "world"
+
+    def copy(folder):
+        made.parent.mkdir(exist_ok=True)
+        with FileLock(made.with_suffix(".built")):
+            if not made.exists():
+                main(["playroom", "--out", str(made), "--size", "tiny", "--num_workers", "1"])
+        shutil.copytree(made, folder)
+
+    return copy
 
 
 @pytest.fixture(scope="session")

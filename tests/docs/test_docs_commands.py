@@ -15,6 +15,7 @@ from babyvlm.cli import main as command_line
 from support.docs_pages import BABYVLM, NOTEBOOKS, PAGES, ROOT, blocks, commands, shell_lines, short_commands
 
 PLACEHOLDERS = {"...": "placeholder", "[...]": "[one,other]"}
+PROBLEMS = {}  # of all commands so far: many are on several pages
 MISSING = ("required", "was not provided")  # messages about missing arguments and subcommands
 
 
@@ -26,6 +27,11 @@ class Checker:
 
     def problem(self, words):
         """Return the parser's message about ``python -m babyvlm WORDS``, or nothing if the command is valid."""
+        if tuple(words) not in PROBLEMS:
+            PROBLEMS[tuple(words)] = self._parse(words)
+        return PROBLEMS[tuple(words)]
+
+    def _parse(self, words):
         if not words or words == ["--version"]:
             return ""
         own = words[0] == "--allow"  # the model is one that the reader makes
@@ -69,15 +75,22 @@ def _without_own_configs(words):
     return kept
 
 
-@pytest.fixture
-def checker(capsys, monkeypatch, tmp_path):
-    """Return a checker in a folder with the project's configs and those that pages add to them."""
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the project's configs and those that pages add to them."""
+    folder = tmp_path_factory.mktemp("commands")
+    shutil.copytree(ROOT / "configs", folder / "configs")
     for page in PAGES:
         for block in blocks(page):
             if block.title.startswith("configs/"):
-                (tmp_path / block.title).write_text(block.text)
-    monkeypatch.chdir(tmp_path)
+                (folder / block.title).write_text(block.text)
+    return folder
+
+
+@pytest.fixture
+def checker(capsys, monkeypatch, folder):
+    """Return a checker in the folder with configs."""
+    monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["babyvlm"])  # Lightning warns about the arguments of pytest
     return Checker(capsys)
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from babyvlm.__main__ import main
 from support.docs_pages import BABYVLM, ROOT, blocks, commands, of_make
+from support.small_meteor import small_meteor
 
 README, QUICK_START = ROOT / "README.md", ROOT / "docs/quick-start.md"
 DATA, RUN = "data/playroom", "lightning_logs/CVCL-filtered/version_0"
@@ -61,18 +62,22 @@ def of_page(page):
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """Run `make demo` in a new folder; return a function that runs a command, and the names of all commands run."""
-    names = set()
+def ran(tmp_path_factory, copy_world):
+    """Run `make demo` in a new folder; return a function that runs a command once, and the names of all commands."""
+    names, done = set(), []
 
     def run(words):
-        main([*words, *SHORTER] if words[0] == "fit" else words)
+        if words not in done:
+            main([*words, *SHORTER] if words[0] == "fit" else words)
+            done.append(words)
         names.add(name_of(words))
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, small_meteor(tmp_path_factory.mktemp("meteor")):
         folder = tmp_path_factory.mktemp("readme")
         (folder / "configs").symlink_to(ROOT / "configs")
         patch.chdir(folder)
+        Path(DATA).mkdir(parents=True)
+        copy_world(Path(DATA, "world"))  # as an earlier `make data` leaves it
         for words in of_make("demo"):
             run(words)
         run(BABYLLAVA)
