@@ -254,7 +254,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.fail(*fault[1:])
             return
         if fault == "late":
-            time.sleep(1.5)
+            self.connection.settimeout(60)
+            self.connection.recv(1)  # returns when the client has given up
         if fault == "drop":
             self.hang_up()
         elif fault == "cut body":

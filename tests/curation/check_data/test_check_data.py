@@ -22,10 +22,10 @@ ROWS = [("0:00", "M", "a ball. A dog"), ("0:06", "C", "ba"), ("0:09", "Mom", "ye
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, copy_world):
     """Return the folder of the tiny Playroom."""
     out = tmp_path_factory.mktemp("world") / "world"
-    main(["playroom", "--out", str(out), "--size", "tiny", "--num_workers", "1"])
+    copy_world(out)
     return out
 
 

@@ -49,7 +49,7 @@ def kill_and_finish(folder, processes, moments, batch, honors_keys):
         llm.seconds, llm.batch_seconds, llm.honors_keys = 0.03, 0.4, honors_keys
         for moment in moments:
             process = start(processes, folder, llm, batch)
-            before, deadline = len(llm.authorizations), time.monotonic() + 20
+            before, deadline = len(llm.authorizations), time.monotonic() + 200
             while len(llm.authorizations) == before and process.is_alive() and time.monotonic() < deadline:
                 time.sleep(0.001)  # until it contacts the server: before that there is nothing to lose
             time.sleep(moment * 0.3)  # less than the complete job takes
@@ -57,7 +57,7 @@ def kill_and_finish(folder, processes, moments, batch, honors_keys):
             process.join()
             landed += process.exitcode == -signal.SIGKILL
         last = start(processes, folder, llm, batch)
-        last.join(60)
+        last.join(200)
         assert last.exitcode == 0
         found = outcomes(folder)
         assert landed
@@ -72,7 +72,7 @@ def kill_and_finish(folder, processes, moments, batch, honors_keys):
         assert set(texts) - in_flight <= llm.paid.keys()
         (folder / "out").rename(folder / "first")
         last = start(processes, folder, llm, batch, retry_failed=True)
-        last.join(60)
+        last.join(200)
         assert all(isinstance(outcome, str) for outcome in outcomes(folder).values())
         # Repeated on request: without idempotency keys only these may be paid a second time.
         assert {text for text, count in llm.paid.items() if count > 1} <= (set() if honors_keys else in_flight)

@@ -32,8 +32,9 @@ pytestmark = pytest.mark.usefixtures("short_waits")
 def test_rewrite_sends_each_caption_once(tmp_path, llm, capsys):
     texts = [*captions(12), "a red ball", "  a  red ball\n", "quarterly results", "!!", ""]
     make_store(tmp_path / "in", texts)
-    llm.seconds = 0.02
+    llm.seconds = 0.2
     first = run(tmp_path, llm, concurrent_requests=3)
+    llm.seconds = 0
     assert llm.max_in_flight == 3
     assert first["w/14"] == ("dropped", "unfamiliar to a child")
     assert first["w/15"] == first["w/16"] == ("dropped", "no words")
@@ -128,7 +129,7 @@ def test_rewrite_handles_every_fault_and_pays_once(tmp_path, llm):
     make_store(tmp_path / "in", texts)
     for text, (faults, _, _) in zip(texts, FAULTS.values(), strict=False):
         llm.faults[text] = list(faults)
-    found = run(tmp_path, llm, timeout=0.7, concurrent_requests=len(texts))
+    found = run(tmp_path, llm, timeout=4, concurrent_requests=len(texts))
     for number, (name, (_, outcome, paid)) in enumerate(FAULTS.items()):
         assert found[f"w/{number}"] == (outcome or json.loads(sensible(texts[number]))["utterance"]), name
         assert llm.paid[texts[number]] == paid, name
@@ -218,7 +219,7 @@ def test_rewrite_stops_when_server_rejects_every_call(tmp_path, llm):
     start = time.monotonic()
     with pytest.raises(UserError, match="server error 401"):
         run(tmp_path, llm, concurrent_requests=2)
-    assert time.monotonic() - start < 20  # without waiting for the minute
+    assert time.monotonic() - start < 50  # without waiting for the minute
     llm.faults.clear()
     found = run(tmp_path, llm)
     assert all(isinstance(outcome, str) for outcome in found.values())
