@@ -26,9 +26,13 @@ GPT2 = "BabyLLaVA-GPT2-filtered"
 
 
 @pytest.fixture(scope="module")
-def launcher(tmp_path_factory):
+def launcher(tmp_path_factory, tiny_store, make_vocabulary):
     """A command prefix that starts commands in a process with everything imported."""
-    with forking.server(tmp_path_factory.mktemp("forking")) as command:
+    folder = tmp_path_factory.mktemp("forking")
+    lay_out(folder, tiny_store, make_vocabulary)
+    overlays = ["base", "configs/playroom/cvcl", "configs/mix/filtered", "configs/benchmarks/playroom"]
+    first = ["fit", *(f"--config={overlay}.yaml" for overlay in overlays), "--data.num_workers=0"]
+    with forking.server(folder, first) as command:
         yield command
 
 
@@ -158,29 +162,24 @@ def test_training_outlives_killed_runner(place, ablate, capsys):
     assert len(forking.started(place, "fit", "resume")) == 1
 
 
-def test_failed_row_does_not_stop_others(place, ablate, capsys):
+def test_failed_rows_and_phases_do_not_stop_others(place, ablate, capsys):
     small = yaml.safe_load(Path("configs/mix/aug-only.yaml").read_text())
     small["data"]["init_args"]["batch_size"] = 5000
     Path("configs/mix/aug-only.yaml").write_text(yaml.safe_dump(small))
     matrix = yaml.safe_load(MATRIX.read_text())
     del matrix["steps"]["cvcl"]["options"]["data.batch_size"]
+    matrix["steps"]["gpt2-language"]["options"]["trainer.max_steps"] = -2  # invalid
     MATRIX.write_text(yaml.safe_dump(matrix))
-    printed = end(ablate("CVCL-aug-only", "CVCL-filtered"), 1)[-1]
-    assert "1 done, 1 failed" in printed
+    printed = end(ablate("CVCL-aug-only", "CVCL-filtered", GPT2, "BabyLLaVA-GPT2-aug-only"), 1)[-1]
+    assert "1 done, 3 failed" in printed
     assert "CVCL-aug-only seed 0: failed: exit code 2: error:" in printed
+    assert "BabyLLaVA-GPT2-aug-only seed 0: failed: gpt2-language, which it starts from: exit code 2" in printed
+    assert len(forking.started(place, "fit")) == 3  # the phase of two rows is tried once
     main(["ablations", "status", "--matrix", str(MATRIX)])
     out = capsys.readouterr().out
     assert "failed: exit code 2: error:" in out
     assert "5000" in out
     assert "ROWS DIFFER" in out
-
-
-def test_failed_phase_is_tried_once(place, ablate):
-    lengthen("gpt2-language", -2)  # an invalid number of steps
-    printed = end(ablate(GPT2, "BabyLLaVA-GPT2-aug-only", "CVCL-filtered"), 1)[-1]
-    assert "1 done, 2 failed" in printed
-    assert "BabyLLaVA-GPT2-aug-only seed 0: failed: gpt2-language, which it starts from: exit code 2" in printed
-    assert len(forking.started(place, "fit")) == 2
 
 
 def test_missing_launcher_is_reported(place, launcher):

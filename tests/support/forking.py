@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -32,15 +32,21 @@ PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @contextmanager
-def server(folder):
-    """Run a server; yield the command prefix that starts commands by it."""
+def server(folder, first=()):
+    """Run a server; yield the command prefix that starts commands by it.
+
+    Args:
+        folder: for its socket.
+        first: command that it runs in ``folder`` before all others, which find caches filled and are a third faster.
+    """
     address = str(folder / "socket")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE, env=environment)
+    command = [sys.executable, __file__, "serve", address, *first]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=folder)
     assert process.stdout.readline() == b"ready\n"
     yield [sys.executable, __file__, address]
     process.terminate()
-    process.wait(10)
+    process.wait(60)
 
 
 def started(folder, *commands):
@@ -49,12 +55,17 @@ def started(folder, *commands):
     return [int(number) for number, command in lines if command in commands]
 
 
-def _serve(address):
+def _serve(address, first):
     from babyvlm.__main__ import main
 
     for module in MODULES:
         import_module(f"babyvlm.{module}")
+    if first:
+        with redirect_stdout(sys.stderr):
+            main(first)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in background processes
+    for number in PASSED_ON:
+        signal.signal(number, signal.SIG_DFL)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(16)
@@ -116,6 +127,6 @@ def _request(address, args):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        _serve(sys.argv[1])
+    if sys.argv[1] == "serve":
+        _serve(sys.argv[2], sys.argv[3:])
     _request(sys.argv[1], sys.argv[sys.argv.index("babyvlm") + 1 :])
