@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+from multiprocessing import forkserver
 
 import numpy as np
 import pytest
@@ -12,12 +13,21 @@ from filelock import FileLock
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
+from babyvlm.cli.main import COMMANDS
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell ignores it for background processes
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test uses the network; read when huggingface_hub is imported
 
 settings.register_profile("tests", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("tests")
+
+# The fork server is started by the first test that needs it, for all tests of this process. It imports all that any of
+# them needs, or every process that it forks later would import PyTorch again, in ten seconds.
+PRELOADED = ["cv2", "pytest", "babyvlm.cli.lightning", "babyvlm.models.hub"]
+PRELOADED += dict.fromkeys(command.function.partition(":")[0] for command in COMMANDS.values())
+set_preload = forkserver.set_forkserver_preload
+forkserver.set_forkserver_preload = lambda names: set_preload([*names, *PRELOADED])
 
 UTTERANCES = ["look at the ball", "the ball is red", "look at the dog", "the dog runs", "wash the cup", "a red cup"]
 

@@ -1,10 +1,12 @@
 """The complete pipeline on the tiny world, from raw video to results table, by the commands that a user types."""
 
 import csv
+import io
 import os
 import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from babyvlm.__main__ import main
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.vocabulary import Vocabulary
 from support.docs_pages import of_make
-from support.published_models import write_babyllava
+from support.published_models import write
 from support.tiny_llava import save_tiny_llava
 
 ROOT = Path(__file__).parents[2]
@@ -35,12 +37,16 @@ SMALL = [
     "0",
 ]
 SMALL_TEXT = ["--trainer.accelerator", "cpu", "--trainer.precision", "32", "--data.max_tokens", "32"]
+SMALL_TEXT += ["--trainer.val_check_interval", "1"]  # an epoch has one batch
 SMALL_TEXT += [f"--model.shape.{size}" for size in ("width=32", "layers=2", "heads=4", "inner=64")]
 SMALL_LLAVA = [*SMALL, *(f"--model.language.{size}" for size in ("width=32", "layers=2", "heads=4", "inner=64"))]
 SMALL_VIT = ["--model.vision.backbone", "vit_tiny_patch16_224", "--model.vision.options", "{img_size: 64, depth: 2}"]
 # A BabyLLaVA trains in phases; each overlay of a phase is run with one of the models.
 PHASE_OF = {"babyllava-gpt2": "phase-1", "babyllava-llama": "phase-2"}
-QUICK = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--data.batch_size", "4"]
+SMALL_CNN = ["--model.vision.backbone", "test_resnet"]
+SMALL_HEAD = ["--model.prototypes", "64"]
+QUICK = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--data.batch_size", "4"]
+TRAINED = Path("trained/CVCL-filtered/version_0")
 
 
 def curate(stage, **arguments):
@@ -76,6 +82,15 @@ def fit(*names, extra=(), **options):
 
 def newest(row):
     return max(Path("lightning_logs", row).iterdir(), key=lambda path: int(path.name.split("_")[1]))
+
+
+@pytest.fixture(scope="module")
+def trained(world):
+    """A run of CVCL on the filtered pairs in ``TRAINED``, and what it printed."""
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        fit("playroom/cvcl", "mix/filtered", extra=["--log_dir", "trained"])
+    return printed.getvalue()
 
 
 def final_weights(run):
@@ -122,17 +137,16 @@ OVERLAYS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml") 
 def evaluated(name):
     """Return the local model that is tested in place of one that is only available from a hub."""
     if name == "trained":
-        fit("playroom/cvcl", "mix/filtered")
-        return ["--model.source", str(newest("CVCL-filtered"))]
+        return ["--model.source", str(TRAINED)]
     if name == "published":
-        return ["--model.source", str(write_babyllava(Path("published")))]
+        return ["--model.source", str(write(Path("published"), "babyllava_vit_tinyllama_bpe"))]
     if name.startswith("llava"):
         return ["--model.model", str(save_tiny_llava(Path("tiny-llava"))), "--model.precision", "float32"]
     return ["--model.clip", "playroom"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=str)
-def test_shipped_config_runs(world, overlay):
+def test_shipped_config_runs(trained, overlay):
     folder, name = overlay.parent.name, overlay.stem
     assert len((CONFIGS / overlay).read_text().splitlines()) <= 40
     if folder == "eval":
@@ -141,18 +155,17 @@ def test_shipped_config_runs(world, overlay):
         results = newest(yaml.safe_load((CONFIGS / overlay).read_text())["name"]) / "results"
         assert (results / "vtwt-test.parquet").is_file()
         if name == "trained":  # same results as at the end of the run
-            again = [
-                pq.read_table(path / "vtwt-test.parquet") for path in (results, newest("CVCL-filtered") / "results")
-            ]
+            again = [pq.read_table(path / "vtwt-test.parquet") for path in (results, TRAINED / "results")]
             assert again[0].equals(again[1], check_metadata=True)
     elif folder == "mix":
-        clean = name == "clean"
-        fit("playroom/clip" if clean else "playroom/cvcl", f"mix/{name}", benchmarks=not clean)
-        run = newest(f"{'CLIP' if clean else 'CVCL'}-{name}")
+        clean, scored = name == "clean", name == "filtered"
+        if not scored:
+            fit("playroom/clip" if clean else "playroom/cvcl", f"mix/{name}", benchmarks=False)
+        run = TRAINED if scored else newest(f"{'CLIP' if clean else 'CVCL'}-{name}")
         logged = set((run / "metrics.csv").read_text().splitlines()[0].split(","))
         assert "val_loss" in logged
-        assert clean or {"labeled_s_dev", "vtwt_dev", "baby_winoground_dev"} <= logged
-    elif folder == "benchmarks" or name == "base" or name in PHASE_OF.values():
+        assert {"labeled_s_dev", "vtwt_dev", "baby_winoground_dev"} <= logged or not scored
+    elif folder == "benchmarks" or name == "base" or name in PHASE_OF.values() or overlay == Path("playroom/cvcl.yaml"):
         pass  # part of the runs of the models
     else:
         scored = not name.startswith(("language", "clip"))
@@ -161,7 +174,8 @@ def test_shipped_config_runs(world, overlay):
         if folder == "saycam":
             small = SMALL_TEXT if name.startswith("language") else SMALL_LLAVA if name in PHASE_OF else SMALL
             extra = ["--trainer.max_epochs", "1", *small]
-            extra += SMALL_VIT * (name == "babyllava-llama")
+            extra += SMALL_VIT if name == "babyllava-llama" else [] if name.startswith("language") else SMALL_CNN
+            extra += SMALL_HEAD * (name == "dino")
             if name.startswith(("babyllava", "cvcl")):  # instead of the published weights, which are on the hub only
                 extra += ["--model.vision.weights", "null"]
         mix = "mix/clean" if name == "clip" else "mix/filtered"
@@ -169,14 +183,14 @@ def test_shipped_config_runs(world, overlay):
 
 
 def test_weights_depend_on_seed_not_on_workers(world):
-    runs = []
-    for workers in (0, 1):
-        fit("playroom/cvcl", "mix/filtered", extra=["--data.num_workers", str(workers)])
-        runs.append(final_weights(newest("CVCL-filtered")))
+    def weights(*extra):
+        fit("playroom/cvcl", "mix/filtered", benchmarks=False, extra=["--test_after_fit", "false", *extra])
+        return final_weights(newest("CVCL-filtered"))
+
+    runs = [weights("--data.num_workers", str(workers)) for workers in (0, 1)]
     assert runs[0].keys() == runs[1].keys()
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
-    fit("playroom/cvcl", "mix/filtered", extra=["--seed_everything", "1"])
-    other = final_weights(newest("CVCL-filtered"))
+    other = weights("--seed_everything", "1")
     assert not torch.equal(runs[0]["network.projection.weight"], other["network.projection.weight"])
 
 
@@ -186,22 +200,24 @@ NEWEST = """{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_
 
 def test_resume_in_mid_epoch_has_equal_weights(world):
     extra = ["--trainer.val_check_interval", "3", "--data.num_workers", "0", "--trainer.callbacks+", NEWEST]
-    newest_file = Path("checkpoints", "newest.ckpt")
-    fit("playroom/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "7"])
-    complete = torch.load(newest("CVCL-filtered") / newest_file, weights_only=True)
-    fit("playroom/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "2"])
-    stopped = newest("CVCL-filtered") / newest_file
-    fit("playroom/cvcl", "mix/filtered", extra=[*extra, "--trainer.max_steps", "7", "--ckpt_path", str(stopped)])
-    resumed = torch.load(newest("CVCL-filtered") / newest_file, weights_only=True)
+    extra += ["--test_after_fit", "false"]
+
+    def newest_checkpoint(*options):
+        fit("playroom/cvcl", "mix/filtered", benchmarks=False, extra=[*extra, *options])
+        return newest("CVCL-filtered") / "checkpoints/newest.ckpt"
+
+    complete = torch.load(newest_checkpoint("--trainer.max_steps", "7"), weights_only=True)
+    stopped = newest_checkpoint("--trainer.max_steps", "2")
+    resumed = newest_checkpoint("--trainer.max_steps", "7", "--ckpt_path", str(stopped))
+    resumed = torch.load(resumed, weights_only=True)
     assert complete["global_step"] == resumed["global_step"] == 7
     assert all(
         torch.equal(complete["state_dict"][name], resumed["state_dict"][name]) for name in complete["state_dict"]
     )
 
 
-def test_predict_writes_held_out_embeddings(world):
-    fit("playroom/cvcl", "mix/filtered")
-    checkpoint = newest("CVCL-filtered") / "checkpoints" / "last.ckpt"
+def test_predict_writes_held_out_embeddings(trained):
+    checkpoint = TRAINED / "checkpoints" / "last.ckpt"
     main(["predict", *overlays("playroom/cvcl", "mix/filtered"), "--ckpt_path", str(checkpoint)])
     table = pq.read_table(newest("CVCL-filtered") / "embeddings-rank0.parquet").to_pydict()
     rows = PairStore(DATA / "stores/filtered").columns("key", "split").to_pylist()
@@ -210,15 +226,13 @@ def test_predict_writes_held_out_embeddings(world):
     assert np.shape(table["text"]) == np.shape(table["image"])
 
 
-def test_fit_ends_with_test_results_and_table(world, capsys):
-    fit("playroom/cvcl", "mix/filtered")
-    run = newest("CVCL-filtered")
+def test_fit_ends_with_test_results_and_table(trained, capsys):
     names = ("labeled_s", "vtwt", "baby_winoground")
-    assert {f"{name}-test.parquet" for name in names} <= {path.name for path in (run / "results").iterdir()}
-    assert "Labeled-S" in capsys.readouterr().out.split("stand-in for SAYCam")[1]
-    main(["report", "lightning_logs", "--out", "report"])
+    assert {f"{name}-test.parquet" for name in names} <= {path.name for path in (TRAINED / "results").iterdir()}
+    assert "Labeled-S" in trained.split("stand-in for SAYCam")[1]
+    main(["report", str(TRAINED.parents[1]), "--out", "report"])
     out = capsys.readouterr().out
-    assert str(run) in out
+    assert str(TRAINED) in out
     text = Path("report/report.md").read_text()
     assert "| chance | 0.250 | 0.250 | 0.500 | 0.500 | 0.167 | 0.167 |" in text
     assert "| CVCL-filtered |" in text  # its trunk is initialized from DINO
@@ -291,20 +305,8 @@ def test_main_reports_mistake_in_one_line_with_exit_code_2(world, args, named, c
 
 
 def test_main_reports_mistake_in_new_process(world):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "babyvlm",
-            "fit",
-            *overlays("playroom/cvcl", "mix/filtered"),
-            "--data.vocabulary",
-            "nowhere",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "babyvlm", "store", "info", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "nowhere" in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr

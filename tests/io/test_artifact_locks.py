@@ -1,8 +1,8 @@
 """Two commands that build the same artifact at the same time, as real processes."""
 
+import multiprocessing
+import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +14,9 @@ from babyvlm.errors import UserError
 from babyvlm.io.artifacts import exclusive
 from support.filming import write_corpus
 from support.killing import tree
+from support.warm import run_here
+
+WAITING = "new/store: another process is building it; waiting"
 
 
 @pytest.fixture
@@ -24,21 +27,26 @@ def command(tmp_path):
             tmp_path, [("0:00", "M", "Look at that. It is a dog."), ("0:06", "Mom", "three")], f"V_{index}", count=90
         )
     words = ["curate", "frames", "--videos", "videos", "--transcripts", "transcripts", "--out", "new/store"]
-    return [sys.executable, "-m", "babyvlm", *words, "--num_workers", "1"]
+    return [*words, "--num_workers", "1"]
 
 
 @contextmanager
-def begun(command, folder):
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def begun(command, folder, name):
+    """A process that runs a command, and the files of its output and its errors."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([])  # and what `conftest` adds
+    files = folder / f"{name}.out", folder / f"{name}.err"
+    process = context.Process(target=run_here, args=(command, folder, *files))
+    process.start()
     try:
-        yield process
+        yield process, *files
     finally:
         process.kill()
-        process.communicate()
+        process.join()
 
 
 def wait_for(found):
-    until = time.monotonic() + 60
+    until = time.monotonic() + 200
     while not found():
         assert time.monotonic() < until
         time.sleep(0.002)
@@ -47,31 +55,34 @@ def wait_for(found):
 @contextmanager
 def one_stopped_and_one_waiting(command, folder):
     """Yield a first process that holds the lock and is stopped, and a second one that waits."""
-    with begun(command, folder) as first:
+    with begun(command, folder, "first") as first:
         wait_for((folder / "new/store.partial").exists)  # created when the process holds the lock
-        first.send_signal(signal.SIGSTOP)
+        os.kill(first[0].pid, signal.SIGSTOP)
         assert not (folder / "new/store").exists()
-        with begun(command, folder) as second:
-            line = next(line for line in second.stderr if "another process" in line)
-            assert line == "new/store: another process is building it; waiting\n"
+        with begun(command, folder, "second") as second:
+            wait_for(lambda: second[2].exists() and "waiting\n" in second[2].read_text())
+            assert second[2].read_text().splitlines()[-1] == WAITING
             yield first, second
 
 
 def test_second_command_waits_and_skips(tmp_path, command):
     with one_stopped_and_one_waiting(command, tmp_path) as (first, second):
         time.sleep(0.5)
-        assert second.poll() is None
-        first.send_signal(signal.SIGCONT)
-        assert first.wait(60) == second.wait(60) == 0
-        assert "of 9 utterances" in first.stdout.read()
-        assert second.stdout.read() == "new/store: already complete, skipping\n"
+        assert second[0].is_alive()
+        os.kill(first[0].pid, signal.SIGCONT)
+        for process, *_ in (first, second):
+            process.join(200)
+            assert process.exitcode == 0
+        assert "of 9 utterances" in first[1].read_text()
+        assert second[1].read_text() == "new/store: already complete, skipping\n"
     assert sorted(path.name for path in tmp_path.glob("new/*")) == ["store", "store.frames.csv"]
 
 
 def test_second_command_builds_after_first_is_killed(tmp_path, command):
     with one_stopped_and_one_waiting(command, tmp_path) as (first, second):
-        first.kill()
-        assert second.wait(60) == 0
+        first[0].kill()
+        second[0].join(200)
+        assert second[0].exitcode == 0
     assert PairStore(tmp_path / "new/store").manifest["funnel"]["kept"] == 9
     assert sorted(path.name for path in tmp_path.glob("new/*")) == ["store", "store.frames.csv"]
 

@@ -40,17 +40,6 @@ from support.hostile_web import add_member, encode, png, png_chunk, webp_bomb, z
 
 MAX_SECONDS, MAX_BYTES = 2.0, 300_000_000
 MIB = 1 << 20
-PRELOADED = [  # everything that reading an input imports, so that a process starts at once
-    "cv2",
-    "pytest",
-    "babyvlm.ablations.matrix",
-    "babyvlm.cli.lightning",
-    "babyvlm.cli.main",
-    "babyvlm.curation.ingest.profiles",
-    "babyvlm.curation.ingest.released",
-    "babyvlm.curation.ingest.web",
-    "babyvlm.models.hub",
-]
 
 
 # Images
@@ -390,7 +379,7 @@ def memory():
 @pytest.fixture(scope="module")
 def processes():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload([])  # and what `conftest` adds
     return context
 
 

@@ -182,22 +182,13 @@ def test_model_card_code_captions_an_image_in_a_new_process(folders, tmp_path):
     assert scores == str(model.score(image, ["cup", "ball"]))
 
 
-def test_transformers_example_in_docs_runs(folders, tmp_path):
-    cup().save(tmp_path / "cup.jpg")
+def test_transformers_example_in_docs_is_that_of_the_model_card(folders):
+    """Which the test above runs."""
     page = Path(__file__).parents[2] / "docs/models/babyllava.md"
-    (lines,) = [code for code in code_in(page) if "from_pretrained" in code]
-    (tmp_path / "FOLDER").symlink_to(folders["BabyLLaVA"])
-    done = subprocess.run(
-        [sys.executable, "-c", lines],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    with Image.open(tmp_path / "cup.jpg") as pil_image:
-        image = babyvlm.load(folders["BabyLLaVA"]).preprocess(pil_image.convert("RGB"))[None]
-    assert done.stdout.strip() == babyvlm.load(folders["BabyLLaVA"]).caption(image)[0]
+    (example,) = [code for code in code_in(page) if "from_pretrained" in code]
+    _, card = code_in(folders["BabyLLaVA"] / "README.md")
+    card = re.sub(r"from_pretrained\(.*?\)", 'from_pretrained("FOLDER")', card)
+    assert example.split() == card.split()
 
 
 def test_exported_processor_equals_training_transform(folders):

@@ -1,9 +1,10 @@
 """End a run by a signal to itself at an exact place, given in the environment: END_AT=place:count.
 
 END_BY is the signal's name (default SIGKILL). The module is imported into the parent of `warm.py` and inherited by its
-children. Places during training: while a checkpoint is written, in validation, between two epochs, between two batches
-of accumulated gradients. Before training: when a store is opened, when features are written to the cache, at the sanity
-check, or when a loader's worker is forked. After training: when the last checkpoint is written or in the test.
+children. Places during training: before a batch, while a checkpoint is written, in validation, between two epochs,
+between two batches of accumulated gradients. Before training: when a store is opened, when features are written to the
+cache, at the sanity check, or when a loader's worker is forked. After training: when the last checkpoint is written or
+in the test.
 """
 
 import os
@@ -15,7 +16,7 @@ import torch
 
 from babyvlm.data import pair_mix
 from babyvlm.data.feature_cache import FeatureCacheWriter
-from babyvlm.training.recovery import Recovery
+from babyvlm.training.recovery import Recovery, SeedEachBatch
 
 _met = Counter()
 _save = torch.save
@@ -73,6 +74,7 @@ for place, owner, name in [
     ("store", pair_mix, "open_rows"),
     ("features", FeatureCacheWriter, "commit"),
     ("sanity", Recovery, "on_sanity_check_start"),
+    ("batch", SeedEachBatch, "on_train_batch_start"),
     ("last", Recovery, "on_train_end"),
     ("test", Recovery, "on_test_batch_start"),
 ]:

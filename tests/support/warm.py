@@ -42,7 +42,7 @@ class WarmParent:
 
 
 def _serve():
-    from babyvlm.cli.main import COMMANDS, load_function, main
+    from babyvlm.cli.main import COMMANDS, load_function
 
     for module in sys.argv[1:]:
         import_module(module)
@@ -53,18 +53,24 @@ def _serve():
         job = json.loads(line)
         child = os.fork()
         if child == 0:
-            _run(main, job)
+            _run(job)
         print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
-def _run(main, job):
-    output = os.open(Path(job["folder"]) / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.chdir(job["folder"])
+def _run(job):
     os.environ.update(job["environment"])
-    end_as(main, job["args"])
+    run_here(job["args"], job["folder"], *[Path(job["folder"]) / "output.txt"] * 2)
+
+
+def run_here(args, folder, output, errors):
+    """Run a command in this process, in a folder, with its output appended to files, and exit."""
+    from babyvlm.cli.main import main
+
+    for number, file in ((1, output), (2, errors)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.chdir(folder)
+    end_as(main, args)
 
 
 def end_as(main, args):

@@ -39,7 +39,7 @@ PAIRS = {
         "validation": "pairs",
         "vocabulary": "vocabulary",
         "batch_size": 4,
-        "image_size": 64,
+        "image_size": 32,
         "max_tokens": 8,
     },
 }
@@ -135,7 +135,7 @@ def place(tmp_path_factory, tiny_store, make_vocabulary):
         (folder / "stores").symlink_to(root / "stores")
         (folder / "vocabulary").symlink_to(vocabulary)
         for number in range(6):
-            Image.new("RGB", (64, 64), (number * 40, 90, 10)).save(folder / f"{number}.png")
+            Image.new("RGB", (32, 32), (number * 40, 90, 10)).save(folder / f"{number}.png")
         lines = [f"{number}.png,red ball,wash dog" for number in range(6)]
         (folder / "vtwt.csv").write_text("\n".join(["image,positive_phrase,negative_phrase", *lines]) + "\n")
         (folder / "run.yaml").write_text(yaml.safe_dump(config_of(model, **trainer)))
@@ -263,22 +263,6 @@ def test_fit_resumes_exactly_after_thirty_kills(parent, place, unbroken, model):
     assert mismatches == 0
 
 
-ONCE_MORE = pytest.param(signal.SIGUSR2, marks=pytest.mark.soak)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, ONCE_MORE])
-def test_fit_saves_state_on_signal(parent, place, unbroken, number):
-    folder = place(number.name)
-    config = yaml.safe_load((folder / "run.yaml").read_text()) | {"recovery": {"every_seconds": 1000}}
-    (folder / "run.yaml").write_text(yaml.safe_dump(config))
-    child = parent.start(command(folder), folder)
-    wait_for_rows(folder, 6)
-    os.kill(child, number)
-    assert parent.wait() == 128 + number  # 143 for SIGTERM
-    assert "Continue with: python -m babyvlm resume" in (folder / "output.txt").read_text()
-    assert_same(finish(parent, folder), unbroken("CVCL"))
-
-
 def end_by(parent, folder, number, where, **environment):
     """Let the run send itself a signal at a place; its exit code, and what it printed."""
     output = folder / "output.txt"
@@ -289,18 +273,28 @@ def end_by(parent, folder, number, where, **environment):
     return code, printed
 
 
+def test_fit_saves_state_on_signal(parent, place, unbroken):
+    folder = place("signals")
+    config = yaml.safe_load((folder / "run.yaml").read_text()) | {"recovery": {"every_seconds": 1000}}
+    (folder / "run.yaml").write_text(yaml.safe_dump(config))
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):  # each in a process that continues the last one
+        code, printed = end_by(parent, folder, number, "batch:5")
+        assert code == 128 + number  # 143 for SIGTERM
+        assert "Continue with: python -m babyvlm resume" in printed
+    assert_same(finish(parent, folder), unbroken("CVCL"))
+
+
 AT_ONCE = "nothing had to be saved"
 
 
-@pytest.mark.parametrize("where", ["store:1", "sanity:1", "fork:1"])
-def test_fit_ends_immediately_on_sigterm_before_training(parent, place, unbroken, where):
-    folder = place(f"before-{where[:-2]}", num_sanity_val_steps=1)
+def test_fit_ends_immediately_on_sigterm_before_training(parent, place, unbroken):
+    folder = place("before", num_sanity_val_steps=1)
     config = yaml.safe_load((folder / "run.yaml").read_text())
     config["data"] = PAIRS | {"init_args": PAIRS["init_args"] | {"num_workers": 1}}
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
-    code, printed = end_by(parent, folder, signal.SIGTERM, where)
-    assert code == 143
-    assert f"SIGTERM: {AT_ONCE}" in printed
+    for where in ("store:1", "sanity:1", "fork:1"):
+        code, printed = end_by(parent, folder, signal.SIGTERM, where)
+        assert (where, code, f"SIGTERM: {AT_ONCE}" in printed) == (where, 143, True)
     assert_same(finish(parent, folder), unbroken("CVCL"))
 
 
@@ -429,10 +423,7 @@ def test_requeue_does_nothing_without_slurm(monkeypatch):
 
 def test_resume_reports_damaged_checkpoint_and_uses_previous(parent, place, unbroken):
     folder = place("torn")
-    child = parent.start(command(folder), folder)
-    wait_for_rows(folder, 6)
-    os.kill(child, signal.SIGKILL)
-    parent.wait()
+    assert end_at(parent, folder, "batch:7")
     newest, before = checkpoints(folder / "lightning_logs/run-tiny/version_0")[:2]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 255  # one byte, deep inside
@@ -487,37 +478,45 @@ def test_run_on_two_ranks_resumes_as_one_rank(place):
     torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("changed", ["stores/pairs", "vocabulary"])
-def test_resume_rejects_changed_data(parent, place, changed, tiny_store, make_vocabulary):
-    folder = place(f"replaced-{changed[-5:]}")
+@pytest.fixture(scope="module")
+def killed(parent, place):
+    """A folder with a run that was killed."""
+    folder = place("killed")
     assert end_at(parent, folder, "save:2")
-    (folder / changed.split("/")[0]).unlink()
+    return folder
+
+
+@pytest.fixture
+def stopped(killed, tmp_path):
+    """A copy of the folder with the killed run."""
+    return shutil.copytree(killed, tmp_path / "stopped", symlinks=True)
+
+
+@pytest.mark.parametrize("changed", ["stores/pairs", "vocabulary"])
+def test_resume_rejects_changed_data(parent, stopped, changed, tiny_store, make_vocabulary):
+    (stopped / changed.split("/")[0]).unlink()
     words = [f"red ball dog {number}" for number in range(49)]
-    other = tiny_store(words, splits=["train"] * 40 + ["val"] * 5 + ["test"] * 4, path=folder / "other/pairs")
-    (folder / "stores").exists() or (folder / "stores").symlink_to(folder / "other")
-    (folder / "vocabulary").exists() or (folder / "vocabulary").symlink_to(make_vocabulary(other))
-    code, printed = end_by(parent, folder, signal.SIGKILL, "nowhere:1")
+    other = tiny_store(words, splits=["train"] * 40 + ["val"] * 5 + ["test"] * 4, path=stopped / "other/pairs")
+    (stopped / "stores").exists() or (stopped / "stores").symlink_to(stopped / "other")
+    (stopped / "vocabulary").exists() or (stopped / "vocabulary").symlink_to(make_vocabulary(other))
+    code, printed = end_by(parent, stopped, signal.SIGKILL, "nowhere:1")
     assert code == 2
     assert f"error: {changed}: not the data that the run was started with. Restore it and resume" in printed
 
 
-def test_resume_rejects_changed_model(parent, place):
-    folder = place("edited")
-    assert end_at(parent, folder, "save:2")
-    file = folder / "lightning_logs/run-tiny/version_0/config.yaml"
+def test_resume_rejects_changed_model(parent, stopped):
+    file = stopped / "lightning_logs/run-tiny/version_0/config.yaml"
     file.write_text(file.read_text().replace("width: 8", "width: 16"))
-    code, printed = end_by(parent, folder, signal.SIGKILL, "nowhere:1")
+    code, printed = end_by(parent, stopped, signal.SIGKILL, "nowhere:1")
     assert code == 2
     printed_error = printed.splitlines()[-1]
     assert f"error: {file}: model or optimizer differ from those of " in printed_error
     assert "size mismatch" in printed_error
 
 
-def test_resume_rejects_run_of_another_process(parent, place):
-    folder = place("claimed")
-    assert end_at(parent, folder, "save:2")
-    lock_run(folder / "lightning_logs/run-tiny/version_0")
-    code, printed = end_by(parent, folder, signal.SIGKILL, "nowhere:1")
+def test_resume_rejects_run_of_another_process(parent, stopped):
+    lock_run(stopped / "lightning_logs/run-tiny/version_0")
+    code, printed = end_by(parent, stopped, signal.SIGKILL, "nowhere:1")
     assert (code, printed.count("\n")) == (2, 1)
     assert f"process {os.getpid()} on " in printed
 

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -191,16 +190,18 @@ def test_single_device_run_of_second_slurm_task_writes_metrics(place, monkeypatc
 def test_processes_that_start_together_get_different_folders(tmp_path):
     row = tmp_path / "logs/row"
     read, write = os.pipe()
+    held, release = os.pipe()
     for _ in range(8):
         if os.fork() == 0:
+            os.close(release)
             os.write(write, f"{claim_version(row).name} ".encode())
-            os.read(read, 0)
-            time.sleep(1.5)  # holds the lock
+            os.read(held, 1)  # holds the lock until the other end is closed
             os._exit(0)
     names = ""
     while names.count(" ") < 8:
         names += os.read(read, 100).decode()
     assert sorted(names.split()) == [f"version_{number}" for number in range(8)]
+    os.close(release)
     for _ in range(8):
         os.wait()
     (row / "version_7/config.yaml").touch()

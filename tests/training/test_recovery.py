@@ -104,8 +104,9 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.soak)])  # of every fifth checkpoint, or of all
 @pytest.mark.parametrize("case", CASES)
-def test_recovery_resumes_from_every_checkpoint_with_equal_weights(mix, tmp_path, monkeypatch, case):
+def test_recovery_resumes_from_every_checkpoint_with_equal_weights(mix, tmp_path, monkeypatch, case, step):
     options = {"log_every_n_steps": 1} | CASES[case]
     monkeypatch.setattr(recovery, "KEPT", 1000)
     folder = tmp_path / "logs"
@@ -113,7 +114,7 @@ def test_recovery_resumes_from_every_checkpoint_with_equal_weights(mix, tmp_path
     folder.rename(tmp_path / "kept")
     saved = recovery.checkpoints(tmp_path / "kept/run/version_0")
     assert len(saved) > 3
-    for path in saved[::3]:  # the folder still has everything that the run wrote after the checkpoint
+    for path in saved[::step]:  # the folder still has everything that the run wrote after the checkpoint
         shutil.copytree(tmp_path / "kept", folder)
         again = outcome(fit(mix(), folder, folder / path.relative_to(tmp_path / "kept"), **options))
         shutil.rmtree(folder)

@@ -102,6 +102,11 @@ class BabyVLMCLI(LightningCLI):
         finally:
             self._signals.restore()
 
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override] # Lightning calls it on the object
+        """Return the command that is run, with the arguments to skip; building the options of all takes much longer."""
+        commands = LightningCLI.subcommands()
+        return {name: commands[name] for name in self._args[:1] if name in commands} or commands
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of a run and link the arguments that data and model share."""
         parser.add_argument("--name", type=str, default="model", help="name of the model in run folders and tables.")
