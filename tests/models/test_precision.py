@@ -64,10 +64,10 @@ def model(vocabulary, name):
     return MODELS[name](vocabulary)
 
 
-def batch(vocabulary, first, last):
+def batch(vocabulary, first, last, size=SIZE):
     """Some of the texts, each with an image."""
     rows = [torch.tensor(row) for row in Vocabulary(vocabulary).encode(TEXTS[first:last], 10)]
-    images = torch.randn(len(TEXTS), 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))[first:last]
+    images = torch.randn(len(TEXTS), 3, size, size, generator=torch.Generator().manual_seed(1))[first:last]
     return Batch(TEXTS[first:last], images, nn.utils.rnn.pad_sequence(rows, True), TEXTS[first:last])
 
 
@@ -152,7 +152,7 @@ def test_fused_optimizer_clips_gradients_under_mixed_precision(tmp_path, vocabul
             vocabulary,
             VisionEncoder("test_resnet"),
             width=8,
-            image_size=SIZE,
+            image_size=48,
             optimizer=lambda parameters, fused=fused: torch.optim.AdamW(parameters, lr=1e-3, fused=fused),
         )
         options = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": algorithm}
@@ -164,7 +164,7 @@ def test_fused_optimizer_clips_gradients_under_mixed_precision(tmp_path, vocabul
         fitted.on_before_optimizer_step = lambda optimizer, fitted=fitted, norms=norms: norms.append(
             max(float(parameter.grad.abs().max()) for parameter in fitted.parameters() if parameter.grad is not None)
         )
-        fit(tmp_path, fitted, [batch(vocabulary, 0, 5)] * 2, **options)
+        fit(tmp_path, fitted, [batch(vocabulary, 0, 5, 48)] * 2, **options)
         weights.append(fitted.state_dict())
         assert 1e-3 < norms[0] < 10  # unscaled before it is clipped
     torch.testing.assert_close(weights[1], weights[0], atol=1e-5, rtol=1e-4)
