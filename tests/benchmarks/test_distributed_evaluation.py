@@ -107,9 +107,9 @@ def test_on_rank_zero_waits_beyond_group_timeout(tmp_path):
     def work(rank):
         distributed.destroy_process_group()
         distributed.init_process_group(
-            "gloo", init_method=f"file://{tmp_path}/hasty", rank=rank, world_size=2, timeout=timedelta(seconds=1)
+            "gloo", init_method=f"file://{tmp_path}/hasty", rank=rank, world_size=2, timeout=timedelta(seconds=5)
         )
-        return on_rank_zero(lambda: time.sleep(2.5) or 7)
+        return on_rank_zero(lambda: time.sleep(6) or 7)
 
     assert on_ranks(2, work, tmp_path) == [7, 7]
 

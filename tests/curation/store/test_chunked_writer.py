@@ -59,7 +59,7 @@ class Act:
 
     def _linger(self):
         (self.folder / str(os.getpid())).touch()
-        time.sleep(60)
+        time.sleep(600)
 
 
 @stage
@@ -146,7 +146,7 @@ def test_write_parts_workers_end_with_their_parent(tmp_path):
     context = multiprocessing.get_context("spawn")
     parent = context.Process(target=run, args=(tmp_path, [Act(n, "linger", tmp_path) for n in range(2)], 2))
     parent.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while len(pids := [path.name for path in tmp_path.iterdir() if path.name.isdigit()]) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
