@@ -388,7 +388,10 @@ from pathlib import Path
 import torch
 from lightning import Trainer
 import test_feature_cache as t
+from babyvlm.curation.store import pair_store
+from babyvlm.data import feature_cache
 
+feature_cache.PART_ROWS = pair_store.GROUP_ROWS = t.PART_ROWS
 torch.set_num_threads(1)
 stores, vocabulary, folder, devices = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 
