@@ -6,9 +6,11 @@ from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
 import yaml
+from lightning import LightningModule
 
 import babyvlm
 from babyvlm.__main__ import main
@@ -16,7 +18,9 @@ from babyvlm.benchmarks.results import licensed
 from babyvlm.data.frame_mix import FrameMix
 from babyvlm.data.pair_mix import Source
 from babyvlm.data.vocabulary import Vocabulary
-from babyvlm.training.provenance import inputs
+from babyvlm.io.artifacts import sha256_file
+from babyvlm.models.networks.vision import VisionEncoder, save_trunk
+from babyvlm.training.provenance import Provenance, inputs
 
 VTWT = "image,positive_phrase,negative_phrase\n"
 
@@ -79,6 +83,41 @@ def test_provenance_records_inputs_versions_and_samples(tiny_store, vocabulary, 
     for row in store.rows():
         assert row["utterance"].encode() not in content
         assert row["image"] not in content
+
+
+def test_weights_of_the_hub_are_recorded_with_their_commit(tmp_path, monkeypatch, capsys):
+    """From the hub's cache, without a network: pinned or not, a local file, and a run that is resumed."""
+    repository = tmp_path / "hub" / "models--lab--trunks"
+    for commit in ("a" * 40, "b" * 40):
+        file = repository / "snapshots" / commit / "best" / "teacher.safetensors"
+        file.parent.mkdir(parents=True)
+        save_trunk(VisionEncoder("test_resnet").trunk, file)  # other random weights each time
+    (repository / "refs").mkdir()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+    def record(run, weights, newest="a" * 40):
+        (repository / "refs" / "main").write_text(newest)
+        model = LightningModule()
+        model.vision = VisionEncoder("test_resnet", weights=weights)
+        trainer = SimpleNamespace(is_global_zero=True, datamodule=None)
+        monkeypatch.setattr("babyvlm.training.provenance.run_folder", lambda trainer: tmp_path / run)
+        (tmp_path / run).mkdir(exist_ok=True)
+        Provenance().on_fit_start(trainer, model)
+        return json.loads((tmp_path / run / "provenance.json").read_text()).get("image_weights")
+
+    source = "hf-hub:lab/trunks/best/teacher.safetensors"
+    pinned = f"hf-hub:lab/trunks@{'b' * 40}/best/teacher.safetensors"
+    sums = {letter: sha256_file(next(repository.glob(f"snapshots/{letter}*/best/*"))) for letter in "ab"}
+    assert sums["a"] != sums["b"]
+    assert record("newest", source) == [{"source": source, "commit": "a" * 40, "sha256": sums["a"]}]
+    assert f"commit {'a' * 40}. To pin it, pass {pinned.replace('b' * 40, 'a' * 40)}" in capsys.readouterr().out
+    assert record("pinned", pinned) == [{"source": pinned, "commit": "b" * 40, "sha256": sums["b"]}]
+    assert "not pinned" not in capsys.readouterr().out
+    assert record("newest", source, newest="b" * 40)[0]["commit"] == "a" * 40  # a run that is resumed
+    local = str(next(repository.glob("snapshots/b*/best/*")))
+    assert record("local", local) == [{"source": local, "commit": None, "sha256": sums["b"]}]
+    assert record("random", None) is None
 
 
 def test_inputs_of_frames_have_no_validation_and_no_vocabulary(tiny_store, tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.limits import load_json
 
+COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 # Code (`auto_map`, `custom_pipelines`), the consent to it, and files or addresses that another library would read.
 REFUSED_KEYS: Final = frozenset(
     (
@@ -58,6 +60,12 @@ def fetch(name: str, patterns: Sequence[str], revision: str | None = None) -> Pa
         raise UserError(f"{name}: no such folder, and the hub does not provide it ({first_line(error)})") from error
     refuse_code(folder)
     return folder
+
+
+def commit_of(path: Path) -> str | None:
+    """Return the commit of a file or folder in the cache of the Hugging Face hub; None if it lies elsewhere."""
+    parts = path.absolute().parts
+    return next((commit for name, commit in pairwise(parts) if name == "snapshots" and COMMIT.fullmatch(commit)), None)
 
 
 def refuse_code(folder: Path) -> None:

@@ -5,7 +5,6 @@ Save models as exported folders.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +17,7 @@ from babyvlm import allowed
 from babyvlm.config import LINKED, CheckedParser, one_line
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.artifacts import read_manifest
-from babyvlm.io.hub import fetch, refuse_code
+from babyvlm.io.hub import COMMIT, fetch, refuse_code
 from babyvlm.io.limits import load_yaml
 from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.checkpoints import init_from
@@ -31,7 +30,6 @@ WEIGHTS = "model.safetensors"
 FILES = ("*.json", "*.json.sha256", "*.safetensors", "chat_template.jinja")  # nothing else is uploaded to a hub
 # Of published checkpoints, also the pickled weights; only from a pinned commit, so that they cannot change.
 PINNED_FILES = (*FILES, "*.ckpt", "*.pth", "pytorch_model*.bin")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 # Options that only training needs. Weights come from the checkpoint, whatever they were initialized from.
 TRAINING_ONLY = ("weights", "pretrained", "init_from", "init_language", "optimizer", "scheduler")
 Recipe = dict[str, Any]  # ``class_path`` and ``init_args`` of a model

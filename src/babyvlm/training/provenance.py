@@ -9,7 +9,7 @@ import re
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -18,17 +18,19 @@ import babyvlm
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_mix import Mix
 from babyvlm.errors import UserError
-from babyvlm.io.artifacts import json_sha256
+from babyvlm.io.artifacts import json_sha256, sha256_file
 from babyvlm.io.files import atomic_write
+from babyvlm.io.hub import commit_of
 from babyvlm.io.limits import load_json
 from babyvlm.io.printing import echo
 from babyvlm.io.runs import run_folder
+from babyvlm.models.networks.vision import VisionEncoder
 
 FILE = "provenance.json"
 
 
 class Provenance(Callback):
-    """Write hashes of stores and vocabulary, contents of the mix, versions, and the number of samples seen."""
+    """Write hashes of stores, vocabulary and initial weights, contents of the mix, versions, and the samples seen."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse to resume a run with other data than it was started with.
@@ -49,7 +51,8 @@ class Provenance(Callback):
             mix = {"mix": {"unit": data.unit, "contents": [asdict(part) for part in data.contents()]}}
             if trainer.is_global_zero:
                 echo(data.summary())
-        _write(trainer, versions() | inputs(trainer) | mix | {"parameters": _parameters(pl_module)})
+        facts = versions() | inputs(trainer) | mix | {"parameters": _parameters(pl_module)}
+        _write(trainer, facts | _image_weights(trainer, pl_module))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the number of steps and samples."""
@@ -113,6 +116,27 @@ def _check_same(recorded: dict[str, Any], now: dict[str, Any], data: Any) -> Non
         raise UserError(
             f"{changed[0]}: not the data that the run was started with. Restore it and resume, or start a new run"
         )
+
+
+def _image_weights(trainer: Trainer, model: LightningModule) -> dict[str, Any]:
+    """Return the files that image encoders were initialized with, and print the commit of those that are not pinned.
+
+    A run that is resumed keeps its record: the hub may have newer weights, which its checkpoint replaces.
+    """
+    folder = run_folder(trainer)
+    if folder is None or not trainer.is_global_zero or "image_weights" in _read_provenance(folder):
+        return {}
+    encoders = [part for part in model.modules() if isinstance(part, VisionEncoder) and part.weights_file is not None]
+    found = []
+    for encoder in encoders:
+        file, source = cast("Path", encoder.weights_file), str(encoder.weights)
+        from_hub = source.startswith("hf-hub:")
+        commit = commit_of(file) if from_hub else None
+        found.append({"source": source, "commit": commit, "sha256": sha256_file(file)})
+        if from_hub and commit and "@" not in source:
+            owner, name, rest = source.removeprefix("hf-hub:").split("/", 2)
+            echo(f"{source}: not pinned, commit {commit}. To pin it, pass hf-hub:{owner}/{name}@{commit}/{rest}")
+    return {"image_weights": found} if found else {}
 
 
 def _parameters(model: LightningModule) -> dict[str, int]:

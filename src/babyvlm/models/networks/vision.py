@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import babyvlm.playroom
 from babyvlm.errors import UserError, first_line
+from babyvlm.io.hub import COMMIT
 from babyvlm.models.checkpoints import read_state_dict
 
 PLAYROOM_DINO = Path(babyvlm.playroom.__file__).parent / "dino" / "backbone.safetensors"
@@ -83,7 +84,6 @@ TRUNK_OPTIONS = frozenset(
     )
 )
 _BACKBONE = re.compile(r"[A-Za-z0-9_.]+")  # timm's `hf-hub:` and `local-dir:` would read arguments from elsewhere
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _WORD = re.compile(r"[A-Za-z0-9_.-]*")
 
 
@@ -121,6 +121,9 @@ class VisionEncoder(nn.Module):
             running statistics. CVCL with a frozen trunk (wkvong/multimodal-baby) and BabyLLaVA (ShawnKing98/BabyLLaVA)
             do so, because both stop only the gradients. Features then change and cannot be cached.
 
+    Attributes:
+        weights_file: the file that ``weights`` names, in the hub's cache if it comes from there; None without weights.
+
     Raises:
         UserError: timm cannot build the backbone, or the weights do not fit it.
     """
@@ -141,8 +144,8 @@ class VisionEncoder(nn.Module):
             self.trunk = timm.create_model(backbone, pretrained=pretrained, num_classes=0, **self.options)
         except (RuntimeError, TypeError, ValueError, OSError) as error:
             raise UserError(f"vision backbone {backbone}: timm cannot build it ({first_line(error)})") from error
-        if weights is not None:
-            load_trunk(self.trunk, weights)
+        self.weights = weights
+        self.weights_file = load_trunk(self.trunk, weights) if weights is not None else None
         self.trunk.to(memory_format=torch.channels_last)  # 0.77 of the time with Playroom's trunk on a CPU
         self.frozen, self.update_batch_norm = frozen, update_batch_norm
         self.trunk.requires_grad_(not frozen)
@@ -225,7 +228,7 @@ def set_frozen_mode(trunk: nn.Module, *, training: bool) -> None:
                 module.train()
 
 
-def load_trunk(trunk: nn.Module, source: str) -> None:
+def load_trunk(trunk: nn.Module, source: str) -> Path:
     """Load a trunk's weights from a checkpoint, whatever the prefix of their names.
 
     Known layouts: DINO (``teacher`` / ``backbone.``), CVCL (``state_dict`` / ``vision_encoder.model.``), runs of this
@@ -236,10 +239,14 @@ def load_trunk(trunk: nn.Module, source: str) -> None:
         trunk: the module to fill.
         source: as ``VisionEncoder.weights``.
 
+    Returns:
+        The file that was read.
+
     Raises:
         UserError: the file cannot be read safely, or a weight of the trunk is missing or has another shape.
     """
-    state = read_state_dict(_local_path(source), source)
+    file = _local_path(source)
+    state = read_state_dict(file, source)
     wanted = {name: tensor for name, tensor in trunk.state_dict().items() if "num_batches_tracked" not in name}
     first = next(iter(wanted))
     prefixes = sorted(
@@ -259,6 +266,7 @@ def load_trunk(trunk: nn.Module, source: str) -> None:
                 f"{tuple(wanted[name].shape)}. Check model.vision.backbone and model.vision.options"
             )
     trunk.load_state_dict(found, strict=False)
+    return file
 
 
 def save_trunk(trunk: nn.Module, file: Path, *, half: bool = False) -> None:
@@ -296,7 +304,7 @@ def _local_path(source: str) -> Path:
         raise UserError(f"{source}: expected hf-hub:ORG/NAME/FILE")
     owner, name, file = parts
     name, at, commit = name.partition("@")
-    if at and not _COMMIT.fullmatch(commit):
+    if at and not COMMIT.fullmatch(commit):
         raise UserError(f"{source}: {commit!r} is not a commit of 40 hexadecimal digits, which cannot change")
     try:
         return Path(hf_hub_download(f"{owner}/{name}", file, revision=commit or None))
