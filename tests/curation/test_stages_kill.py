@@ -25,14 +25,14 @@ def parent():
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory, parent, tiny_store):
+def inputs(tmp_path_factory, parent, tiny_store, copy_world):
     """The inputs of all stages: a tiny Playroom, and the artifacts of the stages before."""
     folder = tmp_path_factory.mktemp("inputs")
 
     def run(*args):
         finish(parent, args, folder)
 
-    run("playroom", "--out", "world", "--size", "tiny", "--num_workers", "1")
+    copy_world(folder / "world")
     commands = stages(folder)
     commands["few"] = [*commands["frames"], "--max_frames", "1"]
     commands["home-vectors"] = ["curate", "embed", "--store", folder / "frames", "--accelerator", "cpu", "--out", "out"]
@@ -141,7 +141,7 @@ def undisturbed_run(tmp_path_factory, parent, inputs):
 def test_stage_killed_at_random_gives_same_bytes(tmp_path, parent, inputs, undisturbed_run, stage):
     seed = time.time_ns()
     _, different = differences(
-        parent, stages(inputs)[stage], tmp_path / "killed", *undisturbed_run(stage), seed, kills=2
+        parent, stages(inputs)[stage], tmp_path / "killed", *undisturbed_run(stage), seed, kills=1
     )
     assert not different, f"seed {seed}"
 
@@ -155,11 +155,14 @@ def test_stage_reports_killed_worker_in_one_line(tmp_path, parent, inputs, undis
         "check": ["store", "check", "--store", inputs / "frames"],
     }
     command = others.get(stage) or stages(inputs)[stage]
-    kill_a_worker(parent.start([*command, *(["--num_workers", "1"] if stage == "embed" else [])], tmp_path))
+    options = ["--num_workers", "1"] if stage == "embed" else []
+    kill_a_worker(parent, [*command, *options], tmp_path, workers=2 if stage == "playroom" else 1)
     assert parent.wait() == 2
     output = (tmp_path / OUTPUT).read_text()
     assert "Traceback" not in output
-    assert output.splitlines()[-1].startswith("error: a worker process was killed from outside")
+    # The forked command ends without Python's handlers, so the tracker of its semaphores may report them.
+    lines = [line for line in output.splitlines() if "resource_tracker" not in line]
+    assert lines[-1].startswith("error: a worker process was killed from outside")
     finish(parent, command, tmp_path)
     assert stage in others or tree(tmp_path) == undisturbed_run(stage)[1]
 
@@ -169,7 +172,7 @@ def test_stage_waits_for_other_process(tmp_path, parent, inputs, stage):
     (tmp_path / OUTPUT).touch()
     with FileLock(tmp_path / "out.lock"):
         process = parent.start(stages(inputs)[stage], tmp_path)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 200
         while "out: another process is building it; waiting\n" not in (tmp_path / OUTPUT).read_text():
             assert time.monotonic() < until
             time.sleep(0.01)

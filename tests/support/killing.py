@@ -31,38 +31,29 @@ def finish(parent, args, folder):
     assert code == 0, (folder / OUTPUT).read_text()
 
 
-def kill_a_worker(process):
-    """Kill the first worker process of ``process`` that appears, forked by a server or by itself."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        commands = {child: _command(child) for child in _children(process)}
-        servers = [child for child, command in commands.items() if b"forkserver" in command]
-        # Two workers of a pool start one after the other; Python itself fails if the first dies in between.
-        workers = [child for child in _children(servers[0]) if _age(child) > 0.05] if servers else []
-        # For a moment, a process that becomes a fork server looks like a forked worker.
-        workers += [child for child, command in commands.items() if command == _command(process) and _age(child) > 0.3]
-        if workers:
-            return os.kill(workers[0], signal.SIGKILL)
-        time.sleep(0.001)
-    raise AssertionError("no worker appeared")
+def kill_a_worker(parent, args, folder, workers=1):
+    """Start a command whose worker processes stop when they are forked, and kill one of ``workers``.
+
+    A pool starts its workers one after the other, and Python itself fails if the first dies in between.
+    """
+    process = parent.start(args, folder, STOP_WORKERS="true")
+    until = time.monotonic() + 200
+    while len(stopped := _stopped_below(process)) < workers:
+        assert time.monotonic() < until, f"{len(stopped)} workers\n{(folder / OUTPUT).read_text()}"
+        time.sleep(0.01)
+    os.kill(stopped[0], signal.SIGKILL)
+    for other in stopped[1:]:
+        os.kill(other, signal.SIGCONT)
 
 
-def _age(process):
+def _stopped_below(process):
+    """Return the stopped processes among the children of a process and their children."""
     with suppress(FileNotFoundError, ProcessLookupError):
-        begun = int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - begun / os.sysconf("SC_CLK_TCK")
-    return 0
-
-
-def _children(process):
-    listed = Path(f"/proc/{process}/task/{process}/children")
-    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
-
-
-def _command(process):
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{process}/cmdline").read_bytes()
-    return b""
+        if Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T":
+            return [process]
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        return [found for child in children for found in _stopped_below(int(child))]
+    return []
 
 
 def kill(parent, args, folder, after):
