@@ -114,13 +114,6 @@ def config_of(model, **trainer):
 
 
 @pytest.fixture(scope="module")
-def parent():
-    warm = WarmParent("support.ending", "babyvlm.models.cvcl", "babyvlm.models.babyllava", "babyvlm.benchmarks")
-    yield warm
-    warm.close()
-
-
-@pytest.fixture(scope="module")
 def place(tmp_path_factory, tiny_store, make_vocabulary):
     """``place(name)``: a folder where the config runs."""
     root = tmp_path_factory.mktemp("kills")
@@ -142,6 +135,16 @@ def place(tmp_path_factory, tiny_store, make_vocabulary):
         return folder
 
     return make
+
+
+@pytest.fixture(scope="module")
+def parent(place):
+    modules = ["support.ending", "babyvlm.models.cvcl", "babyvlm.models.babyllava", "babyvlm.benchmarks"]
+    warm = WarmParent(
+        *modules, first=["fit", "--config", "run.yaml", "--trainer.max_steps", "5"], folder=place("first")
+    )
+    yield warm
+    warm.close()
 
 
 def command(folder):
