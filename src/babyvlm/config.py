@@ -6,12 +6,18 @@ import re
 import sys
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import docstring_parser
 import jsonargparse
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace  # type: ignore[attr-defined]
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+    _typehints,
+)
 
 from babyvlm.allowed import check_config, import_paths, refusal
 from babyvlm.errors import UserError
@@ -38,6 +44,23 @@ def _load_bounded(content: str) -> object:
 
 
 jsonargparse.set_loader("yaml", _load_bounded, (yaml.YAMLError,))
+
+_adapt_inheriting: Callable[..., Any] = _typehints.adapt_typehints
+
+
+def _adapt(value: object, typehint: object, **options: Any) -> Any:  # noqa: ANN401 - passed on
+    """Convert a value to its type as jsonargparse does, except that a list inherits nothing from the former list.
+
+    jsonargparse lets each item of a list keep settings of the former list's item at the same place, if both are of one
+    length: the second of two callbacks would monitor what another class in its place monitored before. Options that
+    continue the last item (``--trainer.callbacks.patience 3``) are no lists here, and items are appended elsewhere.
+    """
+    if isinstance(value, list) and not options.get("append"):
+        options["prev_val"] = None
+    return _adapt_inheriting(value, typehint, **options)
+
+
+_typehints.adapt_typehints = cast("Any", _adapt)  # there is no public switch; pyproject bounds the version
 
 
 def restrict_imports() -> None:

@@ -1,5 +1,6 @@
 """Tests of the shipped configs: each one is parsed by the parser of the command line, in the combinations it is for."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def parse():
 
         def parse(command, *names):
             arguments = [part for name in names for part in ("--config", f"configs/{name}.yaml")]
-            return parser.parse_args([command, *arguments])[command]
+            return parse.of([command, *arguments])
 
+        parse.of = lambda arguments: parser.parse_args(arguments)[arguments[0]]
         yield parse
 
 
@@ -123,6 +125,90 @@ def test_saycam_trains_as_the_authors_and_playroom_as_we_do(parse):
     config = parse("fit", "playroom/base", "playroom/babyllava-gpt2", "playroom/phase-1", "mix/filtered")
     one = config.model.init_args
     assert (one.template, one.unknown_words, one.frozen_dropout) == ("sos_eos", "learn", False)
+
+
+CALLBACKS = "lightning.pytorch.callbacks."
+LOGGERS = "lightning.pytorch.loggers."
+BASE = {
+    "trainer": {
+        "callbacks": [
+            {"class_path": CALLBACKS + "ModelCheckpoint", "init_args": {"monitor": "val_loss", "save_top_k": 3}},
+            {"class_path": CALLBACKS + "EarlyStopping", "init_args": {"monitor": "val_loss", "patience": 7}},
+        ],
+        "logger": [{"class_path": LOGGERS + "CSVLogger", "init_args": {"save_dir": "logs", "name": "base"}}],
+    },
+    "data": {
+        "class_path": "babyvlm.PairMix",
+        "init_args": {"name": "mix", "stores": "s", "validation": "v", "vocabulary": "w"}
+        | {"sources": [{"store": "a", "utterances": 7}]},
+    },
+}
+ITEMS = [
+    {"class_path": CALLBACKS + "EarlyStopping", "init_args": {"monitor": "vtwt_dev"}},
+    CALLBACKS + "ModelCheckpoint",
+]
+
+
+@pytest.fixture
+def lists(parse, tmp_path):
+    """``lists(*options, overlay=None)``: lists of classes in the parsed config of ``BASE``, an overlay, and options."""
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+
+    def parsed(*options, overlay=None):
+        (tmp_path / "overlay.yaml").write_text(yaml.safe_dump(overlay or {"name": "x"}))
+        files = [part for name in ("base", "overlay") for part in ("--config", str(tmp_path / f"{name}.yaml"))]
+        config = parse.of(["fit", *files, "--config", str(ROOT / "configs/playroom/cvcl.yaml"), *options])
+        return config.trainer.callbacks, config.trainer.logger, config.data.init_args.sources
+
+    return parsed
+
+
+@pytest.mark.parametrize("place", ["command line", "overlay"])
+def test_given_list_inherits_nothing_from_the_list_it_replaces(lists, place):
+    """Whether the class at a position is the same or another one, in lists of equal length."""
+    logger = [{"class_path": LOGGERS + "CSVLogger", "init_args": {"save_dir": "mine"}}]
+    given = {"trainer.callbacks": ITEMS, "trainer.logger": logger, "data.sources": [{"store": "b"}]}
+    if place == "overlay":
+        nested = {
+            "trainer": {"callbacks": ITEMS, "logger": logger},
+            "data": {"init_args": {"sources": [{"store": "b"}]}},
+        }
+        callbacks, loggers, sources = lists(overlay=nested)
+    else:
+        flags = [part for name, value in given.items() for part in (f"--{name}", json.dumps(value))]
+        callbacks, loggers, sources = lists(*flags)
+    stop, save = (one.init_args for one in callbacks)
+    assert (stop.monitor, stop.patience) == ("vtwt_dev", 3)
+    assert (save.monitor, save.save_top_k) == (None, 1)
+    assert (loggers[0].init_args.save_dir, loggers[0].init_args.name) == ("mine", "lightning_logs")
+    assert [(source.store, source.utterances) for source in sources] == [("b", None)]
+
+
+@pytest.mark.parametrize("place", ["command line", "overlay"])
+def test_plus_appends_to_a_list_and_changes_no_item(lists, place):
+    if place == "overlay":
+        nested = {"trainer": {"callbacks+": ITEMS}, "data": {"init_args": {"sources+": [{"store": "b"}]}}}
+        callbacks, _, sources = lists(overlay=nested)
+    else:
+        callbacks, _, sources = lists("--trainer.callbacks+", json.dumps(ITEMS), "--data.sources+", "{store: b}")
+    assert [one.init_args.monitor for one in callbacks] == ["val_loss", "val_loss", "vtwt_dev", None]
+    assert [callbacks[0].init_args.save_top_k, callbacks[1].init_args.patience] == [3, 7]
+    assert callbacks[3].init_args.save_top_k == 1
+    assert [(source.store, source.utterances) for source in sources] == [("a", 7), ("b", None)]
+
+
+def test_option_of_a_list_changes_its_last_item(lists):
+    callbacks, *_ = lists("--trainer.callbacks.patience", "9")
+    assert [callbacks[1].init_args.patience, callbacks[1].init_args.monitor] == [9, "val_loss"]
+    callbacks, *_ = lists(f"--trainer.callbacks+={CALLBACKS}ModelCheckpoint", "--trainer.callbacks.filename=x")
+    assert [callbacks[2].init_args.filename, callbacks[2].init_args.monitor] == ["x", None]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_dino_monitors_no_validation_loss(parse, world):
+    callbacks = parse("fit", f"{world}/base", f"{world}/dino", "mix/frames").trainer.callbacks
+    assert callbacks[-1].class_path.endswith("ModelCheckpoint")
+    assert callbacks[-1].init_args.monitor is None
 
 
 def test_worlds_have_the_same_configs():
