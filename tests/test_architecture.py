@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "babyvlm"
-FOUNDATION = ["errors", "types", "io", "config", "allowed", "text", "__init__"]
+FOUNDATION = ["errors", "types", "io", "config", "ranges", "allowed", "text", "__init__"]
 STAGES = ["playroom", "curation", "data", "models", "benchmarks", "benchmark_builder", "training", "report"]
 STAGES += ["ablations", "cli", "__main__"]
 MODULES = sorted(SOURCE.rglob("*.py"))

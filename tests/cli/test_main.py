@@ -5,8 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from torch import distributed
 
 from babyvlm.__main__ import main
+from babyvlm.cli.main import _is_first_to_report
+from support.ranks import on_ranks
 
 
 @pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "No space left"), (errno.EACCES, "Permission denied")])
@@ -65,3 +68,24 @@ def test_main_shows_help_without_arguments(args, words, capsys):
         main(args)
     assert end.value.code == 0
     assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("failing", [[0, 1, 2], [1, 2], [2]])
+def test_error_of_connected_ranks_is_printed_by_one_of_them(tmp_path, failing):
+    def work(rank):
+        distributed.barrier()  # all are connected, until all have asked
+        prints = rank in failing and _is_first_to_report()
+        distributed.barrier()
+        return prints
+
+    printed = on_ranks(3, work, tmp_path)
+    assert sorted(printed) == [False, False, True]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_error_before_ranks_are_connected_is_printed_by_the_first(monkeypatch, capsys, rank):
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    with pytest.raises(SystemExit) as end:
+        main(["store", "info", "--store", "missing"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("error: ") == (rank == 0)

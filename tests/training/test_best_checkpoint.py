@@ -63,6 +63,10 @@ def test_test_load_and_export_use_the_recorded_best(place, capsys, way):
     assert (best.monitor, best.mode, best.step) == ("val_loss", "min", 2)
     assert "testing the best checkpoint: step 2, lowest val_loss" in capsys.readouterr().out
     assert best_checkpoint(RUN).samefile(best.path)
+    if way == "several":  # the first one inherits no monitor from the callback that it replaces
+        saved = yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]["callbacks"]
+        assert [one["init_args"]["monitor"] for one in saved] == [None, "val_loss"]
+        assert not (RUN / "checkpoints/newest.ckpt").samefile(best.path)
     chosen, last = weights(best.path), weights(RUN / "checkpoints/last.ckpt")
     assert not same(chosen, last)
     assert same(babyvlm.load(RUN).state_dict(), chosen)
@@ -123,7 +127,10 @@ def test_direction_of_metric(metric, mode):
     assert direction(metric) == mode
 
 
-STOP = [{"class_path": f"{CALLBACKS}.EarlyStopping", "init_args": {"monitor": "val_loss"}}]
+def stopping(metric):
+    return [{"class_path": f"{CALLBACKS}.EarlyStopping", "init_args": {"monitor": metric, "mode": "min"}}]
+
+
 REFUSED = {
     "contradiction": (saving({"monitor": "vtwt_dev", "mode": "min"}), "mode min would prefer the worst vtwt_dev"),
     "unknown direction": (saving({"monitor": "temperature"}), "is a low or a high temperature good"),
@@ -136,13 +143,31 @@ REFUSED = {
     ),
     "invalid argument": (saving(LOSS | {"save_top_k": -2}), "Invalid value for save_top_k=-2. Must be >= -1"),
     "typo": ([*saving({"monitor": "val_los", "mode": "min"}), "--trainer.num_sanity_val_steps", "1"], "val_loss"),
+    "typo without sanity check": (
+        saving({"monitor": "val_los", "mode": "min"}),
+        "not measured. Choose from: train_loss",
+    ),
+    "typo in early stopping": (
+        ["--trainer.callbacks+", json.dumps(stopping("temprature"))],
+        "EarlyStopping: monitor temprature: not measured. Choose from: train_loss, temperature, val_loss",
+    ),
+    "typo in file name": (
+        saving(LOSS | {"filename": "{epoch}-{val_los:.2f}"}),
+        "filename val_los: not measured. Choose from: train_loss, temperature, val_loss, gradient_norm",
+    ),
+    "benchmark in file name": (saving(LOSS | {"filename": "{vtwt_dev}"}), "No benchmark of this run has a dev split"),
+    "type in file name": (
+        saving(LOSS | {"filename": "{val_loss:02d}"}),
+        "filename {val_loss:02d}: Unknown format code",
+    ),
+    "open brace in file name": (saving(LOSS | {"filename": "{val_loss"}), "filename {val_loss: expected '}'"),
     "no benchmark": (saving({"monitor": "vtwt_dev"}), "No benchmark of this run has a dev split"),
     "interval beyond the epoch": (
         ["--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "99"],
         "val_check_interval",
     ),
     "early stopping": (
-        ["--trainer.callbacks", json.dumps(STOP), "--trainer.val_check_interval", "99"],
+        ["--trainer.callbacks", json.dumps(stopping("val_loss")), "--trainer.val_check_interval", "99"],
         "val_loss is never measured: trainer.val_check_interval 99 exceeds the run of 6 batches",
     ),
     "continue by fit": (["--ckpt_path", "last"], "use `python -m babyvlm resume RUN`"),

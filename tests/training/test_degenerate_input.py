@@ -1,6 +1,7 @@
 """Input from which nothing can be learned or measured is refused or reported before training starts."""
 
 import csv
+import re
 
 import pytest
 import torch
@@ -10,11 +11,17 @@ from PIL import Image
 from babyvlm.benchmarks import VTWT, EvaluationCallback
 from babyvlm.benchmarks.evaluate import evaluate
 from babyvlm.curation.clip import load_clip
+from babyvlm.data.frame_mix import Crops, FrameMix
 from babyvlm.data.pair_mix import PairMix, Source
+from babyvlm.data.sampler import GlobalBatchSampler
 from babyvlm.data.text_mix import TextMix
+from babyvlm.data.transforms import Augmented, eval_transform
 from babyvlm.errors import UserError
 from babyvlm.models.cvcl import CVCL
+from babyvlm.models.networks.language import LanguageShape
 from babyvlm.models.networks.vision import VisionEncoder
+from babyvlm.models.optimization import CosineWithWarmup
+from babyvlm.training.recovery import Recovery
 
 WORDS = ["see the ball", "the dog runs", "wash the cup", "a red ball"]
 
@@ -63,19 +70,62 @@ def test_fit_refuses_input_before_training(place, store, options, message):
         fit(place, store, **options)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"image_size": 0}, {"max_tokens": 2}, {"sources": []}])
-def test_pair_mix_in_python_refuses_numbers_out_of_range(place, options):
-    arguments = {"name": "x", "stores": place, "sources": [Source("unknown")], "validation": "unknown"}
-    with pytest.raises(UserError, match=r"must be at least|is empty"):
-        PairMix(**arguments | {"vocabulary": place / "vocabulary"} | options)
+def pair_mix(**options):
+    return lambda place: PairMix("x", place, [Source("known")], "known", place / "vocabulary", **options)
 
 
-@pytest.mark.parametrize(
-    "options", [{"temperature": 0.0}, {"temperature": float("nan")}, {"max_tokens": 2}, {"width": 0}]
-)
-def test_cvcl_in_python_refuses_numbers_out_of_range(place, options):
-    with pytest.raises(UserError, match="must be"):
-        CVCL(place / "vocabulary", VisionEncoder("test_resnet"), **{"image_size": 32} | options)
+def frame_mix(**options):
+    return lambda place: FrameMix("x", place, [Source("known")], **options)
+
+
+def cvcl_with(**options):
+    vision = VisionEncoder("test_resnet")
+    return lambda place: CVCL(place / "vocabulary", vision, **{"image_size": 32} | options)
+
+
+OUT_OF_RANGE = {
+    "min_scale 2.0": pair_mix(min_scale=2.0),
+    "min_scale 0.0": pair_mix(min_scale=0.0),
+    "min_scale nan": pair_mix(min_scale=float("nan")),
+    "num_workers -1": pair_mix(num_workers=-1),
+    "batch_size 0": pair_mix(batch_size=0),
+    "val_batch_size 0": pair_mix(val_batch_size=0),
+    "image_size 0": pair_mix(image_size=0),
+    "max_tokens 2": pair_mix(max_tokens=2),
+    "seed -1": pair_mix(seed=-1),
+    "utterances 0": lambda place: Source("known", utterances=0),
+    "max_tokens 1": lambda place: TextMix("x", place, [Source("known")], "known", place / "vocabulary", max_tokens=1),
+    "image_size -1": frame_mix(image_size=-1),
+    "num_workers -2": frame_mix(num_workers=-2),
+    "local_count -1": lambda place: Crops(local_count=-1),
+    "grayscale 1.5": lambda place: Crops(grayscale=1.5),
+    "local_scale (0.5, 0.1)": lambda place: Crops(local_scale=(0.5, 0.1)),
+    "blur (-1, 2)": lambda place: Crops(blur=(-1, 2)),
+    "batch_size -4": lambda place: GlobalBatchSampler(5, -4, seed=0),
+    "min_scale 1.1": lambda place: Augmented(32, min_scale=1.1),
+    "image_size -8": lambda place: eval_transform(-8),
+    "temperature 0.0": cvcl_with(temperature=0.0),
+    "temperature nan": cvcl_with(temperature=float("nan")),
+    "width 0": cvcl_with(width=0),
+    "heads 0": lambda place: LanguageShape(heads=0),
+    "dropout -0.1": lambda place: LanguageShape(dropout=-0.1),
+    "warmup 3": lambda place: CosineWithWarmup(None, 10, warmup=3),
+    "dev_fraction 2": lambda place: VTWT(place / "vtwt.csv", dev_fraction=2),
+    "batch_size -1": lambda place: EvaluationCallback([], batch_size=-1),
+    "seed -2": lambda place: evaluate(None, "vtwt", seed=-2),
+    "every_seconds -1": lambda place: Recovery(every_seconds=-1),
+}
+
+
+@pytest.mark.parametrize("number", OUT_OF_RANGE)
+def test_classes_in_python_refuse_numbers_out_of_range(place, number):
+    with pytest.raises(UserError, match=rf"{re.escape(number)}: must be (at least|above|between|two)"):
+        OUT_OF_RANGE[number](place)
+
+
+def test_mix_in_python_refuses_empty_list_of_sources(place):
+    with pytest.raises(UserError, match="is empty"):
+        PairMix("x", place, [], "known", place / "vocabulary")
 
 
 def test_fit_reports_mostly_unknown_words(place, capsys):

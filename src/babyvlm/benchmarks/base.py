@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from babyvlm.benchmarks.trials import Trial, with_images
 from babyvlm.errors import UserError
+from babyvlm.ranges import require_in_range
 from babyvlm.types import ImageTextScorer, TextScorer, TrialResult
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ class Benchmark(ABC):
         category: meaning of ``Trial.category`` (``word class``); empty if trials have no categories.
         dev_fraction: see above; 0 by default, since the authors' lists are test sets
             (babylmms-eval: ``test_split``).
+
+    Raises:
+        UserError: ``dev_fraction`` is not a fraction.
     """
 
     name: ClassVar[str]
@@ -80,6 +84,7 @@ class Benchmark(ABC):
         dev_fraction: float | None = None,
         allow_missing: bool = False,
     ) -> None:
+        require_in_range(dev_fraction=dev_fraction)
         self.path = Path(trials)
         self.images = self.path.parent if images is None else Path(images)
         if dev_fraction is not None:

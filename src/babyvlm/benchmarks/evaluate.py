@@ -23,6 +23,7 @@ from babyvlm.data.vocabulary import Vocabulary, check_words
 from babyvlm.errors import UserError
 from babyvlm.io.distributed import is_rank_zero
 from babyvlm.io.printing import echo
+from babyvlm.ranges import require_in_range
 from babyvlm.text import normalize
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def evaluate(
         accuracy                   0.500  [0.000, 1.000]  0.500
         accuracy  prior, no image  0.500
     """
+    require_in_range(batch_size=batch_size, seed=seed)
     if isinstance(benchmark, Benchmark):
         if (trials, images, allow_missing) != (None, None, False):
             raise UserError("trials, images and allow_missing belong to the benchmark; pass them to its class")

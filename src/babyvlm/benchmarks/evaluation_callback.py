@@ -15,6 +15,7 @@ from babyvlm.curation.benchmark_images import read_each
 from babyvlm.errors import UserError
 from babyvlm.io.printing import echo
 from babyvlm.io.runs import run_folder
+from babyvlm.ranges import require_in_range
 
 
 class EvaluationCallback(Callback):
@@ -29,12 +30,16 @@ class EvaluationCallback(Callback):
         batch_size: Images encoded at once.
         controls: On ``test``, also score the image-blind baselines.
         seed: Of the control that shuffles the images.
+
+    Raises:
+        UserError: a number is out of range.
     """
 
     def __init__(
         self, benchmarks: list[Benchmark], batch_size: int = BATCH_SIZE, controls: bool = True, seed: int = 0
     ) -> None:
         super().__init__()
+        require_in_range(batch_size=batch_size, seed=seed)
         self.benchmarks = benchmarks
         self.batch_size, self.controls, self.seed = batch_size, controls, seed
         self._loaded: list[tuple[Benchmark, list[Trial], int]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 import signal
 import traceback
@@ -96,6 +97,7 @@ class BabyVLMCLI(LightningCLI):
             )
         except Exception as error:
             self._discard_unused()
+            self._kill_ranks_at_exit()
             if message := self._explain(error):
                 raise UserError(message) from error
             raise
@@ -196,6 +198,12 @@ class BabyVLMCLI(LightningCLI):
             self._discard_unused()
         how = f"{CONTINUE} {self.folder}" if self._goes_on else "Interrupted. Run the same command again."
         return report_end(received, f"nothing had to be saved. {how}", self._get(self.config, "recovery.requeue"))
+
+    def _kill_ranks_at_exit(self) -> None:
+        """End the ranks that this one started when it ends: they would fail too, for lack of it, with tracebacks."""
+        trainer: Trainer | None = getattr(self, "trainer", None)
+        if trainer is not None and trainer.strategy.launcher is not None:
+            atexit.register(trainer.strategy.launcher.kill, signal.SIGKILL)
 
     def _explain(self, error: Exception) -> str | None:
         """Return one line for an error that the user can act on, although a library raised it; None for any other."""

@@ -116,7 +116,8 @@ options:
 def main(args: list[str] | None = None) -> None:
     """Run one command.
 
-    A user's mistake ends in one line on standard error and exit code 2, an interruption in exit code 130.
+    A user's mistake ends in one line on standard error, however many ranks make it, and exit code 2; an interruption
+    in exit code 130.
     """
     # Threads that wait should sleep, not spin: with loader workers on few cores spinning costs up to half of the time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -132,7 +133,8 @@ def main(args: list[str] | None = None) -> None:
         message = _user_error(error)
         if message is None:
             raise
-        echo(f"error: {message}", file=sys.stderr)
+        if _is_first_to_report():
+            echo(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -226,6 +228,22 @@ def _listed(group: str) -> Iterator[tuple[str, str]]:
         last = name.removeprefix(prefix)
         if name.startswith(prefix) and " " not in last:
             yield last, summary
+
+
+def _is_first_to_report() -> bool:
+    """Return whether this process prints the error that ends it: the first one of connected ranks does.
+
+    An error may occur on one rank only, so each asks the store that connects them. Before they are connected, the
+    processes of one machine that a launcher started fail alike. Tasks of SLURM may be runs of their own then.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return os.environ.get("LOCAL_RANK", "0") == "0"
+    try:
+        store = distributed.distributed_c10d._get_default_store()  # there is no public one
+        return bool(store.add("babyvlm-errors", 1) == 1)
+    except Exception:  # the first rank, which has the store, has ended
+        return False
 
 
 # Errors of the machine that its user can fix: no space, a limit on the size of files, no permission.

@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from math import inf
 
 from jsonargparse import Namespace
 
 from babyvlm.config import LINKED
 from babyvlm.errors import UserError
+from babyvlm.ranges import RANGES, check_range
 
-# Range (least, greatest) of a number by the name of its option, at any place in a config. Options of the same name have
-# the same meaning in this package.
-_AT_LEAST_1 = """
-    batch_size val_batch_size image_size utterances width layers heads kv_heads inner positions prototypes embed_dim
-    local_size accumulate_grad_batches num_nodes check_val_every_n_epoch step_size step_size_up total_iters
-"""
-_AT_LEAST_0 = "num_workers local_count every_seconds gradient_clip_val log_every_n_steps patience"
-_FINITE = sys.float_info.max
-_FRACTIONS = "dropout momentum warmup dev_fraction grayscale solarize"
-RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(_AT_LEAST_1.split(), (1, inf)),
-    **dict.fromkeys(_AT_LEAST_0.split(), (0, inf)),
-    **dict.fromkeys(_FRACTIONS.split(), (0, 1)),
-    **dict.fromkeys(("lr", "weight_decay"), (0, _FINITE)),
-    "max_tokens": (3, inf),  # <sos>, a word, <eos>
-    "min_scale": (1e-6, 1),
-    "temperature": (1e-6, _FINITE),
-    "seed_everything": (0, 2**32 - 1),  # NumPy's
-}
 _FROM_DATA = [f"model.{name}" for name in LINKED]  # reported as options of the data
 
 
@@ -46,9 +26,7 @@ def check_settings(config: Namespace) -> None:
         if key in _FROM_DATA:
             continue
         if isinstance(value, int | float) and not isinstance(value, bool) and name in RANGES:
-            least, greatest = RANGES[name]
-            if not least <= value <= greatest:  # also refuses NaN
-                raise UserError(f"{key} {value}: must be {_range(least, greatest)}")
+            check_range(key, name, value)
         if name == "sources" and value == []:
             raise UserError(f"{key}: is empty. Name at least one store, '[{{store: NAME}}]'")
         if value is None and owner is not None and not _may_be_none(owner, name):
@@ -72,14 +50,6 @@ def restore_null(config: Namespace, owner: str | None = None) -> None:
                     restore_null(inner)
         if value == "None" and owner is not None and _may_be_none(owner, name):
             setattr(config, name, None)
-
-
-def _range(least: float, greatest: float) -> str:
-    if greatest == _FINITE:
-        return f"{'above 0' if least else 'at least 0'}, and finite"
-    if least == 1e-6:
-        return f"above 0 and at most {greatest}"
-    return f"at least {least}" if greatest == inf else f"between {least} and {greatest}"
 
 
 def _options(value: object, key: str, owner: str | None = None) -> Iterator[tuple[str, str | None, str, object]]:

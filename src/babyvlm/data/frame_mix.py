@@ -19,6 +19,8 @@ from babyvlm.data.pair_dataset import chosen_groups, open_image, open_rows, stab
 from babyvlm.data.pair_mix import Mix, Source
 from babyvlm.data.sampler import ResumableLoader
 from babyvlm.data.transforms import PILGaussianBlur, seeded, to_tensor
+from babyvlm.errors import UserError
+from babyvlm.ranges import require_in_range
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Crops:
         solarize: probability that the second large view is solarized.
         blur: range of the blur's radius, in pixels. The first large view is always blurred, the second with probability
             0.1, a small one with probability 0.5.
+
+    Raises:
+        UserError: a number is out of range.
     """
 
     local_count: int = 8
@@ -45,6 +50,17 @@ class Crops:
     grayscale: float = 0.2
     solarize: float = 0.2
     blur: tuple[float, float] = (0.1, 2.0)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        require_in_range(local_count=self.local_count, local_size=self.local_size)
+        require_in_range(grayscale=self.grayscale, solarize=self.solarize)
+        for name in ("global_scale", "local_scale"):
+            least, greatest = getattr(self, name)
+            if not 0 < least <= greatest <= 1:
+                raise UserError(f"{name} {(least, greatest)}: must be two ascending fractions, above 0 and at most 1")
+        if not 0 <= self.blur[0] <= self.blur[1]:
+            raise UserError(f"blur {self.blur}: must be two ascending numbers, at least 0")
 
 
 @dataclass
@@ -174,6 +190,7 @@ class FrameMix(Mix):
         seed: int = 0,
         cache_dir: Path | None = None,
     ) -> None:
+        require_in_range(image_size=image_size, num_workers=num_workers)
         super().__init__(name, stores, sources, batch_size, seed)
         self.cache_dir = cache_dir
         self.crops, self.num_workers = MultiCrop(image_size, crops), num_workers

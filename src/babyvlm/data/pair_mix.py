@@ -21,8 +21,9 @@ from babyvlm.data.pair_dataset import Groups, Item, Mixed, Pairs, Sample, Split,
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader, held_out_batches
 from babyvlm.data.transforms import MEAN, STD, Augmented, Plain, Resize, View, eval_transform
 from babyvlm.data.vocabulary import Vocabulary, check_words
-from babyvlm.errors import UserError, require_at_least
+from babyvlm.errors import UserError
 from babyvlm.io.extras import require_extra
+from babyvlm.ranges import require_in_range
 from babyvlm.types import Batch
 
 if TYPE_CHECKING:
@@ -41,11 +42,18 @@ class Source:
         store: its folder's name in the mix's ``stores``.
         utterances: number of training utterances to use, drawn by the run's seed; all by default.
         splits: splits to train on. Web pairs that were matched to validation and test frames are in their splits.
+
+    Raises:
+        UserError: ``utterances`` is less than 1.
     """
 
     store: str
     utterances: int | None = None
     splits: tuple[Split, ...] = ("train",)
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        require_in_range(utterances=self.utterances)
 
 
 @dataclass(frozen=True)
@@ -82,14 +90,14 @@ class Mix(LightningDataModule):
         unit: plural noun of what an item is.
 
     Raises:
-        UserError: there are no sources, the batch is empty, or a store was matched by a version that did not separate
-            the matches of held-out frames.
+        UserError: there are no sources, a number is out of range, or a store was matched by a version that did not
+            separate the matches of held-out frames.
     """
 
     unit = "pairs"
 
     def __init__(self, name: str, stores: Path, sources: Sequence[Source], batch_size: int, seed: int) -> None:
-        require_at_least(1, batch_size=batch_size)
+        require_in_range(batch_size=batch_size, seed=seed)
         if not sources:
             raise UserError("data.sources: is empty. Name at least one store")
         super().__init__()
@@ -252,8 +260,8 @@ class PairMix(Mix):
         seed: int = 0,
         cache_dir: Path | None = None,
     ) -> None:
-        require_at_least(1, image_size=image_size)
-        require_at_least(3, max_tokens=max_tokens)  # <sos>, a word, <eos>
+        require_in_range(image_size=image_size, max_tokens=max_tokens, min_scale=min_scale, num_workers=num_workers)
+        require_in_range(val_batch_size=val_batch_size)
         super().__init__(name, stores, sources, batch_size, seed)
         self.cache_dir = cache_dir
         self.validation, self.vocabulary = validation, Vocabulary(vocabulary)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch.utils.data import DataLoader, Sampler
 
 from babyvlm.errors import UserError
+from babyvlm.ranges import require_in_range
 from babyvlm.types import Batch
 
 T = TypeVar("T")
@@ -51,7 +52,8 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         repeat: use the samples of epoch 0 in every epoch, to overfit some batches.
 
     Raises:
-        UserError: the batch cannot be split evenly over the ranks, or the mix has less than one batch.
+        UserError: a number is out of range, the batch cannot be split evenly over the ranks, or the mix has less than
+            one batch.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         lengths: npt.NDArray[np.integer] | None = None,
         repeat: bool = False,
     ) -> None:
+        require_in_range(batch_size=batch_size, seed=seed)
         check_divisible(batch_size, world_size)
         if length < batch_size:
             raise UserError(f"data.batch_size {batch_size} exceeds the {length} training samples. Lower it")

@@ -16,7 +16,7 @@ from babyvlm.data.pair_dataset import Groups, Item, Split, chosen_groups, collat
 from babyvlm.data.pair_mix import Mix, Source
 from babyvlm.data.sampler import ResumableLoader
 from babyvlm.data.vocabulary import Vocabulary, check_words
-from babyvlm.errors import UserError
+from babyvlm.errors import UserError, require_at_least
 
 
 class PackedText(Dataset[Item]):
@@ -83,6 +83,7 @@ class TextMix(Mix):
         max_tokens: int = 1024,
         seed: int = 0,
     ) -> None:
+        require_at_least(2, max_tokens=max_tokens)  # the first one predicts the second
         super().__init__(name, stores, sources, batch_size, seed)
         self.validation, self.vocabulary, self.max_tokens = validation, Vocabulary(vocabulary), max_tokens
 

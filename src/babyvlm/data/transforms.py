@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
 from babyvlm.io.images import open_rgb, rgb_pixels
+from babyvlm.ranges import require_in_range
 
 T = TypeVar("T")
 View = Callable[[bytes, np.random.Generator], MatLike]  # encoded image and randomness -> uint8 (H, W, C)
@@ -71,7 +72,11 @@ def to_square(image_size: int, resize: Resize) -> list[v2.Transform]:
     Args:
         image_size: side of the square, in pixels.
         resize: how.
+
+    Raises:
+        UserError: the size is less than 1.
     """
+    require_in_range(image_size=image_size)
     if resize == "squeeze":
         return [v2.Resize((image_size, image_size), v2.InterpolationMode.BICUBIC)]
     return [v2.Resize(image_size), v2.CenterCrop(image_size)]
@@ -117,12 +122,19 @@ class Augmented:
         sigma: range of the blur's standard deviation, in pixels.
         resize: ``squeeze`` makes the image square before it is cropped, see ``Resize``; ``crop`` cuts the random crop
             from the original image.
+
+    Raises:
+        UserError: a number is out of range.
     """
 
     image_size: int
     min_scale: float = 0.2
     sigma: tuple[float, float] = (0.1, 2.0)
     resize: Resize = "crop"
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        require_in_range(image_size=self.image_size, min_scale=self.min_scale)
 
     def __call__(self, encoded: bytes, random: np.random.Generator) -> MatLike:
         """Return uint8 (H, W, C)."""

@@ -145,9 +145,11 @@ class CausalModule(VocabularyModule):
         scheduler: called with the optimizer and the run's number of steps; stepped after each optimizer step.
 
     Attributes:
+        logged: names of the metrics that ``fit`` measures.
         given: tokens that are not predicted.
     """
 
+    logged = ("train_loss", "supervised_share", "val_loss", "val_perplexity")
     given: tuple[int, ...] = (PAD, SOS)
 
     def __init__(self, optimizer: OptimizerCallable, scheduler: TimedScheduler) -> None:

@@ -26,6 +26,7 @@ from babyvlm.io.runs import run_folder
 from babyvlm.models.base import ContrastiveModule, VocabularyModule
 from babyvlm.models.networks.vision import TrunkOptions, save_trunk
 from babyvlm.models.optimization import configure
+from babyvlm.ranges import require_in_range
 from babyvlm.text import normalize
 from babyvlm.types import Batch
 
@@ -53,8 +54,10 @@ class ClipTraining(ContrastiveModule, VocabularyModule):
         scheduler: called with the optimizer; stepped after each step.
 
     Raises:
-        UserError: a tower would be built from a pretrained model.
+        UserError: a number is out of range, or a tower would be built from a pretrained model.
     """
+
+    logged = ("train_loss", "val_loss")
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class ClipTraining(ContrastiveModule, VocabularyModule):
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
+        require_in_range(embed_dim=embed_dim, image_size=image_size)
         for name in (*vision, *text):
             if _ELSEWHERE.match(name):
                 raise UserError(f"model.vision, model.text: {name} is not a setting of a CLIP that is trained here")

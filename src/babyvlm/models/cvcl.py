@@ -5,7 +5,6 @@ Its network is ``networks/cvcl.py``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +23,6 @@ from torch.optim.optimizer import ParamsT
 
 from babyvlm.data.transforms import Resize, eval_transform
 from babyvlm.data.vocabulary import PAD, Vocabulary
-from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.printing import echo
 from babyvlm.io.runs import run_folder
 from babyvlm.models.base import ContrastiveModule, VocabularyModule
@@ -33,6 +31,7 @@ from babyvlm.models.networks.cvcl import CVCLNetwork
 from babyvlm.models.networks.text import MeanEmbedding
 from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.models.optimization import configure
+from babyvlm.ranges import require_in_range
 from babyvlm.types import Batch
 
 
@@ -65,6 +64,7 @@ class CVCL(ContrastiveModule, VocabularyModule):
         UserError: a number is out of range.
     """
 
+    logged = ("train_loss", "temperature", "val_loss")
     score_sos_eos = True  # `score` puts texts between <sos> and <eos>; CVCL: `eval_include_sos_eos`
 
     def __init__(
@@ -83,10 +83,7 @@ class CVCL(ContrastiveModule, VocabularyModule):
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        require_at_least(1, width=width)
-        require_at_least(3, max_tokens=max_tokens)  # <sos>, a word, <eos>
-        if not 0 < temperature < math.inf:
-            raise UserError(f"--temperature {temperature}: must be above 0, and finite")
+        require_in_range(width=width, max_tokens=max_tokens, temperature=temperature)
         self.vocabulary = Vocabulary(vocabulary)
         vision.probe(image_size)
         self.network = CVCLNetwork(vision, len(self.vocabulary), text, width, temperature, learn_temperature)

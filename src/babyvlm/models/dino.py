@@ -24,6 +24,7 @@ from babyvlm.io.extras import require_extra
 from babyvlm.io.runs import run_folder
 from babyvlm.models.networks.vision import VisionEncoder, save_trunk
 from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler, configure, training_steps
+from babyvlm.ranges import require_in_range
 
 with require_extra("dino", "DINO"):
     from lightly.loss import DINOLoss
@@ -56,8 +57,10 @@ class DINO(LightningModule):
         scheduler: called with the optimizer and the run's number of steps; stepped after each step.
 
     Raises:
-        UserError: the encoder is frozen, or lightly does not accept an argument.
+        UserError: the encoder is frozen, a number is out of range, or lightly does not accept an argument.
     """
+
+    logged = ("train_loss", "teacher_entropy", "momentum")
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class DINO(LightningModule):
         scheduler: TimedScheduler = CosineWithWarmup,
     ) -> None:
         super().__init__()
+        require_in_range(prototypes=prototypes, momentum=momentum)
         if vision.frozen:
             raise UserError("model.vision.frozen: DINO trains the vision encoder. Set it to false")
         self.network = DINONetwork(vision, prototypes, head)

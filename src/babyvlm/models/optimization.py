@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from babyvlm.errors import UserError
+from babyvlm.ranges import require_in_range
 
 # Creates a schedule from the optimizer and the number of steps, so that no config can state a length other than the
 # run's.
@@ -27,9 +28,13 @@ class CosineWithWarmup(LambdaLR):
         optimizer: to schedule; its learning rate is the peak.
         steps: optimizer steps of the run.
         warmup: fraction of the steps that the warm-up takes (0.03 in BabyLLaVA).
+
+    Raises:
+        UserError: ``warmup`` is not a fraction.
     """
 
     def __init__(self, optimizer: Optimizer, steps: int, warmup: float = 0.03) -> None:
+        require_in_range(warmup=warmup)
         self.steps, self.warmup_steps = steps, math.ceil(steps * warmup)
         super().__init__(optimizer, self._factor)
 

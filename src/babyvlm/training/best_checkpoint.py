@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
@@ -18,6 +19,7 @@ from babyvlm.benchmarks.evaluation_callback import EvaluationCallback
 from babyvlm.errors import UserError
 from babyvlm.io.printing import echo
 from babyvlm.io.runs import BestCheckpoint, run_folder
+from babyvlm.training.non_finite_guard import StopOnNonFinite
 
 LAST = Path("checkpoints", "last.ckpt")
 MONITORING = ("ModelCheckpoint", "EarlyStopping", "ReduceLROnPlateau")  # classes with `monitor` and `mode`
@@ -86,8 +88,8 @@ class RecordBest(Checkpoint):
         """Find the callback that selects the best checkpoint.
 
         Raises:
-            UserError: it keeps no checkpoint, or writes it to the file of the last one; or a folder for checkpoints
-                cannot be created, or those of other runs in it would be overwritten.
+            UserError: it keeps no checkpoint, or writes it to the file of the last one; or a ``filename`` is no format;
+                or a folder for checkpoints cannot be created, or those of other runs in it would be overwritten.
         """
         self._folder = run_folder(trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set outside of its class
@@ -100,6 +102,7 @@ class RecordBest(Checkpoint):
                     "trainer.callbacks: ModelCheckpoint: the filename `last` is that of the run's last checkpoint. "
                     "Choose another one"
                 )
+            _check_filename(callback)
             if stage == "fit" and self._folder is not None and callback.dirpath:
                 _check_dirpath(callback, self._folder)
         if self._selecting is not None and self._selecting.save_top_k == 0:
@@ -115,16 +118,16 @@ class RecordBest(Checkpoint):
             UserError: a validation metric is monitored that is not among those that were just measured.
         """
         known = sorted(name for name in trainer.callback_metrics if _OF_VALIDATION.match(name))
-        for kind, metric in _monitored(trainer):
+        for kind, option, metric in _named(trainer):
             if known and metric.startswith("val") and metric not in known:
-                raise UserError(f"{kind}: monitor {metric}: not measured. Choose from: {', '.join(known)}")
+                raise UserError(f"{kind}: {option} {metric}: not measured. Choose from: {', '.join(known)}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that what is monitored will be measured; record what the state that the run resumes from knows.
 
         Raises:
-            UserError: a benchmark that is monitored has no dev split or is not among those of the run, or early
-                stopping waits for a validation that never happens.
+            UserError: what is monitored, or named in a ``filename``, is not among the metrics of the run; a benchmark
+                has no dev split; or early stopping waits for a validation that never happens.
         """
         dev = [
             name
@@ -133,19 +136,21 @@ class RecordBest(Checkpoint):
             for name in callback.dev_metrics()
         ]
         never = _why_never_validated(trainer)
-        for kind, metric in _monitored(trainer):
+        logged = _logged(trainer, pl_module)
+        for kind, option, metric in _named(trainer):
             if metric.endswith("_dev") and not never and metric not in dev:
                 choices = f"Choose from: {', '.join(dev)}" if dev else "No benchmark of this run has a dev split"
-                raise UserError(f"{kind}: monitor {metric}: not measured. {choices}")
-            if not never or not _OF_VALIDATION.match(metric):
+                raise UserError(f"{kind}: {option} {metric}: not measured. {choices}")
+            without = bool(never and _OF_VALIDATION.match(metric))
+            if logged and not without and not metric.startswith("lr-") and metric not in (*logged, *dev):
+                raise UserError(f"{kind}: {option} {metric}: not measured. Choose from: {', '.join((*logged, *dev))}")
+            if not without:
                 continue
             if kind != "ModelCheckpoint":
                 raise UserError(f"{kind}: {metric} is never measured: {never}")
             if trainer.is_global_zero:
-                echo(
-                    f"warning: no validation: {never}. Without {metric}, the last checkpoint counts as the best one",
-                    file=sys.stderr,
-                )
+                lost = "file names say 0" if option == "filename" else "the last checkpoint counts as the best one"
+                echo(f"warning: no validation: {never}. Without {metric}, {lost}", file=sys.stderr)
         if (
             self._selecting is not None
             and trainer.is_global_zero
@@ -199,14 +204,47 @@ class RecordBest(Checkpoint):
             best.write(self._folder)
 
 
-def _monitored(trainer: Trainer) -> Iterator[tuple[str, str]]:
-    """Yield the class and the metric of everything that monitors one."""
+def _named(trainer: Trainer) -> Iterator[tuple[str, str, str]]:
+    """Yield the class, the option and the metric of everything that monitors a metric or writes it in a file's name."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined] # set outside of its class
-        if isinstance(callback, ModelCheckpoint | EarlyStopping) and callback.monitor:
-            yield type(callback).__name__, callback.monitor
+        if isinstance(callback, ModelCheckpoint | EarlyStopping) and callback.monitor not in (None, "epoch", "step"):
+            yield type(callback).__name__, "monitor", str(callback.monitor)
+        if isinstance(callback, ModelCheckpoint):
+            for metric in _fields(callback):
+                yield type(callback).__name__, "filename", metric
     for config in trainer.lr_scheduler_configs:
         if config.monitor:
-            yield type(config.scheduler).__name__, config.monitor
+            yield type(config.scheduler).__name__, "monitor", config.monitor
+
+
+def _fields(callback: ModelCheckpoint) -> list[str]:
+    """Return the metrics in a checkpoint's file name."""
+    fields = re.findall(r"\{(.*?)[:}]", callback.filename or "")  # as Lightning finds them
+    return [name for name in fields if name not in ("epoch", "step")]
+
+
+def _check_filename(callback: ModelCheckpoint) -> None:
+    """Format a file name with numbers of the right types: this must not fail after the first epoch.
+
+    Raises:
+        UserError: it cannot be formatted.
+    """
+    metrics = dict.fromkeys(_fields(callback), torch.tensor(1.0)) | dict.fromkeys(("epoch", "step"), torch.tensor(1))
+    try:
+        callback.format_checkpoint_name(metrics)
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise UserError(f"trainer.callbacks: ModelCheckpoint: filename {callback.filename}: {error}") from error
+
+
+def _logged(trainer: Trainer, model: LightningModule) -> tuple[str, ...]:
+    """Return the metrics of a fit other than those of benchmarks; empty if code of the user's own may log others."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set outside of its class
+    if any(type(one).__module__.partition(".")[0] not in ("babyvlm", "lightning") for one in (model, *callbacks)):
+        return ()
+    logged: tuple[str, ...] = getattr(model, "logged", ())
+    if logged and any(isinstance(one, StopOnNonFinite) for one in callbacks):
+        logged += ("gradient_norm",)
+    return logged
 
 
 def _why_never_validated(trainer: Trainer) -> str:

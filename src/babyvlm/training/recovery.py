@@ -17,6 +17,7 @@ from babyvlm.errors import first_line
 from babyvlm.io.limits import require_uncompressed
 from babyvlm.io.printing import echo
 from babyvlm.io.runs import run_folder
+from babyvlm.ranges import require_in_range
 from babyvlm.training.csv_logger import AppendingCSVLogger
 from babyvlm.training.signals import SignalListener, report_end
 
@@ -67,6 +68,7 @@ class Recovery(Checkpoint):
 
     def __init__(self, every_seconds: float = 300, requeue: bool = True) -> None:
         super().__init__()
+        require_in_range(every_seconds=every_seconds)
         self.every_seconds, self.requeue = every_seconds, requeue
         self.enabled, self.training_done = True, False
         self.has_stepped = False

@@ -7,7 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelSummary, ProgressBar, WeightAveraging
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelSummary, ProgressBar, Timer, WeightAveraging
 from lightning.pytorch.plugins import TorchSyncBatchNorm
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from timm.layers import convert_sync_batchnorm
@@ -53,14 +54,24 @@ def check_options(options: Mapping[str, Any]) -> None:
             f"trainer.val_check_interval {interval}: an interval of time is not supported, because a resumed run would "
             "validate at other steps. Set it to a number of batches or a fraction of an epoch"
         )
-    for name in ("limit_train_batches", "max_steps", "max_epochs"):
-        if options[name] == 0:
+    limits = {name: options[name] for name in ("limit_train_batches", "max_steps", "max_epochs")}
+    for name, limit in (limits | {"max_time": _seconds(options["max_time"])}).items():
+        if limit == 0:
             raise UserError(f"trainer.{name}: 0 trains nothing. To evaluate a model, use the test command")
     if options["precision"] in (16, "16", "16-true", "transformer-engine-float16"):
         raise UserError(
             f"trainer.precision {options['precision']}: optimizers divide by zero in half precision. "
             "Set it to 16-mixed, bf16-mixed or bf16-true"
         )
+
+
+def _seconds(max_time: str | timedelta | dict[str, int] | None) -> float | None:
+    """Return a limit on the time of training, 0 if it is negative; None for no limit."""
+    try:
+        limit = Timer(max_time).time_remaining()
+    except (MisconfigurationException, TypeError) as error:
+        raise UserError(f"trainer.max_time {max_time}: not a duration. Set it to DD:HH:MM:SS") from error
+    return None if limit is None else max(limit, 0.0)
 
 
 def obeyed(callbacks: list[Callback], options: Mapping[str, Any]) -> list[Callback]:

@@ -9,6 +9,7 @@ from transformers import GPT2Config, LlamaConfig, PreTrainedConfig
 
 from babyvlm.data.vocabulary import EOS, PAD, SOS
 from babyvlm.errors import UserError
+from babyvlm.ranges import require_in_range
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class LanguageShape:
         positions: longest context, in tokens.
 
     Raises:
-        UserError: ``width`` is not a multiple of ``heads``, or ``heads`` of ``kv_heads``.
+        UserError: a number is out of range, ``width`` is not a multiple of ``heads``, or ``heads`` of ``kv_heads``.
     """
 
     family: Literal["gpt2", "llama"] = "gpt2"
@@ -45,6 +46,8 @@ class LanguageShape:
 
     def __post_init__(self) -> None:
         """Check the shape here: transformers reports such mistakes with a traceback."""
+        require_in_range(width=self.width, layers=self.layers, heads=self.heads, kv_heads=self.kv_heads)
+        require_in_range(inner=self.inner, dropout=self.dropout, positions=self.positions)
         if self.width % self.heads:
             raise UserError(f"language model: width {self.width} is not a multiple of {self.heads} heads")
         if self.kv_heads is not None and self.family == "gpt2":
