@@ -21,7 +21,8 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     **dict.fromkeys(_AT_LEAST_0.split(), (0, inf)),
     **dict.fromkeys(_FRACTIONS.split(), (0, 1)),
     **dict.fromkeys(("lr", "weight_decay"), (0, _FINITE)),
-    **dict.fromkeys(("seed_everything", "seed"), (0, 2**32 - 1)),  # NumPy's
+    "seed_everything": (0, 2**32 - 1),  # NumPy's global generator
+    "seed": (0, inf),
     "max_tokens": (3, inf),  # <sos>, a word, <eos>
     "min_scale": (1e-6, 1),
     "temperature": (1e-6, _FINITE),

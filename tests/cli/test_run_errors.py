@@ -19,6 +19,7 @@ from babyvlm.__main__ import main
 from babyvlm.cli.main import _user_error
 from babyvlm.cli.settings import check_settings
 from babyvlm.errors import UserError
+from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.training.recovery import SeedEachBatch
 from support.small_run import CALLBACKS, enter, fit, lay_out
 
@@ -244,5 +245,7 @@ def test_learning_rate_option_keeps_the_recipe(place):
     state = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
     (group,) = state["optimizer_states"][0]["param_groups"]
     assert (group["initial_lr"], group["weight_decay"]) == (0.001, 0.0)  # that of phase 1; torch's default is 0.01
+    columns = set((RUN / "metrics.csv").read_text().splitlines()[0].split(","))
+    assert columns == {*BabyLLaVA.logged, "gradient_norm", "epoch", "step"}
     saved = yaml.safe_load((RUN / "config.yaml").read_text())["model"]["init_args"]["optimizer"]
     assert saved["class_path"] == "babyvlm.models.babyllava.BabyLLaVAAdamW"

@@ -14,6 +14,7 @@ from babyvlm.__main__ import main
 from babyvlm.errors import UserError
 from babyvlm.io.runs import BestCheckpoint
 from babyvlm.models.checkpoints import best_checkpoint
+from babyvlm.models.cvcl import CVCL
 from babyvlm.report.runs import Run
 from babyvlm.training.best_checkpoint import direction
 from support.small_run import CALLBACKS, STEPS, enter, fit, lay_out
@@ -97,6 +98,14 @@ def test_accuracy_is_maximized(place):
     modes = {one["init_args"]["monitor"]: one["init_args"]["mode"] for one in saved if "monitor" in one["init_args"]}
     assert modes == {"vtwt_dev": "max", "val_loss": "min"}
     assert (BestCheckpoint.read(RUN).monitor, BestCheckpoint.read(RUN).mode) == ("vtwt_dev", "max")
+    columns = set((RUN / "metrics.csv").read_text().splitlines()[0].split(","))
+    assert {name for name in columns if "test" not in name} == {
+        *CVCL.logged,
+        "gradient_norm",
+        "vtwt_dev",
+        "epoch",
+        "step",
+    }
 
 
 VTWT = {"class_path": "babyvlm.benchmarks.VTWT", "init_args": {"trials": "vtwt.csv", "dev_fraction": 0.5}}

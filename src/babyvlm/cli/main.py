@@ -239,6 +239,8 @@ def _is_first_to_report() -> bool:
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return os.environ.get("LOCAL_RANK", "0") == "0"
+    if distributed.get_world_size() == 1:
+        return True
     try:
         store = distributed.distributed_c10d._get_default_store()  # there is no public one
         return bool(store.add("babyvlm-errors", 1) == 1)
