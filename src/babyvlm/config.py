@@ -108,6 +108,7 @@ _NOT_A_CAUSE = re.compile(
 )
 _KEY = re.compile(r"""Parser key ["']([^"']+)["']:\s*""")
 _TYPE = re.compile(r"<class '([^']+)'>")
+_CHOICES = re.compile(r"Expected a typing\.Literal\[(.*?)\](.*)")
 _NO_LIST = re.compile(r"Expected a list\b(?!.*Got value: \[).*")
 _CLASS = re.compile(r"Problem with given class_path '([^']+)':")
 _DENIED = re.compile(r"Importing '([^']+)' is not allowed")
@@ -133,7 +134,9 @@ def one_line(message: str) -> str:
     if not causes:
         return " ".join(message.split())
     deepest = max(indent for indent, _ in causes)
-    cause = _TYPE.sub(r"\1", next(text for indent, text in causes if indent == deepest))
+    candidates = [_TYPE.sub(r"\1", text) for indent, text in causes if indent == deepest]
+    choices = [found for text in candidates if (found := _CHOICES.match(text))]  # of each member of a union
+    cause = f"Expected one of {', '.join(one[1] for one in choices)}{choices[0][2]}" if choices else candidates[0]
     return ": ".join([*dict.fromkeys(where), _NO_LIST.sub(r"\g<0>; write it in brackets, '[a,b]' or '[a]'", cause)])
 
 

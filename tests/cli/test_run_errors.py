@@ -51,6 +51,7 @@ MISTAKES = {
     "--trainer.devices 3": "batch_size 4 is global and must be a multiple of the 3 devices",  # once, not by each device
     "--trainer.accelerator gpu": "error: trainer: ",
     "--seed_everything -1": "seed_everything -1: must be between 0 and 4294967295",
+    "--trainer.precision half": r"trainer\.precision: Expected one of .*'16-mixed', .*'32-true'",
     "--trainer.max_time 00:00:00:00": "trainer.max_time: 0 trains nothing",
     "--data.validation notest": "split test is empty",
     "--trainer.limit_test_batches 0": "nothing would be tested. Pass --test_after_fit false",
