@@ -167,6 +167,7 @@ def test_checkpoint_of_another_width_is_refused(place, capsys):
     message = f"error: --ckpt_path: model or optimizer differ from those of {last} "
     assert refused(lambda: main(test), capsys).startswith(message)
     assert refused(lambda: fit("--model.width", 12, "--ckpt_path", last), capsys).startswith(message)
+    assert "training had ended at its step 6; nothing was trained" in refused(lambda: fit("--ckpt_path", last), capsys)
     assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
     with pytest.raises(UserError, match=r"last\.ckpt: is a file\. Pass the folder of its run"):
         babyvlm.load(last)

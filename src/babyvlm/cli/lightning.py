@@ -366,9 +366,18 @@ class BabyVLMCLI(LightningCLI):
         return cast("Recovery", self._get(self.config_init, "recovery"))
 
     def after_fit(self) -> None:
-        """Test the best checkpoint."""
+        """Test the best checkpoint.
+
+        Raises:
+            UserError: training had ended in the checkpoint that was to be continued.
+        """
         if not self.trainer.state.finished or self._get(self.config_init, "trainer.fast_dev_run"):
             return
+        if self.run is None and self._checkpoint is not None and not self._recovery.has_stepped:
+            raise UserError(
+                f"--ckpt_path {self._checkpoint}: training had ended at its step {self.trainer.global_step}; nothing "
+                "was trained. Raise trainer.max_steps or max_epochs, or evaluate it with the test command"
+            )
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined] # set outside of its class
             if isinstance(callback, EarlyStopping) and callback.stopping_reason_message and self.trainer.is_global_zero:
                 why = " ".join(callback.stopping_reason_message.split())
