@@ -3,8 +3,11 @@
 import json
 import shutil
 import sys
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import babyvlm
 from babyvlm.benchmarks.scoring import score_facts
 from babyvlm.errors import UserError
-from babyvlm.models.checkpoints import INERT
+from babyvlm.models.checkpoints import INERT, read_state_dict
 from babyvlm.models.hub import PINNED_FILES
 from babyvlm.models.published import PublishedBabyLLaVA
 from babyvlm.models.zero_shot import Trained
@@ -117,6 +120,21 @@ def test_pickled_classes_are_inert(folder_of):
     assert {name.partition(".")[0] for name in pickled} - {"argparse"} <= set(INERT)
 
 
+def test_other_pickled_settings_are_skipped_or_named(folder_of, tmp_path):
+    source = folder_of("cvcl_embedding")
+    (tmp_path / "vocab.json").write_bytes((source / "vocab.json").read_bytes())
+    file = tmp_path / "best.ckpt"
+    state = read_state_dict(next(source.glob("*.ckpt")), "x")
+    settings = {"data": Path("x"), "lr": np.float64(0.1), "sizes": np.arange(3), "day": datetime(2024, 2, 1), "n": {1}}
+    torch.save({"state_dict": state, "hyper_parameters": settings}, file)
+    model = babyvlm.load(tmp_path)
+    expected = torch.tensor(EXPECTED["cvcl_embedding"]["score"])
+    torch.testing.assert_close(model.score(images_of(model), TEXTS), expected, **CLOSE)
+    torch.save({"state_dict": state, "hyper_parameters": {"f": partial(print, "executed")}}, file)
+    with pytest.raises(UserError, match=r"a pickled functools.partial, which is not loaded. Save its weights alone"):
+        babyvlm.load(tmp_path)
+
+
 def test_scores_of_babyllava_without_an_image_and_other_likelihoods(folder_of):
     model = PublishedBabyLLaVA(folder_of("babyllava_resnext_gpt2_bpe"), "total")
     assert isinstance(model, TextScorer)
@@ -216,9 +234,13 @@ def test_files_that_do_not_fit_are_refused(folder_of, tmp_path):
     refused(WORD, "shape of wte.weight is", setting("config.json", n_embd=32))
     refused(WORD, "cannot be read as a tokenizer", lambda other: (other / "tokenizer.json").write_text("{"))
     refused(WORD, "mm_use_im_start_end is not supported", setting("config.json", mm_use_im_start_end=True))
+    refused(WORD, "neither a run, an exported", setting("config.json", model_type="llava_mistral"))
+    refused(WORD, "lm_head.weight is missing", setting("config.json", tie_word_embeddings=False))
     refused(WORD, "asks for code", setting("config.json", auto_map={"AutoModel": "evil.Model"}))
     refused(WORD, r"has no eos_token", setting("tokenizer_config.json", eos_token="<end>"))
     refused("cvcl_embedding", r"of 40 words.* 41", setting("vocab.json", zebra=40))
     refused("cvcl_embedding", "words with ids from 0", setting("vocab.json", zebra=77))
+    refused("cvcl_embedding", "words with ids from 0", setting("vocab.json", ball=5.0))
+    refused("cvcl_embedding", "<sos> and <eos> must have the ids", setting("vocab.json", **{"<sos>": 3, "<eos>": 2}))
     refused("cvcl_embedding", "2 checkpoints", lambda other: (other / "second.ckpt").touch())
     refused("cvcl_embedding", "neither a run, an exported", lambda other: (other / "vocab.json").unlink())

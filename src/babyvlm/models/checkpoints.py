@@ -157,8 +157,15 @@ def _load(file: Path, *, mmap: bool = False) -> dict[str, Any]:
         require_uncompressed(file)
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
-        raise UserError(f"{file}: cannot be read as weights ({first_line(error)})") from error
+        raise UserError(f"{file}: cannot be read as weights ({_reason(error)})") from error
     return content if isinstance(content, dict) else {}
+
+
+def _reason(error: Exception) -> str:
+    """Return why torch did not read a file. It names a refused class only far below the first line of its message."""
+    if found := re.search(r"\bGLOBAL (\S+)", str(error)):
+        return f"it contains a pickled {found[1]}, which is not loaded. Save its weights alone, as safetensors"
+    return first_line(error)
 
 
 # Files of other projects.
@@ -181,7 +188,7 @@ def read_state_dict(file: Path, source: str) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(_inert_globals(file)):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{source}: cannot be read as weights ({first_line(error)})") from error
+        raise UserError(f"{source}: cannot be read as weights ({_reason(error)})") from error
     for key in ("teacher", "state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -194,9 +201,12 @@ def read_state_dict(file: Path, source: str) -> dict[str, Tensor]:
 # Names in pickled files that are read as empty objects. DINO saves its options, an `argparse.Namespace`. CVCL's
 # `save_hyperparameters()` saves its two encoders: classes of its package `multimodal`, and of torch and torchvision
 # other than tensors (`torch.nn.modules.*`, `torchvision.models.resnet.*`, the optimizer's class `torch.optim.*`).
-# Lightning saves the classes of callbacks. PyTorch itself builds tensors, storages and ordered dictionaries; any other
-# name is an error.
-INERT = ("argparse.Namespace", "multimodal", "torch", "torchvision", "pytorch_lightning")
+# Lightning saves the classes of callbacks; options may hold paths, dates and NumPy's numbers. PyTorch itself builds
+# tensors, storages and ordered dictionaries; any other name is an error.
+INERT = (
+    *("argparse.Namespace", "datetime", "lightning", "multimodal", "numpy", "pathlib", "pytorch_lightning"),
+    *("torch", "torchvision"),
+)
 
 
 class _Inert:
@@ -246,7 +256,7 @@ def is_authors_checkpoint(folder: Path) -> bool:
         found = load_json(read_bounded(folder / "config.json", MAX_JSON_BYTES))
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and str(found.get("model_type")).startswith("llava_")
+    return isinstance(found, dict) and found.get("model_type") in ("llava_gpt2", "llava_llama")
 
 
 def load_authors_checkpoint(llava: nn.Module, folder: Path, vocabulary: Vocabulary) -> None:

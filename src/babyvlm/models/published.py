@@ -24,7 +24,7 @@ from torchvision.transforms import InterpolationMode, v2
 from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, LlamaConfig, PreTrainedConfig
 
 from babyvlm.data.transforms import MEAN, to_tensor
-from babyvlm.data.vocabulary import EOS, PAD, SOS, Vocabulary
+from babyvlm.data.vocabulary import EOS, PAD, SOS, UNK, Vocabulary
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.limits import load_json
 from babyvlm.models.checkpoints import is_authors_checkpoint, read_state_dict, rename_authors_weights
@@ -150,8 +150,11 @@ class CVCLVocabulary(Vocabulary):
 
     def __init__(self, file: Path) -> None:
         words = _json(file)
-        if sorted(words.values(), key=str) != sorted(range(len(words)), key=str) or "<unk>" not in words:
-            raise UserError(f"{file}: not a vocabulary (words with ids from 0, <unk> among them)")
+        ids = list(words.values())
+        if not all(type(index) is int for index in ids) or sorted(ids) != list(range(len(ids))):
+            raise UserError(f"{file}: not a vocabulary (words with ids from 0)")
+        if [words.get(token) for token in ("<unk>", "<sos>", "<eos>")] != [UNK, SOS, EOS]:
+            raise UserError(f"{file}: <unk>, <sos> and <eos> must have the ids {UNK}, {SOS} and {EOS}, as in CVCL")
         self.path, self.manifest = file, {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         self._tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
         self._tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -421,11 +424,11 @@ def _language_model(config: Mapping[str, Any], state: Mapping[str, Tensor], rows
     fields = GPT2_FIELDS if config["model_type"] == "llava_gpt2" else LLAMA_FIELDS
     shape = {name: config[name] for name in fields if name in config} | {"vocab_size": rows}
     shape |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # given to `generate`
+    tied = bool(config.get("tie_word_embeddings", fields is GPT2_FIELDS))  # the defaults of both families
     if fields is GPT2_FIELDS:
-        made = GPT2Config(**shape)
+        made = GPT2Config(**shape, tie_word_embeddings=tied)
     else:
         rope = {"rope_type": "default", "rope_theta": config.get("rope_theta", 10000.0)}
-        tied = bool(config.get("tie_word_embeddings", False))
         made = LlamaConfig(**shape, rope_parameters=rope, tie_word_embeddings=tied)
     language = AutoModelForCausalLM.from_config(made).eval()
     body = {name.removeprefix("language."): t for name, t in state.items() if name.startswith("language.")}
