@@ -27,9 +27,9 @@ UNKNOWN = "<unk>"  # stands for speech that the transcriber could not understand
 SPACY_MODEL = "en_core_web_sm"  # the authors' choice
 SplitterName = Literal["rules", "spacy"]
 
-# What transcribers add: actions, guesses, noises. As in the authors' code, a remark extends to the last closing mark
-# that no ")" precedes, so that "*a* word *b*" is removed as a whole.
-_REMARKS = tuple(re.compile(rf"{re.escape(left)}[^)]*{re.escape(right)}") for left, right in ("**", "[]", "()"))
+# The marks of what transcribers add: actions, guesses, noises.
+_REMARKS = (("*", "*"), ("[", "]"), ("(", ")"))
+_AFTER_BRACKET = re.compile(r"(?<=\))")
 _INAUDIBLE = re.compile(r"\binaudible\b")
 _PLACEHOLDER = "INAUDIBLE"  # one token for every splitter
 
@@ -97,9 +97,17 @@ def remove_remarks(text: str) -> str:
     """Remove the remarks of a transcriber (``*...*``, ``[...]``, ``(...)``) from the text of a turn.
 
     Remarks that contain ``inaudible``, and the bare word, become a placeholder that ``sentences`` turns into ``<unk>``.
+    As in the authors' code, a remark extends to the last closing mark that no ")" precedes, so that "*a* word *b*" is
+    removed as a whole.
     """
-    for pattern in _REMARKS:
-        text = pattern.sub(lambda found: _PLACEHOLDER if "inaudible" in found[0] else "", text)
+    for left, right in _REMARKS:
+        # Their regular expression, left[^)]*right, takes quadratic time for a text of opening marks.
+        parts = _AFTER_BRACKET.split(text)
+        for number, part in enumerate(parts):
+            start, end = part.find(left), part.rfind(right) + 1
+            if 0 <= start < end - 1:
+                parts[number] = part[:start] + _PLACEHOLDER * ("inaudible" in part[start:end]) + part[end:]
+        text = "".join(parts)
     return _INAUDIBLE.sub(_PLACEHOLDER, text).replace("*", "")
 
 
@@ -141,6 +149,7 @@ _BARE_CLITIC = re.compile(
     r"(?i)^(?:(ai|are|ca|could|did|do|does|had|has|have|is|must|need|should|was|were|wo|would)(nt)|(i)(m|d|ve)"
     r"|(you|he|she|it|we|they|there|that|this|these|those|who|what|when|where|why|how)(d|s|re|ll|ve))$"
 )
+MAX_WORD = 1000  # characters without white space that are split; no word is longer. Our choice.
 _NOT_CLITICS = frozenset(("hell", "here", "its", "shed", "shell", "well", "were", "whore"))
 _SPLIT_WORDS = {"gonna": 3, "gotta": 3, "cannot": 3, "y'all": 2, "y’all": 2, "yall": 1, "c'mon": 3, "c’mon": 3}
 _KEPT_WORDS = frozenset(
@@ -168,6 +177,8 @@ def _tokens(text: str) -> list[str]:
 
 def _split_word(chunk: str) -> list[str]:
     """Split a piece of text without white space."""
+    if len(chunk) > MAX_WORD:
+        return [chunk]
     before: list[str] = []
     after: list[str] = []
     while chunk and not _is_whole(chunk):
@@ -203,15 +214,16 @@ def _split_inside(word: str) -> list[str]:
 def _sentences(tokens: list[str]) -> Iterator[list[str]]:
     """Yield the sentences of a text's tokens."""
     sentence: list[str] = []
+    end = ""  # the last token of the sentence that is neither a quote nor white space
     for token, following in zip_longest(tokens, tokens[1:], fillvalue=""):
         sentence.append(token)
+        end = end if token in _QUOTES or token.isspace() else token
         if not following or following.isspace() or _SENTENCE_END.match(following) or following in _QUOTES:
             continue
-        end = next((token for token in reversed(sentence) if token not in _QUOTES and not token.isspace()), "")
         # "well ... come here"; "go!" he said
         is_open = end.startswith(("..", "…")) or token in _QUOTES
         if _SENTENCE_END.match(end) and not (is_open and following[0].islower()):
             yield sentence
-            sentence = []
+            sentence, end = [], ""
     if sentence:
         yield sentence

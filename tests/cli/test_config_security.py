@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jsonargparse
 import pytest
@@ -17,6 +18,7 @@ import yaml
 import babyvlm
 from babyvlm import allowed
 from babyvlm.__main__ import main
+from babyvlm.ablations.plan import Plan
 from babyvlm.config import CheckedParser, restrict_imports
 from babyvlm.curation.clip import load_clip
 from babyvlm.errors import UserError
@@ -398,6 +400,49 @@ MATRIX_PLACES = {
 }
 
 
+def options(**given):
+    """A matrix with these options of its step."""
+    return merge(MATRIX, at("steps", "cvcl", "options")(given))
+
+
+# A matrix becomes folders, and command lines of other processes.
+MATRIX_WORDS = {
+    "an option that allows a module": options(allow="evil_module"),
+    "a quick option that allows a module": MATRIX | {"quick": {"seeds": [0], "options": {"cvcl": {"allow": "os"}}}},
+    "an option with its value": options(**{"allow=evil_module": ""}),
+    "an option with a dash": options(**{"-allow": "evil_module"}),
+    "an option that reads a config": options(config="gadget.yaml"),
+    "an option that moves the run": options(log_dir=".."),
+    "a source that allows a module": merge(MATRIX, at("steps", "cvcl", "start_from")({"allow": "cvcl"})),
+    "a source above the run": merge(MATRIX, at("steps", "cvcl", "start_from")({"model.init_from": "cvcl/../../x"})),
+    "a model above": MATRIX | {"models": {"../../CVCL": {"step": "cvcl", "mixes": ["tiny"]}}},
+    "a mix above": MATRIX | {"models": {"CVCL": {"step": "cvcl", "mixes": ["x/../.."]}}},
+    "an absolute model": MATRIX | {"models": {"/tmp/CVCL": {"step": "cvcl", "mixes": ["tiny"]}}},
+    "an upper bound above": MATRIX | {"upper_bounds": {"../x": ["gadget.yaml"]}},
+    "a step above": MATRIX | {"steps": {"cvcl": {"configs": []}, "../../x": {"configs": []}}},
+}
+
+
+@pytest.mark.parametrize("name", MATRIX_WORDS)
+def test_matrix_with_dangerous_names_is_refused(refused, base, name):
+    write_yaml(base[0] / "gadget.yaml", {"model": {"class_path": "evil_module.Model"}})
+    matrix = write_yaml(base[0] / "matrix.yaml", MATRIX_WORDS[name])
+    assert "matrix.yaml" in refused(["ablations", "run", "--matrix", matrix])
+
+
+def test_values_of_a_matrix_are_not_taken_for_options(base, monkeypatch):
+    monkeypatch.chdir(base[0])
+    write_yaml(base[0] / "gadget.yaml", {})
+    (base[0] / "--allow=evil_module").write_text("{}")
+    write_yaml(base[0] / "matrix.yaml", options(name="--allow=evil_module") | {"base": ["--allow=evil_module"]})
+    plan = Plan(Path("matrix.yaml"))
+    command = plan.run(plan.tasks[0]).command
+    (base[0] / "--allow=evil_module").unlink()
+    assert "--config=--allow=evil_module" in command
+    assert "--name=--allow=evil_module" in command
+    assert not any(argument.startswith("--allow") for argument in command)
+
+
 @pytest.mark.parametrize("place", MATRIX_PLACES)
 @pytest.mark.parametrize("gadget", one_in(3, ["subprocess.Popen", "evil_module.Model", "babyvlm.ablations.runner.run"]))
 def test_matrix_with_gadget_is_refused(refused, base, gadget, place):
@@ -563,10 +608,21 @@ def test_allow_option_reaches_child_processes(own, monkeypatch):
     with pytest.raises(SystemExit):
         main(["--allow", "my_module", "curate", "--help"])
     with pytest.raises(SystemExit):
-        main(["curate", "--help", "--allow=other.module"])
+        main(["--allow=other.module", "curate", "--help"])
     code = "import os; print(os.environ['BABYVLM_ALLOW'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "my_module,other.module"
+
+
+@pytest.mark.parametrize("given", [["--allow", "my_module"], ["--allow=my_module"], ["--name", "--allow=my_module"]])
+def test_allow_option_after_the_command_is_refused(own, capsys, monkeypatch, given):
+    """A program or a file may have written those arguments."""
+    monkeypatch.setenv(allowed.VARIABLE, "")
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", "base.yaml", *given])
+    assert end.value.code == 2
+    assert "must come before the command" in capsys.readouterr().err
+    assert not os.environ[allowed.VARIABLE]
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "../a", "jsonargparse", "jsonargparse.typing"])

@@ -19,6 +19,7 @@ from babyvlm.__main__ import main
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.summarize import summarize
 from babyvlm.errors import UserError
+from babyvlm.io import distributed
 from babyvlm.io.printing import Console, echo, printable, printable_line, spreadsheet_cell
 from babyvlm.report.command import report
 from babyvlm.report.tables import Table
@@ -251,3 +252,14 @@ def test_system_error_is_one_line(monkeypatch, capsys, error, message):
         main([])
     assert end.value.code == 2
     assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_label_of_a_progress_bar_is_no_markup(monkeypatch):
+    """A store or a row may be called ``a[/b]``, which Rich would take for the end of a style, or for a link."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(
+        distributed, "Console", lambda stderr: Console(file=terminal, force_terminal=True, width=200, stderr=False)
+    )
+    assert list(distributed.progress([1], "features of a[/b] [link=http://evil]c[/link]")) == [1]
+    assert "features of a[/b] [link=http://evil]c[/link]" in terminal.getvalue()
+    assert "\x1b]8;" not in terminal.getvalue()

@@ -34,6 +34,7 @@ class FakeLLM:
         self.faults = defaultdict(list)  # caption -> faults before it is answered
         self.reject = None  # function of a body: (status, message or bytes) if the server does not accept it
         self.raw = None  # bytes that every call is answered with
+        self.raw_headers = {}
         self.seconds = 0.0  # latency of an answer
         self.honors_keys = False
         self.paid, self.statuses = Counter(), Counter()
@@ -243,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(status, content, "text/plain" if isinstance(text, bytes) else "application/json")
             return
         if self.llm.raw:
-            self.send(200, self.llm.raw, "text/html")
+            self.send(200, self.llm.raw, "text/html", self.llm.raw_headers)
             return
         billed = isinstance(fault, tuple) and fault[0] == "billed"
         if isinstance(fault, tuple) and not billed:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from babyvlm.config import CheckedParser, one_line
 from babyvlm.errors import UserError
+from babyvlm.io.files import join_inside, safe_name
 from babyvlm.io.limits import load_yaml
 
 # As on the command line, for example ``trainer.max_steps: 500``.
 Value = bool | int | float | str | None
 Options = dict[str, Value | list[Value] | dict[str, Value | list[Value]]]
+OPTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*\+?", re.ASCII)
+# Not options of a config: they allow code, read further files, or are given by the runner.
+NOT_OPTIONS = ("allow", "config", "help", "log_dir", "run_folder", "seed_everything")
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,23 @@ def read_matrix(file: Path) -> Matrix:
     except Exception as error:
         raise UserError(f"{file}: {one_line(str(error))}") from None
     _check_names(file, matrix)
+    _check_paths_and_options(file, matrix)
     return matrix
+
+
+def _check_paths_and_options(file: Path, matrix: Matrix) -> None:
+    """Check what becomes a folder, or an argument of another process."""
+    rows = [f"{name}-{mix}" for name, model in matrix.models.items() for mix in model.mixes]
+    for row in (*rows, *matrix.upper_bounds, *matrix.steps):
+        safe_name(row, f"{file}: name of a row or step")
+    quick = matrix.quick.options if matrix.quick else {}
+    for name, step in matrix.steps.items():
+        for option in (*step.options, *step.start_from, *quick.get(name, {})):
+            if not OPTION.fullmatch(option) or option.partition(".")[0].rstrip("+") in NOT_OPTIONS:
+                raise UserError(f"{file}: steps.{name}: {option!r} is not an option that a matrix can set")
+        for option, source in step.start_from.items():
+            if join_inside(Path(), source) is None:
+                raise UserError(f"{file}: steps.{name}.start_from.{option}: {source!r} leads out of the run's folder")
 
 
 def _check_names(file: Path, matrix: Matrix) -> None:

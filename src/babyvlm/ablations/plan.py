@@ -141,9 +141,9 @@ class Plan:
         settings["start_from"] = {option: f"{run.hash}/{file}" for option, (run, file) in sources.items()}
         folder = folder or Path(PHASES, f"{name}-{settings_hash(settings)[:8]}")
         given = options | {option: str(run.folder / file) for option, (run, file) in sources.items()}
-        flags = ["--seed_everything", str(seed)]
-        for option, value in given.items():
-            flags += [f"--{option}", value if isinstance(value, str) else json.dumps(value)]
+        # One argument each, so that no value, whatever it begins with, is taken for an option.
+        flags = [f"--seed_everything={seed}"]
+        flags += [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items()]
         parents = tuple(run for run, _ in sources.values())
         return PlannedRun(name, self.log_dir / folder, self._command("fit", files, folder, flags), settings, parents)
 
@@ -170,10 +170,10 @@ class Plan:
         return config
 
     def _command(self, command: str, files: list[str], folder: Path, flags: list[str]) -> tuple[str, ...]:
-        overlays = [part for file in files for part in ("--config", file)]
-        location = ["--log_dir", str(self.log_dir), "--run_folder", str(folder)]
+        overlays = [f"--config={file}" for file in files]
+        location = [f"--log_dir={self.log_dir}", f"--run_folder={folder}"]
         # The runner requeues the job, so that the training must not.
-        return (command, *overlays, *location, "--recovery.requeue", "false", *flags)
+        return (command, *overlays, *location, "--recovery.requeue=false", *flags)
 
 
 def settings_hash(settings: Config) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from babyvlm.ablations import state
@@ -148,7 +149,7 @@ class _Runner:
                 pass_fds=[lock],
                 start_new_session=True,
             )
-        bar = self.progress.add_task(f"{task}: {run.name}", total=state.total_steps(run))
+        bar = self.progress.add_task(escape(f"{task}: {run.name}"), total=state.total_steps(run))
         try:
             code = self._wait(run, process, bar)
         finally:

@@ -138,8 +138,9 @@ class ServerGenerator:
     ) -> None:
         with require_extra("llm", "--method server"):
             from babyvlm.curation.rewrite.llm.client import open_server
+            from babyvlm.curation.rewrite.llm.responses import MAX_IMAGE_REPLY_BYTES
         self.model, self.resolution = model, resolution
-        self._server = open_server(base_url, key_file, timeout, licensed)
+        self._server = open_server(base_url, key_file, timeout, licensed, max_reply_bytes=MAX_IMAGE_REPLY_BYTES)
 
     def generate(self, phrase: str, prompt: str, seed: int, like: Path) -> Image | None:
         """Return the image of a prompt. Such servers have no seed.

@@ -75,8 +75,7 @@ class BabyVLMCLI(LightningCLI):
     def __init__(self, args: list[str], run: Path | None = None, *, training_done: bool = False) -> None:
         self.run, self.training_done = run, training_done
         self._args = args
-        self._config_files = [Path(path) for flag, path in pairwise(args) if flag in ("-c", "--config")]
-        self._config_files += [Path(arg.partition("=")[2]) for arg in args if arg.startswith(("--config=", "-c="))]
+        self._config_files = _config_files(args)
         self.folder: Path | None = None  # once it exists; None with fast_dev_run, which keeps nothing
         self._signals = SignalListener(self._end_immediately, interrupt=True)  # before and after training
         self._is_new = False  # whether this process created the run's folder
@@ -501,10 +500,16 @@ def _final_state(run: Path) -> Path | None:
 def main(args: list[str], run: Path | None = None, *, training_done: bool = False) -> None:
     """Run one of Lightning's subcommands, in the folder ``run`` if given; skip training if it is done."""
     show_lightning_messages()
-    for flag, path in pairwise(args):
-        if flag in ("-c", "--config"):
-            read_yaml(Path(path))  # errors that name the file
+    for file in _config_files(args):
+        read_yaml(file)  # errors that name the file
     BabyVLMCLI(args, run, training_done=training_done)
+
+
+def _config_files(args: list[str]) -> list[Path]:
+    """Return the configs that a command line names."""
+    given = [path for flag, path in pairwise(args) if flag in ("-c", "--config")]
+    given += [arg.partition("=")[2] for arg in args if arg.startswith(("--config=", "-c="))]
+    return [Path(path) for path in given]
 
 
 def _refused_setting(error: Exception, text: str) -> str | None:

@@ -179,25 +179,28 @@ def find_command(args: list[str]) -> tuple[str, list[str]]:
 
 
 def _take_allowed(args: list[str]) -> list[str]:
-    """Note the modules that ``--allow`` names before the command or after it; return the other arguments."""
-    rest, modules = [], []
-    remaining = iter(args)
-    for argument in remaining:
-        option, _, value = argument.partition("=")
-        if option != "--allow":
-            rest.append(argument)
-            continue
-        module = value or next(remaining, "")
+    """Note the modules that ``--allow`` names before the command; return the other arguments.
+
+    After the command it is refused: arguments there may come from a file, as the options of an ablation do.
+    """
+    modules: list[str] = []
+    while args and args[0].partition("=")[0] == "--allow":
+        _, _, module = args[0].partition("=")
+        args = args[1:]
+        if not module:
+            module, args = args[0] if args else "", args[1:]
         if not module or module.startswith("-"):
             raise UserError("--allow: name a module, as in --allow mypackage")
         modules.append(module)
+    if any(argument.partition("=")[0] == "--allow" for argument in args):
+        raise UserError(f"--allow: must come before the command, as in {PROGRAM} --allow mypackage {args[0]}")
     if modules:
         from babyvlm.allowed import allow
 
         allow(*modules)
     if os.environ.get("BABYVLM_ALLOW") and os.getcwd() not in sys.path and "" not in sys.path:  # noqa: PTH109
         sys.path.append(os.getcwd())  # noqa: PTH109 - the console script has no folder of modules of its own
-    return rest
+    return args
 
 
 def _show_group(name: str, rest: list[str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from rich.markup import escape
 from rich.progress import track
 from torch import distributed
 
@@ -42,7 +43,9 @@ def refuse_mps(trainer: Trainer, option: str) -> None:
 def progress(tasks: Iterable[T], label: str) -> Iterable[T]:
     """Return the tasks; the first rank shows a progress bar on standard error while it iterates over them."""
     console = Console(stderr=True)
-    return track(tasks, label, console=console, transient=True, disable=not (is_rank_zero() and console.is_terminal))
+    return track(
+        tasks, escape(label), console=console, transient=True, disable=not (is_rank_zero() and console.is_terminal)
+    )
 
 
 def map_over_ranks(

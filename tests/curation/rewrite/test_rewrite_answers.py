@@ -1,6 +1,7 @@
 """Answers in the forms that real servers and models send, and servers that support only some fields of a request."""
 
 import base64
+import gzip
 import json
 import os
 import socket
@@ -8,16 +9,19 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tracemalloc
 from contextlib import closing
 from types import SimpleNamespace
 
+import httpx2
 import pytest
 
-from babyvlm.curation.rewrite.llm import client
+from babyvlm.curation.rewrite.llm import client, responses
 from babyvlm.curation.rewrite.llm.client import Server
-from babyvlm.curation.rewrite.llm.prompt import Answer
+from babyvlm.curation.rewrite.llm.prompt import REWRITE_PROMPT, Answer
 from babyvlm.curation.rewrite.llm.replies import decode_body, error_in_body, find_answer, read_reply
 from babyvlm.errors import UserError
+from babyvlm.io.limits import MIB
 from support.fake_llm import chat, sensible, serving
 from support.rewriting import PRICES, captions, ledger_rows, make_store, run
 
@@ -495,3 +499,58 @@ def test_rewrite_runs_against_llama_cpp(tmp_path, llama_cpp_server):
         run(tmp_path, server, out="forced", model="forced")
     rows = ledger_rows(tmp_path / "rewrites.sqlite", "SELECT paid, reason FROM calls WHERE model = 'forced'")
     assert rows == [("yes", "")] * 12
+
+
+def complete(llm, body, **headers):
+    """Return what a server's answer with these bytes and headers becomes, and the peak of memory that it took."""
+    llm.raw, llm.raw_headers = body, headers
+    server = Server(llm.base_url, "", 5, max_reply_bytes=MIB)
+    tracemalloc.start()
+    try:
+        reply = server.complete(REWRITE_PROMPT, "m", "a ball", "key")
+        return reply, server.last_error, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+OVERSIZED = {
+    "packed zeros": (gzip.compress(bytes(64 * MIB), 1), {"Content-Encoding": "gzip"}),
+    "plain zeros": (bytes(4 * MIB), {}),
+    "another packing": (b"x", {"Content-Encoding": "br"}),
+    "packed twice": (gzip.compress(gzip.compress(b"{}")), {"Content-Encoding": "gzip, gzip"}),
+}
+
+
+@pytest.mark.parametrize("name", OVERSIZED)
+def test_oversized_response_is_not_read(llm, name):
+    """A megabyte may unpack to a gigabyte."""
+    body, headers = OVERSIZED[name]
+    reply, error, used = complete(llm, body, **headers)
+    assert (reply.reason, reply.paid) == ("reply too large", "maybe")
+    assert "response" in error
+    assert used < 16 * MIB
+
+
+def test_packed_response_is_read(llm):
+    reply, _, _ = complete(llm, gzip.compress(json.dumps(chat(GOOD)).encode()), **{"Content-Encoding": "gzip"})
+    assert (reply.content, reply.reason) == (GOOD, "")
+
+
+def test_damaged_packing_is_a_lost_reply(llm):
+    reply, _, _ = complete(llm, b"no gzip at all", **{"Content-Encoding": "gzip"})
+    assert (reply.reason, reply.paid) == ("connection lost", "maybe")
+
+
+def test_response_that_drips_is_given_up(monkeypatch):
+    clock = iter(range(0, 1000, 100))
+    monkeypatch.setattr(responses, "monotonic", lambda: next(clock))
+    stream = httpx2.ByteStream(b"x")
+    response = httpx2.Response(200, request=httpx2.Request("POST", "http://127.0.0.1/v1/chat"), stream=stream)
+    responses.BoundedResponses(MIB, seconds=50)(response)
+    with pytest.raises(httpx2.ReadTimeout):
+        response.read()
+
+
+def test_body_of_many_values_is_not_decoded():
+    with pytest.raises(ValueError, match="over"):
+        decode_body('{"choices": [' + "[]," * 2_000_000 + "[]]}")

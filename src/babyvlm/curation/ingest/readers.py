@@ -108,10 +108,10 @@ def read_subtitles(path: Path, caregivers: Collection[str] = (), encoding: str =
 
 
 TIMESTAMP = re.compile(r"-->|\d\d:\d\d[.,]\d{3}")  # within the text of a cue: the line of the next one is damaged
-VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
+VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s+([^<>]+)>")
 WORD_TIME = re.compile(r"<\d[\d:.]*>")
 ROLLING = re.compile(rf"{WORD_TIME.pattern}<c>")
-TAG = re.compile(rf"</?[a-z][^>\n]*>|{WORD_TIME.pattern}|\{{\\[^}}]*\}}", re.IGNORECASE)
+TAG = re.compile(rf"</?[a-z][^<>\n]*>|{WORD_TIME.pattern}|\{{\\[^{{}}]*\}}", re.IGNORECASE)
 BRACKETED_LABEL = re.compile(r"\s*[\[(]([^\])\n]{1,40})[\])]:\s*")
 LABEL = re.compile(r"\s*([^\W\d_][\w .'-]{0,39}):\s+")
 

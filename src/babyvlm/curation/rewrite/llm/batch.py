@@ -19,6 +19,7 @@ from babyvlm.curation.rewrite.llm.client import AMBIGUOUS, RequestError, Server
 from babyvlm.curation.rewrite.llm.prompt import REWRITE_PROMPT, Prompt, Reply
 from babyvlm.curation.rewrite.llm.replies import error_in_body, read_reply
 from babyvlm.errors import UserError
+from babyvlm.io.limits import load_json
 from babyvlm.io.printing import printable_line
 
 if TYPE_CHECKING:
@@ -336,7 +337,7 @@ def read_results(content: bytes, scrub: Callable[[str], str]) -> Iterator[tuple[
     """
     for line in content.decode("utf-8", "replace").split("\n"):
         try:
-            entry = json.loads(line)
+            entry = load_json(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(entry, dict) and isinstance(entry.get("custom_id"), str):

@@ -19,6 +19,7 @@ import tenacity
 
 from babyvlm.curation.rewrite.llm.prompt import Paid, Prompt, Reply
 from babyvlm.curation.rewrite.llm.replies import decode_body, error_in_body, read_reply
+from babyvlm.curation.rewrite.llm.responses import MAX_REPLY_BYTES, BoundedResponses, OversizedError
 from babyvlm.curation.rewrite.llm.settings import RequestSettings
 from babyvlm.errors import UserError
 from babyvlm.io.license_gate import require_free
@@ -75,8 +76,9 @@ class Server:
     Args:
         base_url: URL that ends in ``/v1``.
         key: API key; empty for a server that needs none.
-        timeout: seconds to wait for a reply.
+        timeout: seconds to wait for the beginning of a reply, and from there to its end.
         settings: of chat completions.
+        max_reply_bytes: of a reply, unpacked.
 
     Attributes:
         stopped: set to end retries and waiting.
@@ -86,7 +88,14 @@ class Server:
         worked_before: whether it answered in an earlier run, so that its failures are not those of a wrong setting.
     """
 
-    def __init__(self, base_url: str, key: str, timeout: float, settings: RequestSettings | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        key: str,
+        timeout: float,
+        settings: RequestSettings | None = None,
+        max_reply_bytes: int = MAX_REPLY_BYTES,
+    ) -> None:
         self.base_url = base_url
         self.settings = settings or RequestSettings()
         self.answered = self.worked_before = False
@@ -98,7 +107,12 @@ class Server:
         self.fatal = False
         local = is_loopback(base_url)
         # No proxies for a loopback server, and no redirects: data meant for this machine must not leave it.
-        http = openai.DefaultHttpxClient(trust_env=not local, follow_redirects=False)
+        http = openai.DefaultHttpxClient(
+            trust_env=not local,
+            follow_redirects=False,
+            headers={"Accept-Encoding": "gzip"},
+            event_hooks={"response": [BoundedResponses(max_reply_bytes, timeout)]},
+        )
         self.client = openai.OpenAI(
             base_url=base_url, api_key=key or "none", http_client=http, max_retries=0, timeout=timeout
         )
@@ -228,6 +242,8 @@ class Server:
                 text = self._one_line(f"{error} - {error.response.text}")
             return _status_error(error.status_code, error.response.headers.get("retry-after"), text, error.code)
         if isinstance(error, openai.APIConnectionError):
+            if isinstance(error.__cause__, OversizedError):
+                return RequestError("reply too large", paid="maybe", detail=str(error.__cause__))
             if type(error.__cause__).__name__ in NOT_SENT:
                 return RequestError("no connection", retry=True, detail=detail)
             timed_out = isinstance(error, openai.APITimeoutError)
@@ -309,6 +325,7 @@ def open_server(
     timeout: float,
     licensed: Path | None,
     settings: RequestSettings | None = None,
+    max_reply_bytes: int = MAX_REPLY_BYTES,
 ) -> Server:
     """Return a client, after checking that data and key may be sent to this server.
 
@@ -318,6 +335,7 @@ def open_server(
         timeout: seconds to wait for a reply.
         licensed: store or items to be sent, if they must not leave this machine.
         settings: of chat completions.
+        max_reply_bytes: of a reply, unpacked.
 
     Raises:
         UserError: licensed data would leave this machine, or the key would be sent unencrypted.
@@ -328,7 +346,7 @@ def open_server(
     key = read_key(key_file)
     if key and base_url.startswith("http:") and not is_loopback(base_url):
         raise UserError(f"--base_url {base_url}: would send the API key unencrypted. Use https or unset the key")
-    return Server(base_url, key, timeout, settings)
+    return Server(base_url, key, timeout, settings, max_reply_bytes)
 
 
 def read_key(key_file: Path | None) -> str:

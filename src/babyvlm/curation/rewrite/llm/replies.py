@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from babyvlm.curation.rewrite.llm.prompt import Answer, Reply
-from babyvlm.io.limits import is_shallow
+from babyvlm.io.limits import is_shallow, load_json
 
 MAX_KEPT = 2000  # characters of a body without an answer. Our choice.
 EVENT_FIELDS = ("data:", "event:", "id:", "retry:")  # of a server-sent event
@@ -56,7 +56,7 @@ def decode_body(text: str) -> object:
         del lines[0]
     if lines and lines[0].startswith(EVENT_FIELDS):
         return _join_events(lines)
-    return json.loads("\n".join(lines))
+    return load_json("\n".join(lines))
 
 
 def _join_events(lines: list[str]) -> object:
@@ -68,7 +68,7 @@ def _join_events(lines: list[str]) -> object:
         ended = ended or content == END_OF_EVENTS
         if not content or content == END_OF_EVENTS:
             continue
-        event = json.loads(content)
+        event = load_json(content)
         if _get(event, "error"):
             return event
         usage = _get(event, "usage") or usage

@@ -28,7 +28,8 @@ from babyvlm.curation.stage import UsualYield
 
 MAX_WORDS = 15  # of "one simple utterance": our choice, twice the length of a mother's usual sentence
 USUAL_YIELD = UsualYield(0.05, 0.98, "Look at some captions and utterances: store sample --store OUT")  # our choice
-RULES_VERSION = 2  # recorded in each store; increase it with any change of the utterances
+RULES_VERSION = 3  # recorded in each store; increase it with any change of the utterances
+MAX_CAPTION = 2000  # characters that are read: the time that NOISE takes grows with their square. Our choice.
 TEMPLATES = {
     "singular": ("look {a} !", "see {the} ?", "here is {a} .", "that 's {a} .", "can you see {the} ?", "wow {a} !"),
     "plural": ("look {a} !", "see {the} ?", "here are {a} .", "those are {a} .", "can you see {the} ?", "wow {a} !"),
@@ -192,7 +193,7 @@ def rewrite_caption(caption: str) -> Rewrite:
 
 def strip_noise(caption: str) -> str:
     """Return the caption in lower case without stock-photo phrases; commas replace them so that phrases do not join."""
-    text = unicodedata.normalize("NFKC", html.unescape(caption)).lower()
+    text = unicodedata.normalize("NFKC", html.unescape(caption))[:MAX_CAPTION].lower()
     text = re.sub(r"(?<=\w)['’](?=\w)", "", text)
     text = re.sub(r"(?<=\w)-(?=\w)", " ", text)
     for pattern in NOISE:
