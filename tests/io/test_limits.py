@@ -12,6 +12,7 @@ import tarfile
 import time
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ from babyvlm.curation.ingest.caption_lists import read_caption_lists
 from babyvlm.curation.ingest.profiles import find_profile
 from babyvlm.curation.ingest.released import released
 from babyvlm.curation.ingest.web import web
+from babyvlm.curation.ingest.web_corpora.parquet_pages import unpacked_bytes
 from babyvlm.errors import UserError
 from babyvlm.io import limits, tables
 from babyvlm.io.artifacts import read_manifest
@@ -219,6 +221,27 @@ def one_cell_parquet(size):
     return bytes(sink.getvalue())
 
 
+def lying_parquet(size, claimed=1000):
+    """Return a Parquet file of one image whose footer claims a small unpacked size."""
+
+    def varint(number, length=0):
+        digits = []
+        while number or len(digits) < length or not digits:
+            digits.append(number & 127)
+            number >>= 7
+        return bytes([*(digit | 128 for digit in digits[:-1]), digits[-1]])
+
+    content = one_cell_parquet(size)
+    metadata = pq.ParquetFile(pa.BufferReader(content)).metadata.row_group(0)
+    start = len(content) - 8 - struct.unpack("<I", content[-8:-4])[0]
+    footer = content[start:]
+    for true in (metadata.column(0).total_uncompressed_size, metadata.total_byte_size):
+        written = varint(2 * true)
+        assert written in footer
+        footer = footer.replace(written, varint(2 * claimed, len(written)))
+    return content[:start] + footer
+
+
 ARCHIVES = {
     "lists in metadata.tar.gz": lambda: packed(("a.jpg", encode()), ("a.json", b"[" + b"[]," * (20 * MIB) + b"[]]")),
     "mappings in metadata.tar.gz": lambda: packed(("a.jpg", encode()), ("a.json", b"[" + b"{}," * (20 * MIB) + b"{}]")),
@@ -230,6 +253,8 @@ ARCHIVES = {
     "many small members.tar.gz": lambda: many_members(60_000, 512),
     "scans.tar": lambda: tar(("a.jpg", jpeg_of_scans(10_000)), ("a.txt", b"a ball")),
     "large cell.parquet": lambda: one_cell_parquet(400_000_000),
+    "lying footer.parquet": lambda: lying_parquet(200_000_000),
+    "lying footer, small cell.parquet": lambda: lying_parquet(60_000_000),
     "large dictionary.parquet": lambda: parquet(4, image=bytes(60 * MIB), caption="a ball"),
     "large cell in every row.parquet": lambda: parquet(16, image=bytes(40 * MIB), caption="a ball"),
     "large captions.parquet": lambda: parquet(16, image=encode(), caption="x" * (40 * MIB)),
@@ -387,6 +412,7 @@ def processes():
 VARIANTS = {
     "archive: deep metadata, closed.tar.gz",
     "archive: large captions.parquet",
+    "archive: lying footer, small cell.parquet",
     "archive: mappings in metadata.tar.gz",
     "archive: sample of many members.tar.gz",
     "checkpoint: compressed state",
@@ -429,6 +455,23 @@ def test_hostile_input_is_rejected_in_one_line_with_little_time_and_memory(tmp_p
     assert message != "accepted"
     assert "\n" not in message
     assert (seconds < MAX_SECONDS, used < MAX_BYTES) == (True, True), (message, seconds, used / 1e6)
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_pages_of_a_parquet_file_are_counted(tmp_path, compression, version):
+    path = tmp_path / "a.parquet"
+    columns = {"image": [bytes([n % 256]) * n for n in range(500)], "caption": ["a ball"] * 500, "l": [[1, 2]] * 500}
+    how = {"compression": compression, "data_page_version": version}
+    pq.write_table(pa.table(columns), path, data_page_size=999, row_group_size=200, **how)
+    metadata = pq.ParquetFile(path).metadata
+    for group in range(metadata.num_row_groups):
+        for chunk in map(metadata.row_group(group).column, range(3)):
+            start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+            assert unpacked_bytes(path, start, chunk.total_compressed_size) == chunk.total_uncompressed_size
+            for damaged in (start + 1, start - 3):
+                with suppress(ValueError):  # the only error
+                    unpacked_bytes(path, damaged, chunk.total_compressed_size)
 
 
 def test_cases_are_enough():

@@ -1,6 +1,7 @@
 """No command overwrites or deletes a file of the user, and no name in data leads out of a folder."""
 
 import csv
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from babyvlm.ablations.matrix import read_matrix
 from babyvlm.benchmark_builder.assemble import assemble
 from babyvlm.benchmark_builder.items import COLUMNS, Items
 from babyvlm.benchmark_builder.labeled_s import LABELED_COLUMNS
@@ -16,15 +18,19 @@ from babyvlm.cli.export import _upload
 from babyvlm.cli.lightning import _checked_folder, resume
 from babyvlm.curation.embeddings import Embeddings
 from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.ingest.profiles import find_profile
 from babyvlm.curation.ingest.released import released
 from babyvlm.curation.store.export import export
 from babyvlm.curation.store.inspection import sample
 from babyvlm.curation.store.pair_store import PairStore, write_store
 from babyvlm.data.feature_cache import FeatureCacheWriter
-from babyvlm.data.vocabulary import Vocabulary
+from babyvlm.data.vocabulary import Vocabulary, _published_words
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
+from babyvlm.io.artifacts import read_manifest
 from babyvlm.io.files import resolve_inside, safe_name
+from babyvlm.io.hub import refuse_code
+from babyvlm.models.hub import load_run
 from babyvlm.report.command import compare, report
 from support.made_runs import make_run
 
@@ -333,3 +339,51 @@ def test_feature_cache_keeps_folder_that_is_not_a_cache(tmp_path):
     with pytest.raises(UserError, match="is not a feature cache"):
         FeatureCacheWriter(tmp_path / "store-0123", 1, {}).is_complete()
     assert (tmp_path / "store-0123/diary.txt").read_text() == TEXT
+
+
+def manifest_of(folder):
+    folder.mkdir()
+    return folder / "store.json", lambda: read_manifest(folder, "store")
+
+
+def saved_config_of(folder):
+    (folder / "checkpoints").mkdir(parents=True)
+    return folder / "config.yaml", lambda: load_run(folder)
+
+
+def model_settings_of(folder):
+    folder.mkdir()
+    return folder / "config.json", lambda: refuse_code(folder)
+
+
+def matrix_of(folder):
+    folder.mkdir()
+    return folder / "matrix.yaml", lambda: read_matrix(folder / "matrix.yaml")
+
+
+def profile_of(folder):
+    folder.mkdir()
+    return folder / "profile.yaml", lambda: find_profile(str(folder / "profile.yaml"))
+
+
+def words_of(folder):
+    folder.mkdir()
+    return folder / "vocab.json", lambda: _published_words(folder / "vocab.json")
+
+
+@pytest.mark.parametrize("reading", [manifest_of, saved_config_of, model_settings_of, matrix_of, profile_of, words_of])
+def test_file_that_never_ends_is_not_read(tmp_path, reading):
+    """An archive can contain pipes, links to devices, and sparse files of terabytes."""
+    path, read = reading(tmp_path / "given")
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=path.name):
+        read()
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=path.name):
+        read()
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(1 << 42)
+    with pytest.raises(UserError, match="longer than"):
+        read()

@@ -13,8 +13,9 @@ from babyvlm.curation.ingest.image_validation import InvalidSampleError, clean_i
 from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
-from babyvlm.io.files import write_csv
+from babyvlm.io.files import read_bounded, write_csv
 from babyvlm.io.images import IMAGE_SUFFIXES
+from babyvlm.io.limits import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -164,7 +165,7 @@ def _rejection(path: Path, *, categories: int, duplicate: bool) -> str:
     if duplicate:
         return "identical file"
     try:
-        clean_image(path.read_bytes())
+        clean_image(read_bounded(path, MAX_IMAGE_BYTES))
     except (OSError, InvalidSampleError):
         return "cannot be opened"
     return ""

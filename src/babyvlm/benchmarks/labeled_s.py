@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from babyvlm.benchmarks.base import ForcedChoice, Measure
 from babyvlm.benchmarks.trials import Row, Trial, group_rows, read_rows, same_in, split_of
 from babyvlm.errors import UserError, first_line
+from babyvlm.io.files import read_bounded
 from babyvlm.io.limits import MAX_LIST_BYTES, load_json
 
 OPTIONS = 4  # images per trial (Orhan et al. 2020; CVCL)
@@ -113,7 +114,7 @@ def _names(source: Path) -> frozenset[str]:
     if source.is_dir():
         return frozenset(file.name for file in source.rglob("*") if file.is_file())
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
+        lines = read_bounded(source, MAX_LIST_BYTES).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"subset {source}: cannot be read ({first_line(error)})") from None
     return frozenset(PurePosixPath(line.strip()).name for line in lines if line.strip())
@@ -122,7 +123,7 @@ def _names(source: Path) -> frozenset[str]:
 def _json_rows(path: Path) -> list[Row]:
     """Return a JSON file of CVCL as rows of the CSV list; trials are numbered, since ``trial_num`` may repeat."""
     try:
-        content = load_json(path.read_bytes(), MAX_LIST_BYTES)
+        content = load_json(read_bounded(path, MAX_LIST_BYTES), MAX_LIST_BYTES)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({first_line(error)})") from None
     trials = content.get("data") if isinstance(content, dict) else None

@@ -29,9 +29,10 @@ from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.artifacts import sha256_file
 from babyvlm.io.distributed import refuse_mps
+from babyvlm.io.files import read_bounded
 from babyvlm.io.hub import fetch, refuse_code
 from babyvlm.io.images import open_rgb
-from babyvlm.io.limits import load_json
+from babyvlm.io.limits import MAX_JSON_BYTES, load_json
 from babyvlm.io.processes import killed_from_outside
 from babyvlm.types import checked_texts
 
@@ -162,7 +163,7 @@ def _check_activation(model_name: str, pretrained: str) -> None:
     settings: dict[str, Any] = open_clip.get_pretrained_cfg(model_name, pretrained)
     beside = Path(pretrained).with_name("open_clip_config.json")
     if not settings and Path(pretrained).is_file() and beside.is_file():
-        settings = cast("dict[str, Any]", load_json(beside.read_bytes()))["model_cfg"]
+        settings = cast("dict[str, Any]", load_json(read_bounded(beside, MAX_JSON_BYTES)))["model_cfg"]
     architecture = open_clip.get_model_config(model_name)
     if not settings or architecture is None:
         return  # there is nothing to compare, or open_clip reports the problem

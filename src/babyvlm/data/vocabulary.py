@@ -22,7 +22,7 @@ from babyvlm.curation.stage import Artifact, Stage, stage
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
-from babyvlm.io.files import resolve_inside
+from babyvlm.io.files import read_bounded, resolve_inside
 from babyvlm.io.limits import MAX_LIST_BYTES, load_json
 from babyvlm.io.printing import echo
 from babyvlm.text import normalize
@@ -239,7 +239,7 @@ def _published_words(path: Path) -> list[str]:
             special tokens of CVCL.
     """
     try:
-        content = load_json(path.read_bytes(), MAX_LIST_BYTES)
+        content = load_json(read_bounded(path, MAX_LIST_BYTES), MAX_LIST_BYTES)
     except OSError as error:
         raise UserError(f"--from_json {path}: {error.strerror}") from None
     except ValueError as error:

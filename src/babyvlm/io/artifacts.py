@@ -42,14 +42,17 @@ def read_manifest(folder: Path, kind: str) -> Manifest:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. Build it first (python -m babyvlm --help lists the commands)")
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, MAX_JSON_BYTES)
         manifest = load_json(content)
     except FileNotFoundError:
         raise UserError(f"{folder}: is not a {kind} folder ({path.name} is missing)") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}). Delete {folder} and build it again") from None
     seal = _seal(path)
-    if seal.is_file() and seal.read_text(errors="replace").split()[:1] != [hashlib.sha256(content).hexdigest()]:
+    recorded = read_bounded(seal, MAX_JSON_BYTES).decode(errors="replace") if seal.is_file() else None
+    if recorded is not None and recorded.split()[:1] != [hashlib.sha256(content).hexdigest()]:
         raise UserError(f"{path}: was edited after it was written. Restore it, or delete {folder} and build it again")
     if not isinstance(manifest, dict):
         raise UserError(f"{path}: is not a JSON object. Delete {folder} and build it again")

@@ -154,10 +154,13 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         OSError: it cannot be read, is not a regular file, or is longer than ``max_bytes``.
     """
     size = path.stat().st_size
-    if not path.is_file():
-        raise OSError(f"{path} is not a file")
+    problem = "" if path.is_file() else "is not a file"  # reading a pipe would wait for ever
     if size > max_bytes:
-        raise OSError(f"{path} is longer than {max_bytes >> 20} MiB")
+        problem = f"is longer than {max_bytes >> 20} MiB"
+    if problem:
+        error = OSError(f"{path} {problem}")
+        error.strerror = problem
+        raise error
     return path.read_bytes()
 
 

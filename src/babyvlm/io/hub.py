@@ -16,7 +16,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from babyvlm.errors import UserError, first_line
-from babyvlm.io.limits import load_json
+from babyvlm.io.files import read_bounded
+from babyvlm.io.limits import MAX_JSON_BYTES, load_json
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 # Code (`auto_map`, `custom_pipelines`), the consent to it, and files or addresses that another library would read.
@@ -80,7 +81,7 @@ def refuse_code(folder: Path) -> None:
         if not file.name.endswith("config.json") and file.name != "model_index.json":
             continue  # vocabularies and weights' indices: their keys are words
         try:
-            settings = load_json(file.read_text(encoding="utf-8"))
+            settings = load_json(read_bounded(file, MAX_JSON_BYTES).decode())
         except (OSError, ValueError) as error:
             raise UserError(f"{file}: cannot be read as JSON ({first_line(error)})") from None
         if file.name == "model_index.json":

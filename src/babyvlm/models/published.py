@@ -26,7 +26,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, LlamaCo
 from babyvlm.data.transforms import MEAN, to_tensor
 from babyvlm.data.vocabulary import EOS, PAD, SOS, UNK, Vocabulary
 from babyvlm.errors import UserError, first_line
-from babyvlm.io.limits import load_json
+from babyvlm.io.files import read_bounded
+from babyvlm.io.limits import MAX_JSON_BYTES, load_json
 from babyvlm.models.checkpoints import is_authors_checkpoint, read_state_dict, rename_authors_weights
 from babyvlm.models.evaluation_only import EvaluationOnly
 from babyvlm.models.networks.cvcl import CVCLNetwork
@@ -536,7 +537,7 @@ def _weight(state: Mapping[str, Tensor], name: str, source: Path) -> Tensor:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        content = load_json(file.read_text(encoding="utf-8"))
+        content = load_json(read_bounded(file, MAX_JSON_BYTES).decode())
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read as JSON ({first_line(error)})") from None
     if not isinstance(content, dict):

@@ -19,9 +19,9 @@ from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_mix import Mix
 from babyvlm.errors import UserError
 from babyvlm.io.artifacts import json_sha256, sha256_file
-from babyvlm.io.files import atomic_write
+from babyvlm.io.files import atomic_write, read_bounded
 from babyvlm.io.hub import commit_of
-from babyvlm.io.limits import load_json
+from babyvlm.io.limits import MAX_JSON_BYTES, load_json
 from babyvlm.io.printing import echo
 from babyvlm.io.runs import run_folder
 from babyvlm.models.networks.vision import VisionEncoder
@@ -161,7 +161,7 @@ def _read_provenance(run: Path) -> dict[str, Any]:
     """Return the contents of the file; an empty dictionary if the file does not exist."""
     file = run / FILE
     try:
-        recorded = load_json(file.read_bytes()) if file.is_file() else {}
+        recorded = load_json(read_bounded(file, MAX_JSON_BYTES)) if file.is_file() else {}
         if not isinstance(recorded, dict):
             raise ValueError("it is not a JSON object")
         return recorded

@@ -17,7 +17,7 @@ from babyvlm.curation.ingest.image_validation import InvalidSampleError
 from babyvlm.curation.ingest.sentences import MISSING
 from babyvlm.curation.ingest.web_corpora.lists import image_and_caption
 from babyvlm.errors import UserError
-from babyvlm.io.files import stored_name
+from babyvlm.io.files import read_bounded, stored_name
 from babyvlm.io.limits import MAX_LIST_BYTES, load_json
 from babyvlm.io.tables import read_table
 from babyvlm.text import normalize
@@ -232,7 +232,7 @@ def _read_list(path: Path) -> Iterator[Entry]:
 def _read_json(path: Path) -> Iterator[Entry]:
     """Yield the entries of the authors' ``{"data": [{"utterance", "frame_filenames", ...}]}``, or of LLaVA's list."""
     try:
-        encoded = path.read_bytes()
+        encoded = read_bounded(path, MAX_LIST_BYTES)
         if path.suffix.lower() == ".jsonl":
             encoded = b"[" + b",".join(line for line in encoded.splitlines() if line.strip()) + b"]"
         content = load_json(encoded, MAX_LIST_BYTES)

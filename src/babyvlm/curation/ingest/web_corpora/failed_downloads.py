@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from babyvlm.curation.ingest.web_corpora.parquet import next_rows, open_table
 from babyvlm.curation.ingest.web_corpora.samples import Sample, stem
 from babyvlm.errors import UserError
-from babyvlm.io.files import fingerprint_files
+from babyvlm.io.files import fingerprint_files, read_bounded
 from babyvlm.io.limits import MAX_FAILED_DOWNLOADS, MAX_TEXT_BYTES, TooLargeError, load_json
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _reason(status: object, message: object = None) -> str:
 
 def _failures_in_counts(path: Path) -> Iterator[tuple[str, str]]:
     try:
-        counts: Any = load_json(path.read_bytes(), MAX_TEXT_BYTES)
+        counts: Any = load_json(read_bounded(path, MAX_TEXT_BYTES), MAX_TEXT_BYTES)
         failures = [(failure, int(counts[failure])) for failure in FAILURES]
         if sum(count for _, count in failures) > MAX_FAILED_DOWNLOADS:
             raise TooLargeError
