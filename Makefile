@@ -49,8 +49,11 @@ lock: ## write requirements/ again after a change of dependencies (needs uv)
 	$(COMPILE) pyproject.toml --extra dev --output-file $(TESTED).txt
 	printf 'hatchling\neditables\nsetuptools\nwheel\nnumpy\n' | $(COMPILE) - --output-file $(TESTED)-build.txt
 
-audit: ## look up known vulnerabilities of all locked packages (needs pip-audit and access to its advisories)
-	pip-audit --strict --disable-pip --require-hashes -r $(TESTED).txt -r $(TESTED)-build.txt
+audit: ## look up known vulnerabilities of all locked packages (needs pip-audit; AUDIT='-s osv --osv-url URL' for a mirror)
+	@command -v pip-audit > /dev/null || { echo 'audit: pip-audit is not installed. Run: pip install pip-audit' >&2; exit 2; }
+	@pip-audit --strict --disable-pip --require-hashes --progress-spinner off $(AUDIT) -r $(TESTED).txt \
+	    -r $(TESTED)-build.txt || { echo 'audit: failed. The lines above name the vulnerable packages, or the package' \
+	    'whose advisories could not be looked up' >&2; exit 1; }
 
 data: setup ## create the Playroom world and curate it, from raw video to matched pairs (complete stages are skipped)
 	$(RUN) playroom --out $(WORLD) --size $(SIZE)

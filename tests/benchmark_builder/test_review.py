@@ -318,3 +318,21 @@ def test_review_reports_used_port_and_missing_items(items, tmp_path):
     (items.path / "images/2.jpg").unlink()
     found = run("--items", str(items.path))
     assert (found.returncode, "row 4: image 'images/2.jpg' is not in" in found.stderr) == (2, True)
+
+
+def test_review_app_serves_images_only(tmp_path, draw_jpeg):
+    """A script that the page's own address serves could answer in a reviewer's name."""
+    from werkzeug.test import Client
+
+    from babyvlm.benchmark_builder.review_app import COOKIE, ReviewApp
+
+    names = ("x.html", "x.js", "x.svg", "x", "x.jpg")
+    with artifacts.create(tmp_path / "items", "items", {"arguments": {}, "licensed": False}) as partial:
+        for name in names:
+            (partial / name).write_bytes(draw_jpeg(0, 32) if name.endswith("jpg") else b"<script>alert(1)</script>")
+        write_items(partial, [Item(f"i-{name}", name, "wash cup", "fill cup", "verb") for name in names])
+    client = Client(ReviewApp(Items(tmp_path / "items"), tmp_path / "verdicts", "token", 80))
+    client.set_cookie(COOKIE, "token", domain="127.0.0.1")
+    answers = {name: client.get(f"/image/i-{name}", headers={"Host": "127.0.0.1:80"}) for name in names}
+    assert {name: answer.status_code for name, answer in answers.items()} == dict.fromkeys(names, 404) | {"x.jpg": 200}
+    assert answers["x.jpg"].mimetype == "image/jpeg"

@@ -259,6 +259,19 @@ def take_trunk(file, change):
     return make
 
 
+def continue_from(change):
+    """`fit --ckpt_path`: the checkpoint of another run has all weights."""
+
+    def make(run):
+        other = run.parents[1] / "Other" / "version_0"
+        change(other)
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["ckpt_path"] = str(other / "checkpoints" / "last.ckpt")
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+    return make
+
+
 RUNS = {
     "store": license_store,
     "edited provenance": edit_provenance,
@@ -273,6 +286,7 @@ RUNS = {
     "lost vocabulary of a phase": start_from(
         "init_from", lambda run: (shutil.rmtree(run / "vocabulary"), shutil.rmtree("words"))
     ),
+    "checkpoint of another run": continue_from(license_store),
     "trunk": take_trunk("backbone.safetensors", license_store),
     "checkpoint as trunk": take_trunk("checkpoints/last.ckpt", license_store),
     "run as trunk": take_trunk("", license_store),
@@ -284,6 +298,7 @@ RUNS = {
 FREE_RUNS = {
     "free": lambda run: None,
     "free phase": start_from("init_from", lambda run: None),
+    "free checkpoint": continue_from(lambda run: None),
     "free trunk": take_trunk("backbone.safetensors", lambda run: None),
     "pretrained trunk": lambda run: set_model(run, vision={"init_args": {"pretrained": True}}),
 }

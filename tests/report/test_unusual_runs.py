@@ -69,6 +69,18 @@ def column(name, values):
     return columns(edit_table)
 
 
+def long_text(length, rows):
+    """Replace the results by ``rows`` rows with one text, which takes little space in a compressed file."""
+
+    def edit(run):
+        table = pq.read_table(run / VTWT).take([0] * rows)
+        texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * length]))
+        table = table.set_column(table.schema.get_field_index("item"), "item", texts)
+        pq.write_table(table, run / VTWT, compression="zstd", use_dictionary=rows > 1)
+
+    return edit
+
+
 def facts(**metadata):
     """Set metadata of the results."""
     named = {name.encode(): value for name, value in metadata.items()}
@@ -281,6 +293,8 @@ DAMAGED = {
         facts(measures='[{"name": "a", "chance": NaN}]'),
         "metadata 'measures' cannot be read",
     ),
+    "a text of the results unpacks to megabytes": (long_text(60_000_000, 1), "unpacks to many times its size"),
+    "a text of the results repeats": (long_text(900_000, 400), "over 256 MiB of text"),
     "order is text": (facts(measures='[{"name": "a"}]', order="last"), "metadata 'measures' cannot be read"),
 }
 

@@ -21,6 +21,9 @@ from werkzeug.wrappers import Request, Response
 
 from babyvlm.benchmark_builder.verdicts import VERDICTS, VerdictFile
 from babyvlm.errors import UserError
+from babyvlm.io.files import read_bounded
+from babyvlm.io.images import IMAGE_SUFFIXES
+from babyvlm.io.limits import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -124,8 +127,14 @@ class ReviewApp:
     def _image(self, _: Request, item: str) -> Response:
         if item not in self._rows:
             raise NotFound
-        image = self._rows[item].image
-        return Response((self._root / image).read_bytes(), mimetype=mimetypes.guess_type(image)[0])
+        path = self._root / self._rows[item].image
+        if path.suffix.lower() not in IMAGE_SUFFIXES:  # a page or a script of this address could do what the page can
+            raise NotFound("not an image")
+        try:
+            content = read_bounded(path, MAX_IMAGE_BYTES)
+        except OSError:
+            raise NotFound("the image cannot be read") from None
+        return Response(content, mimetype=mimetypes.guess_type(path.name)[0] or "image/*")
 
     def _next(self, request: Request) -> Response:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import hashlib
+import io
 import math
 import re
 import stat
@@ -16,13 +17,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
 from babyvlm.benchmarks.intervals import Credits
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.artifacts import json_sha256
-from babyvlm.io.limits import load_json, load_yaml
+from babyvlm.io.limits import FREE_COLUMN_BYTES, load_json, load_yaml
+from babyvlm.io.parquet_pages import require_little_compressed
 from babyvlm.io.printing import printable_line
 from babyvlm.report.columns import PAPER, BenchmarkColumns, Column, declared_columns
 from babyvlm.report.estimates import Estimate
@@ -217,9 +220,8 @@ class Run:
         return self._initialized_from(PARENT_SETTINGS)
 
     def _initialized_from(self, settings: Sequence[str]) -> list[Run]:
-        named = [self.settings("model").get(name) for name in settings]
-        if not (self.path / "checkpoints").is_dir():  # it only tested a checkpoint of another run
-            named.append(self.config.get("ckpt_path"))
+        # A run that tested a checkpoint, or started from one, has its weights.
+        named = [*(self.settings("model").get(name) for name in settings), self.config.get("ckpt_path")]
         paths = [Path(name) for name in named if isinstance(name, str) and name]
         folders = [_run_of(path) if is_file(path) else path for path in paths]
         return [self._opened.get(folder) or Run(folder, opened=self._opened) for folder in folders]
@@ -537,7 +539,14 @@ def _parse_results(file: Path, content: bytes) -> Results:
         raise ValueError(f"more than {MAX_RESULTS:,} rows")
     optional = [name for name in OPTIONAL_COLUMNS if name in parquet.schema_arrow.names]
     names = [*RESULT_COLUMNS, *optional]
+    parts = range(parquet.metadata.num_row_groups)
+    require_little_compressed(io.BytesIO(content), parquet.metadata, parts, names, FREE_COLUMN_BYTES)
+    # A text that repeats stays one text until the total length is checked.
+    texts = [name for name in names if name in parquet.schema_arrow.names and name != "credit"]
+    parquet = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
     table = parquet.read(columns=names).select(names)
+    if sum(map(_text_length, table.columns)) > MAX_RESULTS_BYTES:
+        raise ValueError(f"over {MAX_RESULTS_BYTES >> 20} MiB of text")
     if not len(table):
         raise UserError(f"{file}: contains no item. Run `python -m babyvlm test` again")
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
@@ -564,6 +573,16 @@ def _parse_results(file: Path, content: bytes) -> Results:
     name = printable_line(file.name.removesuffix(SUFFIX))
     declared = declared_columns(name, metadata, dict.fromkeys(measure for measure, _ in credit), str(file))
     return Results(declared, metadata, hashlib.sha256(content).hexdigest(), credit, category, groups, captions)
+
+
+def _text_length(column: pa.ChunkedArray) -> int:
+    """Return the bytes of all texts of a column, each as often as it occurs; 0 for other columns."""
+    total = 0
+    for chunk in column.chunks:
+        if pa.types.is_dictionary(chunk.type):  # of texts or bytes; Arrow reads nothing else as one
+            lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
+            total += pc.sum(lengths.cast(pa.int64())).as_py() or 0
+    return total
 
 
 def _mapping(value: object) -> Config:

@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from babyvlm.curation.ingest.web_corpora.lists import read_image
-from babyvlm.curation.ingest.web_corpora.parquet_pages import unpacked_bytes
 from babyvlm.curation.ingest.web_corpora.samples import CAPTION_COLUMNS, CHUNK_SAMPLES, Chunk, Sample, first_text
 from babyvlm.io.files import combine_hashes, fingerprint_files
-from babyvlm.io.limits import FREE_COLUMN_BYTES, MAX_UNPACKED_RATIO, TooLargeError
+from babyvlm.io.limits import FREE_COLUMN_BYTES, TooLargeError
+from babyvlm.io.parquet_pages import require_little_compressed
 from babyvlm.io.processes import bounded_memory
 from babyvlm.io.tables import find_column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
 READ_BYTES = 1 << 20  # read from a file at a time, instead of a column of a complete row group
@@ -54,7 +54,8 @@ class ParquetChunk:
             if file.metadata.num_rows > self.path.stat().st_size:  # less than a byte for an image
                 raise TooLargeError
             image, caption = (find_column(self.path, columns, names) for names in (IMAGE_COLUMNS, CAPTION_COLUMNS))
-            _require_little_compressed(self.path, file, self.groups, (image, caption))
+            with self.path.open("rb") as opened:
+                require_little_compressed(opened, file.metadata, self.groups, (image, caption), FREE_COLUMN_BYTES)
             batches = file.iter_batches(BATCH_ROWS, list(self.groups), [image, caption])
             number = self.first_row
             while rows := next_rows(batches):
@@ -109,26 +110,6 @@ def open_table(path: Path) -> pq.ParquetFile:
     """Open a Parquet file that is read in small pieces."""
     pa.set_memory_pool(pa.system_memory_pool())  # others reserve memory beforehand, which no limit can take back
     return pq.ParquetFile(path, buffer_size=READ_BYTES)
-
-
-def _require_little_compressed(path: Path, file: pq.ParquetFile, groups: Iterable[int], columns: Sequence[str]) -> None:
-    """Check that columns do not unpack to many times their size: a page, however large, is unpacked at once.
-
-    Raises:
-        TooLargeError: one does.
-        ValueError: the header of a page is damaged.
-    """
-    for group in groups:
-        row_group = file.metadata.row_group(group)
-        for chunk in map(row_group.column, range(row_group.num_columns)):
-            if chunk.path_in_schema.partition(".")[0] not in columns:
-                continue
-            limit = max(FREE_COLUMN_BYTES, MAX_UNPACKED_RATIO * chunk.total_compressed_size)
-            start = chunk.data_page_offset
-            if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
-                start = chunk.dictionary_page_offset  # as Arrow does
-            if max(chunk.total_uncompressed_size, unpacked_bytes(path, start, chunk.total_compressed_size)) > limit:
-                raise TooLargeError
 
 
 def next_rows(batches: Iterator[pa.RecordBatch]) -> list[dict[str, Any]]:

@@ -6,10 +6,14 @@ does not show these headers, so they are read here (parquet-format, ``PageHeader
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+
+from babyvlm.io.limits import MAX_UNPACKED_RATIO, TooLargeError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Collection, Iterable
+
+    from pyarrow.parquet import FileMetaData
 
 # Read at first, and at most: Arrow's own limit for a header, which may contain statistics.
 HEADER_BYTES = (1 << 12, 1 << 24)
@@ -19,11 +23,40 @@ BOOLEANS, BYTE, INTEGERS, DOUBLE, BINARY, STRUCT = (1, 2), 3, (4, 5, 6), 7, 8, 1
 MAX_DIGITS = 10  # bytes of an integer
 
 
-def unpacked_bytes(path: Path, start: int, length: int) -> int:
+def require_little_compressed(
+    file: IO[bytes], metadata: FileMetaData, groups: Iterable[int], columns: Collection[str], free_bytes: int
+) -> None:
+    """Check that columns do not unpack to many times their size: a page, however large, is unpacked at once.
+
+    Args:
+        file: Parquet file.
+        metadata: its footer.
+        groups: row groups to check.
+        columns: columns to check.
+        free_bytes: that a column may take in a row group, whatever its size in the file.
+
+    Raises:
+        TooLargeError: one does.
+        ValueError: the header of a page is damaged.
+    """
+    for group in groups:
+        row_group = metadata.row_group(group)
+        for chunk in map(row_group.column, range(row_group.num_columns)):
+            if chunk.path_in_schema.partition(".")[0] not in columns:
+                continue
+            limit = max(free_bytes, MAX_UNPACKED_RATIO * chunk.total_compressed_size)
+            start = chunk.data_page_offset
+            if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
+                start = chunk.dictionary_page_offset  # as Arrow does
+            if max(chunk.total_uncompressed_size, unpacked_bytes(file, start, chunk.total_compressed_size)) > limit:
+                raise TooLargeError("a column unpacks to many times its size")
+
+
+def unpacked_bytes(file: IO[bytes], start: int, length: int) -> int:
     """Return the bytes that the pages of a column in a row group unpack to, with their headers.
 
     Args:
-        path: Parquet file.
+        file: Parquet file.
         start: position of its first page.
         length: of all of its pages with their headers.
 
@@ -31,22 +64,21 @@ def unpacked_bytes(path: Path, start: int, length: int) -> int:
         ValueError: a header is damaged.
     """
     total, end = 0, start + length
-    with path.open("rb") as file:
-        while start < end:
-            for size in HEADER_BYTES:
-                file.seek(start)
-                header = _Header(file.read(size))
-                try:
-                    fields = header.struct()
-                except (IndexError, RecursionError):  # longer, or damaged
-                    continue
-                break
-            else:
-                raise ValueError("a page has no valid header")
-            if min(fields.get(UNPACKED_SIZE, -1), fields.get(PACKED_SIZE, -1)) < 0:
-                raise ValueError("a page has no size")
-            total += header.position + fields[UNPACKED_SIZE]
-            start += header.position + fields[PACKED_SIZE]
+    while start < end:
+        for size in HEADER_BYTES:
+            file.seek(start)
+            header = _Header(file.read(size))
+            try:
+                fields = header.struct()
+            except (IndexError, RecursionError):  # longer, or damaged
+                continue
+            break
+        else:
+            raise ValueError("a page has no valid header")
+        if min(fields.get(UNPACKED_SIZE, -1), fields.get(PACKED_SIZE, -1)) < 0:
+            raise ValueError("a page has no size")
+        total += header.position + fields[UNPACKED_SIZE]
+        start += header.position + fields[PACKED_SIZE]
     return total
 
 
