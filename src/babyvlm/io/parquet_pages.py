@@ -42,7 +42,7 @@ def require_little_compressed(
     for group in groups:
         row_group = metadata.row_group(group)
         for chunk in map(row_group.column, range(row_group.num_columns)):
-            if chunk.path_in_schema.partition(".")[0] not in columns:
+            if chunk.path_in_schema.partition(".")[0] not in columns or not chunk.num_values:
                 continue
             limit = max(free_bytes, MAX_UNPACKED_RATIO * chunk.total_compressed_size)
             start = chunk.data_page_offset
