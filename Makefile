@@ -6,7 +6,6 @@ SIZE   ?= default
 DATA   := data/playroom
 WORLD  := $(DATA)/world
 STORES := $(DATA)/stores
-EMBED  := $(DATA)/embeddings
 TRIALS := '[$(WORLD)/trials/labeled_s.csv,$(WORLD)/trials/vtwt.csv,$(WORLD)/trials/baby_winoground.csv,$(WORLD)/trials/caption.csv]'
 LARGE  := data/playroom-large
 FIT    := $(RUN) fit --config configs/playroom/base.yaml
@@ -16,7 +15,7 @@ BUILD  := $(RUN) benchmark build
 MIXES  := filtered filtered-aug filtered-random aug-only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock audit demo data curate-large mixes benchmark-demo playroom-clip playroom-dino probe report test soak check bench-matching bench-padding bench-features bench-loader bench-open-store
+.PHONY: help setup lock audit wheel demo data curate-large mixes benchmark-demo playroom-clip playroom-dino probe report test soak check bench-matching bench-padding bench-features bench-loader bench-open-store
 
 help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -56,20 +55,7 @@ audit: ## look up known vulnerabilities of all locked packages (needs pip-audit;
 	    'whose advisories could not be looked up' >&2; exit 1; }
 
 data: setup ## create the Playroom world and curate it, from raw video to matched pairs (complete stages are skipped)
-	$(RUN) playroom --out $(WORLD) --size $(SIZE)
-	$(RUN) curate frames --videos $(WORLD)/home/videos --transcripts $(WORLD)/home/transcripts --out $(STORES)/raw/frames \
-	    --profile playroom --image_size 96 --max_frames 2 --licensed false
-	$(RUN) curate decontaminate --store $(STORES)/raw/frames --trials $(TRIALS) --out $(STORES)/frames
-	$(RUN) curate embed --store $(STORES)/frames --out $(EMBED)/frames
-	$(RUN) curate filter --store $(STORES)/frames --embeddings $(EMBED)/frames --out $(STORES)/filtered
-	$(RUN) curate web --sources '[$(WORLD)/web/tars,$(WORLD)/web/llava/list.json,$(WORLD)/web/parquet]' --out $(STORES)/raw/web
-	$(RUN) curate decontaminate --store $(STORES)/raw/web --trials $(TRIALS) --out $(STORES)/web
-	$(RUN) curate rewrite --store $(STORES)/web --out $(STORES)/rewritten
-	$(RUN) curate embed --store $(STORES)/rewritten --out $(EMBED)/rewritten
-	$(RUN) curate match --targets $(STORES)/filtered --target_embeddings $(EMBED)/frames \
-	    --candidates $(STORES)/rewritten --candidate_embeddings $(EMBED)/rewritten --out $(STORES)/aug
-	$(RUN) curate sample-random --candidates $(STORES)/web --like $(STORES)/aug --out $(STORES)/random
-	$(RUN) curate vocabulary --stores '[$(STORES)/filtered,$(STORES)/aug,$(STORES)/random]' --out $(DATA)/vocabulary
+	$(RUN) demo --train false --size $(SIZE) --data $(DATA)
 
 curate-large: setup ## like data, on a world five times as large, with integrity checks and a summary of all stages
 	$(MAKE) data SIZE=large DATA=$(LARGE)
@@ -79,11 +65,8 @@ curate-large: setup ## like data, on a world five times as large, with integrity
 	$(RUN) curate check-contamination --stores '[$(LARGE)/stores/filtered,$(LARGE)/stores/aug]' --out $(LARGE)/contamination \
 	    --trials $(subst $(WORLD),$(LARGE)/world,$(TRIALS))
 
-demo: data ## complete pipeline on Playroom, from raw video to a benchmark table (about 10 minutes on two cores)
-	$(RUN) test --config configs/eval/playroom-clip.yaml $(SCORE)
-	$(FIT) --config configs/playroom/cvcl.yaml --config configs/mix/filtered.yaml $(SCORE)
-	$(FIT) --config configs/playroom/cvcl.yaml --config configs/mix/filtered-aug.yaml $(SCORE)
-	$(RUN) report lightning_logs
+demo: setup ## complete pipeline on Playroom, from raw video to a benchmark table (10 to 20 minutes on two cores)
+	$(RUN) demo --size $(SIZE)
 
 mixes: data ## train CVCL on each of the four mixes and print the table
 	for mix in $(MIXES); do $(FIT) --config configs/playroom/cvcl.yaml --config configs/mix/$$mix.yaml $(SCORE) || exit 1; done
@@ -165,6 +148,9 @@ bench-loader: setup ## benchmark image loading: CVCL's transforms, ours, and dec
 
 bench-open-store: setup ## benchmark opening a store of 625,000 pairs and reading an epoch: time and memory
 	$(VENV)/bin/python perf/open_store.py
+
+wheel: setup ## build the package, with its configs, in dist/
+	$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir dist .
 
 docs: setup ## this documentation as a site of plain files, in site/
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(VENV)/bin/mkdocs build --quiet

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "babyvlm"
 FOUNDATION = ["errors", "types", "io", "config", "ranges", "allowed", "text", "__init__"]
 STAGES = ["playroom", "curation", "data", "models", "benchmarks", "benchmark_builder", "training", "report"]
-STAGES += ["ablations", "cli", "__main__"]
+STAGES += ["ablations", "workflow", "cli", "__main__"]
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -53,7 +53,7 @@ def test_module_imports_earlier_stages_only(path):
     assert imported_stages(path) <= allowed
 
 
-@pytest.mark.parametrize("folder", ["report", "playroom", "ablations"])
+@pytest.mark.parametrize("folder", ["report", "playroom", "ablations", "workflow"])
 def test_folder_imports_no_torch(folder):
     for path in (SOURCE / folder).rglob("*.py"):
         assert not {name.split(".")[0] for name in imported(path)} & {"torch", "lightning", "torchvision"}, path

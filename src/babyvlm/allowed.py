@@ -60,6 +60,7 @@ _OWN: Final = {
     "babyvlm.ablations.matrix.Model": None,
     "babyvlm.ablations.matrix.Quick": None,
     "babyvlm.ablations.matrix.Step": None,
+    "babyvlm.workflow.corpus.Resources": None,
     # Optimizers: the defaults of these models, which a saved config names.
     "babyvlm.models.babyllava.BabyLLaVAAdamW": None,
     "babyvlm.models.dino.DINOAdamW": None,

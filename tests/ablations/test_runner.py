@@ -182,6 +182,16 @@ def test_failed_rows_and_phases_do_not_stop_others(place, ablate, capsys):
     assert "ROWS DIFFER" in out
 
 
+def test_step_stops_after_a_shared_phase(place, ablate):
+    end(ablate(GPT2, options=["--step", "gpt2-language"]))
+    assert [path.name.rpartition("-")[0] for path in Path("lightning_logs/phases").glob("g*")] == ["gpt2-language"]
+    assert not Path("lightning_logs", GPT2).exists()
+    assert (
+        "--step gpt2-language: its steps are cvcl"
+        in end(ablate("CVCL-filtered", options=["--step", "gpt2-language"]), 1)[-1]
+    )
+
+
 def test_missing_launcher_is_reported(place, launcher):
     command = [*launcher, "python", "-m", "babyvlm", "ablations", "run", "--matrix", str(MATRIX), "--launcher", "nope"]
     done = subprocess.run([*command, "--task", "0"], cwd=place, capture_output=True, text=True, check=False)

@@ -20,7 +20,7 @@ MODELS = [
     (world, path.stem)
     for world in WORLDS
     for path in sorted((CONFIGS / world).glob("*.yaml"))
-    if path.stem not in ("base", "ablations", "phase-1", "phase-2", "sharded")
+    if path.stem not in ("base", "ablations", "workflow", "phase-1", "phase-2", "sharded")
 ]
 
 

@@ -17,6 +17,7 @@ import yaml
 
 import babyvlm
 from babyvlm.__main__ import main
+from babyvlm.cli import demo
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.vocabulary import Vocabulary
 from support.docs_pages import of_make
@@ -64,7 +65,7 @@ def world(tmp_path_factory):
     DATA.mkdir(parents=True)
     Path("data/saycam").symlink_to("playroom")  # the configs of the real data differ only by the folder's name
     (DATA / "trials").symlink_to("world/trials")
-    for words in [*of_make("data"), *of_make("playroom-clip")[1:3]]:
+    for words in [*demo.commands(size="tiny", train=False), *of_make("playroom-clip")[1:3]]:
         main(words)
     (DATA / "trials/SAYCam_caption.csv").symlink_to("caption.csv")  # the authors' name
     yield root
@@ -130,7 +131,8 @@ def test_mixes_have_equal_size(world):
     assert len(set(sizes.values())) == 1
 
 
-ELSEWHERE = ("ablations.yaml", "sharded.yaml")  # run by test_runner.py and, on two processes, by test_sharding.py
+# Run by test_runner.py and test_workflow.py, and, on two processes, by test_sharding.py.
+ELSEWHERE = ("ablations.yaml", "workflow.yaml", "sharded.yaml")
 OVERLAYS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml") if path.name not in ELSEWHERE)
 
 

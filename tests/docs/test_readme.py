@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from babyvlm.__main__ import main
-from support.docs_pages import BABYVLM, ROOT, blocks, commands, of_make
+from babyvlm.cli import demo
+from support.docs_pages import BABYVLM, ROOT, blocks, commands
 from support.small_meteor import small_meteor
 
 README, QUICK_START = ROOT / "README.md", ROOT / "docs/quick-start.md"
@@ -78,7 +79,7 @@ def ran(tmp_path_factory, copy_world):
         patch.chdir(folder)
         Path(DATA).mkdir(parents=True)
         copy_world(Path(DATA, "world"))  # as an earlier `make data` leaves it
-        for words in of_make("demo"):
+        for words in demo.commands(size="tiny"):
             run(words)
         run(BABYLLAVA)
         yield run, names

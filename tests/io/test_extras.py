@@ -12,7 +12,7 @@ from support import ROOT
 
 
 def test_require_extra_reports_missing_package():
-    message = r"^--method llm needs no_such_package\. Install it with: pip install 'babyvlm\[llm\]'$"
+    message = r"^--method llm needs no_such_package\. Install it with: pip install 'openai>=[\d.]+' 'tenacity>="
     with pytest.raises(UserError, match=message), require_extra("llm", "--method llm"):
         import no_such_package.module  # noqa: F401
 
@@ -41,8 +41,6 @@ main(sys.argv[1:])
 @pytest.mark.parametrize(
     ("args", "package"),
     [
-        (["curate", "frames", "--videos", ".", "--transcripts", ".", "--out", "out"], "av"),
-        (["playroom", "--out", "world", "--size", "tiny"], "av"),
         (["curate", "rewrite", "--store", "s", "--out", "o", "--method", "llm"], "openai"),
         (["benchmark", "build", "review", "--items", "."], "werkzeug"),
     ],
@@ -52,7 +50,7 @@ def test_command_reports_missing_extra(tmp_path, args, package):
         [sys.executable, "-c", BLOCKED, *args], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].endswith(f"Install it with: pip install 'babyvlm[{EXTRAS[package]}]'")
+    assert f"Install it with: pip install '{package}>=" in done.stderr.splitlines()[-1]
     assert not list(tmp_path.iterdir())
 
 

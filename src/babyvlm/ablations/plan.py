@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
@@ -21,9 +21,10 @@ from babyvlm.io.files import read_bounded
 from babyvlm.io.limits import MAX_YAML_BYTES, load_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
 Config = dict[str, Any]
+TEST = "test"  # the only step of an upper bound
 PHASES = "phases"  # folder of earlier steps, which rows share
 SHIPPED = Path(babyvlm.playroom.__file__).parent  # models shipped with Playroom, named ``playroom`` in configs
 
@@ -79,6 +80,22 @@ class Task:
         return f"{self.row} seed {self.seed}"
 
 
+class PlannedStep(NamedTuple):
+    """A step that one or several rows share, as known before the data exist.
+
+    Attributes:
+        key: identifies the step.
+        task: number of a task that contains it.
+        step: its name.
+        needs: keys of the steps that it starts from.
+    """
+
+    key: Hashable
+    task: int
+    step: str
+    needs: tuple[Hashable, ...]
+
+
 class Plan:
     """The runs of a matrix.
 
@@ -123,6 +140,32 @@ class Plan:
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(f"{self.file}: the overlays of {task.row} do not form a config ({reason})") from None
 
+    def steps(self) -> list[PlannedStep]:
+        """Return every step of every task once, each after those that it starts from."""
+        found: dict[Hashable, PlannedStep] = {}
+
+        def visit(number: int, name: str, mix: str, seed: int, row: str) -> Hashable:
+            step = self.matrix.steps[name]
+            seed = seed if step.seed is None else step.seed
+            sources = dict.fromkeys(source.split("/")[0] for source in step.start_from.values())
+            needs = tuple(visit(number, source, mix, seed, "") for source in sources)
+            key = (row, name, tuple(self._overlays(step, mix)), seed, needs)
+            found.setdefault(key, PlannedStep(key, number, name, needs))
+            return key
+
+        for number, task in enumerate(self.tasks):
+            if task.mix is None:
+                found[task.row] = PlannedStep(task.row, number, TEST, ())
+            else:
+                visit(number, self.matrix.models[task.model].step, task.mix, task.seed, task.row)
+        return list(found.values())
+
+    def data_settings(self) -> Iterator[tuple[Path, Config]]:
+        """Yield the settings of the data module of every trained row, with the file of the matrix."""
+        for model in self.matrix.models.values():
+            config = self._merged(self._overlays(self.matrix.steps[model.step], model.mixes[0]))
+            yield self.file, (config.get("data") or {}).get("init_args") or {}
+
     def _check_overlays(self) -> None:
         for configs in self.matrix.upper_bounds.values():
             self._merged(configs)
@@ -150,7 +193,7 @@ class Plan:
 
     def _test(self, configs: list[str], folder: Path) -> PlannedRun:
         settings = self._settings(configs, {}, 0)
-        return PlannedRun("test", self.log_dir / folder, self._command("test", configs, folder, []), settings)
+        return PlannedRun(TEST, self.log_dir / folder, self._command("test", configs, folder, []), settings)
 
     def _overlays(self, step: Step, mix: str) -> list[str]:
         return [*self.matrix.base, *(config.replace("{mix}", mix) for config in step.configs)]

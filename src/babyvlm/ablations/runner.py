@@ -49,6 +49,7 @@ class _Runner:
         progress: progress bars.
         signals: the signal that this process received.
         failures: run folder -> reason; rows that share a failed run do not try it again.
+        step: the last step to run; by default that of the row.
         stopped_by: the signal that ended a training, whoever sent it.
     """
 
@@ -59,6 +60,7 @@ class _Runner:
     progress: Progress
     signals: SignalListener = field(default_factory=SignalListener)
     failures: dict[Path, str] = field(default_factory=dict)
+    step: str = ""
     stopped_by: int = 0
 
     def run_tasks(self, tasks: list[Task], num_workers: int) -> list[Outcome]:
@@ -85,7 +87,7 @@ class _Runner:
 
     def _run_task(self, task: Task) -> Outcome:
         try:
-            self._run_chain(task, self.plan.run(task))
+            self._run_chain(task, self._last_run(task))
         except (_RunFailedError, UserError, OSError) as error:
             self._print(f"{task}: failed: {error}")
             return "failed"
@@ -94,6 +96,13 @@ class _Runner:
             return "stopped"
         self._print(f"{task}: done")
         return "done"
+
+    def _last_run(self, task: Task) -> PlannedRun:
+        chain = self.plan.run(task).chain
+        for run in chain:
+            if run.name == self.step or (not self.step and run is chain[-1]):
+                return run
+        raise UserError(f"--step {self.step}: its steps are {', '.join(run.name for run in chain)}")
 
     def _run_chain(self, task: Task, run: PlannedRun) -> None:
         """Run a run and the runs that it starts from, unless they are done."""
@@ -203,6 +212,7 @@ def run(
     log_dir: Path | None = None,
     launcher: str = "",
     replace: bool = False,
+    step: str = "",
 ) -> None:
     """Train and test every row of a matrix with every seed, except those that are complete.
 
@@ -223,6 +233,7 @@ def run(
         launcher: command that starts each training, such as `srun`.
         replace: if a run has different settings than the matrix, rename it and train again. By default it is kept and
             the row is reported as failed.
+        step: stop after this step of each row, such as a phase that other rows share.
     """
     if num_workers < 1:
         raise UserError(f"--num_workers {num_workers}: must be at least 1")
@@ -231,7 +242,7 @@ def run(
     threads = max(1, _available_cores() // num_workers)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        runner = _Runner(plan, shlex.split(launcher), replace, threads, progress)
+        runner = _Runner(plan, shlex.split(launcher), replace, threads, progress, step=step)
         outcomes = runner.run_tasks(tasks, num_workers)
     code = runner.exit_code(outcomes)
     names: tuple[Outcome, ...] = ("done", "failed", "stopped")

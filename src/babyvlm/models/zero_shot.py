@@ -106,7 +106,7 @@ class HFVisionLanguage(EvaluationOnly):
     Args:
         model: hub id, or folder in transformers' format, of a ``LlavaForConditionalGeneration`` and its processor.
         precision: of the weights. ``int8`` needs half of the memory of bfloat16, and bitsandbytes and accelerate
-            (``babyvlm[int8]``).
+            (extra ``int8``).
         likelihood: the value of ``score``: the mean log-likelihood of a text's tokens (babylmms-eval), their sum, or
             the evidence log p(text | image) - log p(text).
         score_eos: count ``</s>`` as a token of the text. The authors' evaluation does not (babylmms-eval with

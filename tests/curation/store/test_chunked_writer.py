@@ -12,7 +12,7 @@ import pytest
 
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.stage import Artifact, stage
-from babyvlm.curation.store.chunked_writer import UnusableInputError, part_name, parts_folder, write_parts
+from babyvlm.curation.store.chunked_writer import UnusableInputError, part_name, parts_folder, write_parts, write_share
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 
@@ -140,6 +140,28 @@ def test_write_parts_reuses_parts_of_earlier_call(tmp_path, capsys):
     assert (kept.stat().st_mtime_ns, pq.read_metadata(kept).num_rows) == before
     assert not (tmp_path / "store.parts" / ".123.partial").exists()
     assert "resuming, 1 of 3 parts" in capsys.readouterr().out
+
+
+def test_shares_build_each_part_once_and_the_last_call_assembles_them(tmp_path, capsys):
+    parts = [Act(number, "nothing") for number in range(5)]
+    for number in (2, 1, 3):
+        write_share(tmp_path / "store", parts, f"{number}/3", stage="acts", num_workers=1)
+    built = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "store.parts").glob("*.parquet")}
+    assert built.keys() == {part_name(part) for part in parts}
+    write_share(tmp_path / "store", parts, "2/3", stage="acts", num_workers=1)
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "store.parts").glob("*.parquet")} == built
+    assert not (tmp_path / "store").exists()
+    shared = run(tmp_path, parts, 1)
+    assert "resuming, 5 of 5 parts are complete" in capsys.readouterr().out
+    (tmp_path / "alone").mkdir()
+    assert shared.fingerprint == run(tmp_path / "alone", parts, 1).fingerprint
+    assert write_share(tmp_path / "store", parts, "2/3", stage="acts", num_workers=1) == "already complete, skipping"
+
+
+@pytest.mark.parametrize("share", ["0/3", "4/3", "1", "1/", "a/b", "-1/3"])
+def test_share_out_of_range_is_refused(tmp_path, share):
+    with pytest.raises(UserError, match=r"--share .*: expected NUMBER/COUNT"):
+        write_share(tmp_path / "store", [Act(0, "nothing")], share, stage="acts", num_workers=1)
 
 
 def test_write_parts_workers_end_with_their_parent(tmp_path):

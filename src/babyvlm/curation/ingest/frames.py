@@ -28,7 +28,7 @@ from babyvlm.curation.ingest.transcripts import (
 )
 from babyvlm.curation.ingest.video import VideoError, crop_frame, duration_seconds, encode_jpeg, frames_at, probe
 from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
-from babyvlm.curation.store.chunked_writer import Log, UnusableInputError, parts_folder, write_parts
+from babyvlm.curation.store.chunked_writer import Log, UnusableInputError, parts_folder, write_parts, write_share
 from babyvlm.curation.store.pair_store import SplitBy, split_of, split_units
 from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.files import combine_hashes, files_below, fingerprint_files, require_outside
@@ -51,7 +51,7 @@ REPORT_COLUMNS = ("transcript", "video", "utterances", "frames", "problem", "not
 
 
 @stage
-def frames(
+def frames(  # noqa: PLR0913, PLR0917 - a command's options
     videos: Path,
     transcripts: Path,
     out: Path,
@@ -64,6 +64,7 @@ def frames(
     skip_bad_transcripts: bool = False,
     licensed: bool = True,
     speakers: Path | None = None,
+    share: str = "",
 ) -> Stage:
     """Extract the frames of each utterance from videos and write them to a pair store.
 
@@ -99,6 +100,8 @@ def frames(
         licensed: mark the store so that its contents never leave this machine. Pass false only for data that may be
             shared.
         speakers: folder of RTTM files with the names of the videos, if the transcripts do not say who speaks.
+        share: build only this share of the videos, such as 2/16 for the second of 16 jobs that run at the same time.
+            When all shares are complete, run the command without it to assemble the store.
     """
     rules = find_profile(profile)
     require_at_least(1, image_size=image_size, max_frames=max_frames, num_workers=num_workers)
@@ -145,6 +148,8 @@ def frames(
     artifact = Artifact(
         "store", arguments, funnel, state=parts_folder(out), min_fraction=min_fraction, input_list=report
     )
+    if share:
+        return write_share(out, parts, share, stage="frames", num_workers=num_workers, extra_fields=FIELDS)
     folder = yield artifact
     artifact.manifest |= write_parts(
         folder,

@@ -14,7 +14,7 @@ from babyvlm.curation.ingest.frame_numbering import RULES
 from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
 from babyvlm.curation.ingest.transcripts import find_transcripts
 from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
-from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts
+from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts, write_share
 from babyvlm.curation.store.pair_store import SplitBy, split_of, split_units
 from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.files import as_list, combine_hashes, file_size, files_below, join_inside, require_outside
@@ -44,6 +44,7 @@ def released(
     split_by: SplitBy | None = None,
     min_fraction: float = MIN_FRACTION,
     licensed: bool = True,
+    share: str = "",
 ) -> Stage:
     """Create a pair store from frames that are already extracted, such as the 600,285 frames of the CVCL authors.
 
@@ -78,6 +79,8 @@ def released(
         min_fraction: minimum share of the images with an utterance that must be valid. Below it, no store is written.
         licensed: mark the store so that its contents never leave this machine. Pass false only for data that may be
             shared.
+        share: build only this share of the images, such as 2/16 for the second of 16 jobs that run at the same time.
+            When all shares are complete, run the command without it to assemble the store.
     """
     if (captions is None) == (transcripts is None):
         raise UserError("pass either --captions or --transcripts, so that each image has an utterance")
@@ -112,6 +115,8 @@ def released(
     artifact = Artifact(
         "store", arguments, funnel, state=parts_folder(out), min_fraction=min_fraction, input_list=report
     )
+    if share:
+        return write_share(out, parts, share, stage="released", num_workers=num_workers)
     folder = yield artifact
     artifact.manifest |= write_parts(
         folder,

@@ -12,7 +12,7 @@ from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
 from babyvlm.curation.ingest.web_corpora.sources import Source, find_source
 from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
-from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts
+from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts, write_share
 from babyvlm.curation.store.pair_store import ORIGINAL_CAPTION, split_of
 from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.characters import strip_invisible
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 REPORT_COLUMNS = ("key", "reason")
 
 
+FIELDS = {ORIGINAL_CAPTION: pa.string()}
+
+
 @stage
 def web(
     sources: list[Path],
@@ -37,6 +40,7 @@ def web(
     hold_out: bool = False,
     num_workers: int = 2,
     licensed: bool = False,
+    share: str = "",
 ) -> Stage:
     """Read captioned images from web corpora into a pair store.
 
@@ -64,6 +68,8 @@ def web(
             pairs are for training, as in the paper.
         num_workers: number of processes; each reads one archive or a few thousand samples at a time.
         licensed: mark the store so that its contents never leave this machine.
+        share: build only this share of the samples, such as 2/16 for the second of 16 jobs that run at the same time.
+            When all shares are complete, run the command without it to assemble the store.
     """
     require_at_least(0, image_size=image_size, expected_count=expected_count)
     require_at_least(1, num_workers=num_workers)
@@ -87,6 +93,10 @@ def web(
     artifact = Artifact(
         "store", arguments, funnel, state=parts_folder(out), min_fraction=min_fraction, input_list=quarantine
     )
+    if share:
+        return write_share(
+            out, parts, share, stage="web", num_workers=num_workers, extra_fields={ORIGINAL_CAPTION: pa.string()}
+        )
     folder = yield artifact
     artifact.manifest |= write_parts(
         folder,
@@ -97,7 +107,7 @@ def web(
         num_workers=num_workers,
         input_list=quarantine,
         heading=REPORT_COLUMNS,
-        extra_fields={ORIGINAL_CAPTION: pa.string()},
+        extra_fields=FIELDS,
     )
     if expected_count and expected_count < funnel.seen:
         raise UserError(

@@ -184,7 +184,8 @@ def sample_random(candidates: Path, like: Path, out: Path, seed: int = 0) -> Sta
     size = splits.total()
     if size > len(candidate_store):
         raise UserError(f"{candidates}: has {len(candidate_store):,} pairs, fewer than the {size:,} of {like}")
-    funnel = Funnel("sample-random", "candidates")
+    rewritten = any(one.get("arguments", {}).get("command") == "rewrite" for one in candidate_store.lineage.values())
+    funnel = Funnel("sample-random", "rewritten captions" if rewritten else "raw captions")  # as the report shows
     artifact = Artifact(
         "store", {"command": "sample-random", "candidates": candidate_store, "splits": splits, "seed": seed}, funnel
     )

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,7 @@ from rich.progress import track
 from babyvlm import __version__
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, write_pairs
+from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import require_replaceable, write_list
 from babyvlm.io.printing import Console, echo
@@ -84,6 +85,44 @@ def parts_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.parts")
 
 
+def write_share(
+    out: Path,
+    parts: Sequence[Part],
+    share: str,
+    *,
+    stage: str,
+    num_workers: int,
+    extra_fields: Mapping[str, pa.DataType] | None = None,
+) -> str:
+    """Build one share of the parts of a store, such as ``2/16``; a later call with all parts assembles the store.
+
+    The jobs of all shares may run at the same time, also on machines that do not see each other's locks: each part
+    belongs to one share, and is renamed into place when it is complete.
+
+    Args:
+        out: the store that ``write_parts`` will assemble.
+        parts: all parts of the store.
+        share: number of the share, from 1, and the number of shares.
+        stage: name of the stage, for the progress bar.
+        num_workers: processes.
+        extra_fields: columns that the stage adds.
+
+    Returns:
+        A summary.
+
+    Raises:
+        UserError: ``share`` is not a share.
+    """
+    number, _, count = share.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UserError(f"--share {share}: expected NUMBER/COUNT, such as 1/16 for the first of 16 jobs")
+    if out.exists():
+        return "already complete, skipping"
+    own = parts[int(number) - 1 :: int(count)]
+    _build_missing(out, own, stage, num_workers, _schema(extra_fields))
+    return f"share {share}: {len(own):,} of {len(parts):,} parts are complete"
+
+
 def write_parts(
     folder: Path,
     parts: Sequence[Part],
@@ -118,20 +157,9 @@ def write_parts(
     out = folder.with_suffix("")  # without .partial
     state = parts_folder(out)
     require_replaceable(input_list, ",".join(heading))
-    artifacts.create_marked(state)
     for unfinished in state.glob(".*"):  # left by a call that was killed
         unfinished.unlink(missing_ok=True)
-    paths = [state / part_name(part) for part in parts]
-    missing = [(part, path) for part, path in zip(parts, paths, strict=True) if not path.exists()]
-    done = len(parts) - len(missing)
-    if done:
-        echo(f"{out}: resuming, {done:,} of {len(parts):,} parts are complete")
-    schema = pa.schema(list((FIELDS | dict(extra_fields or {})).items()))
-    build = partial(_build_part, schema)
-    built = run_in_processes(missing, build, num_workers, {type(part).__module__ for part in parts})
-    for (part, path), crash in track(built, funnel.stage, len(parts), done, console=Console(stderr=True)):
-        if crash:
-            _write_failure(part, path, f"decoder crashed ({crash})", schema)
+    paths = _build_missing(out, parts, funnel.stage, num_workers, _schema(extra_fields))
     lines: list[list[str]] = []
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -140,6 +168,27 @@ def write_parts(
         write_list(input_list, [heading, *lines])
 
     return write_pairs(folder, rows(), funnel=funnel, licensed=licensed, extra_fields=extra_fields, raw=raw)
+
+
+def _schema(extra_fields: Mapping[str, pa.DataType] | None) -> pa.Schema:
+    return pa.schema(list((FIELDS | dict(extra_fields or {})).items()))
+
+
+def _build_missing(out: Path, parts: Sequence[Part], stage: str, num_workers: int, schema: pa.Schema) -> list[Path]:
+    """Build the parts that are missing in several processes; return the files of all parts in order."""
+    state = parts_folder(out)
+    artifacts.create_marked(state)
+    paths = [state / part_name(part) for part in parts]
+    missing = [(part, path) for part, path in zip(parts, paths, strict=True) if not path.exists()]
+    done = len(parts) - len(missing)
+    if done:
+        echo(f"{out}: resuming, {done:,} of {len(parts):,} parts are complete")
+    build = partial(_build_part, schema)
+    built = run_in_processes(missing, build, num_workers, {type(part).__module__ for part in parts})
+    for (part, path), crash in track(built, stage, len(parts), done, console=Console(stderr=True)):
+        if crash:
+            _write_failure(part, path, f"decoder crashed ({crash})", schema)
+    return paths
 
 
 def _read_part(path: Path, funnel: Funnel, lines: list[list[str]]) -> Iterator[dict[str, Any]]:
@@ -173,7 +222,7 @@ def _write_failure(part: Part, path: Path, reason: str, schema: pa.Schema) -> No
 
 def _write_part(path: Path, rows: Iterator[dict[str, Any]], log: Log, schema: pa.Schema) -> None:
     """Write rows as they come, ``GROUP_ROWS`` in memory at a time, and then the log, which is complete by then."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{uuid4().hex}.{path.name}")  # machines that share the folder reuse process numbers
     with pq.ParquetWriter(temporary, schema, compression="none") as writer:  # image bytes are compressed already
         while chunk := list(islice(rows, GROUP_ROWS)):
             writer.write_table(pa.Table.from_pylist(chunk, schema))

@@ -1,0 +1,63 @@
+"""``babyvlm demo``: the complete pipeline on Playroom, by the commands that a user types."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from babyvlm.cli.configs import copy
+from babyvlm.cli.main import PROGRAM
+from babyvlm.errors import UserError
+from babyvlm.io.printing import echo
+from babyvlm.io.processes import run_command
+from babyvlm.workflow.corpus import curation, read_corpus
+
+DATA = Path("data/playroom")  # which the configs of Playroom name
+WORKFLOW = Path("configs/playroom/workflow.yaml")
+# After the curation of the workflow: the upper bound, and CVCL on two mixes.
+TRAINING = """
+test --config configs/eval/playroom-clip.yaml --config configs/benchmarks/playroom.yaml
+fit --config configs/playroom/base.yaml --config configs/playroom/cvcl.yaml --config configs/mix/filtered.yaml \
+    --config configs/benchmarks/playroom.yaml
+fit --config configs/playroom/base.yaml --config configs/playroom/cvcl.yaml --config configs/mix/filtered-aug.yaml \
+    --config configs/benchmarks/playroom.yaml
+report lightning_logs
+"""
+
+
+def commands(data: Path = DATA, size: str = "default", train: bool = True) -> list[list[str]]:
+    """Return the demo's commands as lists of words, without the program's name; reads the workflow in `configs`."""
+    corpus = replace(read_corpus(WORKFLOW), folder=str(data), playroom={"size": size})
+    lines = TRAINING.strip().splitlines() if train else []
+    return [*(list(job.command) for job in curation(corpus)), *map(shlex.split, lines)]
+
+
+def demo(data: Path = DATA, size: Literal["tiny", "default", "large"] = "default", train: bool = True) -> None:
+    """Run the complete pipeline on Playroom in the current folder, from raw video to a results table.
+
+    Generates Playroom, curates pair stores from it, evaluates Playroom-CLIP, and trains and tests CVCL on two mixes.
+    Each command is printed before it runs. The configs are copied to `configs` if they are not there. Takes 10 to 20
+    minutes on two CPU cores. After an interruption, run it again: completed curation stages are skipped, models are
+    trained again.
+
+    For example:
+        python -m babyvlm demo
+
+    Args:
+        data: folder of the world, the stores and the vocabulary. The configs name the default, so that another folder
+            needs `--train false`.
+        size: size of the world; `tiny` needs `--train false`.
+        train: also train and evaluate; otherwise stop when the stores and the vocabulary are complete.
+    """
+    if train and data != DATA:
+        raise UserError(f"--data {data}: the configs name {DATA}. Pass --train false, or leave out --data")
+    if train and size == "tiny":
+        raise UserError("--size tiny: too small to train on. Pass --train false, or leave out --size")
+    copy()
+    for words in commands(data, size, train):
+        echo(f"\n$ {PROGRAM} {shlex.join(words)}", flush=True)
+        if code := run_command([sys.executable, "-m", "babyvlm", *words]):
+            raise SystemExit(code)

@@ -1,0 +1,1 @@
+"""The chain of one corpus, from raw data to the report, as jobs of a workflow engine."""
