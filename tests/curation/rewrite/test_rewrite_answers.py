@@ -278,7 +278,8 @@ def test_rewrite_stops_after_many_unusable_answers_in_a_row_later(tmp_path, llm)
     llm.answer = lambda caption: sensible(caption) if caption in captions(10) else "no more"
     with pytest.raises(UserError, match="50 answers in a row of m cannot be used"):
         run(tmp_path, llm)
-    assert 60 <= sum(llm.paid.values()) <= 68
+    # 8 are in flight at the end; a good answer that is recorded after bad ones starts the count again.
+    assert 60 <= sum(llm.paid.values()) <= 76
 
 
 def test_rewrite_requests_rejected_answers_again_but_not_lost_ones(tmp_path, llm):
