@@ -260,7 +260,7 @@ def test_review_page_works_by_keyboard(items, tmp_path):
 
     folder = tmp_path / "verdicts"
     with reviewing(items, folder) as page, sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=200_000)
         view = browser.new_page()
         asked, complaints = [], []
         view.on("request", lambda request: asked.append(request.url))

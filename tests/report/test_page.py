@@ -226,7 +226,7 @@ def test_page_fits_phone_and_loads_nothing(logs, tmp_path):
 
     report(logs, tmp_path / "out")
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=200_000)
         page = browser.new_page(viewport={"width": 390, "height": 800})
         requests, messages = [], []
         page.on("request", lambda request: requests.append(request.url))
