@@ -70,6 +70,9 @@ class TrialResult:
         credit: 1 correct, 0 wrong, 1/k if the right option is among k tied best; for a caption, its METEOR.
         output: the generated text, if the benchmark asks for one.
         group: trials of one group are not independent; empty for a trial that is.
+        images: what the trial shows, as paths in its list; trials with a common image are not independent. A control
+            has those of the trial itself, since it replaces each image by the same other one.
+        texts: what the trial compares: the text of each option, in the order of the list.
     """
 
     item: str
@@ -82,6 +85,8 @@ class TrialResult:
     credit: float
     output: str = ""
     group: str = ""
+    images: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 @runtime_checkable

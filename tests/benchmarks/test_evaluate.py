@@ -18,7 +18,9 @@ from babyvlm.benchmarks import VTWT, EvaluationCallback, ForcedChoice, LabeledS,
 from babyvlm.benchmarks.evaluate import evaluate
 from babyvlm.benchmarks.trials import Trial, read_rows, split_of
 from babyvlm.errors import UserError
-from babyvlm.report.estimates import bootstrap_mean
+from babyvlm.report.columns import VTWT as VTWT_COLUMN
+from babyvlm.report.comparisons import score
+from babyvlm.report.runs import find_rows
 
 
 class Shades(LightningModule):
@@ -113,16 +115,45 @@ def test_evaluate_refuses_a_split_without_trials(trials):
         evaluate(Shades(), "vtwt", trials=trials, split="dev")
 
 
-def test_result_has_the_interval_of_the_report(trials):
+def test_result_has_the_interval_of_the_report(trials, tmp_path):
     result = evaluate(Shades(), "vtwt", trials=trials)
+    result.save(tmp_path / "logs" / "shades" / "version_0" / "results" / "vtwt-test.parquet")
     groups = [one.group for one in result.results if not one.control]
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    assert len(numbers) < len(groups)
-    credits_N = torch.tensor([one.credit for one in result.results if not one.control]).numpy()
-    expected = bootstrap_mean(credits_N, torch.tensor([numbers[group] for group in groups]).numpy())
+    assert len(set(groups)) < len(groups)
+    expected = score(find_rows(tmp_path / "logs")[0][0], VTWT_COLUMN)
     assert result.mean == expected.mean
     assert result.interval() == (expected.low, expected.high)
     assert f"{expected.mean:.3f}  [{expected.low:.3f}, {expected.high:.3f}]  0.500" in repr(result)
+
+
+class Evidence:
+    """log p(text | image) with a strong prior of the text, and an effect of the image's shade."""
+
+    likelihood = "evidence"
+
+    def preprocess(self, image):
+        return torch.tensor([[[image.getpixel((0, 0))[0] / 100]]])
+
+    def score(self, images_BCHW, texts, wanted_BT=None):
+        prior_T = torch.tensor([-float(len(text)) for text in texts], dtype=torch.float64)
+        return prior_T + images_BCHW.flatten(1) * torch.tensor([float(len(text) % 3) for text in texts])
+
+    def score_texts(self, texts):
+        return torch.zeros(len(texts))
+
+
+def test_evidence_is_relative_to_dev_images(trials):
+    benchmark = VTWT(trials)
+    result = evaluate(Evidence(), benchmark)
+    assert sorted(benchmark.references) == sorted(f"{number}.png" for number in range(0, 24, 3))
+    assert result.facts["score"] == "evidence, without the end token, relative to 8 images"
+    assert "text_only" not in {one.control for one in result.results}
+    shades = torch.tensor([number / 10 for number in range(0, 24, 3)], dtype=torch.float64)
+    for one in (one for one in result.results if not one.control):
+        shade = int(one.images[0].removesuffix(".png")) / 10
+        slopes = [len(text) % 3 for text in one.texts]
+        expected = [slope * shade - float((slope * shades).exp().mean().log()) for slope in slopes]
+        assert one.scores == pytest.approx(expected)  # the prior has no effect
 
 
 def test_result_is_saved_with_what_a_report_needs(trials, tmp_path):

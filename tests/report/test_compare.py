@@ -38,7 +38,7 @@ def test_compare_tests_runs_item_by_item(logs, capsys):
     assert difference.startswith("+0.250 [+0.1")
     assert (items, p, test) == ("40", "0.002", "McNemar")
     assert float(corrected) == pytest.approx(holm([2 / 1024, float(found["Caption METEOR 1.5"][2])])[0], abs=2e-4)
-    assert found["Caption METEOR 1.5"][-1] == "bootstrap"
+    assert found["Caption METEOR 1.5"][-1] == "permutation"
     compare(logs / "B", logs / "A")
     assert rows(capsys.readouterr().out)["VTWT"][0].startswith("-0.250 [-0.4")
     compare(logs / "A", logs / "C")
@@ -61,7 +61,7 @@ def test_compare_tests_over_seeds(logs, capsys):
 def test_compare_permutes_groups_of_vtwt_items(tmp_path, capsys):
     items, config = make_vtwt(tmp_path, [pair for n in range(12) for pair in ((f"a {n}", "b"), ("b", f"a {n}"))])
     for row, credit in (("A", [1] * 24), ("B", [0] * 12 + [1] * 12)):
-        make_run(tmp_path / "logs", row, 0, config=config, items={"vtwt": items}, vtwt=credit)
+        make_run(tmp_path / "logs", row, 0, config=config, items={"vtwt": items}, vtwt=credit, images=False)
     compare(tmp_path / "logs/A", tmp_path / "logs/B")
     difference, items, p, _, test = rows(capsys.readouterr().out)["VTWT"]
     assert (difference.split()[0], items, p) == ("+0.500", "24", "0.031")  # six of six groups: 2 / 2^6

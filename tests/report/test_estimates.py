@@ -1,67 +1,132 @@
+"""Uncertainty: every statistic against statsmodels, scipy, or a sum by hand, and coverage on simulated results."""
+
 from itertools import product
+from math import sqrt
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm, ttest_1samp
+from scipy.stats import binomtest, t, ttest_1samp, ttest_ind
 
-from babyvlm.report.comparisons import holm, mcnemar, paired_bootstrap, paired_test, permutation
-from babyvlm.report.estimates import bootstrap_mean
-
-
-@pytest.mark.parametrize("rate", [0.5, 0.7])
-def test_bootstrap_mean_interval_has_nominal_coverage(rate):
-    draw = np.random.default_rng(1)
-    covered = 0
-    for _ in range(200):
-        found = bootstrap_mean(draw.binomial(1, rate, 120).astype(float), resamples=300)
-        covered += found.low <= rate <= found.high
-    assert 0.90 <= covered / 200 <= 0.99
+from babyvlm.benchmarks import intervals
+from babyvlm.benchmarks.intervals import dependence, independent, mean_interval, share_interval
+from babyvlm.report.comparisons import holm, mcnemar, paired_test, permutation
+from babyvlm.report.estimates import Term, combine_means
 
 
-def test_bootstrap_mean_interval_agrees_with_normal_approximation():
-    credit = np.repeat([0.0, 0.5, 1.0], [300, 200, 500])
-    found = bootstrap_mean(credit)
-    half_width = norm.ppf(0.975) * credit.std() / np.sqrt(len(credit))
-    assert found.mean == credit.mean()
-    assert found.items == 1000
-    assert found.low == pytest.approx(found.mean - half_width, abs=0.004)
-    assert found.high == pytest.approx(found.mean + half_width, abs=0.004)
-    assert bootstrap_mean(credit) == found
-    assert bootstrap_mean(credit, seed=1) != found
-    assert bootstrap_mean(credit, seed=1).low == pytest.approx(found.low, abs=0.003)
+def grouped(groups):
+    return dependence([{group} for group in groups])
 
 
-@pytest.mark.parametrize("credit", [[1.0], [0.0, 0.0], [0.25] * 30])
-def test_bootstrap_mean_of_constant_credits_has_empty_interval(credit):
-    found = bootstrap_mean(np.array(credit))
-    assert (found.low, found.mean, found.high) == (credit[0],) * 3
+# Wilson's interval by scipy; t has infinitely many degrees of freedom.
+@pytest.mark.parametrize(("right", "items"), [(0, 50), (49, 50), (50, 50), (365, 967), (1, 3)])
+def test_share_interval_matches_wilson(right, items):
+    expected = binomtest(right, items).proportion_ci(0.95, "wilson")
+    found = share_interval(right / items, 1 / items, float("inf"))
+    assert found == pytest.approx((expected.low, expected.high))
 
 
-def test_bootstrap_mean_resamples_groups():
-    credit, draw = np.repeat([0.0, 0.5, 1.0], [30, 20, 50]), np.random.default_rng(0)
-    groups = np.repeat(np.arange(100), 2)
-    order = draw.permutation(200)
-    assert bootstrap_mean(np.repeat(credit, 2)[order], groups[order]).low == pytest.approx(bootstrap_mean(credit).low)
-    mirrored = draw.binomial(1, 0.5, 100).astype(float)
-    found = bootstrap_mean(np.stack([mirrored, 1 - mirrored], 1).ravel(), groups)
-    assert (found.low, found.mean, found.high, found.items) == (0.5, 0.5, 0.5, 200)
-
-
-def test_paired_test_permutes_groups():
-    one, other = pairs(12, 2)
-    groups = np.arange(len(one))
-    assert paired_test(one, other, multiple_choice=True, groups_N=groups).test == "McNemar"
-    twice = paired_test(np.repeat(one, 2), np.repeat(other, 2), multiple_choice=True, groups_N=np.repeat(groups, 2))
-    assert twice.test == "permutation of groups"
-    assert twice.p == pytest.approx(mcnemar(one, other), abs=0.005)  # duplicates add no information
-    assert mcnemar(np.repeat(one, 2), np.repeat(other, 2)) < 0.001
-
-
-def test_bootstrap_mean_rejects_no_items():
+def test_mean_interval_stays_inside_and_does_not_collapse():
+    for right in (48, 49, 50):
+        low, high = mean_interval(np.array([1.0] * right + [0.0] * (50 - right)))
+        assert 0.8 < low < high <= 1
+        assert low < 0.94
+    assert mean_interval(np.array([1.0])) == (0, 1)  # the variance of one item is unknown
+    assert mean_interval(np.ones(6), grouped([0] * 6)) == (0, 1)
+    assert mean_interval(np.full(30, 0.25)) == (0.25, 0.25)  # tied by construction
     with pytest.raises(ValueError, match="no item"):
-        bootstrap_mean(np.array([]))
+        mean_interval(np.array([]))
+
+
+def test_variance_of_mean_matches_statsmodels_for_groups():
+    from statsmodels.regression.linear_model import OLS
+
+    draw = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), draw.integers(1, 5, 40))
+    values = draw.normal(size=40)[groups] + draw.normal(size=len(groups))
+    related = grouped(groups.tolist())
+    clustered = OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": groups})
+    # The factor of statsmodels is G / (G - 1); ours is exact for groups of different sizes.
+    sizes = np.bincount(groups)
+    factor = 1 / (1 - (sizes**2).sum() / len(values) ** 2) / (40 / 39)
+    assert related.is_nested
+    assert related.variance_of_mean(values[None])[0] == pytest.approx(clustered.bse[0] ** 2 * factor, rel=1e-9)
+    alone = independent(len(values)).variance_of_mean(values[None])[0]
+    assert alone == pytest.approx(np.var(values, ddof=1) / len(values))
+    assert grouped(np.repeat(np.arange(20), 3).tolist()).units == pytest.approx(20)
+
+
+def test_variance_of_mean_sums_over_all_pairs_with_a_common_image():
+    draw = np.random.default_rng(1)
+    units = [set(map(int, draw.integers(0, 30, 4))) for _ in range(60)]
+    values = draw.normal(size=60)
+    rest = values - values.mean()
+    shared = np.array([[float(bool(one & other)) for other in units] for one in units])
+    centering = np.eye(60) - 1 / 60
+    factor = 60 / np.trace(centering @ shared)
+    expected = max(rest @ shared @ rest, 0) * factor / 60**2
+    related = dependence(units)
+    assert not related.is_nested
+    assert related.variance_of_mean(values[None])[0] == pytest.approx(expected)
+
+
+def test_dependence_with_too_many_pairs_uses_connected_groups(monkeypatch):
+    monkeypatch.setattr(intervals, "MAX_PAIRS", 3)
+    related = dependence([{0, 1}, {1, 2}, {3}, {4}, {5}, {5}])
+    assert related.is_nested
+    assert related.groups_N.tolist() == [0, 0, 1, 2, 3, 3]
+    with pytest.raises(ValueError, match="fewer than two"):
+        dependence([{0}, {0}]).variance_of_mean(np.zeros((1, 2)))
+
+
+def test_combine_means_of_one_seed_is_a_t_test():
+    draw = np.random.default_rng(2)
+    one, other = draw.normal(size=(1, 50)), draw.normal(size=(1, 40))
+    found = combine_means([[Term(1.0, "a", one, independent(50))]], "free")
+    expected = ttest_1samp(one[0], 0.1, alternative="greater")
+    assert found.p_above(0.1) == pytest.approx(expected.pvalue)
+    interval = ttest_1samp(one[0], 0).confidence_interval(0.95)
+    assert (found.interval().low, found.interval().high) == pytest.approx((interval.low, interval.high))
+    terms = [Term(1.0, "a", one, independent(50), "x"), Term(-1.0, "a", other, independent(40), "y")]
+    welch = ttest_ind(one[0], other[0], equal_var=False, alternative="greater")
+    assert combine_means([terms], "free").p_above(0) == pytest.approx(welch.pvalue)
+
+
+def test_combine_means_of_choices_adds_one_changed_item_each_way():
+    a, b = np.array([[1.0] * 30 + [0.0] * 20]), np.array([[1.0] * 30 + [0.0] * 20])
+    found = combine_means([[Term(1.0, "a", a, independent(50)), Term(-1.0, "b", b, independent(50))]])
+    assert found.variance == pytest.approx(2 / 52**2)  # Bonett and Price: two of 52 items differ
+    assert found.interval().low == pytest.approx(-t.ppf(0.975, 49) * sqrt(2) / 52)
+
+
+def test_combine_means_separates_seeds_from_interaction():
+    draw = np.random.default_rng(3)
+    credit = draw.normal(size=(3, 1)) * 0.1 + draw.normal(size=80) + draw.normal(size=(3, 80))
+    found = combine_means([[Term(1.0, "a", credit, independent(80))]], "free")
+    over_items = np.var(credit.mean(0), ddof=1) / 80
+    rest = credit - credit.mean(0) - credit.mean(1, keepdims=True) + credit.mean()
+    interaction = (rest**2).sum() / (2 * 79)  # mean square of a two-way analysis of variance
+    between = max(np.var(credit.mean(1), ddof=1) - interaction / 80, 0) / 3
+    assert (found.variance, found.between) == pytest.approx((over_items + between, between))
+
+
+def test_combine_means_of_worlds_is_a_t_test_over_worlds():
+    draw = np.random.default_rng(4)
+    worlds = [[Term(1.0, "a", draw.normal(size=(2, 30)), independent(30))] for _ in range(4)]
+    means = [term.credit_SN.mean() for (term,) in worlds]
+    found = combine_means(worlds, "free")
+    assert found.p_below(0.2) == pytest.approx(ttest_1samp(means, 0.2, alternative="less").pvalue)
+    assert (found.worlds, found.items, found.test) == (4, 120, "t over worlds")
+
+
+def test_share_interval_inverts_its_test():
+    draw = np.random.default_rng(5)
+    credit = draw.binomial(1, 0.8, (3, 60)).astype(float)
+    found = combine_means([[Term(1.0, "a", credit, grouped((np.arange(60) // 2).tolist()))]], "share")
+    interval = found.interval()
+    assert found.p_above(interval.low) == pytest.approx(0.025, abs=1e-9)
+    assert found.p_below(interval.high) == pytest.approx(0.025, abs=1e-9)
 
 
 def pairs(only_one, only_other, both=3, neither=2):
@@ -76,8 +141,9 @@ def pairs(only_one, only_other, both=3, neither=2):
     [(0, 0, 1), (1, 0, 1), (5, 0, 2 / 32), (0, 5, 2 / 32), (3, 1, 2 * 5 / 16), (2, 2, 1), (10, 3, 2 * 378 / 8192)],
 )
 def test_mcnemar_matches_binomial_tail(only_one, only_other, p):
-    assert mcnemar(*pairs(only_one, only_other)) == pytest.approx(p)
-    found = paired_test(*pairs(only_one, only_other), multiple_choice=True)
+    one, other = pairs(only_one, only_other)
+    assert mcnemar(one, other) == pytest.approx(p)
+    found = paired_test(one, other, independent(len(one)), choices=True)
     assert (found.p, found.test) == (pytest.approx(p), "McNemar")
     assert found.difference.mean == pytest.approx((only_one - only_other) / (only_one + only_other + 5))
 
@@ -89,34 +155,25 @@ def test_permutation_of_few_items_is_exact(differences):
     assert permutation(np.array(differences)) == pytest.approx(as_far / len(signs))
 
 
-def test_paired_test_uses_permutation_for_ties_and_bootstrap_for_captions():
-    draw = np.random.default_rng(0)
-    one, other = draw.choice([0, 0.5, 1], 200, p=[0.2, 0.1, 0.7]), draw.choice([0, 0.5, 1], 200, p=[0.5, 0.1, 0.4])
-    with_ties = paired_test(one, other, multiple_choice=True)
-    assert with_ties.test == "permutation"
-    assert with_ties.p == pytest.approx(1 / 5000)  # the smallest possible value
-    captions = paired_test(one * 0.3, other * 0.3, multiple_choice=False)
-    assert captions.test == "bootstrap"
-    assert captions.p < 0.001
-    assert captions.difference.low < 0.3 * (one - other).mean() < captions.difference.high
+def test_paired_test_depends_on_how_items_are_related():
+    one, other = pairs(12, 2)
+    count = len(one)
+    assert paired_test(one * 0.3, other * 0.3, independent(count), choices=False).test == "permutation"
+    related = grouped(np.repeat(np.arange(count), 2).tolist())
+    twice = paired_test(np.repeat(one, 2), np.repeat(other, 2), related, choices=True)
+    assert twice.test == "permutation of groups"
+    assert twice.p == pytest.approx(mcnemar(one, other), abs=0.005)  # duplicates add no information
+    assert mcnemar(np.repeat(one, 2), np.repeat(other, 2)) < 0.001
+    chain = dependence([{item, item + 1} for item in range(count)])
+    assert paired_test(one, other, chain, choices=True).test == "t over items"
+    assert paired_test(one, one, chain, choices=True).p == 1
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.02, 0.05])
-def test_permutation_and_bootstrap_agree_with_t_test(shift):
+def test_permutation_agrees_with_t_test():
     difference = np.random.default_rng(3).normal(0, 0.3, 400).round(2)
-    difference += shift - difference.mean()
-    expected = ttest_1samp(difference, 0).pvalue
-    assert permutation(difference) == pytest.approx(expected, abs=0.02)
-    assert paired_bootstrap(difference) == pytest.approx(expected, abs=0.02)
+    difference += 0.02 - difference.mean()
+    assert permutation(difference) == pytest.approx(ttest_1samp(difference, 0).pvalue, abs=0.02)
     assert permutation(difference) == permutation(-difference)
-
-
-def test_paired_test_of_equal_credits_has_p_one():
-    same = np.array([0.25, 1.0, 0.5])
-    for multiple_choice in (True, False):
-        found = paired_test(same, same, multiple_choice=multiple_choice)
-        assert found.p == 1
-        assert (found.difference.low, found.difference.high) == (0, 0)
 
 
 def test_holm_matches_worked_example():

@@ -109,7 +109,7 @@ def test_page_is_self_contained(logs, tmp_path):
     ):
         assert f"<h2>{heading}</h2>" in page
     for words in (
-        "CVCL-filtered (2 seeds)",
+        '<td class="number">2</td>',  # seeds
         "stands in for SAYCam",
         "gone/filtered",
         "no run of BabyLLaVA-GPT2-filtered",

@@ -54,7 +54,9 @@ def test_row_credits_use_items_shared_by_seeds(tmp_path):
     (row,) = find_rows(tmp_path)[0]
     assert row.credits(LABELED_S).tolist() == [[1, 0], [0, 1]]
     assert row.credits(VTWT).tolist() == [[1, 1]]
-    assert main_table([row]).rows[1][0] == "cvcl-filtered (2 seeds)"
+    cells = cells_of(main_table([row]), "cvcl-filtered")
+    assert (cells["seeds"], cells["worlds"], cells["tested step"]) == ("2", "1", "-")
+    assert cells_of(main_table([row]), "items")["Labeled-S"] == "2"
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -86,9 +88,20 @@ def test_unreadable_results_are_user_errors(tmp_path, table, message):
     assert "\n" not in str(refusal.value)
 
 
+FACTS = ("seeds", "worlds", "tested step", "items", "images")
+
+
 def numbers(table):
-    """Return a table's heading and rows without the intervals."""
-    return [list(table.heading), *([cell.split(" [")[0] for cell in row] for row in table.rows)]
+    """Return a table's heading and rows without intervals, and without numbers of items, images, seeds, and worlds."""
+    kept = [place for place, name in enumerate(table.heading) if name not in FACTS]
+    rows = [table.heading, *(row for row in table.rows if row[0] not in FACTS)]
+    return [[row[place].split(" [")[0] for place in kept] for row in rows]
+
+
+def cells_of(table, name):
+    """Return the cells of a row by the table's headings."""
+    (row,) = [row for row in table.rows if row[0] == name]
+    return dict(zip(table.heading, row, strict=True))
 
 
 def test_report_prints_table(tmp_path, capsys):
@@ -102,14 +115,14 @@ def test_report_prints_table(tmp_path, capsys):
         assert text in printed
     assert "…" not in printed
     table = main_table(find_rows(tmp_path / "logs")[0])
-    assert [table.heading, table.rows[0]] == [["model", "Labeled-S", "VTWT"], ["chance", "0.250", "0.500"]]
-    name, labeled, two_word = table.rows[1]
-    assert name == "cvcl-filtered"
+    assert numbers(table)[:2] == [["model", "Labeled-S", "VTWT"], ["chance", "0.250", "0.500"]]
+    labeled, two_word = (cells_of(table, "cvcl-filtered")[name] for name in ("Labeled-S", "VTWT"))
     assert labeled.startswith("0.950 [0.9")
     assert labeled.endswith("]")  # far from chance
     assert two_word.startswith("0.500 [0.4")
     assert two_word.endswith("]*")  # the interval contains chance
-    assert table.rows[2] == ["guesser-none", "0.250 [0.250, 0.250]*", "-"]
+    assert cells_of(table, "guesser-none")["Labeled-S"] == "0.250 [0.250, 0.250]*"  # the same for every item
+    assert (cells_of(table, "items")["Labeled-S"], cells_of(table, "images")["VTWT"]) == ("2-200", "100")
     assert "95%" in table.note
 
 
@@ -123,7 +136,7 @@ def test_main_table_marks_playroom_and_vision_from_scratch(tmp_path, capsys):
     assert [row.name for row in find_rows(tmp_path)[0]] == ["clip", "dino", "scratch"]  # the upper bound first
     table = main_table(find_rows(tmp_path)[0])
     assert "stand-in for SAYCam" in table.title
-    assert [row[0] for row in table.rows[1:]] == ["clip", "dino", "scratch†"]
+    assert [row[0] for row in table.rows[3:]] == ["clip", "dino", "scratch†"]
     assert "trained from scratch" in table.note
 
 
@@ -145,7 +158,7 @@ def test_row_properties_follow_parent_runs(tmp_path):
     make_run(tmp_path, "from-checkpoint", 0, config=config % (vision % "null", f"init_from: {file}"), vtwt=[1, 0])
     make_run(tmp_path, "clip", 0, config="model: {class_path: x.OpenClip, init_args: {clip: playroom}}", vtwt=[1, 0])
     rows = find_rows(tmp_path)[0]
-    assert [row[0] for row in main_table(rows).rows[1:]] == [
+    assert [row[0] for row in main_table(rows).rows[3:]] == [
         "clip",
         "dino",
         "dino-again",
@@ -162,22 +175,25 @@ def test_main_table_marks_partial_lists(tmp_path):
     make_run(tmp_path, "whole", 0, vtwt=[1] * 8)
     assert "‡" not in main_table(find_rows(tmp_path)[0]).markdown()
     make_run(tmp_path, "partial", 0, missing=3, vtwt=[1] * 5)
-    text = main_table(find_rows(tmp_path)[0]).markdown()
-    assert "| partial | 1.000 [1.000, 1.000]‡ |" in text
-    assert "| whole | 1.000 [1.000, 1.000] |" in text
-    assert "‡: some images of the list were missing" in text
+    table = main_table(find_rows(tmp_path)[0])
+    assert cells_of(table, "partial")["VTWT"] == "1.000 [0.393, 1.000]*‡"  # five of five, t with four degrees
+    assert cells_of(table, "whole")["VTWT"] == "1.000 [0.589, 1.000]"
+    assert "‡: some images of the list were missing" in table.note
 
 
 def test_main_table_resamples_vtwt_groups(tmp_path):
     items, config = make_vtwt(tmp_path, [("big cup", "big dog"), ("big dog", "big cup"), ("cut pear", "wash pear")] * 2)
-    make_run(tmp_path / "logs", "here", 0, config=config, items={"vtwt": items}, vtwt=[0, 1, 0.5] * 2)
+    old = {"items": {"vtwt": items}, "vtwt": [0, 1, 0.5] * 2, "images": False}
+    make_run(tmp_path / "logs", "here", 0, config=config, **old)
     table = main_table(find_rows(tmp_path / "logs")[0])
-    assert table.rows[1] == ["here", "0.500 [0.500, 0.500]*"]  # 2 of 4 and half of 2
-    assert "are resampled together" in table.note
-    make_run(tmp_path / "logs", "nowhere", 0, items={"vtwt": items}, vtwt=[0, 1, 0.5] * 2)
+    assert cells_of(table, "here")["VTWT"] == "0.500 [0.500, 0.500]*"  # 2 of 4 and half of 2
+    assert "older results" not in table.note
+    make_run(tmp_path / "logs", "nowhere", 0, **old)
     table = main_table(find_rows(tmp_path / "logs")[0])
-    assert table.rows[2][1].startswith("0.500 [0.1")
-    assert "treated as independent" in table.note
+    low = float(cells_of(table, "nowhere")["VTWT"].split("[")[1].split(",")[0])
+    assert low < 0.2
+    assert cells_of(table, "nowhere")["VTWT"].endswith("*#")
+    assert "count as independent" in table.note
 
 
 def test_main_table_without_config_has_no_marks(tmp_path):
@@ -218,9 +234,13 @@ def test_ablation_table_pairs_items_with_filtered(tmp_path):
     make_run(tmp_path, "LSTM-filtered-aug", 0, vtwt=more)  # has no filtered to gain over
     table = ablation_table(find_rows(tmp_path)[0])
     interval = ttest_rel(more, base).confidence_interval(0.95)
-    assert table.rows == [
-        ["CVCL-filtered-aug", "-", "-0.028", f"+0.250 [{interval.low:+.3f}, {interval.high:+.3f}]", "+0.053"]
-    ]
+    assert interval.low < 0.25  # the t interval of the mean, without the items that its variance is extended by
+    gain = cells_of(table, "CVCL-filtered-aug")["VTWT"]
+    low, high = (float(end) for end in gain.split("[")[1].rstrip("]").split(", "))
+    assert gain.startswith("+0.250 [")
+    assert (low, high) == pytest.approx((interval.low, interval.high), abs=0.15)
+    assert (low < interval.low, high > interval.high) == (True, True)
+    assert numbers(table)[1][1:3] == ["-", "-0.028"]
 
 
 def test_controls_and_details_have_own_tables(tmp_path):

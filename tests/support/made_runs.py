@@ -33,11 +33,13 @@ def make_run(
     seed=7,
     items=None,
     captions=None,
+    images=True,
     **credits,
 ):
     """Write a run folder with credits by benchmark; without benchmarks the run has no test results.
 
-    ``controls`` and ``measures`` give a factor by which credits are multiplied under that control or measure.
+    ``controls`` and ``measures`` give a factor by which credits are multiplied under that control or measure. Each item
+    has an image of its own; without ``images`` the results are those of older versions, which do not name them.
     """
     folder = logs / row / f"version_{version}"
     (folder / "results").mkdir(parents=True)
@@ -57,6 +59,7 @@ def make_run(
                 "choice": 0,
                 "credit": float(value) * less * part,
                 "group": "",
+                "images": [f"{names[n]}.jpg"] if images else None,
                 "output": words[n],
             }
             for measure, part in by_measure.items()

@@ -6,6 +6,7 @@ of Lightning. A benchmark of your own is a subclass with ``name``, ``measures`` 
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from babyvlm.benchmarks.trials import Trial, with_images
 from babyvlm.errors import UserError
 from babyvlm.ranges import require_in_range
 from babyvlm.types import ImageTextScorer, TextScorer, TrialResult
+
+REFERENCES = 32  # our choice: each text is scored with so many images more
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +39,13 @@ class Measure:
     title: str = ""
     chance: float | None = None
     main: bool = True
+
+
+def reference_images(trials: Sequence[Trial]) -> list[str]:
+    """Return up to ``REFERENCES`` images of the dev split, by a hash; of all trials, if there is no dev split."""
+    dev = [trial for trial in trials if trial.split == "dev"] or trials
+    images = {image for trial in dev for image in trial.images}
+    return sorted(images, key=lambda image: hashlib.sha256(image.encode()).digest())[:REFERENCES]
 
 
 class Judgement(NamedTuple):
@@ -65,6 +75,7 @@ class Benchmark(ABC):
         category: meaning of ``Trial.category`` (``word class``); empty if trials have no categories.
         dev_fraction: see above; 0 by default, since the authors' lists are test sets
             (babylmms-eval: ``test_split``).
+        references: images that the score ``evidence`` is relative to, known after ``load``.
 
     Raises:
         UserError: ``dev_fraction`` is not a fraction.
@@ -76,6 +87,7 @@ class Benchmark(ABC):
     measures: ClassVar[Mapping[str, Measure]]
     category: ClassVar[str] = ""
     dev_fraction: float = 0.0
+    references: Sequence[str] = ()
 
     def __init__(
         self,
@@ -126,6 +138,13 @@ class Benchmark(ABC):
         """Return the mean credit of a prior over the answers, which sees no image; None if the benchmark has none."""
         return None
 
+    def floors(self, trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
+        """Return what models that know nothing reach, by measure and name; empty if the benchmark has no such numbers.
+
+        They stand beside chance in every table. Floors that are models are runs of their own (``models/floors.py``).
+        """
+        return {}
+
     def facts(self) -> dict[str, str]:
         """Return further facts about the list for the metadata of the results."""
         return {}
@@ -138,6 +157,7 @@ class Benchmark(ABC):
         """
         listed = self.read(self.path)
         trials = with_images(listed, self.images, self.path, allow_missing=self.allow_missing)
+        self.references = reference_images(trials)
         return trials, len(listed) - len(trials)
 
     def metric_name(self, measure: str) -> str:
@@ -153,6 +173,14 @@ class ScoreBenchmark(Benchmark):
     def judge(self, trial: Trial, scores: tuple[float, ...]) -> list[Judgement]:
         """Return the credit of a trial by each measure, given the scores of its options."""
 
+    def floors(self, trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
+        """Return the mean credit of a model whose scores are all the same (``constant``)."""
+        credits: dict[str, list[float]] = {}
+        for trial in trials:
+            for measure, credit, _ in self.judge(trial, (0.0,) * len(trial.options)):
+                credits.setdefault(measure, []).append(credit)
+        return {measure: {"constant": sum(found) / len(found)} for measure, found in credits.items()}
+
     def accepts(self, model: object) -> bool:
         """Require an ``ImageTextScorer``.
 
@@ -164,8 +192,10 @@ class ScoreBenchmark(Benchmark):
         return True
 
     def reads_text_alone(self, model: object) -> bool:
-        """Return whether the model scores texts."""
-        return isinstance(model, TextScorer)
+        """Return whether the model scores texts; ``evidence`` is a comparison of images."""
+        from babyvlm.benchmarks.scoring import is_evidence
+
+        return isinstance(model, TextScorer) and not is_evidence(model)
 
     def results(self, model: object, views: Views, *, device: torch.device, batch_size: int) -> list[TrialResult]:
         """Judge each trial by the scores of its options; each distinct pair is scored once."""
@@ -174,10 +204,29 @@ class ScoreBenchmark(Benchmark):
         assert isinstance(model, ImageTextScorer)
         report_truncated_texts(model, (text for trial in views[""] for _, text in trial.options), self.path)
         pairs = [option for view in views.values() for trial in view for option in trial.options]
-        scores = score_pairs(model, pairs, self.images, device=device, batch_size=batch_size, label=self.name)
+        scores = score_pairs(
+            model,
+            pairs,
+            self.images,
+            device=device,
+            batch_size=batch_size,
+            label=self.name,
+            references=self.references,
+        )
+        images_of = {trial.item: trial.images for trial in views[""]}
         return [
             TrialResult(
-                trial.item, trial.split, trial.category, control, measure, values, choice, credit, group=trial.group
+                trial.item,
+                trial.split,
+                trial.category,
+                control,
+                measure,
+                values,
+                choice,
+                credit,
+                group=trial.group,
+                images=images_of[trial.item],
+                texts=tuple(text for _, text in trial.options),
             )
             for control, view in views.items()
             for trial in view

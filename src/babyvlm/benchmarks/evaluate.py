@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -16,9 +17,9 @@ from torch import nn
 
 from babyvlm.benchmarks.base import Benchmark, ScoreBenchmark
 from babyvlm.benchmarks.controls import CONTROLS, controlled
-from babyvlm.benchmarks.intervals import bootstrap_interval
+from babyvlm.benchmarks.intervals import dependence, mean_interval, units_of
 from babyvlm.benchmarks.results import benchmark_facts, result_table, write_results
-from babyvlm.benchmarks.scoring import score_facts, vocabulary_facts
+from babyvlm.benchmarks.scoring import is_evidence, score_facts, vocabulary_facts
 from babyvlm.data.vocabulary import Vocabulary, check_words
 from babyvlm.errors import UserError
 from babyvlm.io.distributed import is_rank_zero
@@ -183,6 +184,11 @@ def run(
     texts = [[text for _, text in trial.options] for trial in trials]
     facts = benchmark_facts(benchmark) | {"missing_items": str(missing)}
     facts |= vocabulary_facts(model, texts) | score_facts(model)
+    if is_evidence(model):
+        facts["score"] += f", relative to {len(benchmark.references)} images"
+    floors = benchmark.floors(trials)
+    if floors:
+        facts["floors"] = json.dumps(floors)
     prior = benchmark.prior(trials)
     if prior is not None:
         facts["prior"] = f"{prior:.4f}"
@@ -220,17 +226,16 @@ class EvaluationResult:
         return {f"{self.benchmark.metric_name(measure)}_{self.split}": mean for measure, mean in means}
 
     def interval(self, measure: str | None = None, control: str = "") -> tuple[float, float]:
-        """Return the 95% percentile bootstrap interval of a mean; trials of one group are resampled together.
+        """Return the 95% confidence interval of a mean, in which trials of one group or with one image are dependent.
 
         Args:
             measure: By default the benchmark's first.
             control: By default the trials themselves.
         """
         measure = measure or next(iter(self.benchmark.measures))
-        credits_N = self._credits(control)[measure]
-        groups = [one.group or one.item for one in self.results if (one.measure, one.control) == (measure, control)]
-        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-        return bootstrap_interval(credits_N, np.array([numbers[group] for group in groups]))
+        chosen = [one for one in self.results if (one.measure, one.control) == (measure, control)]
+        units = [units_of(one.item, one.group, one.images) for one in chosen]
+        return mean_interval(self._credits(control)[measure], dependence(units))
 
     def table(self) -> pa.Table:
         """Return one row for each trial, measure and control; ``.to_pandas()`` makes it a data frame."""

@@ -1,6 +1,15 @@
-"""Bootstrap intervals of means, shared by ``evaluate`` and the reports. Needs neither torch nor Lightning."""
+"""Uncertainty of means over dependent items, shared by ``evaluate`` and the reports. Needs neither torch nor Lightning.
+
+Kept by hand, because no library offers it: statsmodels' cluster-robust variances allow at most two nested or crossed
+groupings, while a Labeled-S trial belongs to the clusters of its four images at once.
+"""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -8,43 +17,184 @@ import numpy.typing as npt
 Credits = npt.NDArray[np.float64]
 Groups = npt.NDArray[np.int64]  # (N,) number of each item's group, from 0
 LEVEL = 0.95
-RESAMPLES = 2000  # our choice: the ends of an interval vary by less than 0.002 between random seeds
+MAX_PAIRS = 30_000_000  # dependent pairs in memory, 360 MB; beyond it, items that are connected form a group
 
 
-def bootstrap_interval(
-    credit_N: Credits, groups_N: Groups | None = None, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
-    """Return the 95% percentile bootstrap interval of a mean (scipy), resampling groups of items.
+@dataclass(frozen=True, eq=False)
+class Dependence:
+    """Which of N items depend on each other, because they show the same image or belong to the same group.
+
+    Attributes:
+        groups_N: number of each item's group; items of different groups share nothing, even indirectly.
+        related_NN: sparse matrix of 1 for dependent pairs and for each item with itself; None if items are related
+            exactly when they are in the same group.
+        units: effective number of independent units: of groups that do not overlap, Kish's number, which is their
+            number if they are of one size. See ``_effective_units``.
+    """
+
+    groups_N: Groups
+    related_NN: npt.NDArray[np.float64] | None  # scipy.sparse.csr_array, which has no type parameters
+    units: float
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether all items of a group depend on each other, so that groups are exchangeable."""
+        return self.related_NN is None
+
+    def variance_of_mean(self, values_KN: Credits) -> Credits:
+        """Return the (K,) variances of K means over the items.
+
+        The sum of the products of the deviations of all dependent pairs of items (Aronow, Samii and Assenova 2015, for
+        clusters that overlap), corrected for the bias that independent deviations would have. For groups that do not
+        overlap this is the usual cluster-robust variance with the factor G / (G - 1); for independent items, that of a
+        mean. It has ``units - 1`` degrees of freedom.
+
+        Args:
+            values_KN: K rows of values.
+
+        Raises:
+            ValueError: there are fewer than two items, or all items depend on each other.
+        """
+        count = len(self.groups_N)
+        if self.related_NN is None:
+            pairs = float((np.bincount(self.groups_N, minlength=1) ** 2).sum())
+        else:
+            pairs = float(self.related_NN.sum())
+        effective = count - pairs / max(count, 1)  # the expected sum of products, in units of an item's variance
+        if effective < 1e-9 * count or not count:
+            raise ValueError("fewer than two items, or groups of items")
+        deviation_KN = values_KN - values_KN.mean(1, keepdims=True)
+        if self.related_NN is None:
+            products_K = (group_sums(deviation_KN, self.groups_N) ** 2).sum(1)
+        else:
+            products_K = ((self.related_NN @ deviation_KN.T).T * deviation_KN).sum(1)
+            # Overlapping clusters may give a sum below zero by chance.
+            products_K = np.where(products_K > 0, products_K, (deviation_KN**2).sum(1))
+        return np.asarray(products_K / (effective * count))
+
+
+def dependence(units: Sequence[Collection[Hashable]]) -> Dependence:
+    """Return which items depend on each other: those that share a unit.
+
+    >>> dependence([{"a.jpg"}, {"a.jpg", "b.jpg"}, {"b.jpg"}, {"c.jpg"}]).groups_N.tolist()
+    [0, 0, 0, 1]
+
+    Args:
+        units: what each item depends on, such as its images.
+    """
+    counts = Counter(chain.from_iterable(units))
+    numbers = {unit: number for number, unit in enumerate(unit for unit, count in counts.items() if count > 1)}
+    if not numbers:
+        return independent(len(units))
+    from scipy.sparse import csr_array, eye_array
+    from scipy.sparse.csgraph import connected_components
+
+    entries = [(item, numbers[unit]) for item, own in enumerate(units) for unit in own if unit in numbers]
+    item_E, unit_E = np.array(entries).T
+    ones_E, items = np.ones(len(entries)), len(units)
+    # The graph whose nodes are items and units.
+    graph = csr_array((ones_E, (item_E, unit_E + items)), shape=(items + len(numbers),) * 2)
+    labels_N = connected_components(graph, directed=False)[1][:items]
+    groups_N = np.unique(labels_N, return_inverse=True)[1].astype(np.int64)
+    size_G = np.bincount(groups_N).astype(np.float64)
+    sizes_U = np.append(np.bincount(unit_E).astype(np.float64), np.ones(items - len(set(item_E.tolist()))))
+    if (sizes_U**2).sum() > MAX_PAIRS:
+        return Dependence(groups_N, None, _effective_units(size_G[groups_N], size_G))
+    member_NU = csr_array((ones_E, (item_E, unit_E)), shape=(items, len(numbers)))
+    related_NN = (member_NU @ member_NU.T + eye_array(items)).tocsr()
+    related_NN.data[:] = 1.0
+    degree_N = np.diff(related_NN.indptr).astype(np.float64)
+    nested = related_NN.nnz == int((size_G**2).sum())
+    return Dependence(groups_N, None if nested else related_NN, _effective_units(degree_N, sizes_U))
+
+
+def _effective_units(degree_N: Credits, sizes_U: Credits) -> float:
+    """Return one more than the degrees of freedom of ``Dependence.variance_of_mean``.
+
+    Satterthwaite's degrees of freedom for independent items (Bell and McCaffrey 2002) are too few where units overlap,
+    since every pair of items that might be dependent counts as noise; the number of units is too large. We use their
+    geometric mean, by coverage in simulations (docs/how-to/report.md). For groups that do not overlap, both are the
+    number of groups.
+
+    Args:
+        degree_N: number of items that each item depends on, itself included.
+        sizes_U: number of items of each unit.
+    """
+    count, pairs = len(degree_N), float(degree_N.sum())
+    squares = pairs - 2 * float((degree_N**2).sum()) / count + (pairs / count) ** 2
+    fewest = (count - pairs / count) ** 2 / squares + 1 if squares > 1e-9 * count else 1.0
+    most = min(float(sizes_U.sum()) ** 2 / float((sizes_U**2).sum()), float(count))
+    return (fewest * most) ** 0.5 if fewest < most else most
+
+
+def units_of(item: str, group: str, images: Collection[str]) -> set[tuple[str, str]]:
+    """Return what an item shares with the items that it depends on: its group and its images."""
+    return {("group", group) if group else ("item", item), *(("image", image) for image in images)}
+
+
+def independent(count: int) -> Dependence:
+    """Return the dependence of independent items."""
+    return Dependence(np.arange(count), None, float(count))
+
+
+def mean_interval(credit_N: Credits, related: Dependence | None = None, level: float = LEVEL) -> tuple[float, float]:
+    """Return the confidence interval of a mean of credits from 0 to 1, as ``share_interval`` does.
 
     Args:
         credit_N: credit of each item.
-        groups_N: items of a group are resampled together; every item is its own group by default.
-        resamples: number of bootstrap samples.
-        seed: random seed of the resampling.
+        related: which items depend on each other; none by default.
+        level: coverage.
 
     Raises:
         ValueError: there is no item.
     """
     if not len(credit_N):
         raise ValueError("no item to average over")
-    sum_G, size_G = group_sums(credit_N, groups_N), group_sums(np.ones(len(credit_N)), groups_N)
-    if np.ptp(sum_G / size_G) == 0:  # every resample has the same mean
-        return float(credit_N.mean()), float(credit_N.mean())
-    from scipy.stats import bootstrap  # 0.7 s
-
-    interval = bootstrap(
-        (sum_G, size_G),
-        lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis),
-        paired=True,
-        n_resamples=resamples,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-        batch=100,
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+    related, mean = related or independent(len(credit_N)), float(credit_N.mean())
+    try:
+        variance = float(related.variance_of_mean(credit_N[None])[0])
+    except ValueError:  # the variance of one item or group is unknown
+        return 0.0, 1.0
+    return share_interval(mean, relative_variance(mean, variance, related.units), related.units - 1, level)
 
 
-def group_sums(values_N: Credits, groups_N: Groups | None) -> Credits:
-    """Return the (G,) sum of each group; without groups the values themselves."""
-    return values_N if groups_N is None else np.bincount(groups_N, weights=values_N).astype(np.float64)
+def relative_variance(share: float, variance: float, units: float) -> float:
+    """Return the variance of a share relative to ``share * (1 - share)``, which is 1 / (effective number of items).
+
+    Where all items agree on 0 or 1, it is that of ``units`` independent items: the interval does not collapse.
+    """
+    return variance / (share * (1 - share)) if 0 < share < 1 else 1 / units
+
+
+def share_interval(share: float, relative: float, freedom: float, level: float = LEVEL) -> tuple[float, float]:
+    """Return Wilson's interval of a share with an effective number of items and a t quantile.
+
+    It lies within [0, 1]. For clustered data: Korn and Graubard 1998; Dean and Pagano 2015 compare such intervals.
+
+    >>> [round(end, 3) for end in share_interval(0.98, 1 / 50, float("inf"))]  # 49 of 50
+    [0.895, 0.996]
+
+    Args:
+        share: the mean, from 0 to 1.
+        relative: from ``relative_variance``.
+        freedom: degrees of freedom of the variance.
+        level: coverage.
+    """
+    from scipy.stats import t
+
+    return wilson(share, float(t.ppf((1 + level) / 2, freedom)) ** 2 * relative)
+
+
+def wilson(share: float, squared: float) -> tuple[float, float]:
+    """Return the p that solve ``(share - p)^2 = squared * p * (1 - p)`` (Wilson 1927)."""
+    center = (share + squared / 2) / (1 + squared)
+    half = (share * (1 - share) * squared + squared**2 / 4) ** 0.5 / (1 + squared)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def group_sums(values_KN: Credits, groups_N: Groups) -> Credits:
+    """Return the (K, G) sums of each group."""
+    count = int(groups_N.max()) + 1
+    if count == len(groups_N):
+        return values_KN
+    return np.stack([np.bincount(groups_N, weights=values_N, minlength=count) for values_N in values_KN])

@@ -24,6 +24,8 @@ RESULT_SCHEMA = pa.schema(
         ("split", pa.string()),
         ("category", pa.string()),
         ("group", pa.string()),
+        ("images", pa.list_(pa.string())),
+        ("texts", pa.list_(pa.string())),
         ("control", pa.string()),
         ("measure", pa.string()),
         ("scores", pa.list_(pa.float64())),
@@ -39,7 +41,9 @@ def benchmark_facts(benchmark: Benchmark) -> dict[str, str]:
 
     Returns:
         ``title``, ``order``, ``measures`` (JSON list of name, title, chance and main), ``category`` (what categories
-        stand for), ``trials`` and ``images`` (paths), ``world`` and ``licensed`` (see below), and ``Benchmark.facts``.
+        stand for), ``trials`` and ``images`` (paths), ``world`` and ``licensed`` (see below), for Playroom
+        ``world_seed`` and ``world_parameters``, and ``Benchmark.facts``. An evaluation adds ``floors`` (JSON, what a
+        model that knows nothing reaches by each measure), ``prior``, and facts about the model.
     """
     measures = [{"name": name, **asdict(measure)} for name, measure in benchmark.measures.items()]
     return {
@@ -51,8 +55,19 @@ def benchmark_facts(benchmark: Benchmark) -> dict[str, str]:
         "images": str(benchmark.images),
         "world": world_of(benchmark.path),
         "licensed": str(licensed(benchmark.path, benchmark.images)),
+        **_world_facts(benchmark.path),
         **benchmark.facts(),
     }
+
+
+def _world_facts(path: Path) -> dict[str, str]:
+    """Return the seed and the other parameters of the Playroom that a list belongs to; empty for other lists."""
+    folder = next((folder for folder in path.resolve().parents if (folder / "playroom.json").is_file()), None)
+    arguments = None if folder is None else read_manifest(folder, "playroom").get("arguments")
+    if not isinstance(arguments, dict):
+        return {}
+    others = (f"{name} {value}" for name, value in sorted(arguments.items()) if name not in ("command", "seed"))
+    return {"world_seed": str(arguments.get("seed", "")), "world_parameters": ", ".join(others)}
 
 
 def world_of(path: Path) -> str:

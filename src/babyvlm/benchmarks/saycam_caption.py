@@ -71,8 +71,21 @@ class SAYCamCaption(Benchmark):
         images = sorted({trial.options[0][0] for _, trial in trials})
         caption_of = self._captions(model, images, device, batch_size)
         pairs = [(caption_of[trial.options[0][0]], trial.options[0][1]) for _, trial in trials]
+        images_of = {trial.item: trial.images for trial in views[""]}
         return [
-            TrialResult(trial.item, trial.split, "", control, measure, (), None, score[pair], output=pair[0])
+            TrialResult(
+                trial.item,
+                trial.split,
+                "",
+                control,
+                measure,
+                (),
+                None,
+                score[pair],
+                output=pair[0],
+                images=images_of[trial.item],
+                texts=tuple(text for _, text in trial.options),
+            )
             for measure, score in self._scores(pairs).items()
             for (control, trial), pair in zip(trials, pairs, strict=True)
         ]

@@ -61,8 +61,14 @@ def score_pairs(
     device: torch.device,
     batch_size: int = 64,
     label: str = "",
+    references: Sequence[str] = (),
 ) -> Scores:
     """Score pairs, on all ranks of a distributed run.
+
+    A model whose ``likelihood`` is ``evidence`` returns log p(text | image). Its score is that less the logarithm of
+    the mean of p(text | image') over reference images: how much more likely the image makes the text than an image
+    does on average. The likelihood of a text without an image would be no such baseline: BabyLLaVA's language model
+    never sees text alone while it learns to see (phases 1 and 2).
 
     The batches are the same for any number of ranks, since the other items of a batch change the last digits.
 
@@ -73,11 +79,37 @@ def score_pairs(
         device: Where the model is.
         batch_size: Images encoded at once.
         label: Of the progress bar.
+        references: Reference images below ``root``, for ``evidence``.
 
     Raises:
-        UserError: an image cannot be read, or a score is NaN.
+        UserError: an image cannot be read, a score is NaN, or ``evidence`` has no references.
     """
     pairs = list(dict.fromkeys(pairs))
+    if is_evidence(scorer):
+        if not references:
+            raise UserError("likelihood evidence needs reference images, and the list has none")
+        texts = dict.fromkeys(text for _, text in pairs)
+        baseline = [(image, text) for text in texts for image in references]
+        total = _score_pairs(scorer, list(dict.fromkeys([*pairs, *baseline])), root, device, batch_size, label)
+        logs = torch.tensor([[total[image, text] for image in references] for text in texts], dtype=torch.float64)
+        mean = dict(zip(texts, (logs.logsumexp(1) - math.log(len(references))).tolist(), strict=True))
+        return {(image, text): total[image, text] - mean[text] for image, text in pairs}
+    return _score_pairs(scorer, pairs, root, device, batch_size, label)
+
+
+def is_evidence(model: object) -> bool:
+    """Return whether the scores of a model are relative to reference images."""
+    return getattr(model, "likelihood", None) == "evidence"
+
+
+def _score_pairs(
+    scorer: ImageTextScorer,
+    pairs: Sequence[ImageText],
+    root: Path,
+    device: torch.device,
+    batch_size: int,
+    label: str,
+) -> Scores:
     same = indistinguishable(scorer, {text for _, text in pairs})
     batches = _plan({(image, same[text]) for image, text in pairs}, batch_size)
 

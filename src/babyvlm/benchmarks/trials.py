@@ -36,6 +36,11 @@ class Trial:
     answer: int = 0
     group: str = ""
 
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Its images, each once."""
+        return tuple(dict.fromkeys(image for image, _ in self.options))
+
 
 @dataclass(frozen=True)
 class Row:

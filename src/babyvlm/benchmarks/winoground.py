@@ -85,6 +85,8 @@ class BabyWinoground(ScoreBenchmark):
     def read(self, path: Path) -> list[Trial]:
         """Return one trial for each ``instance_id``; its options are (i+,p+), (i+,p-), (i-,p+), (i-,p-).
 
+        Instances with the same two phrases are one group: their results are not independent.
+
         Raises:
             UserError: an instance does not have exactly one row of each tag, or its rows disagree.
         """
@@ -103,7 +105,7 @@ class BabyWinoground(ScoreBenchmark):
         pairs = tuple((image_of[tag], phrase) for tag in TAGS for phrase in phrases)
         split = split_of(rows[0], item, self.dev_fraction, path)
         word_class = rows[0].cells.get("word_class") or reviewed_class(*phrases) or ""
-        return Trial(item, split, word_class, pairs)
+        return Trial(item, split, word_class, pairs, group=" / ".join(sorted(phrases)))
 
     def judge(self, trial: Trial, scores: tuple[float, ...]) -> list[Judgement]:
         """Return the credit by each measure; every comparison is strict."""

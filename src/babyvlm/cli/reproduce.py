@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from babyvlm.benchmarks.intervals import bootstrap_interval
+from babyvlm.benchmarks.intervals import dependence, mean_interval, units_of
 from babyvlm.errors import UserError
 from babyvlm.io.artifacts import sha256_file
 from babyvlm.io.files import write_csv
@@ -80,7 +80,7 @@ def reproduce(
     r"""Evaluate models on the authors' lists and print ours, the published value, the difference and its interval.
 
     Published values are those of the paper (arXiv 2504.09426) and, for CVCL as it was first published, of BabyCL (arXiv
-    2606.05115). The interval is the 95% bootstrap interval over the items of a list. Other seeds of a model that is
+    2606.05115). The interval is the 95% interval over the items of a list. Other seeds of a model that is
     trained anew add to it.
 
     For example:
@@ -175,15 +175,14 @@ def _evaluate(
 
 
 def _line(row: str, name: str, file: Path, published: float) -> Line:
-    table = pq.read_table(file, columns=["item", "group", "control", "measure", "credit"]).to_pylist()
+    table = pq.read_table(file).to_pylist()
     measure = LISTS[name][1]
     chosen = [one for one in table if one["measure"] == measure and not one["control"]]
     if not chosen:
         raise UserError(f"{file}: has no {measure}; NLTK's METEOR needs its data (docs/how-to/evaluation.md)")
-    groups = [one["group"] or one["item"] for one in chosen]
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     credit_N = np.array([one["credit"] for one in chosen])
-    low, high = bootstrap_interval(credit_N, np.array([numbers[group] for group in groups]))
+    units = [units_of(one["item"], one["group"] or "", one.get("images") or ()) for one in chosen]
+    low, high = mean_interval(credit_N, dependence(units))
     prior = _metadata(file).get("prior")
     source = "arXiv 2504.09426" if row in NUMBERS else "arXiv 2606.05115"
     shown = "-" if prior is None else f"{float(prior):.3f}"

@@ -32,7 +32,7 @@ from babyvlm.models.scoring import (
     per_token_or_total,
     without_eos,
 )
-from babyvlm.types import Batch, checked_texts
+from babyvlm.types import Batch
 
 
 class BabyLLaVAAdamW(torch.optim.AdamW):
@@ -66,7 +66,8 @@ class BabyLLaVA(CausalModule):
         frozen_dropout: keep the dropout of a language model that is not trained (phase 1) active, as the authors'
             script does: it stops the gradients only.
         likelihood: the value of ``score``: the mean log-likelihood of a text's tokens (babylmms-eval), their sum, or
-            the evidence log p(text | image) - log p(text).
+            (for ``evidence``) their sum, from which an evaluation subtracts that of other images
+            (``benchmarks/scoring.py``).
         score_eos: count ``<eos>`` as a token of the text. The authors' evaluation does not (babylmms-eval with
             ``conv_template=plain``).
         gradient_checkpointing: recompute the activations of the language model's layers in the backward pass: less
@@ -193,15 +194,11 @@ class BabyLLaVA(CausalModule):
         total_BT = log_likelihood_after_prefix(
             language_model, lm_head, prefix.past_key_values, tokens, wanted_BT, first_BV=first_BV
         )
-        if self.likelihood == "evidence":
-            return total_BT - log_likelihood_without_image(self.network, given)
         return per_token_or_total(total_BT, [len(ids) - 1 for ids in given], self.likelihood)
 
     @torch.no_grad()
     def score_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return (T,) likelihoods without an image; zeros for ``evidence``."""
-        if self.likelihood == "evidence":
-            return torch.zeros(len(checked_texts(texts)), device=self.device)
+        """Return (T,) likelihoods without an image."""
         tokens = self._scored_tokens(texts)
         total_T = log_likelihood_without_image(self.network, tokens)
         return per_token_or_total(total_T, [len(ids) - 1 for ids in tokens], self.likelihood)

@@ -245,18 +245,14 @@ class PublishedBabyLLaVA(EvaluationOnly):
         """Return (B, T) likelihoods as ``likelihood`` defines them, NaN where not wanted."""
         tokens = self._scored_tokens(texts)
         total_BT = self._total(self._prompt(images_BCHW), tokens, wanted_BT)
-        if self.likelihood == "evidence":
-            return total_BT - self._total(self._prompt(None), tokens)
         return per_token_or_total(total_BT, [len(ids) for ids in tokens], self.likelihood)
 
     @torch.no_grad()
     def score_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return (T,) likelihoods after the prompt without its image; zeros for ``evidence``.
+        """Return (T,) likelihoods after the prompt without its image.
 
         A prompt without any token is replaced by ``<sos>``, with which phase 0 begins an utterance (our choice).
         """
-        if self.likelihood == "evidence":
-            return torch.zeros(len(texts), device=self.device)
         tokens = self._scored_tokens(texts)
         total_T = self._total(self._prompt(None), tokens)[0]
         return per_token_or_total(total_T, [len(ids) for ids in tokens], self.likelihood)

@@ -104,7 +104,7 @@ def log_likelihood_after_prefix(
 
 
 def per_token_or_total(total: Tensor, counts: Sequence[int], likelihood: Likelihood) -> Tensor:
-    """Return log-likelihoods per token (``mean``) or unchanged (``total``).
+    """Return log-likelihoods per token (``mean``) or unchanged (``total``, ``evidence``).
 
     >>> per_token_or_total(torch.tensor([-6.0, -2.0]), [3, 1], "mean")
     tensor([-2., -2.])
@@ -112,9 +112,9 @@ def per_token_or_total(total: Tensor, counts: Sequence[int], likelihood: Likelih
     Args:
         total: (..., T) log-likelihoods.
         counts: T numbers of tokens that count; the mean of a text without any is NaN.
-        likelihood: ``mean`` or ``total``.
+        likelihood: what the score is.
     """
-    return total if likelihood == "total" else total / torch.tensor(counts, device=total.device)
+    return total / torch.tensor(counts, device=total.device) if likelihood == "mean" else total
 
 
 def without_eos(texts: Sequence[Sequence[int]], eos: int) -> list[list[int]]:

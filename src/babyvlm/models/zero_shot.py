@@ -108,7 +108,8 @@ class HFVisionLanguage(EvaluationOnly):
         precision: of the weights. ``int8`` needs half of the memory of bfloat16, and bitsandbytes and accelerate
             (extra ``int8``).
         likelihood: the value of ``score``: the mean log-likelihood of a text's tokens (babylmms-eval), their sum, or
-            the evidence log p(text | image) - log p(text).
+            (for ``evidence``) their sum, from which an evaluation subtracts that of other images
+            (``benchmarks/scoring.py``).
         score_eos: count ``</s>`` as a token of the text. The authors' evaluation does not (babylmms-eval with
             ``conv_template=plain``).
         prompt: for likelihoods, with ``<image>``.
@@ -154,16 +155,12 @@ class HFVisionLanguage(EvaluationOnly):
         total_BT = torch.cat(
             [self._total(self._prefix(prompt_L, images), answers, wanted) for images, wanted in batches]
         )
-        if self.likelihood == "evidence":
-            return total_BT - self._total_without_image(texts)
         return per_token_or_total(total_BT, [len(ids) - 1 for ids in answers], self.likelihood)
 
     @torch.no_grad()
     def score_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return (T,) likelihoods after the prompt without its image; zeros for ``evidence``."""
+        """Return (T,) likelihoods after the prompt without its image."""
         texts = checked_texts(texts)
-        if self.likelihood == "evidence":
-            return torch.zeros(len(texts), device=self.device)
         total_T = self._total_without_image(texts)
         answers = self._answers(_without_image(self.prompt), texts)
         return per_token_or_total(total_T, [len(ids) - 1 for ids in answers], self.likelihood)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from babyvlm.benchmarks.intervals import LEVEL
 from babyvlm.errors import UserError
 from babyvlm.io.printing import printable_line
 
@@ -28,6 +29,7 @@ class Column:
         measure: which of the benchmark's measures.
         chance: expected value of random guessing; None where there is no such value.
         category: restricts the mean to the items of this category; all items by default.
+        level: coverage of the interval in tables and figures.
     """
 
     title: str
@@ -35,6 +37,7 @@ class Column:
     measure: str
     chance: float | None
     category: str | None = None
+    level: float = LEVEL
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,15 @@ from babyvlm.report.tables import Table, control_table, detail_tables, main_tabl
 KIND = "report-of-runs"
 COMPARE_HEADING = ("benchmark", "difference", "items", "p", "p (Holm)", "test")
 COMPARE_NOTE = (
-    "Difference of the means over the test items that both were scored on, with its 95% CI. For two single runs: "
-    "bootstrap interval; p by McNemar's exact test where choices have no ties, by paired permutation where they have "
-    "ties, by paired bootstrap for METEOR. VTWT items with the same two phrases form a group and are resampled and "
-    "exchanged together. For rows with several seeds: interval and p by t over items and seeds. p (Holm): corrected "
-    "for the number of comparisons in this table."
+    "Difference of the means over the test items that both were scored on, with its 95% t interval over items, seeds "
+    "and worlds where they vary. p, for two single runs: by McNemar's exact test where choices have no ties, by paired "
+    "permutation where they have ties and for METEOR; items with the same two phrases or the same image form a group "
+    "and are exchanged together. Where groups overlap, and for rows with several seeds or worlds: by t. p (Holm): "
+    "corrected for the number of comparisons in this table."
 )
 
 
-def report(log_dir: Path, out: Path | None = None, details: bool = False) -> None:
+def report(log_dir: Path, out: Path | None = None, details: bool = False, paper_figures: bool = False) -> None:
     """Print the results of all tested runs: scores, image-blind baselines and example captions.
 
     Each folder `LOG_DIR/ROW/` is one row of the tables. For each seed, its newest tested run is used.
@@ -41,6 +41,7 @@ def report(log_dir: Path, out: Path | None = None, details: bool = False) -> Non
         out: also write the complete report to this folder, replacing an older report: `report.html` (a self-contained
             page), `report.md`, and the tables as LaTeX and CSV.
         details: also print the scores by category, word class, and Baby Winoground's measures.
+        paper_figures: also write each figure as SVG and PDF, one and two columns wide, for a paper.
     """
     rows, skipped = find_rows(log_dir)
     tables = [main_table(rows), control_table(rows), caption_table(caption_examples(rows))]
@@ -51,11 +52,13 @@ def report(log_dir: Path, out: Path | None = None, details: bool = False) -> Non
     for run in skipped:
         echo(run, file=sys.stderr)
     if out is not None:
-        write_report(rows, out, skipped)
+        write_report(rows, out, skipped, paper_figures=paper_figures)
         echo(f"{out}: report.html, report.md, tables, figures")
 
 
-def write_report(rows: Sequence[Row], out: Path, skipped: Sequence[SkippedRun] = ()) -> None:
+def write_report(
+    rows: Sequence[Row], out: Path, skipped: Sequence[SkippedRun] = (), *, paper_figures: bool = False
+) -> None:
     """Write the report's folder atomically.
 
     Raises:
@@ -69,12 +72,13 @@ def write_report(rows: Sequence[Row], out: Path, skipped: Sequence[SkippedRun] =
         for row in rows
         for run in row.runs
     }
-    by_world = ([row for row in rows if row.embedded is embedded] for embedded in (False, True))
+    settings = sorted({(row.embedded, row.setting) for row in rows})
+    by_setting = ([row for row in rows if (row.embedded, row.setting) == setting] for setting in settings)
     with artifacts.exclusive(out), require_extra("report", "report --out"):
-        worlds = [world_report(world_rows) for world_rows in by_world if world_rows]
+        worlds = [world_report(world_rows, several=len(settings) > 1) for world_rows in by_setting]
         manifest: artifacts.Manifest = {"arguments": {"command": "report", "results": hashes}}
         with artifacts.create(out, KIND, manifest) as folder:
-            write_files(folder, worlds, skipped)
+            write_files(folder, worlds, skipped, paper_figures=paper_figures)
             manifest["files"] = sorted(_files(folder) - {artifacts.MARKER})
             _require_replaceable(out)
             if out.exists():

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
-from babyvlm.benchmarks.intervals import Credits, Groups, group_sums
+from babyvlm.benchmarks.intervals import Credits, Dependence, group_sums
 from babyvlm.report.columns import Column
-from babyvlm.report.estimates import Estimate, LinearCombination, Term, bootstrap_mean, combine_means
-from babyvlm.report.runs import Row, benchmarks_of
-from babyvlm.report.trial_lists import groups_of
+from babyvlm.report.estimates import Estimate, Kind, LinearCombination, Term, combine_means
+from babyvlm.report.runs import Row, benchmarks_of, shared
+from babyvlm.report.trial_lists import dependence_of
 
 PERMUTATIONS = 9999  # our choice: the smallest p value is 0.0001
 
@@ -30,30 +31,36 @@ class Comparison:
 
 
 def paired_test(
-    credit_a_N: Credits, credit_b_N: Credits, *, multiple_choice: bool, groups_N: Groups | None = None, seed: int = 0
+    credit_a_N: Credits, credit_b_N: Credits, related: Dependence, *, choices: bool, seed: int = 0
 ) -> Comparison:
     """Test whether two models differ on the same items, in the same order.
+
+    Independent choices without ties are tested by McNemar's exact test, other independent items and groups of items by
+    permutation, in which the two models' answers to a group are exchanged together. Items that overlap, such as trials
+    that share some of their images, cannot be exchanged: these are tested by t.
 
     Args:
         credit_a_N: credit of the first model.
         credit_b_N: credit of the second model.
-        multiple_choice: whether credits are of choices (right, wrong or tied), as opposed to METEOR. Choices without
-            ties are tested by McNemar's exact test, with ties or in groups by permutation, METEOR by the paired
-            bootstrap.
-        groups_N: groups of dependent items, whose choices are exchanged between the models together.
+        related: which items depend on each other.
+        choices: whether credits are of choices (right, wrong or tied), as opposed to METEOR.
         seed: random seed of the resampling.
+
+    Raises:
+        ValueError: there are fewer than two items, or groups of items.
     """
     difference_N = credit_a_N - credit_b_N
-    sums_G = group_sums(difference_N, groups_N)
-    if not multiple_choice:
-        p, test = paired_bootstrap(difference_N, seed=seed), "bootstrap"
-    elif len(sums_G) < len(difference_N):
-        p, test = permutation(sums_G, seed=seed), "permutation of groups"
-    elif np.isin(credit_a_N, (0, 1)).all() and np.isin(credit_b_N, (0, 1)).all():
+    terms = [Term(1.0, "a", credit_a_N[None], related), Term(-1.0, "b", credit_b_N[None], related)]
+    found = combine_means([terms], "difference" if choices else "free")
+    if not related.is_nested:
+        p, test = found.p_two_sided if difference_N.any() else 1.0, found.test
+    elif related.units < len(difference_N):
+        p, test = permutation(group_sums(difference_N[None], related.groups_N)[0], seed=seed), "permutation of groups"
+    elif choices and np.isin(credit_a_N, (0, 1)).all() and np.isin(credit_b_N, (0, 1)).all():
         p, test = mcnemar(credit_a_N, credit_b_N), "McNemar"
     else:
         p, test = permutation(difference_N, seed=seed), "permutation"
-    return Comparison(bootstrap_mean(difference_N, groups_N, seed=seed), p, test)
+    return Comparison(found.interval(), p, test)
 
 
 def mcnemar(credit_a_N: Credits, credit_b_N: Credits) -> float:
@@ -87,22 +94,6 @@ def permutation(difference_N: Credits, resamples: int = PERMUTATIONS, seed: int 
     return float(test.pvalue)
 
 
-def paired_bootstrap(difference_N: Credits, resamples: int = PERMUTATIONS, seed: int = 0) -> float:
-    """Return the two-sided p value of the paired bootstrap of the centered differences.
-
-    Efron and Tibshirani 1993, section 16.4, without studentizing; Koehn 2004 introduced it for text metrics. Kept by
-    hand: scipy's bootstrap gives intervals, not p values.
-    """
-    mean = difference_N.mean()
-    centered_N, rng = difference_N - mean, np.random.default_rng(seed)
-    batches = [resamples // 10] * 10 + [resamples % 10]
-    as_extreme = sum(
-        int((np.abs(rng.choice(centered_N, (size, len(centered_N))).mean(1)) >= abs(mean) - 1e-12).sum())
-        for size in batches
-    )
-    return (as_extreme + 1) / (resamples + 1)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p values corrected for multiple testing (Holm 1979).
 
@@ -122,94 +113,148 @@ def p_text(p: float) -> str:
 
 def score(row: Row, column: Column, control: str = "") -> Estimate | None:
     """Return a row's mean with its interval, computed once; None if the row has no such results."""
-    if (column, control) not in row.scores:
-        row.scores[column, control] = _score(row, column, control)
-    return row.scores[column, control]
+    if (column, control) not in row.cache:
+        row.cache[column, control] = _score(row, column, control)
+    return cast("Estimate | None", row.cache[column, control])
 
 
 def _score(row: Row, column: Column, control: str) -> Estimate | None:
-    items = row.items(column, control)
-    credit_SN = row.credits(column, control, items)
-    if not credit_SN.size:
+    if not row.tested(column, control):
         return None
-    groups_N = groups_of([row], column, items)
-    if len(credit_SN) == 1 or groups_N.max() == 0:  # a single group has no variance
-        return bootstrap_mean(credit_SN.mean(0), groups_N)
-    return combine_means([Term(1.0, row.name, credit_SN, groups_N=groups_N)]).estimate
+    worlds = [world for world in row.worlds(column, control) if row.items(column, control, world)]
+    if not worlds:
+        return None
+    terms = [_terms([(1.0, row)], column, control, world) for world in worlds]
+    try:
+        return combine_means(terms, _kind(terms, column)).interval(column.level)
+    except ValueError:  # the variance of one item, or group of items, is unknown
+        means = [term.credit_SN.mean() for (term,) in terms]
+        count = sum(term.credit_SN.shape[1] for (term,) in terms)
+        low, high = (0.0, 1.0) if _kind(terms, column) == "share" else (-np.inf, np.inf)
+        return Estimate(float(np.mean(means)), low, high, count)
 
 
-def shared_items(rows: Sequence[Row], column: Column, control: str = "") -> list[str]:
-    """Return the items that all rows were tested on.
+def _kind(worlds: Sequence[Sequence[Term]], column: Column, *, is_difference: bool = False) -> Kind:
+    if is_difference:
+        return "difference" if column.chance is not None else "free"
+    credits = [term.credit_SN for terms in worlds for term in terms]
+    return "share" if all(((credit >= 0) & (credit <= 1)).all() for credit in credits) else "free"
+
+
+def shared_worlds(rows: Sequence[Row], column: Column, control: str = "") -> list[str]:
+    """Return the worlds in which all rows were tested.
 
     Raises:
-        MissingResultsError: a row has no such results.
+        MissingResultsError: there is none.
     """
-    shared: list[str] | None = None
+    worlds: list[str] | None = None
     for row in rows:
-        own = row.items(column, control)
+        own = row.worlds(column, control)
         if not own:
             condition = f" under control '{control}'" if control else ""
             raise MissingResultsError(f"{row.name} was not tested on {column.title}{condition}")
-        known = set(own)
-        shared = own if shared is None else [item for item in shared if item in known]
-    return shared or []
+        worlds = own if worlds is None else [world for world in worlds if world in own]
+    if not worlds:
+        raise MissingResultsError(f"no world in which {' and '.join(row.name for row in rows)} were both tested")
+    return worlds
 
 
-def weighted_terms(
-    weighted: Sequence[tuple[float, Row]],
-    column: Column,
-    control: str = "",
-    set_name: str = "",
-    items: Sequence[str] | None = None,
+def _terms(
+    weighted: Sequence[tuple[float, Row]], column: Column, control: str, world: str, only: frozenset[str] | None = None
 ) -> list[Term]:
-    """Return the terms of several rows on the items that all were tested on, or on the given items.
+    """Return the terms of several rows in a world, on the items that all were tested on."""
+    rows = [row for _, row in weighted]
+    items: Sequence[str] = shared([row.items(column, control, world) for row in rows])
+    if only is not None:
+        items = [item for item in items if item in only]
+    related = _related(rows, column, items, world)
+    name = column.category or ""
+    return [
+        Term(weight, row.name, row.credits(column, control, world, items), related, name) for weight, row in weighted
+    ]
+
+
+def _related(rows: Sequence[Row], column: Column, items: Sequence[str], world: str) -> Dependence:
+    key = column.benchmark, column.category, world, len(items), items[0] if items else "", items[-1] if items else ""
+    found = rows[0].cache.get(key)
+    if found is None or found[0] != items:
+        found = rows[0].cache[key] = (items, dependence_of(rows, column, items, world))
+    return cast("tuple[Sequence[str], Dependence]", found)[1]
+
+
+def combination(
+    weighted: Sequence[tuple[float, Row]],
+    columns: Sequence[tuple[float, Column]],
+    control: str = "",
+    *,
+    is_difference: bool = True,
+    only: Callable[[str], frozenset[str]] | None = None,
+) -> LinearCombination:
+    """Return a weighted sum of rows' means in one or several columns, over the worlds in which all were tested.
+
+    Args:
+        weighted: rows with their weights.
+        columns: columns, of one benchmark, with their weights.
+        control: control condition.
+        is_difference: whether weights sum to 0, as opposed to 1.
+        only: returns the items of a world that count; by default all that the rows share.
 
     Raises:
         MissingResultsError: a row has no such results, or there are fewer than two items or groups of items.
     """
-    rows = [row for _, row in weighted]
-    shared = shared_items(rows, column, control) if items is None else items
-    groups_N = groups_of(rows, column, shared)
-    if len(set(groups_N.tolist())) < 2:
-        raise MissingResultsError(f"too few shared items of {column.title}")
-    return [
-        Term(weight, row.name, row.credits(column, control, shared), set_name, groups_N) for weight, row in weighted
+    rows, first = [row for _, row in weighted], columns[0][1]
+    worlds = [
+        world
+        for world in shared_worlds(rows, first, control)
+        if all(world in row.worlds(column, control) for row in rows for _, column in columns)
     ]
+    terms = [
+        [
+            term
+            for weight, column in columns
+            for term in _terms(
+                [(weight * each, row) for each, row in weighted],
+                column,
+                control,
+                world,
+                None if only is None else only(world),
+            )
+        ]
+        for world in worlds
+    ]
+    try:
+        if not terms:
+            raise ValueError
+        return combine_means(terms, _kind(terms, first, is_difference=is_difference))
+    except ValueError:
+        raise MissingResultsError(f"too few shared items of {first.title}") from None
 
 
 def difference(pairs: Sequence[tuple[Row, Row]], column: Column) -> LinearCombination:
     """Return the first row's mean minus the second's, averaged over pairs of rows."""
     weighted = [(sign / len(pairs), row) for pair in pairs for sign, row in zip((1, -1), pair, strict=True)]
-    return combine_means(weighted_terms(weighted, column))
+    return combination(weighted, [(1.0, column)])
 
 
-def average(
-    rows: Sequence[Row], column: Column, control: str = "", items: Sequence[str] | None = None
-) -> LinearCombination:
-    """Return the mean over rows, on all shared items or on the given ones."""
-    return combine_means(weighted_terms([(1 / len(rows), row) for row in rows], column, control, items=items))
+def average(rows: Sequence[Row], column: Column, control: str = "") -> LinearCombination:
+    """Return the mean over rows, on all shared items."""
+    return combination([(1 / len(rows), row) for row in rows], [(1.0, column)], control, is_difference=False)
 
 
 def compare_rows(row_a: Row, row_b: Row) -> Iterator[tuple[Column, Comparison]]:
     """Compare two rows in every column of the main table that both have results in."""
+    if (row_a.embedded, row_a.setting) != (row_b.embedded, row_b.setting):
+        return  # items of different worlds may have the same names
     for benchmark in benchmarks_of([row_a, row_b]):
         for column in benchmark.main:
-            worlds = {row.runs[0].metadata(column.benchmark).get("world") for row in (row_a, row_b)}
-            known = set(row_b.items(column))
-            shared = [item for item in row_a.items(column) if item in known]
-            if len(worlds) > 1 or not shared:  # items of different worlds may have the same names
+            try:
+                worlds = shared_worlds([row_a, row_b], column)
+                terms = [_terms([(1.0, row_a), (-1.0, row_b)], column, "", world) for world in worlds]
+                if len(terms) == 1 and all(len(term.credit_SN) == 1 for term in terms[0]):
+                    (a, b), choices = terms[0], column.chance is not None
+                    yield column, paired_test(a.credit_SN[0], b.credit_SN[0], a.related, choices=choices)
+                else:
+                    found = combine_means(terms, _kind(terms, column, is_difference=True))
+                    yield column, Comparison(found.interval(), found.p_two_sided, found.test)
+            except (MissingResultsError, ValueError):  # no shared items, or a single one
                 continue
-            credit_a_SN, credit_b_SN = (row.credits(column, items=shared) for row in (row_a, row_b))
-            if len(credit_a_SN) == len(credit_b_SN) == 1:
-                groups_N = groups_of([row_a, row_b], column, shared)
-                multiple_choice = column.chance is not None
-                yield (
-                    column,
-                    paired_test(credit_a_SN[0], credit_b_SN[0], multiple_choice=multiple_choice, groups_N=groups_N),
-                )
-            else:
-                try:
-                    found = difference([(row_a, row_b)], column)
-                except MissingResultsError:  # a single item
-                    continue
-                yield column, Comparison(found.estimate, found.p_two_sided, found.test)

@@ -10,7 +10,7 @@ import yaml
 
 from babyvlm.io.printing import printable, printable_line
 from babyvlm.report.runs import Config, Row, Run, main_columns
-from babyvlm.report.tables import NOTE, PLAYROOM, cell, chance, escape_markdown, grouping_note
+from babyvlm.report.tables import PLAYROOM, cell, chance, escape_markdown, main_note
 
 HEAD = """---
 library_name: {library}
@@ -119,5 +119,5 @@ def _scores(row: Row) -> str:
     ]
     if not rows:
         return "\n## Scores\n\nThis run has no test results.\n"
-    note = NOTE + grouping_note([row]) + (f" {PLAYROOM}." if row.embedded else "")
+    note = main_note([row]) + (f" {PLAYROOM}." if row.embedded else "")
     return "\n".join(["\n## Scores\n", "| benchmark | chance | this model |", "|---|---|---|", *rows, "", note, ""])

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from babyvlm.curation.plots import funnel_figure
 from babyvlm.io.printing import printable
 from babyvlm.playroom.world import CREDIT
 from babyvlm.report.examples import CaptionExamples, ChangedItems, caption_examples
-from babyvlm.report.figures import Chart, charts, to_svg
-from babyvlm.report.findings import Finding, evaluate_findings
+from babyvlm.report.figures import Chart, charts
+from babyvlm.report.findings import Finding, Verdict, evaluate_findings
 from babyvlm.report.license import LEFT_OUT
 from babyvlm.report.paper import GENERATIVE, LARGER
 from babyvlm.report.provenance import budget_lines, funnel_stages, funnel_table, mixes_table, package_lines, runs_table
 from babyvlm.report.runs import Row, SkippedRun
 from babyvlm.report.tables import (
-    FINDINGS_NOTE,
     PLAYROOM,
-    STATEMENT_HEADING,
     Table,
     ablation_table,
     control_table,
@@ -28,8 +28,6 @@ from babyvlm.report.tables import (
     escape_markdown,
     findings_table,
     paper_table,
-    statements_of,
-    statements_table,
     verdict_counts,
 )
 
@@ -51,7 +49,7 @@ IMAGE_CREDIT = f"Images drawn with {CREDIT}; they are under the same license."
 
 @dataclass(frozen=True)
 class WorldReport:
-    """The report on one world, real data or Playroom, as the template and the Markdown page show it."""
+    """The report on real data or on worlds of one kind, as the template and the Markdown page show it."""
 
     title: str
     embedded: bool
@@ -76,29 +74,38 @@ class WorldReport:
         return verdict_counts(self.findings)
 
     @property
+    def folder(self) -> str:
+        """Name of its folder, if there are several."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.title.lower()).strip("-.")[:100]
+
+    @property
     def findings_table(self) -> Table:
-        """The verdicts."""
+        """The effects and verdicts."""
         return findings_table(self.findings)
 
     @property
     def tables(self) -> list[Table]:
         """All tables, in the order of the page."""
-        statements = statements_table(self.findings, self.validation_losses)
-        tables = [self.main, self.ablation, self.findings_table, statements, *self.details, self.controls]
+        tables = [self.main, self.ablation, self.findings_table, *self.details, self.controls]
         return [table for table in (*tables, self.funnel_table, self.mixes, self.runs) if table is not None]
 
 
-def world_report(rows: Sequence[Row]) -> WorldReport:
-    """Compute everything that is reported on the rows of one world."""
+def world_report(rows: Sequence[Row], *, several: bool = False) -> WorldReport:
+    """Compute everything that is reported on rows of one setting.
+
+    Args:
+        rows: all real, or all of Playroom with the same parameters.
+        several: whether other settings are reported beside it, so that the title names the parameters.
+    """
     stages, missing_stores = funnel_stages(rows)
     embedded = any(row.embedded for row in rows)
     figures = charts(rows)
     if stages:
         alt = "; ".join(f"{stage['name']}: {stage['kept']:,} of {stage['in']:,} kept" for stage in stages)
         caption = "What every curation stage took in, kept and dropped, with reasons."
-        figures["funnels"] = Chart("funnels", caption, alt, lambda _: to_svg(funnel_figure(stages)))
+        figures["funnels"] = Chart("funnels", caption, alt, lambda _: funnel_figure(stages))
     return WorldReport(
-        title="Playroom" if embedded else "Real data",
+        title=": ".join(filter(None, ["Playroom" if embedded else "Real data", rows[0].setting if several else ""])),
         embedded=embedded,
         main=paper_table(rows),
         ablation=ablation_table(rows),
@@ -129,9 +136,7 @@ def _validation_losses(rows: Sequence[Row]) -> str:
 
 def report_page(worlds: Sequence[WorldReport], skipped: Sequence[SkippedRun] = ()) -> str:
     """Return the HTML page of a report."""
-    return _page(
-        "report.html.j2", worlds=worlds, skipped=skipped, title=TITLE, about=ABOUT, findings_note=FINDINGS_NOTE
-    )
+    return _page("report.html.j2", worlds=worlds, skipped=skipped, title=TITLE, about=ABOUT)
 
 
 def compare_page(
@@ -153,8 +158,8 @@ def _page(template: str, **content: object) -> str:
         trim_blocks=True,
         finalize=_printable,
     )
+    environment.globals["verdicts"] = get_args(Verdict)
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
-    environment.filters["statements"] = lambda finding: Table("Statements", STATEMENT_HEADING, statements_of(finding))
     return environment.get_template(template).render(
         credit=IMAGE_CREDIT, left_out=LEFT_OUT, skipped_heading=SKIPPED, **content
     )
@@ -165,15 +170,19 @@ def _printable(value: object) -> object:
     return printable(value) if type(value) is str else value
 
 
-def write_files(folder: Path, worlds: Sequence[WorldReport], skipped: Sequence[SkippedRun] = ()) -> None:
+def write_files(
+    folder: Path, worlds: Sequence[WorldReport], skipped: Sequence[SkippedRun] = (), *, paper_figures: bool = False
+) -> None:
     """Write all formats into an empty folder."""
     (folder / "report.html").write_text(report_page(worlds, skipped), encoding="utf-8")
     lines = [f"# {TITLE}", "", ABOUT, ""]
     for world in worlds:
-        below = folder if len(worlds) == 1 else folder / world.title.lower().replace(" ", "-")
+        below = folder if len(worlds) == 1 else folder / world.folder
         for kind in ("figures", "tables", "images"):
             (below / kind).mkdir(parents=True)
         lines += [f"## {world.title}", "", *_markdown(world, below, folder)]
+        for name, content in (file for one in world.charts.values() if paper_figures for file in one.for_paper()):
+            (below / "figures" / name).write_bytes(content)
         for table in world.tables:
             (below / "tables" / f"{table.file_stem}.tex").write_text(table.latex(), encoding="utf-8")
             (below / "tables" / f"{table.file_stem}.csv").write_text(table.csv(), encoding="utf-8")
@@ -212,7 +221,16 @@ def _markdown(world: WorldReport, below: Path, folder: Path) -> Iterator[str]:
         for name in charts_before.get(table.title, ()):
             yield from chart(name)
         yield f"### {table.markdown()}"
+        if table.title == world.findings_table.title:
+            yield from [*_criteria(world), ""]
     yield from [f"- {escape_markdown(line)}" for line in world.packages]
+
+
+def _criteria(world: WorldReport) -> Iterator[str]:
+    for finding in world.findings:
+        yield f"- {escape_markdown(finding.hypothesis.label)}. {escape_markdown(finding.hypothesis.criterion)}"
+    if world.validation_losses:
+        yield f"\n{escape_markdown(world.validation_losses)}"
 
 
 def _captions(captions: CaptionExamples, below: Path, folder: Path) -> Iterator[str]:

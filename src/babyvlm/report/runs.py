@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -27,16 +28,17 @@ from babyvlm.io.artifacts import json_sha256
 from babyvlm.io.limits import FREE_COLUMN_BYTES, load_json, load_yaml
 from babyvlm.io.parquet_pages import require_little_compressed
 from babyvlm.io.printing import printable_line
+from babyvlm.io.runs import BestCheckpoint
 from babyvlm.report.columns import PAPER, BenchmarkColumns, Column, declared_columns
-from babyvlm.report.estimates import Estimate
 from babyvlm.report.paper import paper_order
 
-RUN_FOLDER = re.compile(r"(version|seed)_\d+")
+RUN_FOLDER = re.compile(r"(world_\d+-)?(version|seed)_\d+")
 SUFFIX = "-test.parquet"
 ALL_WEIGHTS = ("init_from", "source")  # settings of a model that name the run that all of its weights come from
 PARENT_SETTINGS = ("init_language", *ALL_WEIGHTS)
 RESULT_COLUMNS = ["item", "category", "control", "measure", "credit"]
-OPTIONAL_COLUMNS = ("group", "output", "said")  # older results have no groups, and captions in the column `said`
+# Older results have no groups, images and texts, and captions in the column `said`.
+OPTIONAL_COLUMNS = ("group", "images", "texts", "output", "said")
 
 MAX_BYTES = {"config.yaml": 1 << 20, "provenance.json": 16 << 20, "metrics.csv": 256 << 20}
 MAX_RESULTS_BYTES, MAX_RESULTS = 256 << 20, 5_000_000
@@ -69,7 +71,24 @@ DAMAGE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The credit of N items by one measure, in the order of the list."""
+
+    items: tuple[str, ...]
+    credit_N: Credits
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Place of each item."""
+        return {item: place for place, item in enumerate(self.items)}
+
+    def of(self, items: Sequence[str]) -> Credits:
+        """Return the credit of some of the items."""
+        return self.credit_N if items is self.items else self.credit_N[[self.index[item] for item in items]]
+
+
+@dataclass(frozen=True, eq=False)
 class Results:
     """Test results of a run on one benchmark.
 
@@ -77,19 +96,37 @@ class Results:
         columns: the benchmark's columns.
         metadata: facts about the list and the model, see ``benchmarks/results.py``.
         sha256: hash of the file.
-        credit: (measure, control) -> item -> credit, in the order of the list.
+        credit: by measure and control.
         category: item -> category; empty if it has none.
         groups: item -> group of items that are not independent, for items that are in one.
+        images: item -> images that it shows; empty in results of older versions.
+        texts: item -> texts that it compares, in the order of the list; likewise.
         captions: item -> generated caption; empty texts for benchmarks without captions.
     """
 
     columns: BenchmarkColumns
     metadata: Mapping[str, str]
     sha256: str
-    credit: Mapping[tuple[str, str], Mapping[str, float]]
+    credit: Mapping[tuple[str, str], Scores]
     category: Mapping[str, str]
     groups: Mapping[str, str]
+    images: Mapping[str, tuple[str, ...]]
+    texts: Mapping[str, tuple[str, ...]]
     captions: Mapping[str, str]
+
+    def floors(self, measure: str) -> dict[str, float]:
+        """Return what a measure is without a model: of a constant, of a prior, or of a color histogram, by name.
+
+        Raises:
+            UserError: the results' record of it is damaged.
+        """
+        is_first = measure == self.columns.main[0].measure
+        found = {"prior, no image": float(self.metadata["prior"])} if is_first and "prior" in self.metadata else {}
+        recorded = load_json(self.metadata.get("floors", "{}").encode())
+        if not isinstance(recorded, dict):
+            raise UserError(f"metadata 'floors' of {self.columns.name} is not an object")
+        of_measure = _mapping(recorded.get(measure))
+        return found | {printable_line(str(name)): float(value) for name, value in of_measure.items()}
 
 
 class Run:
@@ -104,6 +141,7 @@ class Run:
     def __init__(self, path: Path, row: str | None = None, opened: dict[Path, Run] | None = None) -> None:
         self.path = path
         self.row = printable_line(row or path.parent.name)
+        self._by_category: dict[tuple[Column, str], Scores | None] = {}
         self._opened = {} if opened is None else opened
         self._opened[path] = self
 
@@ -116,7 +154,7 @@ class Run:
         try:
             for phase in self.phases:
                 _ = phase.trained, phase.seed, phase.provenance, phase.samples_seen
-            _ = self.vision_from_scratch, self.embedded
+            _ = self.vision_from_scratch, self.embedded, self.setting, self.tested_checkpoint
         except DAMAGE as error:
             raise UserError(_reason(self.path, error)) from None
 
@@ -130,13 +168,21 @@ class Run:
         files = sorted((self.path / "results").glob(f"*{SUFFIX}"))
         return {printable_line(file.name.removesuffix(SUFFIX)): _read_results(file) for file in files}
 
+    def scores(self, column: Column, control: str = "") -> Scores | None:
+        """Return the credit of a column's items; None if the run has no such results."""
+        results = self.results.get(column.benchmark)
+        found = None if results is None else results.credit.get((column.measure, control))
+        if results is None or found is None or column.category is None:
+            return found
+        if (column, control) not in self._by_category:
+            chosen = tuple(item for item in found.items if results.category[item] == column.category)
+            self._by_category[column, control] = Scores(chosen, found.of(chosen)) if chosen else None
+        return self._by_category[column, control]
+
     def items(self, column: Column, control: str = "") -> dict[str, float]:
         """Return item -> credit in the order of the list; empty if the run has no such results."""
-        results = self.results.get(column.benchmark)
-        credit = {} if results is None else results.credit.get((column.measure, control), {})
-        if results is None or column.category is None:
-            return dict(credit)
-        return {item: value for item, value in credit.items() if results.category[item] == column.category}
+        found = self.scores(column, control)
+        return {} if found is None else dict(zip(found.items, found.credit_N.tolist(), strict=True))
 
     def categories(self, benchmark: str) -> set[str]:
         """Return the categories of a benchmark's items."""
@@ -153,10 +199,55 @@ class Run:
         """Whether results are on Playroom, the synthetic dataset, which is not comparable with real data."""
         return any(results.metadata.get("world") == "playroom" for results in self.results.values())
 
+    @cached_property
+    def world(self) -> str:
+        """The world whose benchmarks the run was tested on: Playroom's seed; empty for real data and older results.
+
+        Raises:
+            UserError: results cannot be read.
+        """
+        return self._fact("world_seed")
+
+    @cached_property
+    def setting(self) -> str:
+        """Parameters of the world other than its seed; rows of different parameters are different experiments."""
+        return printable_line(self._fact("world_parameters"))
+
+    def _fact(self, name: str) -> str:
+        """Return a fact that all results of a run share, without reading the items."""
+        for file in sorted((self.path / "results").glob(f"*{SUFFIX}")):
+            if "results" in self.__dict__:
+                break
+            try:
+                content = pa.BufferReader(_read_bytes(file, MAX_RESULTS_BYTES))
+                metadata = pq.read_schema(content).metadata or {}
+            except DAMAGE as error:
+                raise UserError(f"{file}: cannot be read as results ({first_line(error)})") from None
+            if name.encode() in metadata:
+                return str(metadata[name.encode()].decode(errors="replace"))
+        known = self.__dict__.get("results") or {}
+        return next((one.metadata[name] for one in known.values() if name in one.metadata), "")
+
+    @cached_property
+    def tested_checkpoint(self) -> BestCheckpoint | None:
+        """The checkpoint that was tested; None if it is not recorded, as for upper bounds.
+
+        Raises:
+            UserError: the record is damaged.
+        """
+        if (self.path / "checkpoints").is_dir():
+            return BestCheckpoint.read(self.path)
+        return next((parent.tested_checkpoint for parent in self.parents), None)
+
     @property
     def trained(self) -> bool:
         """Whether the model was trained here; upper bounds were not."""
         return (self.path / "checkpoints").is_dir() or bool(self.parents)
+
+    @property
+    def is_floor(self) -> bool:
+        """Whether the model is a floor under all others, such as a regression on colors (``babyvlm.models.floors``)."""
+        return str(_mapping(self.config.get("model")).get("class_path")).startswith("babyvlm.models.floors.")
 
     @cached_property
     def config(self) -> Config:
@@ -254,7 +345,7 @@ class Run:
 
     def curve(self, metric: str) -> list[tuple[float, float]]:
         """Return (samples seen, value) for each logged value of a metric; empty if it was never logged."""
-        size = self._samples_per_step or 1
+        size = self.samples_per_step or 1
         return [((step + 1) * size, value) for step, value in self._logged(metric)]
 
     @property
@@ -263,11 +354,12 @@ class Run:
         noted = self.provenance.get("samples")
         if noted is not None:
             return int(noted)
-        size, logged = self._samples_per_step, self._logged("train_loss")
+        size, logged = self.samples_per_step, self._logged("train_loss")
         return (logged[-1][0] + 1) * size if size and logged else None
 
     @property
-    def _samples_per_step(self) -> int | None:
+    def samples_per_step(self) -> int | None:
+        """Samples of an optimizer step; None if unknown."""
         sizes = (
             self.settings("data").get("batch_size"),
             _mapping(self.config.get("trainer")).get("accumulate_grad_batches"),
@@ -298,45 +390,63 @@ class Run:
 
 
 class Row:
-    """A row of the tables: the runs of one model and mix, one per seed.
+    """A row of the tables: the runs of one model and mix, one for each seed and world.
 
     Args:
-        runs: at least one; all of the same row and world.
+        runs: at least one; all of the same row and setting.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
         self.name = runs[0].row
-        self.embedded, self.trained = runs[0].embedded, runs[0].trained
+        self.embedded, self.setting, self.trained = runs[0].embedded, runs[0].setting, runs[0].trained
+        self.is_floor = runs[0].is_floor
         self.vision_from_scratch = any(run.vision_from_scratch for run in runs)
-        self.scores: dict[tuple[Column, str], Estimate | None] = {}  # filled by ``comparisons.score``
+        self.cache: dict[object, Any] = {}  # of ``comparisons.score``
 
-    def items(self, column: Column, control: str = "") -> list[str]:
-        """Return the items that all of its runs with such results share, in the order of the list."""
-        tested = self._tested(column, control)
-        return [item for item in tested[0] if all(item in other for other in tested[1:])] if tested else []
+    @property
+    def seeds(self) -> list[int | None]:
+        """Its seeds."""
+        return sorted({run.seed for run in self.runs}, key=lambda seed: -1 if seed is None else seed)
 
-    def credits(self, column: Column, control: str = "", items: Sequence[str] | None = None) -> Credits:
-        """Return (S, N) credit of S seeds on N items, by default all shared ones; (0, 0) without such results."""
-        chosen = self.items(column, control) if items is None else items
-        tested = self._tested(column, control)
-        return np.array([[run[item] for item in chosen] for run in tested]).reshape(len(tested), len(chosen))
+    def worlds(self, column: Column, control: str = "") -> list[str]:
+        """Return the worlds in which it has such results."""
+        return list(dict.fromkeys(run.world for run in self.runs if run.scores(column, control) is not None))
 
-    def _tested(self, column: Column, control: str) -> list[dict[str, float]]:
-        return [items for run in self.runs if (items := run.items(column, control))]
+    def tested(self, column: Column, control: str = "") -> bool:
+        """Return whether it has such results."""
+        return any(run.scores(column, control) is not None for run in self.runs)
+
+    def items(self, column: Column, control: str = "", world: str = "") -> tuple[str, ...]:
+        """Return the items that all of its runs in a world with such results share, in the order of the list."""
+        return shared([found.items for found in self._scores(column, control, world)])
+
+    def credits(
+        self, column: Column, control: str = "", world: str = "", items: Sequence[str] | None = None
+    ) -> Credits:
+        """Return (S, N) credit of S seeds on N items of a world, by default all shared ones; (0, 0) without results."""
+        chosen = self.items(column, control, world) if items is None else items
+        found = [scores.of(chosen) for scores in self._scores(column, control, world)]
+        return np.array(found).reshape(len(found), len(chosen))
+
+    def _scores(self, column: Column, control: str, world: str) -> list[Scores]:
+        found = (run.scores(column, control) for run in self.runs if run.world == world)
+        return [scores for scores in found if scores is not None]
 
     def missing(self, benchmark: str) -> int:
         """Return the number of items that were skipped because their images were missing."""
         return max(int(run.metadata(benchmark).get("missing_items", 0)) for run in self.runs)
 
-    def prior(self, column: Column) -> float | None:
-        """Return the score of the prior over a benchmark's answers, which sees no image, if its results name one."""
-        found = [run.metadata(column.benchmark).get("prior") for run in self.runs]
-        return next((float(value) for value in found if value is not None), None)
-
     def has_derived_categories(self, benchmark: str) -> bool:
         """Return whether the categories are not in the list but were derived."""
         return any("derived_categories" in run.metadata(benchmark) for run in self.runs)
+
+
+def shared(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the items that are in all lists, in the order of the first."""
+    first = lists[0] if lists else ()
+    others = [set(one) for one in lists[1:] if one is not first and one != first]
+    return tuple(item for item in first if all(item in other for other in others)) if others else first
 
 
 def benchmarks_of(rows: Sequence[Row]) -> list[BenchmarkColumns]:
@@ -355,7 +465,7 @@ def main_columns(rows: Sequence[Row]) -> list[Column]:
 
 def tested_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[Column]:
     """Return the columns in which any row has a number."""
-    return [column for column in columns if any(row.items(column) for row in rows)]
+    return [column for column in columns if any(row.tested(column) for row in rows)]
 
 
 @dataclass(frozen=True)
@@ -375,27 +485,30 @@ class SkippedRun:
 
 
 def find_rows(log_dir: Path) -> tuple[list[Row], list[SkippedRun]]:
-    """Return all rows below ``log_dir``, upper bounds first, then in the paper's order, and the runs that are damaged.
+    """Return all rows below ``log_dir``, and the runs that are damaged.
 
-    A run is ``<log_dir>/<row>/version_<n>`` or ``<log_dir>/<row>/seed_<n>``. For each seed the newest run with test
-    results that can be read counts.
+    Floors come first, then upper bounds, then the others in the paper's order.
+
+    A run is ``<log_dir>/<row>/version_<n>`` or ``<log_dir>/<row>/seed_<n>``. For each seed and world the newest run
+    with test results that can be read counts.
 
     Raises:
         UserError: there is no run that can be read.
     """
-    rows: dict[tuple[str, bool], list[Run]] = {}
+    rows: dict[tuple[str, bool, str], list[Run]] = {}
     runs, skipped = newest_runs(log_dir)
     for run in runs:
-        rows.setdefault((run.row, run.embedded), []).append(run)
+        rows.setdefault((run.row, run.embedded, run.setting), []).append(run)
     if not rows:
         if skipped:
             raise UserError(f"{log_dir}: no run can be read. {skipped[0]}")
         raise UserError(f"{log_dir}: no run with test results found. Run `python -m babyvlm fit --config ...` first")
-    return sorted(map(Row, rows.values()), key=lambda row: (row.trained, paper_order(row.name), row.name)), skipped
+    order = sorted(map(Row, rows.values()), key=lambda row: (row.trained, paper_order(row.name), row.name))
+    return sorted(order, key=lambda row: not row.is_floor), skipped
 
 
 def newest_runs(log_dir: Path, row: str | None = None) -> tuple[list[Run], list[SkippedRun]]:
-    """Return the newest tested run for each row and seed, sorted by seed, and newer or other runs that are damaged.
+    """Return the newest tested run for each row, seed and world, sorted by both, and other runs that are damaged.
 
     Args:
         log_dir: folder of all runs.
@@ -411,16 +524,17 @@ def newest_runs(log_dir: Path, row: str | None = None) -> tuple[list[Run], list[
         except (OSError, ValueError) as error:
             skipped.append(SkippedRun(folder, _reason(folder, error)))
     opened: dict[Path, Run] = {}
-    newest: dict[tuple[str, int | None], Run] = {}
+    newest: dict[tuple[str, str, str, int | None], Run] = {}
     for _, folder in sorted(tested, key=lambda entry: entry[0], reverse=True):
         run = Run(folder, opened=opened)
         try:
-            if (run.row, run.seed) not in newest:
+            key = run.row, run.setting, run.world, run.seed
+            if key not in newest:
                 run.check()
-                newest[run.row, run.seed] = run
+                newest[key] = run
         except UserError as error:
             skipped.append(SkippedRun(folder, _reason(folder, error)))
-    runs = sorted(reversed(newest.values()), key=lambda run: -1 if run.seed is None else run.seed)
+    runs = sorted(reversed(newest.values()), key=lambda run: (run.world, -1 if run.seed is None else run.seed))
     return runs, sorted(skipped, key=lambda run: str(run.path))
 
 
@@ -542,8 +656,9 @@ def _parse_results(file: Path, content: bytes) -> Results:
     parts = range(parquet.metadata.num_row_groups)
     require_little_compressed(io.BytesIO(content), parquet.metadata, parts, names, FREE_COLUMN_BYTES)
     # A text that repeats stays one text until the total length is checked.
-    texts = [name for name in names if name in parquet.schema_arrow.names and name != "credit"]
-    parquet = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
+    lists = [f"{name}.list.element" for name in ("images", "texts")]
+    read_once = [name for name in names if name in parquet.schema_arrow.names and name != "credit"] + lists
+    parquet = pq.ParquetFile(pa.BufferReader(content), read_dictionary=read_once)
     table = parquet.read(columns=names).select(names)
     if sum(map(_text_length, table.columns)) > MAX_RESULTS_BYTES:
         raise ValueError(f"over {MAX_RESULTS_BYTES >> 20} MiB of text")
@@ -552,33 +667,58 @@ def _parse_results(file: Path, content: bytes) -> Results:
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     for fact, parse in COUNTED_FACTS.items():
         parse(metadata.get(fact, "0"))
-    types = [pa.float64() if name == "credit" else pa.string() for name in names]
+    types_of = {"credit": pa.float64(), "images": pa.list_(pa.string()), "texts": pa.list_(pa.string())}
+    types = [types_of.get(one, pa.string()) for one in names]
     table = table.cast(pa.schema(list(zip(names, types, strict=True))))
     if missing := [name for name in RESULT_COLUMNS if name != "category" and table[name].null_count]:
         raise ValueError(f"column {missing[0]} has empty values")
-    credit: dict[tuple[str, str], dict[str, float]] = {}
-    category: dict[str, str] = {}
-    groups: dict[str, str] = {}
-    captions: dict[str, str] = {}
-    for result in table.to_pylist():
-        item, control = result["item"], result["control"]
-        if not abs(result["credit"]) <= MAX_CREDIT:
-            raise ValueError(f"credit {result['credit']} of item {item}")
-        credit.setdefault((result["measure"], control), {})[item] = result["credit"]
-        category[item] = result["category"] or ""
-        if result.get("group"):
-            groups[item] = result["group"]
-        if not control:
-            captions[item] = result.get("output", result.get("said")) or ""
+    credit_R = table["credit"].to_numpy()
+    wrong_R = np.flatnonzero(~(np.abs(credit_R) <= MAX_CREDIT))
+    if len(wrong_R):
+        raise ValueError(f"credit {credit_R[wrong_R[0]]} of item {table['item'][wrong_R[0]]}")
+    (items, item_R), (measures, measure_R), (controls, control_R) = map(_codes, map(table.column, _KEYS))
+    credit: dict[tuple[str, str], Scores] = {}
+    known: dict[bytes, tuple[str, ...]] = {}  # one tuple for equal lists of items
+    part_R = measure_R * len(controls) + control_R
+    for part in dict.fromkeys(part_R.tolist()):
+        rows_N = np.flatnonzero(part_R == part)
+        last = dict(zip(item_R[rows_N].tolist(), rows_N.tolist(), strict=True))  # of an item that occurs twice
+        listed = known.setdefault(np.array([*last]).tobytes(), tuple(items[code] for code in last))
+        key = measures[part // len(controls)], controls[part % len(controls)]
+        credit[key] = Scores(listed, credit_R[[*last.values()]])
+    first_I = np.unique(item_R, return_index=True)[1]
+    facts = table.select([one for one in names if one not in ("credit", "measure")]).take(first_I).to_pylist()
+    category = {one["item"]: one["category"] or "" for one in facts}
+    groups = {one["item"]: one["group"] for one in facts if one.get("group")}
+    images = {one["item"]: tuple(one["images"]) for one in facts if one.get("images")}
+    texts = {one["item"]: tuple(one["texts"]) for one in facts if one.get("texts")}
+    spoken = next((one for one in ("output", "said") if one in names), None)
+    shown_R = np.flatnonzero(np.array(controls)[control_R] == "")
+    outputs = table.column(spoken).take(shown_R).to_pylist() if spoken and len(shown_R) else []
+    captions = {items[item_R[row]]: output or "" for row, output in zip(shown_R, outputs, strict=False)}
     name = printable_line(file.name.removesuffix(SUFFIX))
     declared = declared_columns(name, metadata, dict.fromkeys(measure for measure, _ in credit), str(file))
-    return Results(declared, metadata, hashlib.sha256(content).hexdigest(), credit, category, groups, captions)
+    digest = hashlib.sha256(content).hexdigest()
+    results = Results(declared, metadata, digest, credit, category, groups, images, texts, captions)
+    results.floors("")  # so that a damaged record of floors is found here
+    return results
+
+
+_KEYS = ("item", "measure", "control")
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Return the distinct texts of a column, and the place of each row's text among them."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
 
 
 def _text_length(column: pa.ChunkedArray) -> int:
     """Return the bytes of all texts of a column, each as often as it occurs; 0 for other columns."""
     total = 0
     for chunk in column.chunks:
+        if pa.types.is_list(chunk.type):
+            chunk = chunk.flatten()
         if pa.types.is_dictionary(chunk.type):  # of texts or bytes; Arrow reads nothing else as one
             lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
             total += pc.sum(lengths.cast(pa.int64())).as_py() or 0

@@ -7,29 +7,33 @@ import html
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import rich.table
 from rich.text import Text
 
+from babyvlm.benchmarks.intervals import LEVEL
 from babyvlm.io.printing import Console, is_numeric, printable, printable_line, spreadsheet_cell
-from babyvlm.report.columns import CONTROLS, LABELED_S, VTWT, WORD_CLASSES, BenchmarkColumns, Column
+from babyvlm.report.columns import CONTROLS, LABELED_S, VTWT, WINOGROUND, WORD_CLASSES, BenchmarkColumns, Column
 from babyvlm.report.comparisons import MissingResultsError, difference, p_text, score
-from babyvlm.report.findings import Finding
+from babyvlm.report.findings import ALPHA, HYPOTHESES, MIN_TRAININGS, RULES, Finding
 from babyvlm.report.paper import MIXES, NUMBERS, mix_of, model_of, paper_order, paper_value
 from babyvlm.report.runs import Row, benchmarks_of, main_columns, tested_columns
-from babyvlm.report.trial_lists import has_groups
+from babyvlm.report.trial_lists import count_images, knows_images
 
 WIDTH, NAME_WIDTH = 120, 40
 PLAYROOM = "Playroom: a synthetic stand-in for SAYCam; not comparable with the paper's numbers"
 NOTE = (
-    "Mean over the test items with its 95% bootstrap CI; for rows with several seeds, mean over items and seeds with a "
-    "95% t interval over both. Categories are treated as fixed. *: the interval contains chance."
+    "Mean over the test items, seeds and worlds with its 95% CI: Wilson's interval with the effective number of items, "
+    "in which items with a common image or the same two phrases depend on each other; seeds and worlds are random "
+    "where there are several. Categories are fixed. *: the interval contains chance."
 )
+SIMULTANEOUS = "The intervals of the {count} {what} of a row hold together at 95% (Bonferroni: each at {level:.2%})."
 PARTIAL = " ‡: some images of the list were missing; the remaining items were scored."
 FROM_SCRATCH = " †: vision encoder trained from scratch; the paper's starts from DINO trained on the frames."
-GROUPED = " VTWT items with the same two phrases are resampled together."
-UNGROUPED = " The list of VTWT is missing: items with the same two phrases are treated as independent."
+UNKNOWN_IMAGES = (
+    " #: older results, which do not say which images an item shows; items with a common image count as independent."
+)
 DERIVED = (
     "The list contains no word classes. They are derived here: noun and both from the differing words, verb and "
     "adjective from a lexicon of toddlers' words; unknown where the lexicon has neither word or is ambiguous."
@@ -38,14 +42,27 @@ ONE_IMAGE = (
     "With a blank image, or without an image, the four choices are identical: each category is 0.250 by construction."
 )
 FINDINGS_NOTE = (
-    "A finding is a conjunction of statements about means. It is supported if all of them hold (intersection-union "
-    "test) and contradicted if one is false (Bonferroni over its statements), at the 5% level after Holm's correction "
-    "over all findings that could be tested. 'Undecided' means that the data do not settle the question. What holds "
-    "for any model by construction of a benchmark's list is not tested. 95% CIs are t intervals over items and, for "
-    "rows with several seeds, over seeds (min F'); VTWT items with the same two phrases are one group. With one seed "
-    "per row they do not cover the variance between trainings."
+    f"Effects with 95% CIs. A finding is supported if all of its statements hold (intersection-union test) and "
+    f"contradicted if one is false (Bonferroni over its statements), each with a probability of error of at most "
+    f"{ALPHA / 2:.1%}. 'Undecided' means that the data do not settle the question. There is no verdict from fewer than "
+    f"{MIN_TRAININGS} trained models of a row, and none where a row is missing (not tested). What holds for any model "
+    f"by construction of a benchmark's list is not tested. Each finding is tested by itself; p x {len(HYPOTHESES)} is "
+    f"Bonferroni's correction for all of them. The rules and their reasons are in findings.yaml ({RULES['date']})."
 )
-STATEMENT_HEADING = ("statement", "effect", "expected", "p for", "p against", "test")
+FINDINGS_HEADING = (
+    "finding",
+    "comparison",
+    "effect",
+    "expected",
+    "paper",
+    "items",
+    "seeds",
+    "worlds",
+    "p for",
+    "p against",
+    "verdict",
+    f"p x {len(HYPOTHESES)}",
+)
 _MARKDOWN = re.compile(r"[\\`*_\[\]|~!$@]")
 _ADDRESS = re.compile(r"\b(?:https?|ftp|mailto|xmpp)(?=:)|\bwww(?=\.)", re.IGNORECASE)
 _LATEX = {
@@ -151,7 +168,8 @@ def cell(row: Row, column: Column, control: str = "") -> str:
     if found is None:
         return "-"
     at_chance = column.chance is not None and found.low <= column.chance <= found.high
-    return found.text() + "*" * at_chance + "‡" * bool(row.missing(column.benchmark))
+    unknown = not knows_images(row, column.benchmark)
+    return found.text() + "*" * at_chance + "‡" * bool(row.missing(column.benchmark)) + "#" * unknown
 
 
 def chance(column: Column) -> str:
@@ -160,15 +178,32 @@ def chance(column: Column) -> str:
 
 
 def row_name(row: Row) -> str:
-    """Return a row's name with its marks and, if there are several, its number of seeds."""
-    seeds = f" ({len(row.runs)} seeds)" if len(row.runs) > 1 else ""
-    return row.name + "†" * row.vision_from_scratch + seeds
+    """Return a row's name with its marks."""
+    return row.name + "†" * row.vision_from_scratch
+
+
+def row_title(row: Row) -> str:
+    """Return a row's name with its marks, its numbers of seeds and worlds if there are several, and the tested step."""
+    seeds, worlds, step = row_facts(row)
+    facts = [f"{seeds} seeds" * (seeds != "1"), f"{worlds} worlds" * (worlds != "1"), f"step {step}" * (step != "-")]
+    shown = ", ".join(filter(None, facts))
+    return row_name(row) + (f" ({shown})" if shown else "")
+
+
+ROW_FACTS = ("seeds", "worlds", "tested step")
+
+
+def row_facts(row: Row) -> list[str]:
+    """Return a row's number of seeds, number of worlds, and the training step of the tested checkpoints."""
+    steps = sorted({best.step for run in row.runs if (best := run.tested_checkpoint) and best.step is not None})
+    shown = "-".join(f"{step:,}" for step in dict.fromkeys((steps[0], steps[-1]))) if steps else "-"
+    return [str(len(row.seeds)), str(len({run.world for run in row.runs})), shown]
 
 
 def main_table(rows: Sequence[Row]) -> Table:
     """Return every row's score on every benchmark."""
     title = PLAYROOM if any(row.embedded for row in rows) else "BabyVLM"
-    return _scores(title, rows, main_columns(rows), main_note(rows))
+    return _with_shuffled(_scores(title, rows, main_columns(rows), main_note(rows)), rows)
 
 
 def paper_table(rows: Sequence[Row]) -> Table:
@@ -181,17 +216,43 @@ def paper_table(rows: Sequence[Row]) -> Table:
     by_name = {row.name: row for row in rows}
     paper_rows = {name: mix_of(name) is None for name in NUMBERS}  # whether it is an upper bound
     upper_bound = paper_rows | {row.name: not row.trained for row in rows} | paper_rows
+    floors = {row.name for row in rows if row.is_floor}
     body = []
-    for name in sorted(upper_bound, key=lambda name: (not upper_bound[name], paper_order(name))):
+    for name in sorted(upper_bound, key=lambda name: (name not in floors, not upper_bound[name], paper_order(name))):
         row = by_name.get(name)
-        cells = [row_name(row) if row else name]
+        cells = [row_name(row), *row_facts(row)] if row else [name, *("-" for _ in ROW_FACTS)]
         for column in columns:
             value = paper_value(name, column.benchmark, column.measure)
             cells += [cell(row, column) if row else "no run", "-" if value is None else f"{value:.3f}"]
         body.append(cells)
-    heading = ["model", *(text for column in columns for text in (column.title, "paper"))]
-    chances = ["chance", *(text for column in columns for text in (chance(column), chance(column)))]
-    return _without_empty_paper_columns("Main table", heading, [chances, *body], main_note(rows))
+    heading = ["model", *ROW_FACTS, *(text for column in columns for text in (column.title, "paper"))]
+    above = [
+        [*cells[: 1 + len(ROW_FACTS)], *(text for one in cells[1 + len(ROW_FACTS) :] for text in (one, "-"))]
+        for cells in _rows_above(rows, columns)
+    ]
+    above[0] = ["chance", *("-" for _ in ROW_FACTS), *(text for one in columns for text in (chance(one), chance(one)))]
+    table = _without_empty_paper_columns("Main table", heading, [*above, *body], main_note(rows))
+    return _with_shuffled(table, rows)
+
+
+def _rows_above(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
+    """Return the rows that stand above the models': chance, floors, and numbers of items and images."""
+    counts = [_counts(rows, column) for column in columns]
+    above = [["chance", *map(chance, columns)], *floor_rows(rows, columns)]
+    above += [["items", *(items for items, _ in counts)], ["images", *(images for _, images in counts)]]
+    return [[name, *("-" for _ in ROW_FACTS), *cells] for name, *cells in above]
+
+
+def _counts(rows: Sequence[Row], column: Column) -> tuple[str, str]:
+    """Return the numbers of items and of different images of a column, over all worlds."""
+    tested = [row for row in rows if row.tested(column)]
+    numbers = sorted({sum(len(row.items(column, "", world)) for world in row.worlds(column)) for row in tested})
+    if not numbers:
+        return "-", "-"
+    items = "-".join(f"{number:,}" for number in dict.fromkeys((numbers[0], numbers[-1])))
+    largest = max(tested, key=lambda row: len(row.worlds(column)))
+    images = sum(count_images(largest, column, world) for world in largest.worlds(column))
+    return items, f"{images:,}" if images else "unknown"
 
 
 def ablation_table(rows: Sequence[Row]) -> Table | None:
@@ -203,21 +264,27 @@ def ablation_table(rows: Sequence[Row]) -> Table | None:
         base = by_name.get(f"{model_of(row.name)}-{MIXES[0]}")
         if base is not None and base is not row and mix_of(row.name):
             cells = [[_gain(row, base, column), _paper_gain(row, base, column)] for column in columns]
-            body.append([row.name, *(text for pair in cells for text in pair)])
-    heading = ["model and mix", *(text for column in columns for text in (column.title, "paper"))]
+            body.append([row.name, *row_facts(row), *(text for pair in cells for text in pair)])
+    heading = ["model and mix", *ROW_FACTS, *(text for column in columns for text in (column.title, "paper"))]
+    counts = (text for column in columns for text in (_counts(rows, column)[0], "-"))
+    body.insert(0, ["items", *("-" for _ in ROW_FACTS), *counts])
     note = "Mean minus the mean of the same model trained on filtered only, paired by item, with its 95% t interval."
-    return _without_empty_paper_columns("Ablation: gain over filtered", heading, body, note) if body else None
+    return _without_empty_paper_columns("Ablation: gain over filtered", heading, body, note) if len(body) > 1 else None
 
 
 def _without_empty_paper_columns(title: str, heading: list[str], body: Sequence[Sequence[str]], note: str) -> Table:
     """Return a table without the columns in which the paper reports nothing."""
-    kept = [number for number, name in enumerate(heading) if name != "paper" or any(row[number] != "-" for row in body)]
+    kept = [
+        number
+        for number, name in enumerate(heading)
+        if name != "paper" or any(row[number] != "-" for row in body if row[0] != "chance")
+    ]
     return Table(title, [heading[number] for number in kept], [[row[number] for number in kept] for row in body], note)
 
 
 def _gain(row: Row, base: Row, column: Column) -> str:
     try:
-        return difference([(row, base)], column).estimate.text("+")
+        return difference([(row, base)], column).interval().text("+")
     except MissingResultsError:
         return "-"
 
@@ -231,15 +298,17 @@ def control_table(rows: Sequence[Row]) -> Table | None:
     """Return the scores of the image-blind baselines; None if no row was tested without images."""
     columns = main_columns(rows)
     body = list(_control_rows(rows, columns))
-    heading = ["model", *(column.title for column in columns)]
-    return Table("Control conditions: image-blind baselines", heading, body) if body else None
+    heading = ["model", *ROW_FACTS, *(column.title for column in columns)]
+    above = _rows_above(rows, columns)
+    return Table("Control conditions: image-blind baselines", heading, [*above, *body], NOTE) if body else None
 
 
 def _control_rows(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[list[str]]:
     for row in rows:
         for control, condition in CONTROLS.items():
-            if any(row.items(column, control) for column in columns):
-                yield [f"{row.name}, {condition}", *(cell(row, column, control) for column in columns)]
+            if any(row.tested(column, control) for column in columns):
+                cells = (cell(row, column, control) for column in columns)
+                yield [f"{row.name}, {condition}", *row_facts(row), *cells]
 
 
 def detail_tables(rows: Sequence[Row]) -> list[Table]:
@@ -248,109 +317,137 @@ def detail_tables(rows: Sequence[Row]) -> list[Table]:
     by_category = []
     for benchmark in sorted(benchmarks_of(rows), key=lambda benchmark: benchmark.name != VTWT.benchmark):
         if benchmark.name == VTWT.benchmark:
-            columns = tested_columns(rows, word_class_columns())
-            note = DERIVED if columns and any(row.has_derived_categories(VTWT.benchmark) for row in rows) else ""
+            columns = word_class_columns(rows)
+            derived = columns and any(row.has_derived_categories(VTWT.benchmark) for row in rows)
+            note = " ".join(filter(None, [_simultaneous(columns, "word classes"), DERIVED if derived else ""]))
             if columns:
                 tables.append(_scores("VTWT by word class", rows, columns, note, controls=True))
         elif benchmark.category and (categories := category_columns(rows, benchmark)):  # too many for columns
-            body = [[column.title, *(cell(row, column) for row in rows)] for column in categories]
-            note = ONE_IMAGE if benchmark.name == LABELED_S.benchmark else ""
-            by_category.append(
-                Table(
-                    f"{benchmark.title} by {benchmark.category}", [benchmark.category, *map(row_name, rows)], body, note
-                )
-            )
+            body = [
+                [column.title, *_counts(rows, column), *(cell(row, column) for row in rows)] for column in categories
+            ]
+            notes = [
+                _simultaneous(categories, "categories"),
+                ONE_IMAGE if benchmark.name == LABELED_S.benchmark else "",
+            ]
+            heading = [benchmark.category, "items", "images", *map(row_title, rows)]
+            title = f"{benchmark.title} by {benchmark.category}"
+            by_category.append(Table(title, heading, body, " ".join(filter(None, notes))))
         if columns := tested_columns(rows, benchmark.details):
-            tables.append(_scores(f"{benchmark.title} by measure", rows, columns, controls=True))
+            tables.append(_scores(f"{benchmark.title} by measure", rows, columns, NOTE, controls=True))
     return tables + by_category
 
 
-def word_class_columns() -> list[Column]:
-    """Return a column for each word class of VTWT."""
-    return [Column(name, VTWT.benchmark, VTWT.measure, VTWT.chance, name) for name in WORD_CLASSES]
+def _simultaneous(columns: Sequence[Column], what: str) -> str:
+    if len(columns) < 2:
+        return ""
+    return SIMULTANEOUS.format(count=len(columns), what=what, level=columns[0].level)
+
+
+def word_class_columns(rows: Sequence[Row]) -> list[Column]:
+    """Return a column for each word class of VTWT in which any row has a number."""
+    columns = [Column(name, VTWT.benchmark, VTWT.measure, VTWT.chance, name) for name in WORD_CLASSES]
+    return _corrected(tested_columns(rows, columns))
 
 
 def category_columns(rows: Sequence[Row], benchmark: BenchmarkColumns) -> list[Column]:
     """Return a column for each category of a benchmark."""
     main = benchmark.main[0]
     categories = sorted({category for row in rows for run in row.runs for category in run.categories(benchmark.name)})
-    return [Column(category, benchmark.name, main.measure, main.chance, category) for category in categories]
+    columns = [Column(category, benchmark.name, main.measure, main.chance, category) for category in categories]
+    return _corrected(columns)
+
+
+def _corrected(columns: Sequence[Column]) -> list[Column]:
+    """Return columns whose intervals hold simultaneously (Bonferroni)."""
+    level = 1 - (1 - LEVEL) / max(1, len(columns))
+    return [replace(column, level=level) for column in columns]
 
 
 def _scores(
     title: str, rows: Sequence[Row], columns: Sequence[Column], note: str = "", *, controls: bool = False
 ) -> Table:
-    body = [[row_name(row), *(cell(row, column) for column in columns)] for row in rows]
-    heading, chances = ["model", *(column.title for column in columns)], ["chance", *map(chance, columns)]
-    priors = prior_rows(rows, columns)
-    return Table(title, heading, [chances, *priors, *body, *(_control_rows(rows, columns) if controls else ())], note)
+    body = [[row_name(row), *row_facts(row), *(cell(row, column) for column in columns)] for row in rows]
+    heading = ["model", *ROW_FACTS, *(column.title for column in columns)]
+    above = _rows_above(rows, columns)
+    return Table(title, heading, [*above, *body, *(_control_rows(rows, columns) if controls else ())], note)
 
 
-def prior_rows(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
-    """Return a row with the priors over the answers, which see no image, next to chance; none without priors."""
-    found = [
-        next((value for row in rows if not column.category and (value := row.prior(column)) is not None), None)
-        for column in columns
-    ]
-    cells = ["-" if value is None else f"{value:.3f}" for value in found]
-    return [["prior, no image", *cells]] if set(cells) != {"-"} else []
+def _with_shuffled(table: Table, rows: Sequence[Row], *, title: str = WINOGROUND.title) -> Table:
+    """Return a table with each model's score with shuffled images next to its score on Baby Winoground.
+
+    A model with a preference for some phrases or styles is not at 1/6 there, so chance alone is no reference.
+    """
+    if title not in table.heading or not any(row.tested(WINOGROUND, "shuffled") for row in rows):
+        return table
+    place = list(table.heading).index(title) + 1
+    found = {row_name(row): cell(row, WINOGROUND, "shuffled") for row in rows}
+    body = [[*cells[:place], found.get(cells[0], "-"), *cells[place:]] for cells in table.rows]
+    heading = [*table.heading[:place], f"{title}, {CONTROLS['shuffled']}", *table.heading[place:]]
+    return replace(table, heading=heading, rows=body)
+
+
+def floor_rows(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
+    """Return the floors of each column as rows: what is reached without looking at the images, or by their colors."""
+    found = [{} if column.category else floors_of(rows, column) for column in columns]
+    names = dict.fromkeys(name for floors in found for name in floors)
+    return [[name, *("-" if name not in one else f"{one[name]:.3f}" for one in found)] for name in names]
+
+
+def floors_of(rows: Sequence[Row], column: Column) -> dict[str, float]:
+    """Return the floors that results of a column's benchmark name; means over worlds."""
+    by_name: dict[str, dict[str, float]] = {}
+    for run in (run for row in rows for run in row.runs if column.benchmark in run.results):
+        for name, value in run.results[column.benchmark].floors(column.measure).items():
+            by_name.setdefault(name, {}).setdefault(run.world, value)
+    return {name: sum(values.values()) / len(values) for name, values in by_name.items()}
 
 
 def main_note(rows: Sequence[Row]) -> str:
     """Return the meaning of the marks in a table of these rows."""
     from_scratch = any(row.vision_from_scratch for row in rows)
-    partial = any(row.missing(column.benchmark) for row in rows for column in main_columns(rows))
-    return NOTE + grouping_note(rows) + FROM_SCRATCH * from_scratch + PARTIAL * partial
-
-
-def grouping_note(rows: Sequence[Row]) -> str:
-    """Return whether intervals account for dependent items of VTWT; empty if no row was tested on it."""
-    known = [has_groups(row) for row in rows if row.items(VTWT)]
-    return (GROUPED if all(known) else UNGROUPED) if known else ""
+    columns = main_columns(rows)
+    partial = any(row.missing(column.benchmark) for row in rows for column in columns)
+    unknown = any(row.tested(column) and not knows_images(row, column.benchmark) for row in rows for column in columns)
+    return NOTE + FROM_SCRATCH * from_scratch + PARTIAL * partial + UNKNOWN_IMAGES * unknown
 
 
 def verdict_counts(findings: Sequence[Finding]) -> str:
     """Return the number of findings with each verdict."""
     verdicts = [finding.verdict for finding in findings]
-    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in ("supported", "contradicted", "undecided")]
-    if by_construction := verdicts.count("by construction"):
-        counts.append(f"{by_construction} true by construction")
-    return ", ".join(counts)
+    named = dict.fromkeys(("supported", "contradicted", "undecided"), 0)
+    for verdict in verdicts:
+        named[verdict] = named.get(verdict, 0) + 1
+    words = {"by construction": "true by construction", "no verdict": "without a verdict"}
+    return ", ".join(f"{count} {words.get(verdict, verdict)}" for verdict, count in named.items())
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:
-    """Return every finding's verdict and the statement that determines it."""
-    body = []
-    for finding in findings:
-        p = "-" if finding.corrected_p is None else p_text(finding.corrected_p)
-        last = None if finding.untestable else finding.decisive
-        decisive = (
-            [finding.untestable, "-", "-", "-"]
-            if last is None
-            else [last.text, last.effect_text, last.expected_text, last.effect.test]
-        )
-        body.append([f"{finding.hypothesis.name} {finding.hypothesis.title}", finding.verdict, *decisive, p])
-    heading = ["finding", "verdict", "decisive statement", "effect", "expected", "test", "p (Holm)"]
-    return Table(f"Findings: {verdict_counts(findings)}", heading, body, FINDINGS_NOTE)
+    """Return the effects of every finding, with its verdict."""
+    body = [cells for finding in findings for cells in finding_rows(finding)]
+    return Table(f"Findings: {verdict_counts(findings)}", FINDINGS_HEADING, body, FINDINGS_NOTE)
 
 
-def statements_of(finding: Finding) -> list[list[str]]:
-    """Return a row of cells for each statement of a finding."""
-    return [
+def finding_rows(finding: Finding) -> list[list[str]]:
+    """Return a row of cells for each statement of a finding; the first names the finding and its verdict."""
+    corrected = "-" if finding.p is None else p_text(min(1.0, finding.p * len(HYPOTHESES)))
+    rows = [
         [
             statement.text + ("" if counts else " (does not count)"),
             statement.effect_text,
             statement.expected_text,
+            statement.paper_text,
+            f"{statement.effect.items:,}",
+            str(statement.seeds),
+            str(statement.effect.worlds),
             p_text(statement.p_for),
             p_text(statement.p_against),
-            statement.effect.test,
         ]
         for counts, statements in ((True, finding.statements), (False, finding.supplementary))
         for statement in statements
     ]
-
-
-def statements_table(findings: Sequence[Finding], note: str) -> Table:
-    """Return all statements of all findings."""
-    body = [[finding.hypothesis.name, *cells] for finding in findings for cells in statements_of(finding)]
-    return Table("Statements of the findings", ["finding", *STATEMENT_HEADING], body, note)
+    if finding.untestable:
+        rows.insert(0, [finding.untestable, *("-" for _ in FINDINGS_HEADING[2:-2])])
+    heads = [finding.hypothesis.label, *("" for _ in rows[1:])]
+    tails = [[finding.verdict, corrected], *(["", ""] for _ in rows[1:])]
+    return [[head, *cells, *tail] for head, cells, tail in zip(heads, rows, tails, strict=True)]

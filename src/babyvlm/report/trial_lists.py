@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-import numpy as np
-
-from babyvlm.benchmarks.intervals import Groups
+from babyvlm.benchmarks.intervals import Dependence, dependence, units_of
 from babyvlm.benchmarks.trials import group_rows, read_rows
 from babyvlm.errors import UserError
 from babyvlm.report.columns import VTWT, Column
@@ -35,10 +33,11 @@ class TrialList(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What a test item asks: its text, and its images with the right one first."""
+    """What a test item asks: its text, its images with the right one first, and its two phrases, if it has two."""
 
     text: str
     images: list[str]
+    phrases: tuple[str, ...] = ()
 
 
 def trial_list(run: Run, benchmark: str) -> TrialList | None:
@@ -69,51 +68,80 @@ def _configured_benchmarks(run: Run) -> Iterator[dict[str, Any]]:
             yield from (test for test in inner if isinstance(test, dict)) if isinstance(inner, list) else ()
 
 
-def vtwt_phrases(rows: Iterable[Row], items: Sequence[str]) -> Phrases | None:
-    """Return the phrases of VTWT's items; None if no list that contains them all is on this machine."""
-    for run in (run for row in rows for run in row.runs):
-        found = trial_list(run, "vtwt")
-        if found is not None and is_file(found.trials):
-            listed = _listed_phrases(found.trials)
-            if all(item in listed for item in items):
-                return {item: listed[item] for item in items}
+def vtwt_phrases(rows: Iterable[Row], items: Sequence[str], world: str = "") -> Phrases | None:
+    """Return the phrases of VTWT's items; None if neither the results nor a list on this machine contain them all."""
+    for run in (run for row in rows for run in row.runs if run.world == world and VTWT.benchmark in run.results):
+        texts = run.results[VTWT.benchmark].texts
+        if not texts:
+            found = trial_list(run, VTWT.benchmark)
+            texts = {} if found is None or not is_file(found.trials) else _listed_phrases(found.trials)
+        if all(item in texts for item in items):
+            return {item: (texts[item][0], texts[item][1]) for item in items}
     return None
 
 
-def _listed_phrases(trials: Path) -> Phrases:
+def _listed_phrases(trials: Path) -> dict[str, tuple[str, ...]]:
+    return {item: one.phrases for item, one in _listed_questions(VTWT.benchmark, trials).items()}
+
+
+def dependence_of(rows: Sequence[Row], column: Column, items: Sequence[str], world: str = "") -> Dependence:
+    """Return which items of a world depend on each other: those with a common image or group.
+
+    Results list images and groups. For results of older versions they are those of the list, if it is on this machine;
+    otherwise the items that no group is known of count as independent.
+    """
+    units = _units(rows, column.benchmark, world)
+    return dependence([units.get(item) or {("item", item)} for item in items])
+
+
+def knows_images(row: Row, benchmark: str) -> bool:
+    """Return whether it is known which images the items of a benchmark show, in all worlds."""
+    worlds = dict.fromkeys(run.world for run in row.runs if benchmark in run.results)
+    return all(
+        any(kind == "image" for own in _units([row], benchmark, world).values() for kind, _ in own) for world in worlds
+    )
+
+
+def count_images(row: Row, column: Column, world: str) -> int:
+    """Return the number of different images of a column's items in a world; 0 if it is not known."""
+    units = _units([row], column.benchmark, world)
+    own = (units.get(item, ()) for item in row.items(column, "", world))
+    return len({name for unit in own for kind, name in unit if kind == "image"})
+
+
+def _units(rows: Sequence[Row], benchmark: str, world: str) -> Mapping[str, set[tuple[str, str]]]:
+    for row in rows:
+        if (benchmark, world) in row.cache:
+            return cast("dict[str, set[tuple[str, str]]]", row.cache[benchmark, world])
+    units: dict[str, set[tuple[str, str]]] = {}
+    for run in (run for row in rows for run in row.runs if run.world == world and benchmark in run.results):
+        results = run.results[benchmark]
+        if not results.images:
+            found = trial_list(run, benchmark)
+            listed = {} if found is None or not is_file(found.trials) else _listed_questions(benchmark, found.trials)
+            if not units and (listed or results.groups):
+                asked = {item: listed.get(item, Question("", [])) for item in results.category}
+                units = {
+                    item: units_of(item, results.groups.get(item) or " / ".join(sorted(one.phrases)), one.images)
+                    for item, one in asked.items()
+                }
+            continue
+        units = {item: units_of(item, results.groups.get(item, ""), own) for item, own in results.images.items()}
+        break
+    rows[0].cache[benchmark, world] = units
+    return units
+
+
+def _listed_questions(benchmark: str, trials: Path) -> Mapping[str, Question]:
     try:
-        return _read_phrases(trials.resolve(), trials.stat().st_mtime_ns)
+        return _read_questions(benchmark, trials.resolve(), trials.stat().st_mtime_ns)
     except (OSError, RuntimeError):  # the list has vanished, or is a loop of links
         return {}
 
 
-@lru_cache(maxsize=8)
-def _read_phrases(trials: Path, _changed_ns: int) -> Phrases:
-    try:
-        rows = read_rows(trials, ("image", "positive_phrase", "negative_phrase"))
-    except UserError:  # the list was replaced by another one
-        return {}
-    return {row.item: (row["positive_phrase"], row["negative_phrase"]) for row in rows}
-
-
-def groups_of(rows: Sequence[Row], column: Column, items: Sequence[str]) -> Groups:
-    """Return the (N,) group of each item; an item that is in no group has a group of its own.
-
-    Results list the groups. For results of older versions, VTWT items with the same two phrases are a group.
-    """
-    keys: dict[str, object] = {}
-    for run in (run for row in rows for run in row.runs):
-        keys = keys or dict(run.results[column.benchmark].groups if column.benchmark in run.results else {})
-    if not keys and column.benchmark == VTWT.benchmark:
-        keys = {item: frozenset(pair) for item, pair in (vtwt_phrases(rows, items) or {}).items()}
-    numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(keys.get(item, (item,)), len(numbers)) for item in items], dtype=np.int64)
-
-
-def has_groups(row: Row) -> bool:
-    """Return whether it is known which items of VTWT are not independent."""
-    recorded = any(run.results[VTWT.benchmark].groups for run in row.runs if VTWT.benchmark in run.results)
-    return recorded or vtwt_phrases([row], row.items(VTWT)) is not None
+@lru_cache(maxsize=16)
+def _read_questions(benchmark: str, trials: Path, _changed_ns: int) -> Mapping[str, Question]:
+    return questions(benchmark, trials)
 
 
 def without_balanced_phrases(phrases: Phrases) -> list[str]:
@@ -145,19 +173,24 @@ def questions(benchmark: str, trials: Path) -> dict[str, Question]:
             }
         if benchmark == "vtwt":
             rows = read_rows(trials, ("image", "positive_phrase", "negative_phrase"))
-            return {row.item: Question(_choice(row.cells), [row["image"]]) for row in rows}
+            return {row.item: Question(_choice(row.cells), [row["image"]], _phrases(row.cells)) for row in rows}
         if benchmark == "baby_winoground":
             rows = read_rows(trials, ("instance_id", "positive_phrase", "negative_phrase", "image", "image_tag"))
             return {
                 item: Question(
                     _choice(pair[0].cells),
                     [row["image"] for row in sorted(pair, key=lambda row: row["image_tag"] != "positive")],
+                    _phrases(pair[0].cells),
                 )
                 for item, pair in group_rows(rows, "instance_id").items()
             }
     except (UserError, KeyError):  # the list was replaced by another one
         pass
     return {}
+
+
+def _phrases(cells: Mapping[str, str]) -> tuple[str, str]:
+    return cells["positive_phrase"], cells["negative_phrase"]
 
 
 def _choice(cells: Mapping[str, str]) -> str:
