@@ -120,11 +120,10 @@ CONDITIONS = (  # seeds, worlds, standard deviations of seeds and worlds on the 
     (1, 1, 0.0, 0.0),
     (3, 1, 0.0, 0.0),
     (3, 1, 0.05, 0.0),
-    (3, 1, 0.15, 0.0),
-    (5, 1, 0.05, 0.0),
+    (5, 1, 0.15, 0.0),
     (3, 3, 0.05, 0.05),
 )
-SHARES = (0.6, 0.9, 0.98)
+SHARES = (0.6, 0.95)
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def test_compare_tests_runs_item_by_item(logs, capsys):
     found = rows(printed)
     assert [*found] == ["VTWT", "Caption METEOR 1.5"]
     difference, items, p, corrected, test = found["VTWT"]
-    assert difference.startswith("+0.250 [+0.1")
+    assert difference.startswith("+0.250 [+0.09")
     assert (items, p, test) == ("40", "0.002", "McNemar")
     assert float(corrected) == pytest.approx(holm([2 / 1024, float(found["Caption METEOR 1.5"][2])])[0], abs=2e-4)
     assert found["Caption METEOR 1.5"][-1] == "permutation"

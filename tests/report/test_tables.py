@@ -1,6 +1,7 @@
 import json
 import os
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +11,7 @@ from babyvlm.benchmarks.results import RESULT_SCHEMA
 from babyvlm.errors import UserError
 from babyvlm.report.columns import LABELED_S, VTWT
 from babyvlm.report.command import report
-from babyvlm.report.provenance import budget_lines
+from babyvlm.report.provenance import budget_lines, checkpoint_lines
 from babyvlm.report.runs import Run, find_rows
 from babyvlm.report.tables import ablation_table, control_table, detail_tables, main_table, paper_table
 from babyvlm.report.trial_lists import trial_list
@@ -279,6 +280,7 @@ def test_controls_and_details_have_own_tables(tmp_path):
     ]
     assert numbers(control_table(rows)) == [
         main[0],
+        main[1],
         ["reader, blank image", "0.250", "0.500", "0.125", "-", "-"],
         ["reader, text only", "0.000", "0.000", "0.000", "-", "-"],
     ]
@@ -386,3 +388,57 @@ def test_trial_list_reads_old_and_new_configs(tmp_path, config, facts, expected)
     run = Run(make_run(tmp_path, "cvcl-filtered", 0, config=config, facts=facts, vtwt=[1, 0]))
     found = trial_list(run, "vtwt")
     assert (found and tuple(map(str, found))) == expected
+
+
+def test_tables_state_the_tested_step_and_its_rule(tmp_path):
+    for seed, step, monitor in ((0, 400, "val_loss"), (1, 1600, "val_loss"), (2, 1600, None)):
+        run = make_run(tmp_path, "CVCL-filtered", seed, seed=seed, vtwt=[1, 0, 1])
+        (run / "checkpoints").mkdir()
+        best = {"path": "checkpoints/best.ckpt", "monitor": monitor, "mode": "min", "value": 1.0, "step": step}
+        (run / "best_checkpoint.json").write_text(json.dumps(best))
+    rows = find_rows(tmp_path)[0]
+    assert cells_of(main_table(rows), "CVCL-filtered")["tested step"] == "400-1,600"
+    expected = "CVCL: tested checkpoint: the one with the lowest val_loss or the last one. THE ROWS DIFFER."
+    assert checkpoint_lines(rows) == [expected]
+
+
+def test_floors_stand_beside_chance(tmp_path):
+    facts = {"floors": json.dumps({"accuracy": {"constant": 0.5}}), "prior": "0.6960"}
+    floor = "model: {class_path: babyvlm.models.floors.ImageStatistics}\n"
+    make_run(tmp_path, "color-histogram", 0, config=floor, vtwt=[1, 0, 0])
+    make_run(tmp_path, "Playroom-CLIP", 0, facts=facts, vtwt=[1, 1, 0])
+    table = main_table(find_rows(tmp_path)[0])
+    assert [row[0] for row in table.rows] == [
+        "chance",
+        "prior, no image",
+        "constant",
+        "items",
+        "images",
+        "color-histogram",
+        "Playroom-CLIP",
+    ]
+    assert cells_of(table, "prior, no image")["VTWT"] == "0.696"
+
+
+def test_category_intervals_hold_together(tmp_path):
+    draw = np.random.default_rng(0)
+    categories = [f"c{number % 5}" for number in range(400)]
+    make_run(tmp_path, "a", 0, labeled_s=draw.binomial(1, 0.6, 400).tolist(), categories=categories)
+    (table,) = [one for one in detail_tables(find_rows(tmp_path)[0]) if "by category" in one.title]
+    assert "hold together at 95% (Bonferroni: each at 99.00%)" in table.note
+    low, high = (float(end) for end in table.rows[0][-1].split("[")[1].strip("]*").split(", "))
+    assert high - low > 0.24  # 0.21 at 95%
+
+
+def test_main_table_counts_worlds_and_shows_shuffled_winoground(tmp_path):
+    for world in range(2):
+        facts = {"world_seed": str(world), "world_parameters": "size tiny"}
+        made = {"controls": {"": 1, "shuffled": 0.5}, "baby_winoground": [1, 0, 1, 1], "seed": 0}
+        make_run(tmp_path, "CVCL-filtered", world, world="playroom", facts=facts, **made)
+    make_run(tmp_path, "CVCL-filtered", 5, world="playroom", facts={"world_parameters": "size large"}, vtwt=[1, 0])
+    small, large = sorted(find_rows(tmp_path)[0], key=lambda row: len(row.runs), reverse=True)
+    assert (small.setting, large.setting) == ("size tiny", "size large")
+    cells = cells_of(main_table([small]), "CVCL-filtered")
+    assert cells["worlds"] == "2"
+    assert cells["Baby Winoground, shuffled images"].startswith("0.375 [")
+    assert cells_of(main_table([small]), "items")["Baby Winoground"] == "8"

@@ -28,13 +28,15 @@ class Dependence:
         groups_N: number of each item's group; items of different groups share nothing, even indirectly.
         related_NN: sparse matrix of 1 for dependent pairs and for each item with itself; None if items are related
             exactly when they are in the same group.
-        units: effective number of independent units: of groups that do not overlap, Kish's number, which is their
-            number if they are of one size. See ``_effective_units``.
+        units: effective number of units (images or groups) that items share, Kish's (sum of sizes)^2 / (sum of
+            squared sizes); an item that shares nothing is a unit.
+        freedom: degrees of freedom of ``variance_of_mean``.
     """
 
     groups_N: Groups
     related_NN: npt.NDArray[np.float64] | None  # scipy.sparse.csr_array, which has no type parameters
     units: float
+    freedom: float
 
     @property
     def is_nested(self) -> bool:
@@ -47,7 +49,7 @@ class Dependence:
         The sum of the products of the deviations of all dependent pairs of items (Aronow, Samii and Assenova 2015, for
         clusters that overlap), corrected for the bias that independent deviations would have. For groups that do not
         overlap this is the usual cluster-robust variance with the factor G / (G - 1); for independent items, that of a
-        mean. It has ``units - 1`` degrees of freedom.
+        mean.
 
         Args:
             values_KN: K rows of values.
@@ -99,17 +101,17 @@ def dependence(units: Sequence[Collection[Hashable]]) -> Dependence:
     size_G = np.bincount(groups_N).astype(np.float64)
     sizes_U = np.append(np.bincount(unit_E).astype(np.float64), np.ones(items - len(set(item_E.tolist()))))
     if (sizes_U**2).sum() > MAX_PAIRS:
-        return Dependence(groups_N, None, _effective_units(size_G[groups_N], size_G))
+        return Dependence(groups_N, None, *_units_and_freedom(size_G[groups_N], size_G))
     member_NU = csr_array((ones_E, (item_E, unit_E)), shape=(items, len(numbers)))
     related_NN = (member_NU @ member_NU.T + eye_array(items)).tocsr()
     related_NN.data[:] = 1.0
     degree_N = np.diff(related_NN.indptr).astype(np.float64)
     nested = related_NN.nnz == int((size_G**2).sum())
-    return Dependence(groups_N, None if nested else related_NN, _effective_units(degree_N, sizes_U))
+    return Dependence(groups_N, None if nested else related_NN, *_units_and_freedom(degree_N, sizes_U))
 
 
-def _effective_units(degree_N: Credits, sizes_U: Credits) -> float:
-    """Return one more than the degrees of freedom of ``Dependence.variance_of_mean``.
+def _units_and_freedom(degree_N: Credits, sizes_U: Credits) -> tuple[float, float]:
+    """Return ``Dependence.units`` and ``Dependence.freedom``.
 
     Satterthwaite's degrees of freedom for independent items (Bell and McCaffrey 2002) are too few where units overlap,
     since every pair of items that might be dependent counts as noise; the number of units is too large. We use their
@@ -124,7 +126,7 @@ def _effective_units(degree_N: Credits, sizes_U: Credits) -> float:
     squares = pairs - 2 * float((degree_N**2).sum()) / count + (pairs / count) ** 2
     fewest = (count - pairs / count) ** 2 / squares + 1 if squares > 1e-9 * count else 1.0
     most = min(float(sizes_U.sum()) ** 2 / float((sizes_U**2).sum()), float(count))
-    return (fewest * most) ** 0.5 if fewest < most else most
+    return most, ((fewest * most) ** 0.5 if fewest < most else most) - 1
 
 
 def units_of(item: str, group: str, images: Collection[str]) -> set[tuple[str, str]]:
@@ -134,7 +136,7 @@ def units_of(item: str, group: str, images: Collection[str]) -> set[tuple[str, s
 
 def independent(count: int) -> Dependence:
     """Return the dependence of independent items."""
-    return Dependence(np.arange(count), None, float(count))
+    return Dependence(np.arange(count), None, float(count), count - 1.0)
 
 
 def mean_interval(credit_N: Credits, related: Dependence | None = None, level: float = LEVEL) -> tuple[float, float]:
@@ -155,7 +157,7 @@ def mean_interval(credit_N: Credits, related: Dependence | None = None, level: f
         variance = float(related.variance_of_mean(credit_N[None])[0])
     except ValueError:  # the variance of one item or group is unknown
         return 0.0, 1.0
-    return share_interval(mean, relative_variance(mean, variance, related.units), related.units - 1, level)
+    return share_interval(mean, relative_variance(mean, variance, related.units), related.freedom, level)
 
 
 def relative_variance(share: float, variance: float, units: float) -> float:

@@ -62,7 +62,7 @@ class LinearCombination:
         between_freedom: degrees of freedom of ``between``.
         units: effective number of independent items.
         items: number of items, over all worlds.
-        seeds: smallest number of seeds of the rows in a world.
+        seeds: largest number of seeds of a row in a world.
         worlds: number of worlds.
         kind: ``share``: a mean from 0 to 1, whose interval is Wilson's; ``difference``: of two such means, from -1 to
             1; ``free``: any number.
@@ -162,7 +162,7 @@ def combine_means(worlds: Sequence[Sequence[Term]], kind: Kind = "difference") -
     floor = 0.0 if kind != "difference" else sum(_floor(terms) for terms in worlds) / len(worlds) ** 2
     variance = float(means_W.var(ddof=1)) / len(found) + floor
     units, items = sum(one.units for one in found), sum(one.items for one in found)
-    seeds = min(one.seeds for one in found)
+    seeds = max(one.seeds for one in found)
     return LinearCombination(
         float(means_W.mean()), variance, len(found) - 1.0, 0.0, 1.0, units, items, seeds, len(found), kind
     )
@@ -177,7 +177,7 @@ def _in_one_world(terms: Sequence[Term], kind: Kind) -> LinearCombination:
         on_set = [term for term in terms if term.items == name]
         per_item_N = np.sum([term.weight * term.credit_SN.mean(0) for term in on_set], axis=0)
         related = on_set[0].related
-        parts.append((float(related.variance_of_mean(per_item_N[None])[0]), related.units - 1))
+        parts.append((float(related.variance_of_mean(per_item_N[None])[0]), related.freedom))
         items, units = items + len(per_item_N), units + related.units
     for row in dict.fromkeys(term.row for term in terms):
         of_row = [term for term in terms if term.row == row]
@@ -198,7 +198,7 @@ def _in_one_world(terms: Sequence[Term], kind: Kind) -> LinearCombination:
         _satterthwaite(over_seeds, between),
         units,
         items,
-        min(len(term.credit_SN) for term in terms),
+        max(len(term.credit_SN) for term in terms),
         1,
         kind,
     )

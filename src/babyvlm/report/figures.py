@@ -424,13 +424,14 @@ def _with_legend(figure: Figure, axes: Sequence[Axes], across: int, layout: Layo
 
     entries: dict[str, Any] = {}
     for ax in axes:
+        ax.title.set_fontsize(layout.font + 1)
         entries |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True) if label}
     if len(entries) > 1:
         with rc_context(STYLE | {"font.size": layout.font}):
             # Below panels that fit on one screen, above the first one on a phone.
             location: Literal["outside lower center", "outside upper center"]
             location = "outside lower center" if across > 1 else "outside upper center"
-            columns = 4 if across > 1 else 2
+            columns = 2 if across == 1 else 4 if layout.width is None else 3
             legend = figure.legend(list(entries.values()), list(entries), loc=location, ncols=columns)
         for text in legend.get_texts():
             text.set_parse_math(False)

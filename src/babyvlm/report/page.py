@@ -17,7 +17,15 @@ from babyvlm.report.figures import Chart, charts
 from babyvlm.report.findings import Finding, Verdict, evaluate_findings
 from babyvlm.report.license import LEFT_OUT
 from babyvlm.report.paper import GENERATIVE, LARGER
-from babyvlm.report.provenance import budget_lines, funnel_stages, funnel_table, mixes_table, package_lines, runs_table
+from babyvlm.report.provenance import (
+    budget_lines,
+    checkpoint_lines,
+    funnel_stages,
+    funnel_table,
+    mixes_table,
+    package_lines,
+    runs_table,
+)
 from babyvlm.report.runs import Row, SkippedRun
 from babyvlm.report.tables import (
     PLAYROOM,
@@ -32,6 +40,17 @@ from babyvlm.report.tables import (
 )
 
 TITLE = "BabyVLM results"
+# Headings of the chapters, which are pages on a phone.
+PAGES = (
+    "Results",
+    "Findings of the paper",
+    "Results by category",
+    "Image-blind baselines",
+    "Learning curves",
+    "Captions",
+    "Data",
+    "Provenance",
+)
 SKIPPED = "Runs that are not reported"
 ABOUT = (
     "Test results of all runs, computed item by item: each model's score on each benchmark with its 95% CI, beside the "
@@ -118,7 +137,7 @@ def world_report(rows: Sequence[Row], *, several: bool = False) -> WorldReport:
         funnel_table=funnel_table(stages) if stages else None,
         missing_stores=missing_stores,
         mixes=mixes_table(rows),
-        budgets=budget_lines(rows),
+        budgets=[*budget_lines(rows), *checkpoint_lines(rows)],
         runs=runs_table(rows),
         packages=package_lines(rows),
     )
@@ -136,7 +155,7 @@ def _validation_losses(rows: Sequence[Row]) -> str:
 
 def report_page(worlds: Sequence[WorldReport], skipped: Sequence[SkippedRun] = ()) -> str:
     """Return the HTML page of a report."""
-    return _page("report.html.j2", worlds=worlds, skipped=skipped, title=TITLE, about=ABOUT)
+    return _page("report.html.j2", worlds=worlds, skipped=skipped, title=TITLE, about=ABOUT, pages=PAGES)
 
 
 def compare_page(

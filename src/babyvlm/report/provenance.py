@@ -91,6 +91,21 @@ def budget_lines(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def checkpoint_lines(rows: Sequence[Row]) -> list[str]:
+    """Return one line per model: which checkpoint of its runs was tested, and whether its rows differ in the rule."""
+    by_model: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for best in (run.tested_checkpoint for run in row.runs if row.trained):
+            if best is not None:
+                chosen = "lowest" if best.mode == "min" else "highest"
+                rule = "the last one" if best.monitor is None else f"the one with the {chosen} {best.monitor}"
+                by_model.setdefault(model_of(row.name), {})[rule] = None
+    return [
+        f"{model}: tested checkpoint: {' or '.join(rules)}" + (". THE ROWS DIFFER." if len(rules) > 1 else "")
+        for model, rules in by_model.items()
+    ]
+
+
 def package_lines(rows: Sequence[Row]) -> list[str]:
     """Return one line per set of package versions, with the runs that used it."""
     runs_by_versions: dict[str, list[str]] = {}

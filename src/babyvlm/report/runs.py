@@ -40,6 +40,8 @@ RESULT_COLUMNS = ["item", "category", "control", "measure", "credit"]
 # Older results have no groups, images and texts, and captions in the column `said`.
 OPTIONAL_COLUMNS = ("group", "images", "texts", "output", "said")
 
+LISTS = ("images", "texts")  # columns of lists of texts
+
 MAX_BYTES = {"config.yaml": 1 << 20, "provenance.json": 16 << 20, "metrics.csv": 256 << 20}
 MAX_RESULTS_BYTES, MAX_RESULTS = 256 << 20, 5_000_000
 MAX_CREDIT = 1e9  # sums of squares stay finite
@@ -235,9 +237,9 @@ class Run:
         Raises:
             UserError: the record is damaged.
         """
-        if (self.path / "checkpoints").is_dir():
-            return BestCheckpoint.read(self.path)
-        return next((parent.tested_checkpoint for parent in self.parents), None)
+        trained = (run for run in reversed(self.phases) if (run.path / "checkpoints").is_dir())
+        run = next(trained, None)
+        return None if run is None else BestCheckpoint.read(run.path)
 
     @property
     def trained(self) -> bool:
@@ -656,8 +658,7 @@ def _parse_results(file: Path, content: bytes) -> Results:
     parts = range(parquet.metadata.num_row_groups)
     require_little_compressed(io.BytesIO(content), parquet.metadata, parts, names, FREE_COLUMN_BYTES)
     # A text that repeats stays one text until the total length is checked.
-    lists = [f"{name}.list.element" for name in ("images", "texts")]
-    read_once = [name for name in names if name in parquet.schema_arrow.names and name != "credit"] + lists
+    read_once = [name for name in names if name in parquet.schema_arrow.names and name not in ("credit", *LISTS)]
     parquet = pq.ParquetFile(pa.BufferReader(content), read_dictionary=read_once)
     table = parquet.read(columns=names).select(names)
     if sum(map(_text_length, table.columns)) > MAX_RESULTS_BYTES:
@@ -718,8 +719,8 @@ def _text_length(column: pa.ChunkedArray) -> int:
     total = 0
     for chunk in column.chunks:
         if pa.types.is_list(chunk.type):
-            chunk = chunk.flatten()
-        if pa.types.is_dictionary(chunk.type):  # of texts or bytes; Arrow reads nothing else as one
+            total += pc.sum(pc.binary_length(chunk.flatten())).as_py() or 0
+        elif pa.types.is_dictionary(chunk.type):  # of texts or bytes; Arrow reads nothing else as one
             lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
             total += pc.sum(lengths.cast(pa.int64())).as_py() or 0
     return total
