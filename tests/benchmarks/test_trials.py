@@ -323,6 +323,8 @@ def test_write_results_is_atomic(tmp_path):
         "credit": 0.5,
         "output": "",
         "group": "",
+        "images": [],
+        "texts": [],
     }
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["x.parquet"]
     assert table.schema.metadata[b"world"] == b"real"
