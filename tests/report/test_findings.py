@@ -14,7 +14,7 @@ from babyvlm.report.tables import findings_table
 from support.made_runs import make_run, make_vtwt
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "perf"))
-from coverage import Truth, coverage, labeled_s, pairs
+from interval_coverage import Truth, coverage, labeled_s, pairs
 from power import NUMBERS, Study, paper_rates, rates_of_verdicts, threshold_rates
 
 sys.path.pop(0)
