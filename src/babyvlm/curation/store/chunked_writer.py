@@ -157,6 +157,7 @@ def write_parts(
     out = folder.with_suffix("")  # without .partial
     state = parts_folder(out)
     require_replaceable(input_list, ",".join(heading))
+    artifacts.create_marked(state)  # refuses a folder of the user before anything in it is deleted
     for unfinished in state.glob(".*"):  # left by a call that was killed
         unfinished.unlink(missing_ok=True)
     paths = _build_missing(out, parts, funnel.stage, num_workers, _schema(extra_fields))
