@@ -60,15 +60,19 @@ def test_variance_of_mean_matches_statsmodels_for_groups():
 def test_variance_of_mean_sums_over_all_pairs_with_a_common_image():
     draw = np.random.default_rng(1)
     units = [set(map(int, draw.integers(0, 30, 4))) for _ in range(60)]
-    values = draw.normal(size=60)
-    rest = values - values.mean()
+    effects, noise = draw.normal(size=30), draw.normal(size=60)
     shared = np.array([[float(bool(one & other)) for other in units] for one in units])
     centering = np.eye(60) - 1 / 60
     factor = 60 / np.trace(centering @ shared)
-    expected = max(rest @ shared @ rest, 0) * factor / 60**2
     related = dependence(units)
     assert not related.is_nested
-    assert related.variance_of_mean(values[None])[0] == pytest.approx(expected)
+    agree = noise + np.array([sum(effects[image] for image in own) for own in units])
+    disagree = np.arange(60) % 2 + 0.1 * noise
+    for values, is_above in ((agree, True), (disagree, False)):
+        rest = values - values.mean()
+        total, floor = rest @ shared @ rest * factor / 60**2, np.var(values, ddof=1) / 60  # the latter if independent
+        assert (total > floor) == is_above
+        assert related.variance_of_mean(values[None])[0] == pytest.approx(max(total, floor))
 
 
 def test_dependence_with_too_many_pairs_uses_connected_groups(monkeypatch):

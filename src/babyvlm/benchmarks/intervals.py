@@ -47,9 +47,9 @@ class Dependence:
         """Return the (K,) variances of K means over the items.
 
         The sum of the products of the deviations of all dependent pairs of items (Aronow, Samii and Assenova 2015, for
-        clusters that overlap), corrected for the bias that independent deviations would have. For groups that do not
-        overlap this is the usual cluster-robust variance with the factor G / (G - 1); for independent items, that of a
-        mean.
+        clusters that overlap), corrected for the bias that independent deviations would have, and not less than the
+        variance for independent items. For groups that do not overlap this is the usual cluster-robust variance with
+        the factor G / (G - 1); for independent items, that of a mean.
 
         Args:
             values_KN: K rows of values.
@@ -68,11 +68,11 @@ class Dependence:
         deviation_KN = values_KN - values_KN.mean(1, keepdims=True)
         if self.related_NN is None:
             products_K = (group_sums(deviation_KN, self.groups_N) ** 2).sum(1)
-        else:
-            products_K = ((self.related_NN @ deviation_KN.T).T * deviation_KN).sum(1)
-            # Overlapping clusters may give a sum below zero by chance.
-            products_K = np.where(products_K > 0, products_K, (deviation_KN**2).sum(1))
-        return np.asarray(products_K / (effective * count))
+            return np.asarray(products_K / (effective * count))
+        products_K = ((self.related_NN @ deviation_KN.T).T * deviation_KN).sum(1)
+        # The sum over overlapping clusters is noisy, in short lists even negative. Never less than independent items.
+        independent_K = (deviation_KN**2).sum(1) / ((count - 1) * count)
+        return np.asarray(np.maximum(products_K / (effective * count), independent_K))
 
 
 def dependence(units: Sequence[Collection[Hashable]]) -> Dependence:
