@@ -126,9 +126,11 @@ def test_benchmarks_score_known_models_exactly(tmp_path, trials, name, model, la
     report(tmp_path, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     assert "stand-in" not in text
-    assert f"| {name} | {labeled:.3f} [" in text
+    assert f"| {name} | 1 | 1 | - | {labeled:.3f} [" in text
     (words,) = (table for table in detail_tables(find_rows(tmp_path)[0]) if table.title == "VTWT by word class")
-    assert words.heading == ["model", "noun", "both"]  # the list itself has no word classes
-    assert words.rows[1][1].startswith(f"{two_word:.3f} [")
+    noun = words.heading.index("noun")
+    assert words.heading[noun:] == ["noun", "both"]  # the list itself has no word classes
+    (own,) = (row for row in words.rows if row[:2] == [name, "1"])  # "constant" is also a row without seeds
+    assert own[noun].startswith(f"{two_word:.3f} [")
     assert "derived here" in words.note
-    assert f"| {name}, blank image | 0.250 [" in text  # one word, four times the same image
+    assert f"| {name}, blank image | 1 | 1 | - | 0.250 [" in text  # one word, four times the same image

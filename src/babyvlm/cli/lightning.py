@@ -214,11 +214,13 @@ class BabyVLMCLI(LightningCLI):
             if self.run is None:
                 return f"--ckpt_path: {differ}. Use the config.yaml of its run"
             return f"{self.run / 'config.yaml'}: {differ}. Restore the file that fit wrote"
-        ended = isinstance(error, RuntimeError) and text.startswith("DataLoader worker")
-        if ended or (isinstance(error, ConnectionResetError) and self._goes_on):  # of the pipe to a worker
+        ended = _end_of_worker(error)
+        if ended is None and isinstance(error, ConnectionResetError) and self._goes_on:  # of the pipe to a worker
+            ended = error
+        if ended is not None:
             how = f" {CONTINUE.partition('. ')[2]} {self.folder}" if self._goes_on else ""
             return (
-                f"a loader worker ended ({first_line(error)}), perhaps for lack of memory. Lower data.num_workers or "
+                f"a loader worker ended ({first_line(ended)}), perhaps for lack of memory. Lower data.num_workers or "
                 f"data.batch_size.{how}"
             )
         return _refused_setting(error, text)
@@ -528,3 +530,15 @@ def _refused_setting(error: Exception, text: str) -> str | None:
     if not own_check and not {"instantiate_classes", "configure_optimizers"} & called_from:
         return None
     return one_line(str(error)) if module.startswith("jsonargparse") else f"{text} ({module})"
+
+
+def _end_of_worker(error: BaseException | None) -> BaseException | None:
+    """Return the error by which torch reports the end of a loader worker, if ``error`` is or follows it.
+
+    torch raises it from a signal handler, anywhere: in a checkpoint's file, its writer then fails in its own way.
+    """
+    while error is not None:
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
