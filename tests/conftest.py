@@ -17,6 +17,7 @@ from babyvlm.cli.main import COMMANDS
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell ignores it for background processes
     signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores; read when torch is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test uses the network; read when huggingface_hub is imported
 
 settings.register_profile("tests", deadline=None)  # a busy machine must not fail a test

@@ -14,6 +14,7 @@ from babyvlm.benchmarks import VTWT, BabyWinoground, EvaluationCallback, Labeled
 from babyvlm.report.command import report
 from babyvlm.report.runs import find_rows
 from babyvlm.report.tables import detail_tables
+from support.small_meteor import small_meteor
 
 # As they come: a byte-order mark, DOS line ends, a blank line, quotes.
 LISTS = {
@@ -92,6 +93,12 @@ class Known(LightningModule):
 
     def test_step(self, batch, batch_idx):
         pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_meteor(tmp_path_factory):
+    with small_meteor(tmp_path_factory.mktemp("meteor")):
+        yield
 
 
 @pytest.mark.usefixtures("no_wordnet")
