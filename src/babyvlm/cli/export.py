@@ -86,7 +86,8 @@ def _check_login(name: str) -> None:
     try:
         HfApi().whoami()
     except Exception as error:  # of the hub, its HTTP client, or the network
-        raise UserError(f"--hub {name}: {first_line(error)} Log in with `hf auth login`") from error
+        reason = first_line(error).rstrip(".")
+        raise UserError(f"--hub {name}: {reason}. If access was denied, log in with `hf auth login`") from error
 
 
 def _upload(folder: Path, name: str, private: bool) -> None:
