@@ -214,7 +214,7 @@ class BabyVLMCLI(LightningCLI):
             if self.run is None:
                 return f"--ckpt_path: {differ}. Use the config.yaml of its run"
             return f"{self.run / 'config.yaml'}: {differ}. Restore the file that fit wrote"
-        ended = _end_of_worker(error)
+        ended: Exception | None = _end_of_worker(error)
         if ended is None and isinstance(error, ConnectionResetError) and self._goes_on:  # of the pipe to a worker
             ended = error
         if ended is not None:
@@ -532,7 +532,7 @@ def _refused_setting(error: Exception, text: str) -> str | None:
     return one_line(str(error)) if module.startswith("jsonargparse") else f"{text} ({module})"
 
 
-def _end_of_worker(error: BaseException | None) -> BaseException | None:
+def _end_of_worker(error: BaseException | None) -> RuntimeError | None:
     """Return the error by which torch reports the end of a loader worker, if ``error`` is or follows it.
 
     torch raises it from a signal handler, anywhere: in a checkpoint's file, its writer then fails in its own way.
