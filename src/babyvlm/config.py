@@ -21,8 +21,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
 
 from babyvlm.allowed import check_config, import_paths, refusal
 from babyvlm.errors import UserError
-from babyvlm.io.files import read_bounded
-from babyvlm.io.limits import MAX_YAML_BYTES, check_yaml_size, load_yaml
+from babyvlm.io.limits import check_yaml_size, load_yaml_file
 from babyvlm.io.printing import echo
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        settings = load_yaml(read_bounded(path, MAX_YAML_BYTES).decode())
+        settings = load_yaml_file(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from babyvlm.config import CheckedParser, one_line
 from babyvlm.errors import UserError
-from babyvlm.io.files import join_inside, read_bounded, safe_name
-from babyvlm.io.limits import MAX_YAML_BYTES, load_yaml
+from babyvlm.io.files import join_inside, safe_name
+from babyvlm.io.limits import load_yaml_file
 
 # As on the command line, for example ``trainer.max_steps: 500``.
 Value = bool | int | float | str | None
@@ -93,7 +93,7 @@ def read_matrix(file: Path) -> Matrix:
     parser = CheckedParser(exit_on_error=False)
     parser.add_class_arguments(Matrix, "matrix")
     try:
-        given = load_yaml(read_bounded(file, MAX_YAML_BYTES).decode())
+        given = load_yaml_file(file)
         matrix: Matrix = parser.instantiate(parser.parse_object({"matrix": given})).matrix
     except FileNotFoundError:
         raise UserError(f"{file}: no such file. Pass a matrix with --matrix") from None

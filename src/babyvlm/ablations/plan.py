@@ -17,8 +17,7 @@ from babyvlm.ablations.matrix import Options, Quick, Step, read_matrix
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError, first_line
 from babyvlm.io import artifacts
-from babyvlm.io.files import read_bounded
-from babyvlm.io.limits import MAX_YAML_BYTES, load_yaml
+from babyvlm.io.limits import load_yaml_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -232,7 +231,7 @@ def changed_settings(planned: Mapping[str, Any], recorded: Mapping[str, Any]) ->
 
 
 def _read(file: Path) -> Config:
-    config = load_yaml(read_bounded(file, MAX_YAML_BYTES).decode()) or {}
+    config = load_yaml_file(file) or {}
     if not isinstance(config, dict):
         raise yaml.YAMLError("not a mapping of settings")
     return config

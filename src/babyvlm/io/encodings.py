@@ -43,7 +43,7 @@ def detect_encoding(path: Path, *, strict: bool = True) -> tuple[str, tuple[str,
         UserError: it is not text, or its content does not show its encoding.
     """
     if path.exists() and not path.is_file():
-        raise UserError(f"{path}: is not a file")  # reading a pipe would wait for ever
+        raise UserError(f"{path}: is not a file")  # reading a pipe would wait forever
     with path.open("rb") as file:
         beginning = file.read(CHUNK_BYTES)
         for mark, encoding in BYTE_ORDER_MARKS.items():

@@ -154,7 +154,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         OSError: it cannot be read, is not a regular file, or is longer than ``max_bytes``.
     """
     size = path.stat().st_size
-    problem = "" if path.is_file() else "is not a file"  # reading a pipe would wait for ever
+    problem = "" if path.is_file() else "is not a file"  # reading a pipe would wait forever
     if size > max_bytes:
         problem = f"is longer than {max_bytes >> 20} MiB"
     if problem:

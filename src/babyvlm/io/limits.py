@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import yaml
 
+from babyvlm.io.files import read_bounded
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -67,6 +69,17 @@ def load_yaml(content: str | bytes) -> object:
         return yaml.safe_load(content)
     except (ValueError, OverflowError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise yaml.YAMLError(f"a value cannot be read ({error})") from None  # such as the date 2000-99-99
+
+
+def load_yaml_file(path: Path) -> object:
+    """Parse a YAML file.
+
+    Raises:
+        yaml.YAMLError: it is not valid, or exceeds a limit.
+        OSError: it cannot be read, is not a regular file, or is too long.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    return load_yaml(read_bounded(path, MAX_YAML_BYTES).decode())
 
 
 def check_yaml_size(content: str | bytes) -> None:

@@ -54,7 +54,7 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None] | None = None) -> Ite
     """
     if path.is_symlink() or (path.exists() and (not path.is_file() or path.stat().st_size)):
         raise UserError(f"{path}: already exists and is not a lock file. Move it or pass a different --out")
-    path.touch()  # raises the reason at once; filelock would retry for ever
+    path.touch()  # raises the reason at once; filelock would retry forever
     is_locked(path)  # raises if there are no locks here; filelock would use a marker file, which outlives its process
     lock = FileLock(path)
     with _explain_unsupported(path):

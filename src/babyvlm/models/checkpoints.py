@@ -204,8 +204,15 @@ def read_state_dict(file: Path, source: str) -> dict[str, Tensor]:
 # Lightning saves the classes of callbacks; options may hold paths, dates and NumPy's numbers. PyTorch itself builds
 # tensors, storages and ordered dictionaries; any other name is an error.
 INERT = (
-    *("argparse.Namespace", "datetime", "lightning", "multimodal", "numpy", "pathlib", "pytorch_lightning"),
-    *("torch", "torchvision"),
+    "argparse.Namespace",
+    "datetime",
+    "lightning",
+    "multimodal",
+    "numpy",
+    "pathlib",
+    "pytorch_lightning",
+    "torch",
+    "torchvision",
 )
 
 

@@ -17,9 +17,8 @@ from babyvlm import allowed
 from babyvlm.config import LINKED, CheckedParser, one_line
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.artifacts import read_manifest
-from babyvlm.io.files import read_bounded
 from babyvlm.io.hub import COMMIT, fetch, refuse_code
-from babyvlm.io.limits import MAX_YAML_BYTES, load_yaml
+from babyvlm.io.limits import load_yaml_file
 from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.checkpoints import init_from
 from babyvlm.models.compatibility import Config, upgrade_config
@@ -183,7 +182,7 @@ def _load_export(folder: Path) -> LightningModule:
 def _read_config(run: Path) -> dict[str, Any]:
     file = run / "config.yaml"
     try:
-        config = load_yaml(read_bounded(file, MAX_YAML_BYTES).decode())
+        config = load_yaml_file(file)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{run}: neither a run nor an exported model ({first_line(error)})") from None
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):

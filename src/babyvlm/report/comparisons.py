@@ -145,7 +145,7 @@ def shared_worlds(rows: Sequence[Row], column: Column, control: str = "") -> lis
     """Return the worlds in which all rows were tested.
 
     Raises:
-        MissingResultsError: there is none.
+        MissingResultsError: a row has no such results, or the rows have no world in common.
     """
     worlds: list[str] | None = None
     for row in rows:

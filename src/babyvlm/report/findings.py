@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -236,8 +237,7 @@ def _differences(
         known = [value for value in values if value is not None]
         paper = sum(known) / len(known) if len(known) == len(values) else None
         every = [row for pair in named for row in pair]
-        options: dict[str, Any] = {"sign": sign, "threshold": threshold, "paper": paper}
-        yield statement(f"{column.title}: {text}", found, every, column, **options)
+        yield statement(f"{column.title}: {text}", found, every, column, sign=sign, threshold=threshold, paper=paper)
 
 
 def _names(rows: Sequence[Row]) -> str:
@@ -313,8 +313,8 @@ def _contexts(rows: Rows, suffix: str, how: str, chance: float) -> Iterator[Stat
     for context, sign in (("positive", 1), ("negative", -1)):
         column = Column(f"{context} context", WINOGROUND.benchmark, f"{context}{suffix}", chance)
         text = f"{context} context, {how}: {_names(filtered)}"
-        options: dict[str, Any] = {"sign": sign, "threshold": chance, "is_difference": False}
-        yield statement(text, average(filtered, column), filtered, column, **options)
+        effect = average(filtered, column)
+        yield statement(text, effect, filtered, column, sign=sign, threshold=chance, is_difference=False)
 
 
 def blind_is_near_chance(rows: Rows) -> Iterator[Statement]:
@@ -328,15 +328,11 @@ def blind_is_near_chance(rows: Rows) -> Iterator[Statement]:
             [(1.0, VTWT)],
             control,
             is_difference=False,
-            only=lambda world, tested=tested, control=control: _informative_items(tested, control, world),  # type: ignore[misc] # mypy's lambda
+            only=partial(_informative_items, tested, control),
         )
         for sign in (1, -1):
-            options: dict[str, Any] = {
-                "sign": sign,
-                "threshold": 1 / 2 - sign * MARGINS["near_chance"],
-                "is_difference": False,
-            }
-            yield statement(f"VTWT {condition}: {_names(tested)}", effect, tested, VTWT, control, **options)
+            text, threshold = f"VTWT {condition}: {_names(tested)}", 1 / 2 - sign * MARGINS["near_chance"]
+            yield statement(text, effect, tested, VTWT, control, sign=sign, threshold=threshold, is_difference=False)
 
 
 def _informative_items(rows: Sequence[Row], control: str, world: str) -> frozenset[str]:

@@ -114,7 +114,7 @@ def world_report(rows: Sequence[Row], *, several: bool = False) -> WorldReport:
 
     Args:
         rows: all real, or all of Playroom with the same parameters.
-        several: whether other settings are reported beside it, so that the title names the parameters.
+        several: whether the report has other settings as well. The title then names the parameters.
     """
     stages, missing_stores = funnel_stages(rows)
     embedded = any(row.embedded for row in rows)

@@ -208,27 +208,26 @@ class Run:
         Raises:
             UserError: results cannot be read.
         """
-        return self._fact("world_seed")
+        return self._world_facts.get("world_seed", "")
 
     @cached_property
     def setting(self) -> str:
         """Parameters of the world other than its seed; rows of different parameters are different experiments."""
-        return printable_line(self._fact("world_parameters"))
+        return printable_line(self._world_facts.get("world_parameters", ""))
 
-    def _fact(self, name: str) -> str:
-        """Return a fact that all results of a run share, without reading the items."""
-        for file in sorted((self.path / "results").glob(f"*{SUFFIX}")):
-            if "results" in self.__dict__:
+    @cached_property
+    def _world_facts(self) -> dict[str, str]:
+        """Facts about the world, which all results of a run share; read without the items."""
+        if "results" in self.__dict__:
+            every = iter([dict(results.metadata) for results in self.results.values()])
+        else:
+            every = map(_read_metadata, sorted((self.path / "results").glob(f"*{SUFFIX}")))
+        facts: dict[str, str] = {}
+        for metadata in every:
+            facts = metadata | facts
+            if {"world_seed", "world_parameters"} <= facts.keys():
                 break
-            try:
-                content = pa.BufferReader(_read_bytes(file, MAX_RESULTS_BYTES))
-                metadata = pq.read_schema(content).metadata or {}
-            except DAMAGE as error:
-                raise UserError(f"{file}: cannot be read as results ({first_line(error)})") from None
-            if name.encode() in metadata:
-                return str(metadata[name.encode()].decode(errors="replace"))
-        known = self.__dict__.get("results") or {}
-        return next((one.metadata[name] for one in known.values() if name in one.metadata), "")
+        return facts
 
     @cached_property
     def tested_checkpoint(self) -> BestCheckpoint | None:
@@ -647,6 +646,19 @@ def _read_results(file: Path) -> Results:
     except DAMAGE as error:
         text = first_line(error)
         raise UserError(f"{file}: cannot be read as results ({text}). Run `python -m babyvlm test` again") from None
+
+
+def _read_metadata(file: Path) -> dict[str, str]:
+    """Return the metadata of a run's results.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        metadata = pq.read_schema(pa.BufferReader(_read_bytes(file, MAX_RESULTS_BYTES))).metadata or {}
+    except DAMAGE as error:
+        raise UserError(f"{file}: cannot be read as results ({first_line(error)})") from None
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in metadata.items()}
 
 
 def _parse_results(file: Path, content: bytes) -> Results:

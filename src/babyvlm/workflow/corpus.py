@@ -15,7 +15,7 @@ from babyvlm.ablations.matrix import Options
 from babyvlm.ablations.plan import Plan
 from babyvlm.config import CheckedParser, one_line
 from babyvlm.errors import UserError
-from babyvlm.io.limits import load_yaml
+from babyvlm.io.limits import load_yaml_file
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def read_corpus(file: Path) -> Corpus:
     parser = CheckedParser(exit_on_error=False)
     parser.add_class_arguments(Corpus, "corpus")
     try:
-        given = load_yaml(file.read_text())
+        given = load_yaml_file(file)
         corpus: Corpus = parser.instantiate(parser.parse_object({"corpus": given})).corpus
     except FileNotFoundError:
         raise UserError(

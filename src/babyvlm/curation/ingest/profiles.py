@@ -14,8 +14,7 @@ from babyvlm.config import CheckedParser, one_line
 from babyvlm.curation.ingest.clock import TimeFormat
 from babyvlm.curation.ingest.transcripts import TranscriptFormat
 from babyvlm.errors import UserError
-from babyvlm.io.files import read_bounded
-from babyvlm.io.limits import MAX_YAML_BYTES, load_yaml
+from babyvlm.io.limits import load_yaml_file
 from babyvlm.text import SplitterName
 
 if TYPE_CHECKING:
@@ -180,7 +179,7 @@ def find_profile(name: str) -> Profile:
             f"--profile {name}: no such profile. Available: {', '.join(PROFILES)}, or pass your own .yaml or .json file"
         )
     try:
-        values = load_yaml(read_bounded(path, MAX_YAML_BYTES).decode())  # JSON is a subset of YAML
+        values = load_yaml_file(path)  # JSON is a subset of YAML
     except OSError as error:
         raise UserError(f"--profile {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

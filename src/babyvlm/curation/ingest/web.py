@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from babyvlm.curation.ingest.web_corpora.samples import Chunk, Sample
 
 REPORT_COLUMNS = ("key", "reason")
-
-
 FIELDS = {ORIGINAL_CAPTION: pa.string()}
 
 
@@ -94,9 +92,7 @@ def web(
         "store", arguments, funnel, state=parts_folder(out), min_fraction=min_fraction, input_list=quarantine
     )
     if share:
-        return write_share(
-            out, parts, share, stage="web", num_workers=num_workers, extra_fields={ORIGINAL_CAPTION: pa.string()}
-        )
+        return write_share(out, parts, share, stage="web", num_workers=num_workers, extra_fields=FIELDS)
     folder = yield artifact
     artifact.manifest |= write_parts(
         folder,

@@ -118,6 +118,7 @@ def write_share(
         raise UserError(f"--share {share}: expected NUMBER/COUNT, such as 1/16 for the first of 16 jobs")
     if out.exists():
         return "already complete, skipping"
+    artifacts.create_marked(parts_folder(out))
     own = parts[int(number) - 1 :: int(count)]
     _build_missing(out, own, stage, num_workers, _schema(extra_fields))
     return f"share {share}: {len(own):,} of {len(parts):,} parts are complete"
@@ -178,7 +179,6 @@ def _schema(extra_fields: Mapping[str, pa.DataType] | None) -> pa.Schema:
 def _build_missing(out: Path, parts: Sequence[Part], stage: str, num_workers: int, schema: pa.Schema) -> list[Path]:
     """Build the parts that are missing in several processes; return the files of all parts in order."""
     state = parts_folder(out)
-    artifacts.create_marked(state)
     paths = [state / part_name(part) for part in parts]
     missing = [(part, path) for part, path in zip(parts, paths, strict=True) if not path.exists()]
     done = len(parts) - len(missing)
