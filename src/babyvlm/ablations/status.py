@@ -105,7 +105,8 @@ def samples_seen(run: PlannedRun) -> int | None:
     epochs = trainer.get("max_epochs")
     if epochs is None or not str(data.get("class_path")).endswith(".PairMix"):
         return None
-    items = [_training_items(options, source) for source in options["sources"]]
+    home = options["validation"] if options.get("home") else None
+    items = [None if source["store"] == home else _training_items(options, source) for source in options["sources"]]
     counted = [count for count in items if count is not None]
     return int(epochs * (sum(counted) // batch) * batch) if len(counted) == len(items) else None
 
@@ -115,7 +116,9 @@ def _samples_text(samples: int | None) -> str:
 
 
 def _training_items(options: Mapping[str, Any], source: Mapping[str, Any]) -> int | None:
-    """Return the items per epoch that a mix takes from a store; None for the pairs of drawn utterances."""
+    """Return the items per epoch that a mix takes from a store; None if they depend on a draw or a subset."""
+    if source.get("subset"):
+        return None
     table = PairStore(Path(options["stores"], source["store"])).columns("group", "split").to_pydict()
     splits, limit = source.get("splits", ["train"]), source.get("utterances")
     groups = [group for group, split in zip(table["group"], table["split"], strict=True) if split in splits]

@@ -54,6 +54,9 @@ COMMANDS = {
     "curate frames": Command("babyvlm.curation.ingest.frames:frames", "extract frames and utterances from raw video"),
     "curate released": Command("babyvlm.curation.ingest.released:released", "import frames that are already extracted"),
     "curate web": Command("babyvlm.curation.ingest.web:web", "import web corpora of images and captions"),
+    "curate add-recordings": Command(
+        "babyvlm.curation.ingest.recordings:add_recordings", "add child, date and age to the pairs of a store"
+    ),
     "curate embed": Command("babyvlm.curation.embed:embed", "compute CLIP embeddings of a store"),
     "curate filter": Command("babyvlm.curation.clip_filter:filter_pairs", "keep pairs whose CLIP similarity is high"),
     "curate rewrite": Command(

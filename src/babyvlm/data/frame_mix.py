@@ -136,7 +136,7 @@ class Frames(Dataset[Views]):
         self._stores = [PairStore(stores / source.store) for source in sources]
         self._rows = [open_rows(store, cache_dir) for store in self._stores]
         self._chosen = [
-            np.sort(chosen_groups(store, source.splits, seed, source.utterances).rows)
+            np.sort(chosen_groups(store, source.splits, seed, source.utterances, source.subset).rows)
             for store, source in zip(self._stores, sources, strict=True)
         ]
         self._ends = np.cumsum([len(rows) for rows in self._chosen])

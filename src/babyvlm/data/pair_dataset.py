@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from babyvlm.curation.store.pair_store import PairStore
+from babyvlm.curation.store.pair_store import AGE, CHILD, DATE, PairStore
 from babyvlm.data.transforms import View, normalized
 from babyvlm.data.vocabulary import PAD, Vocabulary
 from babyvlm.errors import UserError, first_line
@@ -111,6 +112,81 @@ def _reading_image(store: PairStore, key: str) -> Iterator[None]:
 # as in the original CVCL (wkvong/multimodal-baby, `--multiple_frames`).
 Sample = Literal["pairs", "utterances"]
 Split = Literal["train", "val", "test"]
+Order = Literal["shuffled", "date", "age"]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Which utterances of a store are used, besides their split.
+
+    Attributes:
+        children: those recorded with these children; by default, all.
+        months: those recorded when the child was this old, in months: from the first number up to, but without, the
+            second. Utterances whose age is not known are left out. By default, all.
+        fraction: share of the utterances that are left, drawn by the run's seed. A smaller share is a part of a larger
+            one.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+
+    children: tuple[str, ...] = ()
+    months: tuple[float, float] | None = None
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.months is not None and not 0 <= self.months[0] < self.months[1]:
+            raise UserError(f"months {list(self.months)}: must be two ascending ages, such as [6, 12]")
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"fraction {self.fraction}: must be above 0 and at most 1")
+
+    def of(self, store: PairStore, groups: Groups, seed: int) -> Groups:
+        """Return the utterances of the subset.
+
+        Raises:
+            UserError: the store does not know children or ages, or nothing is left.
+        """
+        kept_N = np.ones(len(groups), bool)
+        if self.children:
+            child_N = _recordings(store, CHILD, groups.first)
+            kept_N &= pc.is_in(child_N, pa.array(self.children)).to_numpy(zero_copy_only=False)
+            if not kept_N.any():
+                known = ", ".join(sorted(filter(None, child_N.unique().to_pylist())))
+                wanted = " or ".join(self.children)
+                raise UserError(f"{store.path}: no utterance of the child {wanted}, only of {known}")
+        if self.months is not None:
+            age_N = _recordings(store, AGE, groups.first).to_numpy(zero_copy_only=False)  # NaN where it is not known
+            kept_N &= (self.months[0] <= age_N) & (age_N < self.months[1])
+            if not kept_N.any():
+                raise UserError(
+                    f"{store.path}: no utterance at {self.months[0]:g} to {self.months[1]:g} months; ages are"
+                    f" {np.nanmin(age_N):.1f} to {np.nanmax(age_N):.1f} months"
+                )
+        kept = np.flatnonzero(kept_N)
+        if self.fraction < 1:
+            count = max(1, round(self.fraction * len(kept)))
+            kept = np.sort(np.random.default_rng([seed, FRACTION_STREAM]).permutation(kept)[:count])
+        return groups if len(kept) == len(groups) else groups.take(kept)
+
+
+EVERY = Subset()
+FRACTION_STREAM = 0xF  # another stream of random numbers than those of the run
+
+
+def _recordings(store: PairStore, column: str, rows_N: npt.NDArray[np.int64]) -> pa.Array:
+    """Return a column about the recording for some rows.
+
+    Raises:
+        UserError: the store has no such column, or no value in it.
+    """
+    values = store.columns(column)[column].combine_chunks() if column in store.extra_fields else None
+    if values is None or values.null_count == len(values):
+        raise UserError(
+            f"{store.path}: {column} is not known for its pairs. Add it with a profile that has `recording` and"
+            " `birth_dates`: python -m babyvlm curate add-recordings"
+        )
+    return values.take(pa.array(rows_N))
 
 
 class Pairs(Dataset[Item]):
@@ -127,6 +203,7 @@ class Pairs(Dataset[Item]):
         seed: with the epoch and the item it determines the frame and its augmentation.
         limit: number of utterances, drawn by ``seed``; all by default.
         cache_dir: see ``open_rows``.
+        subset: which utterances.
 
     Attributes:
         groups: the rows of each item.
@@ -149,6 +226,7 @@ class Pairs(Dataset[Item]):
         seed: int = 0,
         limit: int | None = None,
         cache_dir: Path | None = None,
+        subset: Subset = EVERY,
     ) -> None:
         self.cache_dir = cache_dir
         self.store, self.view, self.vocabulary = store, view, vocabulary
@@ -156,7 +234,7 @@ class Pairs(Dataset[Item]):
         self.features: CachedFeatures | None = None
         texts = store.columns("key", "utterance")
         self._keys, self._utterances = texts["key"], texts["utterance"]
-        groups = chosen_groups(store, splits, seed, limit)
+        groups = chosen_groups(store, splits, seed, limit, subset)
         self.groups = groups.single() if sample == "pairs" else groups
 
     def __len__(self) -> int:
@@ -187,6 +265,33 @@ class Pairs(Dataset[Item]):
     def utterances(self) -> list[str]:
         """Return the utterance of each item."""
         return utterances(self.store, self.groups)
+
+    def recorded(self, order: Order) -> list[tuple[str | float, list[str | int]]] | None:
+        """Return a key by which the items of this and other stores sort by their recordings; None if it has none.
+
+        Items of one day or age sort by their keys, which begin with the name of the video: numbers in it by value.
+
+        Args:
+            order: ``date`` or ``age``.
+
+        Raises:
+            UserError: it is known for some items only.
+        """
+        column = {"date": DATE, "age": AGE}[order]
+        if column not in self.store.extra_fields:
+            return None
+        values = self.store.columns(column)[column].combine_chunks().take(pa.array(self.groups.first))
+        if values.null_count == len(values):
+            return None
+        if values.null_count:
+            key = self._keys[int(self.groups.first[values.is_null().to_numpy(zero_copy_only=False).argmax()])]
+            raise UserError(
+                f"{self.store.path}: {column} is not known for {values.null_count} pairs, for example {key}. Correct"
+                " `recording` or `birth_dates` in the profile, or data.order: shuffled"
+            )
+        keys = self._keys.take(pa.array(self.groups.first)).to_pylist()
+        parts = ([int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)] for key in keys)
+        return list(zip(values.to_pylist(), parts, strict=True))
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         if self.keep_eos:
@@ -234,7 +339,9 @@ class Groups:
         return self.rows[self.starts[:-1]]
 
 
-def chosen_groups(store: PairStore, splits: Sequence[Split], seed: int, limit: int | None) -> Groups:
+def chosen_groups(
+    store: PairStore, splits: Sequence[Split], seed: int, limit: int | None, subset: Subset = EVERY
+) -> Groups:
     """Return the rows of each utterance of some splits, or of ``limit`` of them, drawn by ``seed``.
 
     Args:
@@ -242,6 +349,7 @@ def chosen_groups(store: PairStore, splits: Sequence[Split], seed: int, limit: i
         splits: the splits to use.
         seed: of the draw.
         limit: number of utterances; all by default.
+        subset: which utterances of the splits.
 
     Raises:
         UserError: the splits are empty or smaller than ``limit``.
@@ -249,6 +357,7 @@ def chosen_groups(store: PairStore, splits: Sequence[Split], seed: int, limit: i
     groups, named = _rows_by_group(store, splits), " and ".join(splits)
     if not len(groups):
         raise UserError(f"{store.path}: split {named} is empty")
+    groups = subset.of(store, groups, seed)
     if limit is None:
         return groups
     if limit > len(groups):
@@ -307,6 +416,37 @@ class Mixed(Dataset[Item]):
     def lengths(self) -> npt.NDArray[np.int64]:
         """Return the number of tokens of each item."""
         return np.concatenate([part.lengths() for part in self.parts])
+
+    def recording_order(self, order: Order, seed: int) -> npt.NDArray[np.int64]:
+        """Return all items in the order of their recordings.
+
+        Items of stores without recordings, such as web pairs, are shuffled and spread evenly among the others (our
+        choice), so that each stretch of the stream has the proportions of the mix.
+
+        Args:
+            order: ``date`` or ``age``.
+            seed: of the shuffled items.
+
+        Raises:
+            UserError: no store knows it, or one knows it for some of its items only.
+        """
+        position_N = np.empty(len(self))
+        begins = self._ends - [len(part) for part in self.parts]
+        dated: list[tuple[tuple[str | float, list[str | int]], int]] = []
+        for number, (part, begin) in enumerate(zip(self.parts, begins.tolist(), strict=True)):
+            keys = part.recorded(order)
+            if keys is None:
+                shuffled = np.random.default_rng([seed, number]).permutation(len(part))
+                position_N[begin + shuffled] = (np.arange(len(part)) + 0.5) / len(part)
+            else:
+                dated += zip(keys, range(begin, begin + len(part)), strict=True)
+        if not dated:
+            raise UserError(
+                f"data.order {order}: the {order} of the recording is not known for any source. Add it with a profile"
+                " that has `recording` and, for ages, `birth_dates`: python -m babyvlm curate add-recordings"
+            )
+        position_N[[item for _, item in sorted(dated)]] = (np.arange(len(dated)) + 0.5) / len(dated)
+        return np.argsort(position_N, kind="stable")
 
     def __getitem__(self, index_epoch: tuple[int, int]) -> Item:
         """Return the item of (index, epoch)."""

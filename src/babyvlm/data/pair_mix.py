@@ -6,18 +6,31 @@ import hashlib
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.feature_cache import Precision, features_for
-from babyvlm.data.pair_dataset import Groups, Item, Mixed, Pairs, Sample, Split, chosen_groups, collate, open_rows
+from babyvlm.data.pair_dataset import (
+    EVERY,
+    Groups,
+    Item,
+    Mixed,
+    Order,
+    Pairs,
+    Sample,
+    Split,
+    Subset,
+    chosen_groups,
+    collate,
+    open_rows,
+)
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader, held_out_batches
 from babyvlm.data.transforms import MEAN, STD, Augmented, Plain, Resize, View, eval_transform
 from babyvlm.data.vocabulary import Vocabulary, check_words
@@ -41,6 +54,7 @@ class Source:
         store: its folder's name in the mix's ``stores``.
         utterances: number of training utterances to use, drawn by the run's seed; all by default.
         splits: splits to train on. Web pairs that were matched to validation and test frames are in their splits.
+        subset: which utterances of these splits: children, ages, a share.
 
     Raises:
         UserError: ``utterances`` is less than 1.
@@ -49,6 +63,7 @@ class Source:
     store: str
     utterances: int | None = None
     splits: tuple[Split, ...] = ("train",)
+    subset: Subset = EVERY
 
     def __post_init__(self) -> None:
         """Check the number."""
@@ -107,7 +122,8 @@ class Mix(LightningDataModule):
             store = PairStore(self.stores / source.store)
             _check_matches(store, source)
             others = "" if source.splits == ("train",) else f":{','.join(source.splits)}"
-            parts.append(f"{store.fingerprint}:{source.utterances}{others}")
+            subset = "" if source.subset == EVERY else f":{source.subset}"
+            parts.append(f"{store.fingerprint}:{source.utterances}{others}{subset}")
         self.identity = self._hash(parts)
 
     @staticmethod
@@ -122,14 +138,14 @@ class Mix(LightningDataModule):
         """
         validation = getattr(self, "validation", None)  # not every mix has held-out data
         if validation is not None:
-            chosen_groups(PairStore(self.stores / validation), (split,), 0, None)
+            chosen_groups(PairStore(self.stores / validation), (split,), 0, None, getattr(self, "held_out", EVERY))
 
     def contents(self) -> list[Content]:
         """Return what the mix takes from each of its stores, in the order of ``sources``."""
         counted = []
         for source in self.sources:
             store = PairStore(self.stores / source.store)
-            utterances = chosen_groups(store, source.splits, self.seed, source.utterances)
+            utterances = chosen_groups(store, source.splits, self.seed, source.utterances, source.subset)
             items = self._items(utterances)
             corpora = Counter(store.columns("source")["source"].take(items.first).to_pylist())
             counted.append((source.store, len(items), len(utterances), dict(corpora)))
@@ -162,8 +178,9 @@ class Mix(LightningDataModule):
         collate_fn: Callable[[Sequence[T]], object],
         num_workers: int = 0,
         lengths: npt.NDArray[np.int64] | None = None,
+        order: npt.NDArray[np.int64] | None = None,
     ) -> ResumableLoader[T]:
-        """Return this process's part of the training batches, in the order of (seed, epoch, mix)."""
+        """Return this process's part of the training batches, in the order of (seed, epoch, mix), or in ``order``."""
         sampler = GlobalBatchSampler(
             len(cast("Sized", dataset)),
             self.batch_size,
@@ -173,6 +190,7 @@ class Mix(LightningDataModule):
             world_size=self.world_size,
             lengths=lengths,
             repeat=getattr(self.trainer, "overfit_batches", 0) > 0,
+            order=order,
         )
         if self.trainer is not None:  # it may ask for another loader in each epoch
             sampler.samples_used = self.trainer.current_epoch * sampler.samples_per_epoch
@@ -231,9 +249,16 @@ class PairMix(Mix):
         num_workers: processes per device that decode and augment.
         seed: of order, frames and augmentation; that of the run.
         cache_dir: folder of the memory-mapped copies of the stores, if they cannot be written beside the stores.
+        home: which home pairs to train on: those of the sources whose store is ``validation``. Matched and random web
+            pairs are not affected.
+        held_out: which validation and test pairs the losses are measured on.
+        order: ``shuffled``: another order in each epoch; ``date`` and ``age``: a single pass in the order in which the
+            pairs were recorded, or of the age of the child (a stream, as in BabyCL: arXiv 2606.05115). Web pairs, which
+            have no date, are spread evenly.
 
     Raises:
-        UserError: features of augmented images are requested, or a number is out of range.
+        UserError: features of augmented images are requested, a number is out of range, ``home`` applies to no source,
+            or batches of a stream are to be sorted by length.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is a setting of the data that a YAML may override
@@ -258,9 +283,18 @@ class PairMix(Mix):
         num_workers: int = 0,
         seed: int = 0,
         cache_dir: Path | None = None,
+        home: Subset = EVERY,
+        held_out: Subset = EVERY,
+        order: Order = "shuffled",
     ) -> None:
         require_in_range(image_size=image_size, max_tokens=max_tokens, min_scale=min_scale, num_workers=num_workers)
         require_in_range(val_batch_size=val_batch_size)
+        if home != EVERY:
+            if validation not in {source.store for source in sources}:
+                raise UserError(f"data.home: no source is the home store, {validation} (data.validation)")
+            sources = [replace(one, subset=home) if one.store == validation else one for one in sources]
+        if order != "shuffled" and bucket_by_length:
+            raise UserError(f"data.order {order}: batches of similar length are not in this order. Set one of the two")
         super().__init__(name, stores, sources, batch_size, seed)
         self.cache_dir = cache_dir
         self.validation, self.vocabulary = validation, Vocabulary(vocabulary)
@@ -269,6 +303,9 @@ class PairMix(Mix):
         self.unit = sample
         if sample == "pairs":  # another order than that of utterances
             self.identity = self._hash([str(self.identity), sample])
+        if order != "shuffled":
+            self.identity = self._hash([str(self.identity), order])
+        self.home, self.held_out, self.order = home, held_out, order
         self.augment, self.min_scale, self.num_workers = augment, min_scale, num_workers
         self.bucket_by_length = bucket_by_length
         self.features, self.features_precision = features, features_precision
@@ -288,12 +325,28 @@ class PairMix(Mix):
         return len(self._training) // self.batch_size
 
     def train_dataloader(self) -> ResumableLoader[Item]:
-        """Return batches of pairs of all sources, in the order of (seed, epoch, mix)."""
+        """Return batches of pairs of all sources, in the order of (seed, epoch, mix), or of their recordings.
+
+        Raises:
+            UserError: a stream would begin a second time.
+        """
         dataset = self._training
         for part in dataset.parts:
             self._add_features(part)
         lengths = dataset.lengths() if self.bucket_by_length else None
-        return self._training_loader(dataset, collate, self.num_workers, lengths)
+        order = None if self.order == "shuffled" else dataset.recording_order(self.order, self.seed)
+        loader = self._training_loader(dataset, collate, self.num_workers, lengths, order)
+        if self.order != "shuffled" and self.trainer is not None:
+            self._check_single_pass(self.trainer, len(loader.batch_sampler))
+        return loader
+
+    def _check_single_pass(self, trainer: Trainer, batches: int) -> None:
+        steps = batches // trainer.accumulate_grad_batches
+        if trainer.max_epochs != 1 and not 0 <= trainer.max_steps <= steps:
+            raise UserError(
+                f"data.order {self.order}: the stream ends after {steps:,} steps and does not begin again. Set"
+                f" trainer.max_epochs to 1, or trainer.max_steps to at most {steps}"
+            )
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Return batches of the validation items, in order; an utterance has one fixed frame."""
@@ -316,7 +369,8 @@ class PairMix(Mix):
 
     def held_out_pairs(self, split: Split) -> int:
         """Return the number of items of the validation or test split."""
-        return len(self._dataset(Source(self.validation, splits=(split,)), Plain(self.image_size, self.resize), seed=0))
+        source = Source(self.validation, splits=(split,), subset=self.held_out)
+        return len(self._dataset(source, Plain(self.image_size, self.resize), seed=0))
 
     def plot(self, batch: Batch, columns: int = 4) -> Figure:
         """Plot the images of a batch with their utterances.
@@ -365,13 +419,14 @@ class PairMix(Mix):
             seed=seed,
             limit=source.utterances,
             cache_dir=self.cache_dir,
+            subset=source.subset,
         )
 
     def _items(self, utterances: Groups) -> Groups:
         return utterances.single() if self.sample == "pairs" else utterances
 
     def _held_out(self, split: Split) -> Pairs:
-        source = Source(self.validation, splits=(split,))
+        source = Source(self.validation, splits=(split,), subset=self.held_out)
         dataset = self._dataset(source, Plain(self.image_size, self.resize), seed=0)
         self._add_features(dataset)
         return dataset

@@ -50,6 +50,7 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         lengths: of the samples, to make batches of similar length: each ``WINDOW`` batches of the permutation are
             sorted by length and cut again, and all batches of the epoch are shuffled.
         repeat: use the samples of epoch 0 in every epoch, to overfit some batches.
+        order: the samples of an epoch in the order in which they are used, instead of a permutation.
 
     Raises:
         UserError: a number is out of range, the batch cannot be split evenly over the ranks, or the mix has less than
@@ -67,6 +68,7 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
         world_size: int = 1,
         lengths: npt.NDArray[np.integer] | None = None,
         repeat: bool = False,
+        order: npt.NDArray[np.int64] | None = None,
     ) -> None:
         require_in_range(batch_size=batch_size, seed=seed)
         check_divisible(batch_size, world_size)
@@ -74,6 +76,7 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
             raise UserError(f"data.batch_size {batch_size} exceeds the {length} training samples. Lower it")
         self.length, self.batch_size, self.seed, self.mix = length, batch_size, seed, mix
         self.rank, self.world_size, self.lengths, self.repeat = rank, world_size, lengths, repeat
+        self.order = order
         self.samples_used = 0
 
     @property
@@ -93,6 +96,8 @@ class GlobalBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         """Return (batches, batch_size) samples of an epoch, of all ranks."""
+        if self.order is not None:
+            return self.order[: self.samples_per_epoch].reshape(-1, self.batch_size)
         random = np.random.default_rng([self.seed, epoch, self.mix])
         order = random.permutation(self.length)[: self.samples_per_epoch]
         if self.lengths is None:

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from babyvlm.curation.store.pair_store import PairStore
-from babyvlm.data.pair_dataset import Groups, Item, Split, chosen_groups, collate, utterances
+from babyvlm.data.pair_dataset import EVERY, Groups, Item, Split, Subset, chosen_groups, collate, utterances
 from babyvlm.data.pair_mix import Mix, Source
 from babyvlm.data.sampler import ResumableLoader
 from babyvlm.data.vocabulary import Vocabulary, check_words
@@ -94,7 +94,7 @@ class TextMix(Mix):
 
     @cached_property
     def _training(self) -> PackedText:
-        texts = [self._texts(source.store, source.splits, source.utterances) for source in self.sources]
+        texts = [self._texts(source.store, source.splits, source.utterances, source.subset) for source in self.sources]
         for source, part in zip(self.sources, texts, strict=True):
             check_words(part, self.vocabulary, str(self.stores / source.store))
         return PackedText(chain.from_iterable(texts), self.vocabulary, self.max_tokens, self.seed)
@@ -122,6 +122,6 @@ class TextMix(Mix):
         every = [(index, 0) for index in range(len(packed))]
         return DataLoader(packed, batch_size=self.batch_size, sampler=every, collate_fn=collate)
 
-    def _texts(self, name: str, splits: Sequence[Split], limit: int | None = None) -> list[str]:
+    def _texts(self, name: str, splits: Sequence[Split], limit: int | None = None, subset: Subset = EVERY) -> list[str]:
         store = PairStore(self.stores / name)
-        return utterances(store, chosen_groups(store, splits, self.seed, limit))
+        return utterances(store, chosen_groups(store, splits, self.seed, limit, subset))

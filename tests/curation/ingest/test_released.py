@@ -440,3 +440,20 @@ def test_released_reads_json_lines(tmp_path, images):
     (tmp_path / "val.JSONL").write_text(f"{line}\n\n")
     rows = list(run_released(folder, tmp_path / "store", captions=[tmp_path / "val.JSONL"]).rows())
     assert [(row["utterance"], row["split"]) for row in rows] == [("look at the ball .", "val")]
+
+
+def test_released_carries_recordings_of_corpora(tmp_path, images):
+    """By the profile of the corpus, or by one of the user's own."""
+    folder = images(["saycam/S_20140420_1803_01_001_00.jpg", "cc3m/1.jpg", "saycam/other.jpg"])
+    rows = [[str(path.relative_to(folder)), "a ball"] for path in sorted(folder.rglob("*.jpg"))]
+    write_csv(tmp_path / "list.csv", ["image", "utterance"], *rows)
+    mixed = run_released(folder, tmp_path / "mixed", captions=[tmp_path / "list.csv"], source="")
+    expected = {"cc3m/1": None, "saycam/S_20140420_1803_01_001_00": "2014-04-20", "saycam/other": None}
+    assert {row["key"]: row["date"] for row in mixed.columns("key", "date").to_pylist()} == expected
+    (tmp_path / "mine.yaml").write_text("base: saycam\nbirth_dates: {S: '2013-04-20'}\n")
+    options = {"captions": [tmp_path / "list.csv"], "profile": str(tmp_path / "mine.yaml")}
+    dated = run_released(folder, tmp_path / "dated", **options)
+    assert [age for age in dated.columns("age_months")["age_months"].to_pylist() if age is not None] == [11.99]
+    (tmp_path / "mine.yaml").write_text("base: saycam\nbirth_dates: {S: '2015-04-20'}\n")
+    with pytest.raises(UserError, match="S was born on 2015-04-20"):
+        run_released(folder, tmp_path / "early", **options)

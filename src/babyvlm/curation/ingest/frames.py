@@ -16,6 +16,7 @@ from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.clock import TimeFormat, likely_mistake
 from babyvlm.curation.ingest.frame_review import write_review_page
 from babyvlm.curation.ingest.profiles import Profile, find_profile
+from babyvlm.curation.ingest.recordings import Recording
 from babyvlm.curation.ingest.sentences import frame_times
 from babyvlm.curation.ingest.transcripts import (
     NO_SPEAKER,
@@ -29,7 +30,7 @@ from babyvlm.curation.ingest.transcripts import (
 from babyvlm.curation.ingest.video import VideoError, crop_frame, duration_seconds, encode_jpeg, frames_at, probe
 from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
 from babyvlm.curation.store.chunked_writer import Log, UnusableInputError, parts_folder, write_parts, write_share
-from babyvlm.curation.store.pair_store import SplitBy, split_of, split_units
+from babyvlm.curation.store.pair_store import RECORDING_FIELDS, SplitBy, split_of, split_units
 from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.files import combine_hashes, files_below, fingerprint_files, require_outside
 from babyvlm.io.printing import Console, echo
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-FIELDS = {"file": pa.string(), "time_ms": pa.int64(), "frame": pa.int64()}  # where a frame comes from
+# Where a frame comes from.
+FIELDS = {"file": pa.string(), "time_ms": pa.int64(), "frame": pa.int64()} | RECORDING_FIELDS
 KEY = "VIDEO_N_I: utterance N in the transcript of VIDEO, from 1, and its frame I, from 0"
 MAX_IMAGE_SIZE = 4096  # our choice: no video is larger
 MAX_LATE_FRACTION, MIN_COVERED_FRACTION = 0.1, 0.01  # see `check_times_fit`
@@ -71,8 +73,9 @@ def frames(  # noqa: PLR0913, PLR0917 - a command's options
     Input: a folder of videos and a folder of transcripts: tables (CSV), Whisper's JSON, subtitles or CHAT. The
     caregivers' turns are split into sentences and tokens, and each sentence gets a share of the turn's time. From its
     start, five frames per second are extracted, cropped and rotated upright. Output: a store of (frame, utterance)
-    pairs, with the video, time and frame number of each. `OUT/review.html` shows random frames with the words around
-    their time: look whether they fit.
+    pairs, with the video, time and frame number of each, and the child, date and age where the names of the videos or
+    the transcripts give them. `OUT/review.html` shows random frames with the words around their time: look whether they
+    fit.
 
     The funnel counts utterances: the caregivers' sentences, and turns that were dropped before they were split. Videos
     that are missing or cannot be decoded are reported and skipped; `OUT.frames.csv` lists the result of each. If the
@@ -255,6 +258,7 @@ class VideoPart:
                     "file": self.file,
                     "time_ms": time,
                     "frame": numbers[time],
+                    **(self.transcript.recording or Recording()).columns,
                 }
         self._report(log, num_frames, problem="", notes=notes)
 

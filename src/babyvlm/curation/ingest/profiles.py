@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +20,8 @@ from babyvlm.text import SplitterName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+RECORDING_GROUPS = ("child", "date", "year", "month", "day", "age_months")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,13 @@ class Profile:
         ignored_videos: regular expression for entries of the video column that are not names of videos. Empty: none.
         strip_from_names: regular expression removed from names of videos and transcripts before they are matched.
             Empty: nothing is removed.
+        recording: regular expression for the beginning of a video's name, with any of the groups ``child``, ``date``
+            (``20140420`` or ``2014-04-20``; or ``year``, ``month`` and ``day``) and ``age_months``. Empty: names say
+            nothing about child and date.
+        birth_dates: child -> date of birth (``2013-01-31``), from which ages follow.
+        child_column: column of tables with the name of the child. Empty: none.
+        date_column: column of tables with the date of the recording (as in ``recording``). Empty: none.
+        age_column: column of tables with the age of the child in months. Empty: none.
         frame_interval_ms: milliseconds between two extracted frames, independent of the frame rate of the video.
         resize_to: length of the shorter side before the crop, in pixels, for a crop of ``crop_size``.
         crop_size: side of the square crop, in pixels.
@@ -62,7 +72,8 @@ class Profile:
         rotation: counterclockwise rotation, in degrees, that turns the crop upright.
 
     Raises:
-        UserError: a number is out of range, a pattern is not a valid regular expression, or a table lacks a column.
+        UserError: a number is out of range, a pattern is not a valid regular expression, a table lacks a column, or a
+            date of birth is not a date.
     """
 
     source: str
@@ -84,6 +95,11 @@ class Profile:
     boundary_ms: int = 1
     ignored_videos: str = ""
     strip_from_names: str = ""
+    recording: str = ""
+    birth_dates: dict[str, str] = field(default_factory=dict)
+    child_column: str = ""
+    date_column: str = ""
+    age_column: str = ""
     frame_interval_ms: int = 200
     resize_to: int = 256
     crop_size: int = 224
@@ -105,11 +121,21 @@ class Profile:
                 f"crop_size: {self.crop_size} and crop_offset_up: {self.crop_offset_up} must fit into"
                 f" resize_to: {self.resize_to} pixels"
             )
-        for name in ("ignored_videos", "strip_from_names"):
+        for name in ("ignored_videos", "strip_from_names", "recording"):
             try:
                 re.compile(getattr(self, name))
             except re.error as error:
                 raise UserError(f"{name}: {getattr(self, name)!r} is not a regular expression ({error})") from None
+        self._check_recording()
+
+    def _check_recording(self) -> None:
+        if unknown := re.compile(self.recording).groupindex.keys() - set(RECORDING_GROUPS):
+            raise UserError(f"recording: no group is called {min(unknown)}. Groups: {', '.join(RECORDING_GROUPS)}")
+        for child, born in self.birth_dates.items():
+            try:
+                date.fromisoformat(born)
+            except ValueError:
+                raise UserError(f"birth_dates: {child}: {born!r} is not a date such as '2013-01-31'") from None
 
     @property
     def has_ends(self) -> bool:
@@ -129,12 +155,22 @@ SAYCAM = Profile(
     splitter="spacy",
     boundary_ms=1000,
     ignored_videos="part",  # "S_20141029_2412_part 2": an old name that some transcripts carry beside the real one
+    # Child, date, time of day, part. Dates of birth are not public; add yours as `birth_dates`.
+    recording=r"(?P<child>[A-Za-z]+)_(?P<date>\d{8})_",
     crop_offset_up=16,
     rotation=180,  # the camera was worn upside down
 )
 
 # Playroom's recordings are like SAYCam's, but their times are always correct, and its text needs no model.
-PLAYROOM = replace(SAYCAM, source="playroom", time_format="clock", time_ranges=True, splitter="rules")
+# Its children are as old as SAYCam's when the recordings begin, 6 to 8 months (Sullivan et al. 2021).
+PLAYROOM = replace(
+    SAYCAM,
+    source="playroom",
+    time_format="clock",
+    time_ranges=True,
+    splitter="rules",
+    birth_dates={"S": "2013-01-01", "A": "2012-11-01", "Y": "2012-12-01"},
+)
 
 # BabyView (Long et al. 2024, arXiv 2406.10447): GoPro videos, transcribed by Whisper, speakers labeled by a voice type
 # classifier. The layout is that of the project's public pipeline (github.com/babyview-project/transcriptions): one CSV

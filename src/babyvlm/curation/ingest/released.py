@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,12 @@ from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.caption_lists import CaptionedImages, read_caption_lists, read_frame_transcripts
 from babyvlm.curation.ingest.frame_numbering import RULES
 from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
+from babyvlm.curation.ingest.profiles import PROFILES, Profile, find_profile
+from babyvlm.curation.ingest.recordings import Recording, recording_of
 from babyvlm.curation.ingest.transcripts import find_transcripts
 from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
 from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts, write_share
-from babyvlm.curation.store.pair_store import SplitBy, split_of, split_units
+from babyvlm.curation.store.pair_store import RECORDING_FIELDS, SplitBy, split_of, split_units
 from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.files import as_list, combine_hashes, file_size, files_below, join_inside, require_outside
 from babyvlm.io.images import IMAGE_SUFFIXES
@@ -32,12 +34,13 @@ UNWANTED = (NOT_LISTED, "caption without words", "utterance without words")
 
 
 @stage
-def released(
+def released(  # noqa: PLR0913, PLR0917 - a command's options
     frames: Path,
     out: Path,
     captions: list[Path] | Path | None = None,
     transcripts: Path | None = None,
     source: str = "saycam",
+    profile: str | None = None,
     tokenize: bool | None = None,
     image_size: int = 0,
     num_workers: int = 2,
@@ -50,7 +53,8 @@ def released(
 
     Input: a folder of images, and their utterances: either lists that assign images to utterances, or SAYCam's raw
     transcripts, whose utterances are then numbered as in the authors' preprocessing: by their current or their older
-    rule, whichever fits the number of frames. Output: a store of (frame, utterance) pairs.
+    rule, whichever fits the number of frames. Output: a store of (frame, utterance) pairs, with the child, date and age
+    where the names of the images give them.
 
     The funnel counts images; those that are missing or damaged are left out and listed in `OUT.released.csv`. If the
     command is interrupted, run it again and it resumes.
@@ -68,6 +72,8 @@ def released(
             (S_20140420_1803_01_082_00.jpg).
         source: name of the corpus in the store. Empty: that of the first folder in an image's path, for lists that mix
             corpora.
+        profile: named profile, or your own file, whose `recording` and `birth_dates` tell the child, date and age from
+            the names of the images. By default, the one with the name of the source, if there is one.
         tokenize: true splits the captions of the lists into lower-case tokens, false takes them as they are. By default
             they are taken as they are, but must be tokenized already, as the authors' are; those of lists in LLaVA's
             format are always tokenized.
@@ -88,6 +94,7 @@ def released(
     require_at_least(1, num_workers=num_workers)
     require_fraction(min_fraction=min_fraction)
     require_outside(out, frames)
+    named = find_profile(profile) if profile else None
     sizes = {path.relative_to(frames).as_posix(): file_size(path) for path in files_below(frames, IMAGE_SUFFIXES)}
     if not sizes:
         raise UserError(f"{frames}: contains no image ({', '.join(IMAGE_SUFFIXES)})")
@@ -103,20 +110,22 @@ def released(
     if split_by:
         splits = split_units((utterance.group for utterance in utterances), split_by)
         utterances = [utterance._replace(split=splits[utterance.group]) for utterance in utterances]
-    parts = [ImagePart.create(frames, chunk, sizes, source, image_size) for chunk in _chunks(utterances)]
+    parts = [ImagePart.create(frames, chunk, sizes, source, image_size, named) for chunk in _chunks(utterances)]
     arguments = {
         "command": "released",
         "source": source,
         "image_size": image_size,
         "licensed": licensed,
         "images": combine_hashes(part.content for part in parts),
+        "columns": list(RECORDING_FIELDS),
+        **({"birth_dates": named.birth_dates, "recording": named.recording} if named else {}),
     }
     report = out.with_name(f"{out.name}.released.csv")
     artifact = Artifact(
         "store", arguments, funnel, state=parts_folder(out), min_fraction=min_fraction, input_list=report
     )
     if share:
-        return write_share(out, parts, share, stage="released", num_workers=num_workers)
+        return write_share(out, parts, share, stage="released", num_workers=num_workers, extra_fields=RECORDING_FIELDS)
     folder = yield artifact
     artifact.manifest |= write_parts(
         folder,
@@ -127,6 +136,7 @@ def released(
         num_workers=num_workers,
         input_list=report,
         heading=REPORT_COLUMNS,
+        extra_fields=RECORDING_FIELDS,
     )
     numbering = f" Utterances are numbered by {raw['numbering']}." if transcripts else ""
     return f"{artifact.manifest['rows']:,} images.{numbering} See {report} for the images that were left out"
@@ -143,6 +153,7 @@ class ImagePart:
         image_size: maximum length of the shorter side in pixels; 0 for no limit.
         content: hash of the utterances and of the names and sizes of the images. Hashing the content of 600,285 images
             would take as long as the stage itself, so a change that keeps the size of an image is not detected.
+        profile: what the names of recordings mean; by default that of the corpus.
     """
 
     folder: Path
@@ -150,20 +161,28 @@ class ImagePart:
     source: str
     image_size: int
     content: str = ""
+    profile: Profile | None = None
 
     @classmethod
     def create(
-        cls, folder: Path, utterances: Sequence[CaptionedImages], sizes: dict[str, int], source: str, image_size: int
+        cls,
+        folder: Path,
+        utterances: Sequence[CaptionedImages],
+        sizes: dict[str, int],
+        source: str,
+        image_size: int,
+        profile: Profile | None = None,
     ) -> ImagePart:
         """Return the part of some utterances, whose images have the given sizes in bytes."""
         described = [[*utterance, [sizes.get(name, -1) for name in utterance.images]] for utterance in utterances]
         content = hashlib.sha256(json.dumps(described).encode()).hexdigest()
-        return cls(folder, tuple(utterances), source, image_size, content)
+        return cls(folder, tuple(utterances), source, image_size, content, profile)
 
     @property
     def arguments(self) -> dict[str, Any]:
         """Everything that determines the rows."""
-        return {"source": self.source, "image_size": self.image_size, "content": self.content}
+        names = {"profile": asdict(self.profile)} if self.profile else {}
+        return {"source": self.source, "image_size": self.image_size, "content": self.content, **names}
 
     def rows(self, log: Log) -> Iterator[dict[str, Any]]:
         """Yield one row per valid image."""
@@ -175,13 +194,17 @@ class ImagePart:
                     _leave_out(name, str(error), log)
                     continue
                 log.funnel.keep()
+                path = PurePosixPath(name)
+                source = self.source or path.parts[0]
+                profile = self.profile or PROFILES.get(source)
                 yield {
-                    "key": str(PurePosixPath(name).with_suffix("")),
+                    "key": str(path.with_suffix("")),
                     "image": image,
                     "utterance": utterance.text,
-                    "source": self.source or PurePosixPath(name).parts[0],
+                    "source": source,
                     "group": utterance.group,
                     "split": utterance.split or split_of(utterance.group),
+                    **(recording_of(path.stem, profile) if profile else Recording()).columns,
                 }
 
     def record_failure(self, reason: str, log: Log) -> None:

@@ -29,6 +29,7 @@ from babyvlm.curation.ingest.readers import (
     read_subtitles,
     read_whisper,
 )
+from babyvlm.curation.ingest.recordings import Recording, recording_of, stated_recording
 from babyvlm.curation.ingest.sentences import MISSING, Utterance, divide_turn, has_words
 from babyvlm.curation.ingest.turns import Turn, Word, assign_speakers, known_end, known_start, split_by_speaker
 from babyvlm.errors import UserError
@@ -76,6 +77,7 @@ class Transcript:
         times: start times of all turns as written.
         notes: what a user should know about how it was read.
         files: the file, and that of the speakers if there is one.
+        recording: child, date and age, by the name of the video and the transcript; None if it was not asked for.
     """
 
     path: Path
@@ -85,6 +87,7 @@ class Transcript:
     times: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    recording: Recording | None = None
 
 
 def find_transcripts(folder: Path, transcript_format: TranscriptFormat = "table") -> list[Path]:
@@ -156,7 +159,8 @@ def read_transcript(path: Path, profile: Profile, speakers: Mapping[str, Path] |
 
     Raises:
         UserError: the file is not in the profile's format, a column is missing, a time is not in the profile's format,
-            times decrease, two videos are named, the speakers are unknown, or the text contains undeclared codes.
+            times decrease, two videos are named, the speakers are unknown, the text contains undeclared codes, or the
+            date of the recording is not possible.
     """
     turns, notes = read_turns(path, profile)
     video = _video_name(path, turns, profile)
@@ -183,7 +187,8 @@ def read_transcript(path: Path, profile: Profile, speakers: Mapping[str, Path] |
             " as minutes and seconds, as the authors do; if they are h:mm:ss, declare time_format: clock in the"
             " profile",
         )
-    return Transcript(path, video, utterances, tuple(sorted(dropped.items())), times, notes, tuple(files))
+    recording = recording_of(video, profile, stated_recording(path, profile))
+    return Transcript(path, video, utterances, tuple(sorted(dropped.items())), times, notes, tuple(files), recording)
 
 
 def read_turns(path: Path, profile: Profile) -> tuple[list[Turn], tuple[str, ...]]:

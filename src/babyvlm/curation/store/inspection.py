@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from babyvlm.curation.contact_sheet import PAGE_BEGINNING, Card, contact_sheet
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.store.pair_store import PairStore
+from babyvlm.curation.store.pair_store import AGE, CHILD, DATE, RECORDING_FIELDS, PairStore
 from babyvlm.errors import require_at_least
 from babyvlm.io.files import atomic_write, require_replaceable
 from babyvlm.io.printing import Console, echo
@@ -28,7 +28,7 @@ MAX_ARGUMENT_LENGTH = 100
 
 
 def info(store: Path) -> None:
-    """Print the contents of a store by split and source, and how it was built, back to the raw files.
+    """Print the contents of a store by split, source and child, and how it was built, back to the raw files.
 
     For example:
         python -m babyvlm store info --store stores/frames
@@ -44,6 +44,8 @@ def info(store: Path) -> None:
     echo(f"schema {manifest['schema_version']}, written by babyvlm {manifest['code_version']}, {source.fingerprint}")
     echo(f"columns: {', '.join(manifest['columns'])}\n")
     Console(width=100).print(_counts(source))
+    if set(RECORDING_FIELDS) <= set(manifest["columns"]):
+        Console(width=100).print(_recordings(source))
     echo("\nbuilt by (last stage first):")
     for fingerprint, stage in reversed(source.lineage.items()):
         rows = stage.get("rows", "?")
@@ -66,6 +68,18 @@ def _counts(source: PairStore) -> Table:
             escape(row["source"]), escape(row["split"]), f"{row['count_all']:,}", f"{row['group_count_distinct']:,}"
         )
     shown.add_row("all", "all", f"{len(table):,}", f"{pc.count_distinct(table['group']).as_py():,}", style="bold")
+    return shown
+
+
+def _recordings(source: PairStore) -> Table:
+    """Return pairs, dates and ages by child; "-" where they are not known."""
+    table = source.columns(*RECORDING_FIELDS)
+    wanted = [(name, bound) for name in (DATE, AGE) for bound in ("min", "max")]
+    shown = Table("child", "pairs", "first recording", "last recording", "age in months")
+    for row in table.group_by(CHILD).aggregate([([], "count_all"), *wanted]).sort_by(CHILD).to_pylist():
+        first, last, youngest, oldest = (row[f"{name}_{bound}"] for name, bound in wanted)
+        ages = "-" if youngest is None else f"{youngest:.1f} to {oldest:.1f}"
+        shown.add_row(escape(row[CHILD] or "-"), f"{row['count_all']:,}", first or "-", last or "-", ages)
     return shown
 
 

@@ -41,6 +41,9 @@ FIELDS = {
     "group": pa.string(),
     "split": pa.string(),
 }
+# Additional columns of pairs whose recording is known. Null: not known.
+CHILD, DATE, AGE = "child", "date", "age_months"  # name, ISO 8601 date of the recording, age on that day
+RECORDING_FIELDS = {CHILD: pa.string(), DATE: pa.string(), AGE: pa.float64()}
 
 
 class PairStore:
