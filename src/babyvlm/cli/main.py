@@ -95,6 +95,7 @@ COMMANDS = {
     ),
     "ablations run": Command("babyvlm.ablations.runner:run", "train and test every row of a matrix"),
     "ablations status": Command("babyvlm.ablations.status:status", "show the progress of a matrix"),
+    "workflow run": Command("babyvlm.workflow.commands:run", "run the chain of a corpus, from raw data to the report"),
 }
 GROUPS = {
     "configs": "list or copy the shipped configs",
@@ -103,6 +104,7 @@ GROUPS = {
     "benchmark": "build benchmarks",
     "benchmark build": "build benchmarks, one step per command",
     "ablations": "train and test every row of the paper's tables",
+    "workflow": "run the chain of a corpus, from raw data to the report, with Snakemake",
 }
 HELP = f"""Train and evaluate small vision-language models on child-directed data: from raw video to results table.
 
