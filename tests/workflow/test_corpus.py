@@ -7,7 +7,8 @@ import yaml
 
 from babyvlm.ablations.plan import Plan
 from babyvlm.errors import UserError
-from babyvlm.workflow.corpus import curation, read_corpus, training
+from babyvlm.workflow.commands import run
+from babyvlm.workflow.corpus import curation, read_corpus, read_jobs, training
 from support.docs_pages import ROOT
 
 
@@ -55,6 +56,20 @@ def test_chain_decontaminates_before_filter_and_match_and_builds_vocabulary_last
             assert len(yaml.safe_load(options(job)["--trials"])) == len(trials) == 4
     places = {job.id: place for place, job in enumerate(jobs)}
     assert all(places[need] < places[job.id] for job in jobs for need in job.needs)
+
+
+def test_dry_run_of_saycam_prints_all_commands_in_order(capsys):
+    run(Path("configs/saycam/workflow.yaml"), dry_run=True)
+    printed = capsys.readouterr().out.splitlines()
+    commands = [line.removeprefix("python -m babyvlm ").split(" --")[0] for line in printed]
+    order = list(dict.fromkeys(commands))
+    assert order == [
+        *("curate frames", "curate decontaminate", "curate embed", "curate filter", "curate web", "curate rewrite"),
+        *("curate match", "curate sample-random", "curate vocabulary", "ablations run", "report lightning_logs"),
+        f"{len(printed) - 1} jobs",
+    ]
+    assert commands.count("curate frames") == 17  # 16 shares, and the store
+    assert not Path("data").exists()
 
 
 def test_chain_reads_only_what_an_earlier_job_wrote():
@@ -115,6 +130,28 @@ def test_invalid_chain_is_refused(changes, message):
     with pytest.raises(UserError, match=rf"(?s)workflow\.yaml: .*{message}") as refused:
         corpus(**changes)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ({"filter": {"shares": 2}}, r"resources\.filter\.shares: 2\. Only frames, .* have shares"),
+        ({"web": {"shares": 0}}, r"resources\.web\.shares: 0"),
+        ({"step_cvc": {"gpus": 1}}, r"resources\.step_cvc: no such job\. Jobs: playroom, .*step_cvcl"),
+    ],
+)
+def test_resources_of_unknown_jobs_are_refused(resources, message):
+    corpus(resources=resources)
+    with pytest.raises(UserError, match=rf"workflow\.yaml: {message}"):
+        read_jobs(Path("workflow.yaml"))
+
+
+def test_resources_of_a_step_replace_those_of_all_rows():
+    corpus(resources={"rows": {"gpus": 1}, "step_gpt2_phase_2": {"gpus": 4}})
+    _, jobs = read_jobs(Path("workflow.yaml"))
+    steps = {job.name: job.resources.gpus for job in jobs if job.name.startswith("step_")}
+    assert steps.pop("step_gpt2_phase_2") == 4
+    assert set(steps.values()) == {1}
 
 
 def test_matrix_of_other_stores_is_refused():

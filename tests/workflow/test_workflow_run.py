@@ -16,6 +16,7 @@ from support import fake_slurm_queue
 from support.docs_pages import ROOT
 
 LISTS = {"caption.csv": "SAYCam_caption.csv"}  # Playroom's name -> the authors'
+SHARED = ("frames", "web", "decontaminate_web", "rewrite", "embed_web")
 SMALL = {
     "trainer.accelerator": "cpu",
     "trainer.precision": "32",
@@ -64,7 +65,7 @@ def _make_small(folder):
         if name.startswith("gpt2-phase"):
             step["options"] |= {"data.features": None} | shape
     models = {
-        "CVCL": {"step": "cvcl", "mixes": ["filtered", "filtered-aug"]},
+        "CVCL": {"step": "cvcl", "mixes": ["filtered", "filtered-random"]},
         "BabyLLaVA-GPT2": {"step": "gpt2-phase-2", "mixes": ["filtered"]},
     }
     bounds = {"Playroom-CLIP": ["configs/eval/playroom-clip.yaml", "configs/benchmarks/saycam.yaml"]}
@@ -78,7 +79,7 @@ def _make_small(folder):
         "filter": {"quantile": 0.4},
         "vocabulary": {"min_count": 1},
         "random_captions": "rewritten",
-        "resources": {"frames": {"shares": 2}, "web": {"shares": 2}},
+        "resources": {name: {"shares": 2} for name in SHARED},
     }
     corpus["frames"] |= {"num_workers": 1, "image_size": 64, "max_frames": 1}
     for stage in ("web", "decontaminate"):
@@ -96,7 +97,7 @@ def start(*options, **environment):
 
 def assert_has_both_tables():
     page = Path("report/report.html").read_text()
-    assert all(row in page for row in ("CVCL-filtered-aug", "BabyLLaVA-GPT2-filtered", "Playroom-CLIP"))
+    assert all(row in page for row in ("CVCL-filtered-random", "BabyLLaVA-GPT2-filtered", "Playroom-CLIP"))
     tables = {path.name for path in Path("report/tables").glob("*.csv")}
     assert {"main-table.csv", "ablation.csv"} <= tables
     assert "rewritten captions" in Path("report/tables/data-funnels.csv").read_text()
@@ -108,7 +109,7 @@ def test_engine_orders_all_jobs(place):
     assert process.wait(250) == 0, Path("output.txt").read_text()
     printed = Path("output.txt").read_text()
     counts = dict(re.findall(r"^(\w+) +(\d+)$", printed, re.MULTILINE))
-    assert counts["frames_share"] == counts["web_share"] == "2"
+    assert counts["frames_share"] == counts["web_share"] == counts["embed_web_share"] == "2"
     assert counts["step_cvcl"] == "2"
     assert counts["report"] == counts["vocabulary"] == counts["step_gpt2_language"] == "1"
     assert not Path("data/saycam/stores").exists()
@@ -149,4 +150,5 @@ def test_slurm_runs_the_chain_to_both_tables(place):
     calls = (place / "slurm/calls.txt").read_text().splitlines()
     assert len(calls) == len(re.findall(r"--wrap", "\n".join(calls))) > 20
     assert all("--mem" in call and "-t 1440" in call for call in calls)
+    assert sum("_share_" in call for call in calls) == 2 * len(SHARED)
     assert_has_both_tables()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import numpy as np
 import open_clip
@@ -27,7 +28,7 @@ import babyvlm.playroom
 from babyvlm.curation.embeddings import PART_ROWS, part_path
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError, first_line
-from babyvlm.io.artifacts import sha256_file
+from babyvlm.io.artifacts import create_marked, sha256_file
 from babyvlm.io.distributed import refuse_mps
 from babyvlm.io.files import read_bounded
 from babyvlm.io.hub import fetch, refuse_code
@@ -200,16 +201,27 @@ def create_trainer(accelerator: str, devices: int, num_nodes: int) -> Trainer:
 
 
 def predict_parts(
-    trainer: Trainer, store: PairStore, folder: Path, clip: Clip, *, batch_size: int, num_workers: int
+    trainer: Trainer,
+    store: PairStore,
+    folder: Path,
+    numbers: Iterable[int],
+    clip: Clip,
+    *,
+    batch_size: int,
+    num_workers: int,
 ) -> None:
-    """Compute the parts that are missing in ``folder``, on all ranks; returns when all ranks are done.
+    """Compute those of the parts ``numbers`` that are missing in ``folder``, a subfolder of the stage's state.
+
+    When all ranks are done, the first one returns and the others end.
 
     Raises:
         UserError: a data loader worker was killed.
     """
     warnings.filterwarnings("ignore", "predict returned None")  # the parts are on disk
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # a deprecation inside Lightning
-    missing = [n for n in range(-(-len(store) // PART_ROWS)) if not part_path(folder, n).exists()]
+    create_marked(folder.parent)
+    folder.mkdir(exist_ok=True)
+    missing = [number for number in numbers if not part_path(folder, number).exists()]
     embedder = _Embedder(clip, store, folder, missing, batch_size, num_workers)
     try:
         if missing:
@@ -217,6 +229,8 @@ def predict_parts(
     except RuntimeError as error:
         raise killed_from_outside() if "DataLoader worker" in str(error) else error from None
     trainer.strategy.barrier()
+    if not trainer.is_global_zero:
+        raise SystemExit(0)
 
 
 class _Parts(Dataset[tuple[int, Tensor, list[str]]]):
@@ -258,7 +272,6 @@ class _Embedder(LightningModule):
         text = torch.cat([self.clip.texts(texts[i : i + self.batch_size], self.device) for i in chunks])
         both = torch.stack([image, text], 1).half().cpu().numpy()
         path = part_path(self.folder, number)
-        temporary = path.with_suffix(f".rank{self.global_rank}")
-        with temporary.open("wb") as file:
-            np.save(file, both)
-        temporary.rename(path)
+        temporary = path.with_name(f".{uuid4().hex}.npy")  # machines that share the folder reuse process numbers
+        np.save(temporary, both)
+        temporary.replace(path)

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 from rich.progress import track
@@ -20,7 +21,7 @@ from babyvlm.curation.near_duplicates import (
     near_duplicates,
     perceptual_hashes,
 )
-from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.curation.stage import Artifact, Stage, parts_folder, slice_of_share, stage
 from babyvlm.curation.store.pair_store import PairStore, copy_pairs
 from babyvlm.errors import UserError, require_at_least
 from babyvlm.io import artifacts
@@ -93,6 +94,7 @@ def decontaminate(
     image_root: Path | None = None,
     allow_missing: bool = False,
     num_workers: int = 2,
+    share: str = "",
 ) -> Stage:
     """Remove the training pairs whose image is a near-duplicate of a benchmark image.
 
@@ -116,8 +118,16 @@ def decontaminate(
         image_root: folder that the image paths of the lists start from; by default the folder of each list.
         allow_missing: ignore images in the lists that do not exist.
         num_workers: number of processes that hash images.
+        share: hash only this share of the images, such as 2/16 for the second of 16 jobs that run at the same time.
+            When all shares are complete, run the command without it to remove the near-duplicates.
     """
     source = PairStore(store)
+    found, own = out.with_name(f"{out.name}.contamination"), slice_of_share(share)
+    if share:
+        if out.exists() or found.exists():
+            return "already complete, skipping"
+        count = _hash_shards(source, parts_folder(found), num_workers, own)
+        return f"share {share}: {count:,} of {len(source.files):,} shards are hashed"
     images = find_benchmark_images(trials or (), benchmark_images or (), image_root, allow_missing=allow_missing)
     vectors = [Embeddings(embeddings)] if embeddings else []
     arguments: dict[str, Any] = {
@@ -131,7 +141,6 @@ def decontaminate(
     funnel = Funnel("decontaminate")
     artifact = Artifact("store", arguments, funnel)
     folder = yield artifact
-    found = out.with_name(f"{out.name}.contamination")
     list_near_duplicates(
         found,
         [source],
@@ -231,13 +240,15 @@ def list_near_duplicates(
     }
     if embeddings:
         arguments |= {"embeddings": list(embeddings), "threshold": threshold}
-    artifact = Artifact("contamination", arguments, manifest={"images": len(images)}, resumable=True)
+    state = parts_folder(out)
+    artifact = Artifact("contamination", arguments, manifest={"images": len(images)}, state=state)
     folder = yield artifact
     rows: list[list[str]] = []
     of_images = _signatures_of_files(list(images), embeddings[0] if embeddings else None)
     for number, store in enumerate(stores):
         vectors_ND = embedded_rows(store, embeddings[number])[1] if embeddings else None
-        of_store = Signatures(_hash_store(store, folder / artifacts.SCRATCH, num_workers), vectors_ND)
+        _hash_shards(store, state, num_workers)
+        of_store = Signatures(np.concatenate([np.load(path) for path in _hash_files(store, state)]), vectors_ND)
         table = store.columns("key", "split")
         keys, splits, names = table["key"].to_pylist(), table["split"].to_pylist(), list(images.values())
         for near in near_duplicates(of_store, of_images, threshold=threshold, max_hash_distance=max_hash_distance):
@@ -285,25 +296,30 @@ def _embedder(like: Embeddings) -> Callable[[Sequence[Image.Image]], NDArray[np.
     return embed
 
 
-def _hash_store(store: PairStore, scratch: Path, num_workers: int) -> NDArray[np.uint64]:
-    """Return (N, W) perceptual hashes; each shard is saved in ``scratch`` when it is done."""
+def _hash_files(store: PairStore, folder: Path) -> list[Path]:
+    """Return the files of the (N, W) perceptual hashes of each shard."""
     fingerprint = store.fingerprint  # read once, not for each shard
-    paths = [scratch / f"{fingerprint}-{number:05d}.npy" for number in range(len(store.files))]
-    missing = [(store, number, path) for number, path in enumerate(paths) if not path.exists()]
+    return [folder / f"{fingerprint}-{number:05d}.npy" for number in range(len(store.files))]
+
+
+def _hash_shards(store: PairStore, folder: Path, num_workers: int, share: slice = slice(None)) -> int:
+    """Hash those of the shards in ``share`` whose file is missing; return the number of shards in ``share``."""
+    artifacts.create_marked(folder)
+    own = list(enumerate(_hash_files(store, folder)))[share]
+    missing = [(store, number, path) for number, path in own if not path.exists()]
     hashed = run_in_processes(missing, _hash_shard, num_workers, [__name__])
     for (_, number, _), crash in track(hashed, "hashing", len(missing), console=Console(stderr=True)):
         if crash:
             raise UserError(
                 f"{store.files[number]}: an image in it crashes the decoder ({crash}). Build the store again"
             )
-    return np.concatenate([np.load(path) for path in paths])
+    return len(own)
 
 
 def _hash_shard(task: tuple[PairStore, int, Path]) -> None:
     store, number, out = task
     rows: Iterator[dict[str, Any]] = store.shard_rows(number, ["image"])
     hashes_NW = perceptual_hashes(open_rgb(row["image"]) for row in rows)
-    temporary = out.with_suffix(".partial")
-    with temporary.open("wb") as file:
-        np.save(file, hashes_NW)
-    temporary.rename(out)
+    temporary = out.with_name(f".{uuid4().hex}.npy")  # machines that share the folder reuse process numbers
+    np.save(temporary, hashes_NW)
+    temporary.replace(out)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from babyvlm.curation.embeddings import PART_ROWS, part_path
-from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.curation.stage import Artifact, Stage, parts_folder, slice_of_share, stage
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import require_at_least
 from babyvlm.io import artifacts
@@ -26,6 +26,7 @@ def embed(
     devices: int = 1,
     num_nodes: int = 1,
     num_workers: int = 0,
+    share: str = "",
 ) -> Stage:
     """Embed the images and utterances of a store with a CLIP model.
 
@@ -49,9 +50,12 @@ def embed(
         devices: number of devices per node.
         num_nodes: number of nodes.
         num_workers: processes per device that decode images.
+        share: embed only this share of the pairs, such as 2/16 for the second of 16 jobs that run at the same time.
+            When all shares are complete, run the command without it to assemble the embeddings.
     """
     require_at_least(1, batch_size=batch_size, devices=devices, num_nodes=num_nodes)
     require_at_least(0, num_workers=num_workers)
+    own = slice_of_share(share)
     from babyvlm.curation.clip import create_trainer, load_clip, predict_parts
 
     source, model = PairStore(store), load_clip(clip)
@@ -66,16 +70,21 @@ def embed(
         "embeddings",
         {"command": "embed", "store": source, "clip": clip, "clip_sha256": model.sha256},
         manifest={"rows": len(source)},
-        resumable=True,
+        resumable=True,  # a rank that ends must not remove what the first one assembles
+        state=parts_folder(out),
         lock=trainer.is_global_zero,  # all ranks build it together
     )
+    numbers = range(-(-len(source) // PART_ROWS))
+    parts = parts_folder(out) / artifacts.json_sha256(artifact.arguments)[:24]
+    if share:
+        if out.exists():
+            return "already complete, skipping"
+        predict_parts(trainer, source, parts, numbers[own], model, batch_size=batch_size, num_workers=num_workers)
+        return f"share {share}: {len(numbers[own]):,} of {len(numbers):,} parts are complete"
     folder = yield artifact
-    scratch = folder / artifacts.SCRATCH
-    predict_parts(trainer, source, scratch, model, batch_size=batch_size, num_workers=num_workers)
-    if not trainer.is_global_zero:
-        raise SystemExit(0)
+    predict_parts(trainer, source, parts, numbers, model, batch_size=batch_size, num_workers=num_workers)
     # Each part is (rows, 2, D): image and text.
-    paths = [part_path(scratch, number) for number in range(-(-len(source) // PART_ROWS))]
+    paths = [part_path(parts, number) for number in numbers]
     width = np.load(paths[0], mmap_mode="r").shape[2]
     for side, name in enumerate(("image", "text")):
         merged = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, (len(source), width))

@@ -111,6 +111,31 @@ class Artifact:
 Stage = Generator[Artifact, Path, str]
 
 
+def parts_folder(out: Path) -> Path:
+    """Return the folder of the parts of an unfinished artifact; a stage passes it as ``Artifact.state``."""
+    return out.with_name(f"{out.name}.parts")
+
+
+def slice_of_share(share: str) -> slice:
+    """Return the parts of one of several jobs, such as those of ``2/16``; "" stands for all parts.
+
+    The jobs of all shares may run at the same time, also on machines that do not see each other's locks: each part
+    belongs to one share, and is renamed into place when it is complete.
+
+    >>> list("abcdefg")[slice_of_share("2/3")]
+    ['b', 'e']
+
+    Raises:
+        UserError: it is not a share.
+    """
+    if not share:
+        return slice(None)
+    number, _, count = share.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UserError(f"--share {share}: expected NUMBER/COUNT, such as 1/16 for the first of 16 jobs")
+    return slice(int(number) - 1, None, int(count))
+
+
 def stage(function: Callable[P, Stage]) -> Callable[P, None]:
     """Turn a generator function into a command that builds the artifact ``out`` completely or not at all.
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from babyvlm.curation.embeddings import Embeddings
 from babyvlm.curation.funnel import WITHDRAWN, Funnel
-from babyvlm.curation.store.chunked_writer import parts_folder
+from babyvlm.curation.stage import parts_folder
 from babyvlm.curation.store.pair_store import PairStore, write_pairs
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts

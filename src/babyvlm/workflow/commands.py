@@ -12,7 +12,7 @@ from babyvlm.io import artifacts
 from babyvlm.io.extras import require_extra
 from babyvlm.io.printing import echo
 from babyvlm.io.processes import run_command
-from babyvlm.workflow.corpus import curation, read_corpus, training
+from babyvlm.workflow.corpus import read_jobs
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 
@@ -55,8 +55,7 @@ def run(
     """
     require_at_least(0, cores=cores, gpus=gpus, retries=retries)
     require_at_least(1, jobs=jobs)
-    chain = read_corpus(corpus)
-    listed = [*curation(chain), *training(chain, quick=quick)]  # in this process, so that an error is one line
+    chain, listed = read_jobs(corpus, quick=quick)  # in this process, so that an error is one line
     if dry_run:
         for job in listed:
             echo(f"python -m babyvlm {shlex.join(job.command)}")

@@ -17,13 +17,25 @@ from babyvlm.config import CheckedParser, one_line
 from babyvlm.errors import UserError
 from babyvlm.io.limits import load_yaml_file
 
+ROWS, SHARE = "rows", "_share"
+SHARED = (
+    "frames",
+    "released",
+    "web",
+    "decontaminate_frames",
+    "decontaminate_web",
+    "rewrite",
+    "embed_frames",
+    "embed_web",
+)
+
 
 @dataclass(frozen=True)
 class Resources:
     """What a job needs.
 
     Attributes:
-        shares: jobs that share the parts of the stage, for `frames`, `released` and `web`.
+        shares: jobs that share the parts of the stage; only for the stages in `SHARED`.
         cores: CPU cores.
         gpus: GPUs.
         memory_gb: host memory in GB.
@@ -59,7 +71,7 @@ class Corpus:
         matrix: rows to train; none if the chain ends with the vocabulary.
         log_dir: folder of the runs.
         report: folder of the report.
-        resources: job -> what it needs; `rows` stands for every row and step of the matrix.
+        resources: job -> what it needs; `rows` stands for all steps of the matrix that are not named themselves.
     """
 
     folder: str
@@ -132,6 +144,25 @@ def read_corpus(file: Path) -> Corpus:
     return corpus
 
 
+def read_jobs(file: Path, *, quick: bool = False) -> tuple[Corpus, list[Job]]:
+    """Read the chain of a corpus, and return it with all its jobs, each after those that it needs.
+
+    Raises:
+        UserError: the file or the matrix is missing or invalid.
+    """
+    corpus = read_corpus(file)
+    jobs = [*curation(corpus), *training(corpus, quick=quick)]
+    names = dict.fromkeys(job.name for job in jobs if not job.name.endswith(SHARE))
+    for name, resources in corpus.resources.items():
+        if name not in {ROWS, *names}:
+            raise UserError(f"{file}: resources.{name}: no such job. Jobs: {', '.join(names)}, or {ROWS} for all steps")
+        if resources.shares < 1 or (resources.shares > 1 and name not in SHARED):
+            raise UserError(
+                f"{file}: resources.{name}.shares: {resources.shares}. Only {', '.join(SHARED)} have shares"
+            )
+    return corpus, jobs
+
+
 def curation(corpus: Corpus) -> list[Job]:
     """Return the jobs from raw data to the vocabulary, in an order in which they can run one after another."""
     home = "frames" if corpus.frames is not None else "released"
@@ -140,7 +171,7 @@ def curation(corpus: Corpus) -> list[Job]:
         chain.add("playroom", "playroom", corpus.playroom, (), out="{folder}/world")
     start = tuple(job.id for job in chain.jobs)
     store, vectors = "{folder}/stores/", "{folder}/embeddings/"
-    raw = chain.add_shared(home, corpus.frames or corpus.released or {}, start, out=f"{store}raw/frames")
+    raw = chain.add(home, f"curate {home}", corpus.frames or corpus.released or {}, start, f"{store}raw/frames")
     lists: Options = {"trials": list(corpus.trials), **corpus.decontaminate}
     clean = "curate decontaminate"
     frames = chain.add("decontaminate_frames", clean, {"store": f"{store}raw/frames", **lists}, raw, f"{store}frames")
@@ -154,7 +185,7 @@ def curation(corpus: Corpus) -> list[Job]:
         embedded,
         f"{store}filtered",
     )
-    raw = chain.add_shared("web", corpus.web, start, out=f"{store}raw/web")
+    raw = chain.add("web", "curate web", corpus.web, start, f"{store}raw/web")
     web = chain.add("decontaminate_web", clean, {"store": f"{store}raw/web", **lists}, raw, f"{store}web")
     rewritten = chain.add(
         "rewrite", "curate rewrite", {"store": f"{store}web", **corpus.rewrite}, web, f"{store}rewritten"
@@ -193,7 +224,6 @@ def training(corpus: Corpus, *, quick: bool = False) -> list[Job]:
         return []
     plan = Plan(corpus.matrix, quick, Path(corpus.log_dir, "quick") if quick else Path(corpus.log_dir))
     _check_paths(corpus, plan)
-    resources = corpus.resources.get("rows", Resources())
     shared: tuple[str, ...] = ("ablations", "run", "--matrix", str(corpus.matrix), "--log_dir", str(plan.log_dir))
     shared += ("--quick", "true") if quick else ()
     jobs: dict[object, Job] = {}
@@ -202,9 +232,15 @@ def training(corpus: Corpus, *, quick: bool = False) -> list[Job]:
         command = (*shared, "--task", str(planned.task), "--step", planned.step)
         name = f"step_{planned.step}".replace("-", "_")
         number = sum(job.name == name for job in jobs.values())
+        resources = corpus.resources.get(name, corpus.resources.get(ROWS, Resources()))
         jobs[planned.key] = Job(name, command, needs, resources, number)
     last = tuple(job.id for job in jobs.values())
-    report = Job("report", ("report", str(plan.log_dir), "--out", corpus.report), last, Resources())
+    report = Job(
+        "report",
+        ("report", str(plan.log_dir), "--out", corpus.report),
+        last,
+        corpus.resources.get("report", Resources()),
+    )
     return [*jobs.values(), report]
 
 
@@ -225,19 +261,12 @@ class _Chain:
         self.jobs: list[Job] = []
 
     def add(self, name: str, command: str, options: Options, needs: tuple[str, ...], out: str) -> tuple[str, ...]:
-        """Add a job; return its id, as the needs of the next."""
-        words = [*command.split(), *self._flags(options | {"out": out})]
-        job = Job(name, tuple(words), needs, self.corpus.resources.get(name, Resources()))
-        self.jobs.append(job)
-        return (job.id,)
-
-    def add_shared(self, name: str, options: Options, needs: tuple[str, ...], out: str) -> tuple[str, ...]:
-        """Add the jobs that share the parts of a stage, and the job that assembles its store."""
+        """Add the jobs that share the parts of a stage, if any, and the one that completes it; return its id."""
         resources = self.corpus.resources.get(name, Resources())
-        words = ("curate", name, *self._flags(options | {"out": out}))
+        words = (*command.split(), *self._flags(options | {"out": out}))
         if resources.shares > 1:
             shares = [
-                Job(f"{name}_share", (*words, "--share", f"{number}/{resources.shares}"), needs, resources, number)
+                Job(f"{name}{SHARE}", (*words, "--share", f"{number}/{resources.shares}"), needs, resources, number)
                 for number in range(1, resources.shares + 1)
             ]
             self.jobs += shares

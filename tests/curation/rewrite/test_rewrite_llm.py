@@ -55,6 +55,32 @@ def test_rewrite_sends_each_caption_once(tmp_path, llm, capsys):
     assert (row["original_caption"], row["utterance"]) == ("a red ball", first["w/0"])
 
 
+def test_shares_pay_each_caption_once_and_are_collected(tmp_path, llm):
+    texts = [*captions(20), "a red ball", "quarterly results"]
+    make_store(tmp_path / "in", texts[:3])
+    make_store(tmp_path / "all/in", texts)
+    ledger = tmp_path / "rewrites.sqlite"
+    run(tmp_path, llm)  # before the work was shared
+    prices = tmp_path / "prices.toml"
+    prices.write_text(PRICES)
+    options = {"method": "llm", "model": "m", "base_url": llm.base_url, "timeout": 10.0, "ledger": ledger}
+    for share in ("2/3", "1/3", "3/3"):
+        rewrite(tmp_path / "all/in", tmp_path / "all/out", **options, share=share, prices=prices, max_cost=3.0)
+    assert len(llm.paid) == 21
+    assert not (tmp_path / "all/out").exists()
+    own = [ledger_rows(tmp_path / f"rewrites.sqlite.share-{n}-of-3", "SELECT caption FROM calls") for n in (1, 2, 3)]
+    assert [len(rows) for rows in own] == [7, 7, 7]
+    shared = run(tmp_path / "all", llm, ledger=ledger)
+    assert set(llm.paid.values()) == {1}
+    assert shared["w/0"] == shared["w/20"] != shared["w/1"]
+    assert shared["w/21"] == ("dropped", "unfamiliar to a child")
+    with pytest.raises(UserError, match="--share: cannot be used with --batch true"):
+        rewrite(tmp_path / "all/in", tmp_path / "all/other", **options, share="1/3", batch=True)
+    options["ledger"] = tmp_path / "new.sqlite"
+    with pytest.raises(UserError, match=r"--max_cost 0.001 reached"):  # a third of the limit
+        rewrite(tmp_path / "all/in", tmp_path / "new", **options, share="1/3", prices=prices, max_cost=0.003)
+
+
 def test_request_contains_cleaned_caption_and_strict_schema(tmp_path, llm):
     make_store(tmp_path / "in", ["A ball </caption> & <b>cup</b>"])
     run(tmp_path, llm)

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.stage import Artifact, stage
-from babyvlm.curation.store.chunked_writer import UnusableInputError, part_name, parts_folder, write_parts, write_share
+from babyvlm.curation.stage import Artifact, parts_folder, stage
+from babyvlm.curation.store.chunked_writer import UnusableInputError, part_name, write_parts, write_share
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError
 

@@ -28,8 +28,8 @@ from babyvlm.curation.ingest.transcripts import (
     read_transcripts,
 )
 from babyvlm.curation.ingest.video import VideoError, crop_frame, duration_seconds, encode_jpeg, frames_at, probe
-from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
-from babyvlm.curation.store.chunked_writer import Log, UnusableInputError, parts_folder, write_parts, write_share
+from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, parts_folder, stage
+from babyvlm.curation.store.chunked_writer import Log, UnusableInputError, write_parts, write_share
 from babyvlm.curation.store.pair_store import RECORDING_FIELDS, SplitBy, split_of, split_units
 from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.files import combine_hashes, files_below, fingerprint_files, require_outside

@@ -15,8 +15,8 @@ from babyvlm.curation.ingest.image_validation import InvalidSampleError, validat
 from babyvlm.curation.ingest.profiles import PROFILES, Profile, find_profile
 from babyvlm.curation.ingest.recordings import Recording, recording_of
 from babyvlm.curation.ingest.transcripts import find_transcripts
-from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
-from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts, write_share
+from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, parts_folder, stage
+from babyvlm.curation.store.chunked_writer import Log, write_parts, write_share
 from babyvlm.curation.store.pair_store import RECORDING_FIELDS, SplitBy, split_of, split_units
 from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.files import as_list, combine_hashes, file_size, files_below, join_inside, require_outside

@@ -11,8 +11,8 @@ import pyarrow as pa
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.image_validation import InvalidSampleError, validate_image
 from babyvlm.curation.ingest.web_corpora.sources import Source, find_source
-from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, stage
-from babyvlm.curation.store.chunked_writer import Log, parts_folder, write_parts, write_share
+from babyvlm.curation.stage import MIN_FRACTION, Artifact, Stage, parts_folder, stage
+from babyvlm.curation.store.chunked_writer import Log, write_parts, write_share
 from babyvlm.curation.store.pair_store import ORIGINAL_CAPTION, split_of
 from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.characters import strip_invisible

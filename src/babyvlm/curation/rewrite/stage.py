@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-from rich.progress import Progress
 
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.rewrite.rules.lexicon import word_list
 from babyvlm.curation.rewrite.rules.rewriter import RULES_VERSION, USUAL_YIELD, rewrite_caption
-from babyvlm.curation.stage import Artifact, Stage, stage
-from babyvlm.curation.store.pair_store import ORIGINAL_CAPTION, PairStore, write_pairs
+from babyvlm.curation.stage import Artifact, Stage, parts_folder, stage
+from babyvlm.curation.store.chunked_writer import Log, write_parts, write_share
+from babyvlm.curation.store.pair_store import ORIGINAL_CAPTION, PairStore
+from babyvlm.errors import UserError, require_at_least
 from babyvlm.io.extras import require_extra
-from babyvlm.io.printing import Console
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 
 def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with a default
@@ -45,6 +46,8 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
     reasoning_effort: str = "",
     prompt: Literal["rewrite_v2", "rewrite_v3"] = "rewrite_v3",
     ledger: Path | None = None,
+    num_workers: int = 1,
+    share: str = "",
 ) -> None:
     """Rewrite the captions of a store as child-directed utterances and drop those that are not suitable for a toddler.
 
@@ -59,7 +62,7 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
     Args:
         store: pair store of captioned images.
         out: store to create.
-        method: `rules` works offline; `llm` calls a server. All following options are for `llm`.
+        method: `rules` works offline; `llm` calls a server. The options from `model` to `ledger` are for `llm`.
         model: name of the model on the server.
         base_url: URL of the server, ending in `/v1`. The API key is read from $OPENAI_API_KEY; local servers need none.
         key_file: file with the API key, readable by its owner only, instead of the environment variable.
@@ -81,9 +84,14 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
         reasoning_effort: `low`, `medium` and so on, for models that support it; by default the server decides.
         prompt: version of the prompt. `rewrite_v2`, which asked for no punctuation, uses the answers of older ledgers.
         ledger: file in which answers are stored; by default `rewrites.sqlite` beside `out`.
+        num_workers: number of processes, for `rules`.
+        share: rewrite only this share of the captions, such as 2/16 for the second of 16 jobs that run at the same
+            time. With `llm`, each job has a ledger of its own and its share of `max_cost`. When all shares are
+            complete, run the command without it to assemble the store.
     """
+    require_at_least(1, num_workers=num_workers)
     if method == "rules":
-        _rewrite_by_rules(store, out)
+        _rewrite_by_rules(store, out, num_workers, share)
         return
     with require_extra("llm", "--method llm"):
         from babyvlm.curation.rewrite.llm.rewriter import RewriteOptions, print_estimate, rewrite_by_llm
@@ -109,39 +117,69 @@ def rewrite(  # noqa: PLR0913, PLR0917 - each is an option of the command, with 
     if estimate:
         print_estimate(store, path, options)
     else:
-        rewrite_by_llm(store, out, path, options)
+        rewrite_by_llm(store, out, path, options, share)
 
 
 @stage
-def _rewrite_by_rules(store: Path, out: Path) -> Stage:
+def _rewrite_by_rules(store: Path, out: Path, num_workers: int, share: str) -> Stage:
     source = PairStore(store)
+    fingerprint, fields = source.fingerprint, {**source.extra_fields, ORIGINAL_CAPTION: pa.string()}
     words = hashlib.sha256(word_list().encode()).hexdigest()
+    parts = [RewritePart(store, number, fingerprint, words) for number in range(len(source.files))]
+    if share:
+        return write_share(out, parts, share, stage="rewrite", num_workers=num_workers, extra_fields=fields)
     funnel = Funnel("rewrite", unit="captions")
     artifact = Artifact(
         "store",
         {"command": "rewrite", "store": source, "rewriter": f"rules {RULES_VERSION}", "words": words},
         funnel,
+        state=parts_folder(out),
         usual_yield=USUAL_YIELD,
     )
     folder = yield artifact
-    with Progress(console=Console(stderr=True)) as bar:
-        rows = bar.track(source.rows(), total=len(source), description="rewriting")
-        artifact.manifest |= write_pairs(
-            folder,
-            _rewritten(rows, funnel),
-            funnel=funnel,
-            licensed=source.licensed,
-            extra_fields={**source.extra_fields, ORIGINAL_CAPTION: pa.string()},
-        )
+    artifact.manifest |= write_parts(
+        folder, parts, funnel=funnel, licensed=source.licensed, num_workers=num_workers, extra_fields=fields
+    )
     return f"{funnel.kept:,} pairs"
 
 
-def _rewritten(rows: Iterable[dict[str, Any]], funnel: Funnel) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        original = row.get(ORIGINAL_CAPTION, row["utterance"])
-        result = rewrite_caption(original)
-        if result.utterance is not None:
-            funnel.keep()
-            yield row | {"utterance": result.utterance, ORIGINAL_CAPTION: original}
-        else:
-            funnel.drop(result.reason)
+@dataclass(frozen=True)
+class RewritePart:
+    """The pairs of one shard of a store, with their captions rewritten by the rules.
+
+    Attributes:
+        store: the store.
+        number: of the shard.
+        fingerprint: of the store.
+        words: hash of the word list of the rules.
+    """
+
+    store: Path
+    number: int
+    fingerprint: str
+    words: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Everything that determines the rows."""
+        return {
+            "store": self.fingerprint,
+            "shard": self.number,
+            "rewriter": f"rules {RULES_VERSION}",
+            "words": self.words,
+        }
+
+    def rows(self, log: Log) -> Iterator[dict[str, Any]]:
+        """Yield the pairs whose caption can be rewritten."""
+        for row in PairStore(self.store).shard_rows(self.number):
+            original = row.get(ORIGINAL_CAPTION, row["utterance"])
+            result = rewrite_caption(original)
+            if result.utterance is not None:
+                log.funnel.keep()
+                yield row | {"utterance": result.utterance, ORIGINAL_CAPTION: original}
+            else:
+                log.funnel.drop(result.reason)
+
+    def record_failure(self, reason: str, log: Log) -> None:
+        """Refuse to go on: no caption can crash the rules."""
+        raise UserError(f"{self.store}: shard {self.number}: {reason}. Check it with: python -m babyvlm store check")

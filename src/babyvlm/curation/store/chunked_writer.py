@@ -22,8 +22,8 @@ from rich.progress import track
 
 from babyvlm import __version__
 from babyvlm.curation.funnel import Funnel
+from babyvlm.curation.stage import parts_folder, slice_of_share
 from babyvlm.curation.store.pair_store import FIELDS, GROUP_ROWS, write_pairs
-from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import require_replaceable, write_list
 from babyvlm.io.printing import Console, echo
@@ -80,11 +80,6 @@ def part_name(part: Part) -> str:
     return f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.parquet"
 
 
-def parts_folder(out: Path) -> Path:
-    """Return the folder of the parts of a store; a stage passes it as ``Artifact.state``."""
-    return out.with_name(f"{out.name}.parts")
-
-
 def write_share(
     out: Path,
     parts: Sequence[Part],
@@ -94,10 +89,7 @@ def write_share(
     num_workers: int,
     extra_fields: Mapping[str, pa.DataType] | None = None,
 ) -> str:
-    """Build one share of the parts of a store, such as ``2/16``; a later call with all parts assembles the store.
-
-    The jobs of all shares may run at the same time, also on machines that do not see each other's locks: each part
-    belongs to one share, and is renamed into place when it is complete.
+    """Build one share of the parts of a store (``slice_of_share``); a later call with all parts assembles the store.
 
     Args:
         out: the store that ``write_parts`` will assemble.
@@ -113,13 +105,10 @@ def write_share(
     Raises:
         UserError: ``share`` is not a share.
     """
-    number, _, count = share.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise UserError(f"--share {share}: expected NUMBER/COUNT, such as 1/16 for the first of 16 jobs")
+    own = parts[slice_of_share(share)]
     if out.exists():
         return "already complete, skipping"
     artifacts.create_marked(parts_folder(out))
-    own = parts[int(number) - 1 :: int(count)]
     _build_missing(out, own, stage, num_workers, _schema(extra_fields))
     return f"share {share}: {len(own):,} of {len(parts):,} parts are complete"
 
@@ -129,11 +118,11 @@ def write_parts(
     parts: Sequence[Part],
     *,
     funnel: Funnel,
-    raw: Mapping[str, Any],
     licensed: bool,
     num_workers: int,
-    input_list: Path,
-    heading: Sequence[str],
+    raw: Mapping[str, Any] | None = None,
+    input_list: Path | None = None,
+    heading: Sequence[str] = (),
     extra_fields: Mapping[str, pa.DataType] | None = None,
 ) -> artifacts.Manifest:
     """Build the parts that are missing in several processes, then write all of them, in order, as a store.
@@ -142,10 +131,10 @@ def write_parts(
         folder: the folder that the stage received.
         parts: in the order of their rows.
         funnel: receives the counts of all parts.
-        raw: the raw files and what a key means, see ``write_pairs``.
         licensed: whether images and utterances must not leave the machine.
         num_workers: processes; with 1 the work is done in this process, where a crash of a decoder ends the command.
-        input_list: CSV file to write the lines of all parts to.
+        raw: for a store that is built from raw files: these files and what a key means, see ``write_pairs``.
+        input_list: CSV file to write the lines of all parts to; None if they have none.
         heading: its columns.
         extra_fields: columns that the stage adds.
 
@@ -157,7 +146,8 @@ def write_parts(
     """
     out = folder.with_suffix("")  # without .partial
     state = parts_folder(out)
-    require_replaceable(input_list, ",".join(heading))
+    if input_list:
+        require_replaceable(input_list, ",".join(heading))
     artifacts.create_marked(state)  # refuses a folder of the user before anything in it is deleted
     for unfinished in state.glob(".*"):  # left by a call that was killed
         unfinished.unlink(missing_ok=True)
@@ -167,7 +157,8 @@ def write_parts(
     def rows() -> Iterator[dict[str, Any]]:
         for path in paths:
             yield from _read_part(path, funnel, lines)
-        write_list(input_list, [heading, *lines])
+        if input_list:
+            write_list(input_list, [heading, *lines])
 
     return write_pairs(folder, rows(), funnel=funnel, licensed=licensed, extra_fields=extra_fields, raw=raw)
 

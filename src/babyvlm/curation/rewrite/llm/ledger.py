@@ -10,22 +10,28 @@ Written by hand on purpose: what must not be lost or paid twice depends on the o
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sqlite3
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, Self
 
 from babyvlm.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Collection, Iterator
 
     from babyvlm.curation.rewrite.llm.prompt import Paid, Reply
 
 FORMAT = 2  # 1 (version 0.1) had no endpoint; its prompts differ too, so none of its answers can be reused
 MAX_INVALID_ANSWER = 2000  # characters of an invalid answer that are stored: enough to see what went wrong
 IN_FLIGHT = "in flight when a run was killed"
+CALL_COLUMNS = (  # but for the batch, whose number means something only in its own ledger
+    "caption, prompt, model, endpoint, attempt, state, idempotency_key, content, reason, paid, input_tokens, "
+    "output_tokens"
+)
 TABLES = """
 CREATE TABLE batches (
     number INTEGER PRIMARY KEY, prompt TEXT NOT NULL, model TEXT NOT NULL, base_url TEXT NOT NULL,
@@ -168,6 +174,30 @@ class Ledger:
             "DELETE FROM calls WHERE caption = ? AND prompt = ? AND model = ? AND endpoint = ? AND state = 'open'",
             self._key(caption),
         )
+
+    def copy_calls(self, path: Path, captions: Collection[str]) -> None:
+        """Copy the calls for captions (by their digests) from another ledger, unless this one has them.
+
+        Args:
+            path: the other ledger, which no process uses; nothing happens if it does not exist. It is left as it is.
+            captions: digests.
+
+        Raises:
+            UserError: the file is not a ledger, or a batch in it is pending.
+        """
+        insert = (
+            f"INSERT OR IGNORE INTO calls ({CALL_COLUMNS}) VALUES ({', '.join('?' * len(CALL_COLUMNS.split(',')))})"
+        )
+        with TemporaryDirectory() as folder:
+            # A copy with its write-ahead log, which SQLite recovers after a kill: nothing is written to the other.
+            for file in (path, path.with_name(f"{path.name}-wal")):
+                if file.exists():
+                    shutil.copy(file, folder)
+            with Ledger(Path(folder, path.name), self.prompt, self.model, self.endpoint) as other, self.transaction():
+                if other.pending_batches():
+                    raise UserError(f"{path}: a batch is pending. Collect it first with --batch true")
+                calls = other._db.execute(f"SELECT {CALL_COLUMNS} FROM calls WHERE state != 'open'")
+                self._db.executemany(insert, (call for call in calls if call[0] in captions))
 
     def tokens(self) -> dict[bool, tuple[int, int]]:
         """Return the billed (input, output) tokens, by whether in batches; uncertain calls with their upper bound."""

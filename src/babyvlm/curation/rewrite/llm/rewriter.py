@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +32,7 @@ from babyvlm.curation.rewrite.llm.prompt import (
 )
 from babyvlm.curation.rewrite.llm.settings import RequestSettings
 from babyvlm.curation.rewrite.rules.rewriter import USUAL_YIELD
-from babyvlm.curation.stage import Artifact, Stage, stage
+from babyvlm.curation.stage import Artifact, Stage, slice_of_share, stage
 from babyvlm.curation.store.pair_store import ORIGINAL_CAPTION, PairStore, write_pairs
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
@@ -106,10 +108,16 @@ class Outcome:
 
 
 @stage
-def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOptions) -> Stage:
-    """Send every caption of a store that has no answer yet, then write the rewritten store."""
+def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOptions, share: str = "") -> Stage:
+    """Send every caption of a store that has no answer yet, then write the rewritten store.
+
+    A job with a ``share`` only sends the captions of its share, and stores their answers in a ledger of its own, since
+    no two machines can write one; the job without a share collects the ledgers.
+    """
     options.check()
     source = PairStore(store)
+    if share:
+        return _send_share(source, out, ledger_path, options, share)
     funnel = Funnel("rewrite", unit="captions")
     artifact = Artifact(
         "store",
@@ -133,13 +141,9 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOp
     licensed = source.path if source.licensed else None
     server = open_server(options.base_url, options.key_file, options.timeout, licensed, options.settings)
     captions = _captions(source)
-    with Ledger(ledger_path, options.prompt_id, options.model, options.base_url) as ledger:
-        if ledger.interrupted:
-            echo(
-                f"{ledger.interrupted} calls were in flight when a run was killed and may have been billed. They are "
-                "repeated only with --retry_failed true"
-            )
-        _mention_other_prompts(ledger)
+    with _open_ledger(ledger_path, options) as ledger:
+        for path in sorted(ledger_path.parent.glob(f"{glob.escape(ledger_path.name)}.share-*-of-*[0-9]")):
+            ledger.copy_calls(path, captions)
         budget = _send_missing(captions, ledger, server, options)
         artifact.manifest |= write_pairs(
             folder,
@@ -149,6 +153,39 @@ def rewrite_by_llm(store: Path, out: Path, ledger_path: Path, options: RewriteOp
             extra_fields={**source.extra_fields, ORIGINAL_CAPTION: pa.string()},
         )
     return f"{funnel.kept:,} pairs; captions left out: {left_out}; total cost so far: {budget}"
+
+
+def _send_share(source: PairStore, out: Path, ledger_path: Path, options: RewriteOptions, share: str) -> str:
+    own = slice_of_share(share)
+    if out.exists():
+        return "already complete, skipping"
+    if options.batch:
+        raise UserError("--share: cannot be used with --batch true, since the server divides the work of a batch")
+    captions = _captions(source)
+    # A caption that occurs several times belongs to one share, so that it is paid for once.
+    mine = {name: captions[name] for name in sorted(captions)[own]}
+    count = int(share.partition("/")[2])
+    if options.max_cost is not None:
+        options = replace(options, max_cost=options.max_cost / count)
+    licensed = source.path if source.licensed else None
+    server = open_server(options.base_url, options.key_file, options.timeout, licensed, options.settings)
+    path = ledger_path.with_name(f"{ledger_path.name}.share-{share.replace('/', '-of-')}")
+    with _open_ledger(path, options) as ledger:
+        ledger.copy_calls(ledger_path, mine)  # what was paid before the work was shared
+        budget = _send_missing(mine, ledger, server, options)
+    return f"share {share}: {len(mine):,} of {len(captions):,} captions have an answer; cost so far: {budget}"
+
+
+@contextmanager
+def _open_ledger(path: Path, options: RewriteOptions) -> Iterator[Ledger]:
+    with Ledger(path, options.prompt_id, options.model, options.base_url) as ledger:
+        if ledger.interrupted:
+            echo(
+                f"{ledger.interrupted} calls were in flight when a run was killed and may have been billed. They are "
+                "repeated only with --retry_failed true"
+            )
+        _mention_other_prompts(ledger)
+        yield ledger
 
 
 def print_estimate(store: Path, ledger_path: Path, options: RewriteOptions) -> None:
