@@ -238,3 +238,50 @@ def test_saycam_configs_match_authors_scripts():
     contexts = [overlay[f"language-{name}"]["data"]["init_args"]["max_tokens"] for name in ("gpt2", "llama")]
     assert contexts == [2048, 2048]
     assert overlay["cvcl"]["trainer"]["precision"] == "32-true"  # over the base's bf16
+
+
+SCALING = Path("scaling.yaml")
+
+
+def test_scaling_matrix_varies_home_pairs_only(world):
+    """Each mix with home pairs in four sizes; steps without pairs are shared, and complete rows are the same runs."""
+    scaling = yaml.safe_load(Path("configs/playroom/scaling.yaml").read_text())
+    SCALING.write_text(yaml.safe_dump(scaling | {"extends": str(MATRIX)}))
+    plan = Plan(SCALING)
+    rows = {task.row for task in plan.tasks}
+    sizes = ("", "-home-0.5", "-home-0.25", "-home-0.125")
+    mixes = ("filtered", "filtered-aug", "filtered-random")
+    models = ("CVCL", "BabyLLaVA-GPT2")
+    assert rows == {f"{one}-{mix}{size}" for one in models for mix in mixes for size in sizes} | {
+        f"{one}-aug-only" for one in models
+    }
+    chains = {(task.row, task.seed): plan.run(task).chain for task in plan.tasks}
+    usual = runs()
+    assert all(chain == usual[key] for key, chain in chains.items() if key in usual)
+    eighth = chains["BabyLLaVA-GPT2-filtered-aug-home-0.125", 0]
+    assert eighth[0] == chains["BabyLLaVA-GPT2-filtered-aug", 0][0]  # the language model
+    for run in eighth[1:]:
+        assert "--data.home.fraction=0.125" in run.command
+        assert run.settings["config"]["data"]["init_args"]["home"] == {"fraction": 0.125}
+    assert len({chain[-1].hash for chain in chains.values()}) == len(chains)
+    steps = plan.steps()
+    assert len({step.key for step in steps}) == len(steps)
+    assert sum(step.step == "gpt2-phase-1" for step in steps) == 13 * 3
+    quick = Plan(SCALING, quick=True).tasks
+    assert {task.model for task in quick} == {"CVCL"}
+    assert len(quick) == 13 * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extends": "gone.yaml"}, "gone.yaml: no such file"),
+        ({"quick": {"seeds": [0], "models": ["CLIP"]}}, "quick.models: no model named CLIP"),
+        ({"models": {"CVCL": {"step": "cvcl", "mixes": ["filtered"], "home_fractions": [2]}}}, "2.0 must be above 0"),
+    ],
+)
+def test_scaling_matrix_refuses_mistakes(world, change, message):
+    scaling = yaml.safe_load(Path("configs/playroom/scaling.yaml").read_text())
+    SCALING.write_text(yaml.safe_dump(scaling | {"extends": str(MATRIX)} | change))
+    with pytest.raises(UserError, match=message):
+        Plan(SCALING)

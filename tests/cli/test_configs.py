@@ -20,7 +20,7 @@ MODELS = [
     (world, path.stem)
     for world in WORLDS
     for path in sorted((CONFIGS / world).glob("*.yaml"))
-    if path.stem not in ("base", "ablations", "workflow", "phase-1", "phase-2", "sharded")
+    if path.stem not in ("base", "ablations", "scaling", "stream", "workflow", "phase-1", "phase-2", "sharded")
 ]
 
 
@@ -218,8 +218,16 @@ def test_worlds_have_the_same_configs():
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_matrix_names_configs_that_exist(world):
-    matrix = read_matrix(CONFIGS / world / "ablations.yaml")
+def test_stream_overlay_passes_once(parse, world):
+    config = parse("fit", f"{world}/base", f"{world}/cvcl", "mix/filtered", f"benchmarks/{world}", f"{world}/stream")
+    assert (config.data.init_args.order, config.trainer.max_epochs, config.trainer.max_steps) == ("date", 1, -1)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("name", ["ablations", "scaling"])
+def test_matrix_names_configs_that_exist(monkeypatch, world, name):
+    monkeypatch.chdir(ROOT)
+    matrix = read_matrix(CONFIGS / world / f"{name}.yaml")
     mixes = {mix for model in matrix.models.values() for mix in model.mixes}
     named = [*matrix.base, *(file for files in matrix.upper_bounds.values() for file in files)]
     for step in matrix.steps.values():

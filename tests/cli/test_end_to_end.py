@@ -131,8 +131,8 @@ def test_mixes_have_equal_size(world):
     assert len(set(sizes.values())) == 1
 
 
-# Run by test_runner.py and test_workflow.py, and, on two processes, by test_sharding.py.
-ELSEWHERE = ("ablations.yaml", "workflow.yaml", "sharded.yaml")
+# Run by test_runner.py, test_workflow.py and test_stream.py, and, on two processes, by test_sharding.py.
+ELSEWHERE = ("ablations.yaml", "scaling.yaml", "stream.yaml", "workflow.yaml", "sharded.yaml")
 OVERLAYS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml") if path.name not in ELSEWHERE)
 
 

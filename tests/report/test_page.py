@@ -100,6 +100,7 @@ def test_page_is_self_contained(logs, tmp_path):
     for heading in (
         "Results",
         "Findings of the paper",
+        "Data scaling",
         "Results by category",
         "Image-blind baselines",
         "Learning curves",

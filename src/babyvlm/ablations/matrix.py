@@ -44,10 +44,14 @@ class Model:
     Attributes:
         step: the last step; earlier steps follow from ``start_from``.
         mixes: training mixes, one row each.
+        home_fractions: shares of the home pairs (``PairMix.home``); one row for each and for each mix that has home
+            pairs, called ``<model>-<mix>-home-<share>`` if it is less than 1. Steps that are not trained on pairs, such
+            as the language model of phase 0, use all of their data.
     """
 
     step: str
     mixes: list[str]
+    home_fractions: list[float] = field(default_factory=lambda: [1.0])
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,12 @@ class Quick:
     Attributes:
         seeds: random seeds.
         options: step -> options that override the step's.
+        models: names of the models whose rows it has; all by default.
     """
 
     seeds: list[int]
     options: dict[str, Options] = field(default_factory=dict)
+    models: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Matrix:
 
 
 def read_matrix(file: Path) -> Matrix:
-    """Read a matrix.
+    """Read a matrix. ``extends: FILE`` takes the entries that it does not have from another one.
 
     Raises:
         UserError: the file is missing or invalid, or names a step that does not exist.
@@ -94,9 +100,12 @@ def read_matrix(file: Path) -> Matrix:
     parser.add_class_arguments(Matrix, "matrix")
     try:
         given = load_yaml_file(file)
+        if isinstance(given, dict) and "extends" in given:
+            extended = load_yaml_file(Path(str(given.pop("extends"))))
+            given = (extended if isinstance(extended, dict) else {}) | given
         matrix: Matrix = parser.instantiate(parser.parse_object({"matrix": given})).matrix
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file. Pass a matrix with --matrix") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such file. Pass a matrix with --matrix") from None
     except Exception as error:
         raise UserError(f"{file}: {one_line(str(error))}") from None
     _check_names(file, matrix)
@@ -106,6 +115,9 @@ def read_matrix(file: Path) -> Matrix:
 
 def _check_paths_and_options(file: Path, matrix: Matrix) -> None:
     """Check what becomes a folder, or an argument of another process."""
+    for name, model in matrix.models.items():
+        if wrong := [share for share in model.home_fractions if not 0 < share <= 1]:
+            raise UserError(f"{file}: models.{name}.home_fractions: {wrong[0]} must be above 0 and at most 1")
     rows = [f"{name}-{mix}" for name, model in matrix.models.items() for mix in model.mixes]
     for row in (*rows, *matrix.upper_bounds, *matrix.steps):
         safe_name(row, f"{file}: name of a row or step")
@@ -126,6 +138,9 @@ def _check_names(file: Path, matrix: Matrix) -> None:
         named |= {
             f"steps.{name}.start_from.{option}": source.split("/")[0] for option, source in step.start_from.items()
         }
+    for name in (matrix.quick.models if matrix.quick else None) or ():
+        if name not in matrix.models:
+            raise UserError(f"{file}: quick.models: no model named {name}. Models: {', '.join(matrix.models)}")
     for where, name in named.items():
         if name not in matrix.steps:
             raise UserError(f"{file}: {where}: no step named {name}. Steps: {', '.join(matrix.steps)}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 import babyvlm.playroom
-from babyvlm.ablations.matrix import Options, Quick, Step, read_matrix
+from babyvlm.ablations.matrix import Model, Options, Quick, Step, read_matrix
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.errors import UserError, first_line
 from babyvlm.io import artifacts
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
 
 Config = dict[str, Any]
+HOME_FRACTION = "data.home.fraction"
 TEST = "test"  # the only step of an upper bound
 PHASES = "phases"  # folder of earlier steps, which rows share
 SHIPPED = Path(babyvlm.playroom.__file__).parent  # models shipped with Playroom, named ``playroom`` in configs
@@ -68,12 +69,14 @@ class Task:
         model: name of the model.
         mix: training mix; None for an upper bound.
         seed: random seed.
+        home: share of the home pairs.
     """
 
     row: str
     model: str
     mix: str | None
     seed: int
+    home: float = 1.0
 
     def __str__(self) -> str:
         return f"{self.row} seed {self.seed}"
@@ -120,8 +123,14 @@ class Plan:
     @cached_property
     def tasks(self) -> list[Task]:
         """Every row with every seed; the position in this list is the number in a SLURM array."""
-        rows = [(name, mix) for name, model in self.matrix.models.items() for mix in model.mixes]
-        trained = [Task(f"{name}-{mix}", name, mix, seed) for name, mix in rows for seed in self.form.seeds]
+        trained = [
+            Task(f"{name}-{mix}{'' if home == 1 else f'-home-{home:g}'}", name, mix, seed, home)
+            for name, model in self.matrix.models.items()
+            if self.form.models is None or name in self.form.models
+            for mix in model.mixes
+            for home in self._home_fractions(model, mix)
+            for seed in self.form.seeds
+        ]
         return trained + [Task(row, row, None, 0) for row in self.matrix.upper_bounds]
 
     def run(self, task: Task) -> PlannedRun:
@@ -134,7 +143,7 @@ class Plan:
         try:
             if task.mix is None:
                 return self._test(self.matrix.upper_bounds[task.row], folder)
-            return self._fit(self.matrix.models[task.model].step, task.mix, task.seed, folder)
+            return self._fit(self.matrix.models[task.model].step, task.mix, task.seed, task.home, folder)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(f"{self.file}: the overlays of {task.row} do not form a config ({reason})") from None
@@ -143,12 +152,14 @@ class Plan:
         """Return every step of every task once, each after those that it starts from."""
         found: dict[Hashable, PlannedStep] = {}
 
-        def visit(number: int, name: str, mix: str, seed: int, row: str) -> Hashable:
+        def visit(number: int, name: str, task: Task, seed: int, row: str) -> Hashable:
+            mix = task.mix or ""
             step = self.matrix.steps[name]
             seed = seed if step.seed is None else step.seed
             sources = dict.fromkeys(source.split("/")[0] for source in step.start_from.values())
-            needs = tuple(visit(number, source, mix, seed, "") for source in sources)
-            key = (row, name, tuple(self._overlays(step, mix)), seed, needs)
+            needs = tuple(visit(number, source, task, seed, "") for source in sources)
+            home = task.home if task.home != 1 and self._has_home(step, mix) else 1.0
+            key = (row, name, tuple(self._overlays(step, mix)), seed, home, needs)
             found.setdefault(key, PlannedStep(key, number, name, needs))
             return key
 
@@ -156,7 +167,7 @@ class Plan:
             if task.mix is None:
                 found[task.row] = PlannedStep(task.row, number, TEST, ())
             else:
-                visit(number, self.matrix.models[task.model].step, task.mix, task.seed, task.row)
+                visit(number, self.matrix.models[task.model].step, task, task.seed, task.row)
         return list(found.values())
 
     def data_settings(self) -> Iterator[tuple[Path, Config]]:
@@ -172,12 +183,14 @@ class Plan:
             for step in self.matrix.steps.values():
                 self._merged(self._overlays(step, mix))
 
-    def _fit(self, name: str, mix: str, seed: int, folder: Path | None = None) -> PlannedRun:
+    def _fit(self, name: str, mix: str, seed: int, home: float, folder: Path | None = None) -> PlannedRun:
         step = self.matrix.steps[name]
         seed = seed if step.seed is None else step.seed
         files, options = self._overlays(step, mix), step.options | self.form.options.get(name, {})
+        if home != 1 and self._has_home(step, mix):
+            options = options | {HOME_FRACTION: home}
         sources = {  # option -> the run that it names, and a file in its folder
-            option: (self._fit(source.split("/")[0], mix, seed), source.partition("/")[2])
+            option: (self._fit(source.split("/")[0], mix, seed, home), source.partition("/")[2])
             for option, source in step.start_from.items()
         }
         settings = self._settings(files, options, seed)
@@ -193,6 +206,20 @@ class Plan:
     def _test(self, configs: list[str], folder: Path) -> PlannedRun:
         settings = self._settings(configs, {}, 0)
         return PlannedRun(TEST, self.log_dir / folder, self._command("test", configs, folder, []), settings)
+
+    def _home_fractions(self, model: Model, mix: str) -> list[float]:
+        shares = model.home_fractions
+        return shares if shares == [1.0] or self._has_home(self.matrix.steps[model.step], mix) else [1.0]
+
+    def _has_home(self, step: Step, mix: str) -> bool:
+        """Return whether a step is trained on pairs of the home store, which is the one that losses are measured on."""
+        try:
+            data = self._merged(self._overlays(step, mix)).get("data") or {}
+            options = data.get("init_args") or {}
+            stores = [source.get("store") for source in options.get("sources", [])]
+        except (AttributeError, TypeError):  # the run itself reports overlays that form no config
+            return False
+        return str(data.get("class_path")).endswith(".PairMix") and options.get("validation") in stores
 
     def _overlays(self, step: Step, mix: str) -> list[str]:
         return [*self.matrix.base, *(config.replace("{mix}", mix) for config in step.configs)]

@@ -329,14 +329,16 @@ def draw_dots(labels: Sequence[str], panels: Sequence[Panel], layout: Layout) ->
     count = max(panel.dots(place) for panel in panels for place in range(len(labels)))
     across = min(len(panels), layout.across)
     height = 0.9 + ROW_INCHES * (1 if count <= 2 else 0.5 * count) * len(labels)
-    figure, axes = _figure(len(panels), across, layout.width or LABEL_INCHES + PANEL_INCHES * across, height, layout)
+    figure, axes = figure_with_panels(
+        len(panels), across, layout.width or LABEL_INCHES + PANEL_INCHES * across, height, layout
+    )
     for number, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
         _draw_panel(ax, panel, len(labels))
         own = labels if layout.width is None else [label.replace(" (", "\n(") for label in labels]
         shown = own if number % across == 0 else [""] * len(labels)
         ax.set_yticks(range(len(labels)), shown, parse_math=False)
         ax.set_ylim(len(labels) - 0.4, -0.6)
-    return _with_legend(figure, axes, across, layout)
+    return with_legend(figure, axes, across, layout)
 
 
 def _draw_panel(ax: Axes, panel: Panel, labels: int) -> None:
@@ -383,7 +385,7 @@ def draw_lines(panels: Mapping[str, Mapping[str, Sequence[Line]]], x_unit: str, 
     """Draw panels with curves; lines of the same name share an entry in the legend."""
     across = min(len(panels), layout.across)
     width = layout.width or max(CURVE_INCHES * across, LABEL_INCHES + PANEL_INCHES)
-    figure, axes = _figure(len(panels), across, width, 3.5 if layout.width is None else 2.2, layout)
+    figure, axes = figure_with_panels(len(panels), across, width, 3.5 if layout.width is None else 2.2, layout)
     for ax, (title, by_name) in zip(axes, panels.items(), strict=True):
         for name, line in ((name, line) for name, lines in by_name.items() for line in lines):
             x, y = zip(*line.points, strict=True)
@@ -402,10 +404,12 @@ def draw_lines(panels: Mapping[str, Mapping[str, Sequence[Line]]], x_unit: str, 
         ax.set_title(title, parse_math=False)
         ax.set_xlabel(x_unit, parse_math=False)
         ax.grid(color="#dddddd", linewidth=0.6)
-    return _with_legend(figure, axes, across, layout)
+    return with_legend(figure, axes, across, layout)
 
 
-def _figure(panels: int, across: int, width: float, height: float, layout: Layout) -> tuple[Figure, list[Axes]]:
+def figure_with_panels(
+    panels: int, across: int, width: float, height: float, layout: Layout
+) -> tuple[Figure, list[Axes]]:
     """Return a figure and its axes. The width is that of the figure, the height that of a panel, in inches."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure  # not pyplot, which needs a display
@@ -419,7 +423,8 @@ def _figure(panels: int, across: int, width: float, height: float, layout: Layou
         return figure, axes[:panels]
 
 
-def _with_legend(figure: Figure, axes: Sequence[Axes], across: int, layout: Layout) -> Figure:
+def with_legend(figure: Figure, axes: Sequence[Axes], across: int, layout: Layout) -> Figure:
+    """Return the figure with one legend for all panels, if there are several labels."""
     from matplotlib import rc_context
 
     entries: dict[str, Any] = {}

@@ -27,6 +27,7 @@ from babyvlm.report.provenance import (
     runs_table,
 )
 from babyvlm.report.runs import Row, SkippedRun
+from babyvlm.report.scaling import is_partial, scaling_chart, scaling_fits, scaling_table
 from babyvlm.report.tables import (
     PLAYROOM,
     Table,
@@ -44,6 +45,7 @@ TITLE = "BabyVLM results"
 PAGES = (
     "Results",
     "Findings of the paper",
+    "Data scaling",
     "Results by category",
     "Image-blind baselines",
     "Learning curves",
@@ -74,6 +76,7 @@ class WorldReport:
     embedded: bool
     main: Table
     ablation: Table | None
+    scaling: Table | None
     findings: list[Finding]
     validation_losses: str
     details: list[Table]
@@ -105,7 +108,7 @@ class WorldReport:
     @property
     def tables(self) -> list[Table]:
         """All tables, in the order of the page."""
-        tables = [self.main, self.ablation, self.findings_table, *self.details, self.controls]
+        tables = [self.main, self.ablation, self.findings_table, self.scaling, *self.details, self.controls]
         return [table for table in (*tables, self.funnel_table, self.mixes, self.runs) if table is not None]
 
 
@@ -118,7 +121,11 @@ def world_report(rows: Sequence[Row], *, several: bool = False) -> WorldReport:
     """
     stages, missing_stores = funnel_stages(rows)
     embedded = any(row.embedded for row in rows)
+    fits = scaling_fits(rows)
+    every, rows = rows, [row for row in rows if not is_partial(row)] or rows  # those for scaling have their own chapter
     figures = charts(rows)
+    if (scaling := scaling_chart(fits)) is not None:
+        figures[scaling.name] = scaling
     if stages:
         alt = "; ".join(f"{stage['name']}: {stage['kept']:,} of {stage['in']:,} kept" for stage in stages)
         caption = "What every curation stage took in, kept and dropped, with reasons."
@@ -128,6 +135,7 @@ def world_report(rows: Sequence[Row], *, several: bool = False) -> WorldReport:
         embedded=embedded,
         main=paper_table(rows),
         ablation=ablation_table(rows),
+        scaling=scaling_table(fits),
         findings=evaluate_findings(rows),
         validation_losses=_validation_losses(rows),
         details=detail_tables(rows),
@@ -136,10 +144,10 @@ def world_report(rows: Sequence[Row], *, several: bool = False) -> WorldReport:
         captions=caption_examples(rows),
         funnel_table=funnel_table(stages) if stages else None,
         missing_stores=missing_stores,
-        mixes=mixes_table(rows),
-        budgets=[*budget_lines(rows), *checkpoint_lines(rows)],
-        runs=runs_table(rows),
-        packages=package_lines(rows),
+        mixes=mixes_table(every),
+        budgets=[*budget_lines(every), *checkpoint_lines(every)],
+        runs=runs_table(every),
+        packages=package_lines(every),
     )
 
 
@@ -226,6 +234,7 @@ def _markdown(world: WorldReport, below: Path, folder: Path) -> Iterator[str]:
     main, *others = world.tables
     before: list[tuple[Table | None, tuple[str, ...]]] = [
         (world.controls, ("controls",)),
+        (world.scaling, ("scaling",)),
         (world.funnel_table, ("funnels",)),
     ]
     before += [(table, ("words", "contexts", "categories")) for table in world.details[:1]]
