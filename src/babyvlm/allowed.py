@@ -44,6 +44,7 @@ _OWN: Final = {
     "babyvlm.CVCL": "babyvlm.models.cvcl",
     "babyvlm.PairMix": "babyvlm.data.pair_mix",
     "babyvlm.Source": "babyvlm.data.pair_mix",
+    "babyvlm.models.floors.ImageStatistics": None,
     "babyvlm.models.zero_shot.OpenClip": None,
     "babyvlm.models.zero_shot.Trained": None,
     "babyvlm.models.zero_shot.HFVisionLanguage": None,
@@ -60,6 +61,7 @@ _OWN: Final = {
     "babyvlm.ablations.matrix.Model": None,
     "babyvlm.ablations.matrix.Quick": None,
     "babyvlm.ablations.matrix.Step": None,
+    "babyvlm.ablations.matrix.World": None,
     "babyvlm.workflow.corpus.Resources": None,
     # Optimizers: the defaults of these models, which a saved config names.
     "babyvlm.models.babyllava.BabyLLaVAAdamW": None,
@@ -76,6 +78,7 @@ _OWN: Final = {
     "babyvlm.benchmarks.LabeledS": "babyvlm.benchmarks.labeled_s",
     "babyvlm.benchmarks.SAYCamCaption": "babyvlm.benchmarks.saycam_caption",
     "babyvlm.benchmarks.VTWT": "babyvlm.benchmarks.vtwt",
+    "babyvlm.benchmarks.NaturalVTWT": "babyvlm.benchmarks.vtwt",
 }
 _OPTIMIZERS: Final = {
     "torch.optim.Adadelta": "torch.optim.adadelta",

@@ -1,4 +1,5 @@
 import csv
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from babyvlm.benchmarks import EvaluationCallback, SAYCamCaption
+from babyvlm.benchmarks.evaluate import evaluate
 from babyvlm.benchmarks.meteor import meteor_nltk
 from babyvlm.benchmarks.meteor_jar import meteor_15
 from babyvlm.types import Captioner
@@ -108,16 +110,40 @@ def test_results_contain_captions_and_controls(captions):
     run.test(Speaker(lambda thing: f"look {thing}"), DataLoader([0]), verbose=False)
     rows = pq.read_table(Path(run.log_dir, "results", "caption-test.parquet")).to_pylist()
     by_control = {c: [row for row in rows if row["control"] == c] for c in ("", "blank", "shuffled")}
-    assert sum(map(len, by_control.values())) == len(rows) == 3 * 4
-    assert [row["item"] for row in by_control[""]] == ["2:0.png", "3:1.png", "6:1.png", "7:0.png"]
-    assert [row["output"] for row in by_control[""]] == [f"look {THINGS[n]}" for n in (0, 1, 1, 0)]
-    assert [row["output"] for row in by_control["shuffled"]] == [f"look {THINGS[n]}" for n in (1, 0, 0, 1)]
-    assert [row["output"] for row in by_control["blank"]] == [""] * 4
-    references = [THINGS[n] for n in (0, 1, 1, 0)]
+    assert sum(map(len, by_control.values())) == len(rows) == 3 * 2
+    assert [row["item"] for row in by_control[""]] == ["2:0.png", "3:1.png"]
+    assert [row["texts"] for row in by_control[""]] == [[THINGS[n]] * 2 for n in (0, 1)]
+    assert [row["output"] for row in by_control[""]] == [f"look {THINGS[n]}" for n in (0, 1)]
+    assert [row["output"] for row in by_control["shuffled"]] == [f"look {THINGS[n]}" for n in (1, 0)]
+    assert [row["output"] for row in by_control["blank"]] == [""] * 2
+    references = [THINGS[n] for n in (0, 1)]
     for view in by_control.values():
         assert [row["credit"] for row in view] == meteor_15([row["output"] for row in view], references)
     means = [sum(row["credit"] for row in by_control[control]) for control in ("", "shuffled", "blank")]
     assert means[0] > means[1] > means[2] == 0
+
+
+@pytest.mark.usefixtures("no_wordnet")
+def test_caption_counts_the_closest_reference_and_its_floors(tmp_path):
+    texts = {0: ["the dog runs", "a red ball"], 1: ["a blue cup", "a blue cup is here"], 2: ["a red cup"]}
+    for number in texts:
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "list.csv").write_text(
+        "image,text\n" + "".join(f"{number}.png,{text}\n" for number, found in texts.items() for text in found)
+    )
+    result = evaluate(Speaker(), SAYCamCaption(tmp_path / "list.csv"), controls=False)
+    captions = [THINGS[number] for number in texts]
+    best = [max(meteor_15([caption] * len(texts[n]), texts[n])) for n, caption in enumerate(captions)]
+    assert [one.credit for one in result.results] == best
+    assert best[0] == meteor_15(["a red ball"], ["a red ball"])[0]
+    found = json.loads(result.facts["floors"])["meteor_15"]
+    assert found["oracle"] == pytest.approx(
+        (meteor_15(["the dog runs"], ["a red ball"])[0] + meteor_15(["a blue cup"], ["a blue cup is here"])[0]) / 2
+    )
+    salad = "a cup blue"  # three words as the median reference has, in the order of their frequency
+    for name, caption in (("constant", "a blue cup"), ("word salad", salad)):
+        expected = [max(meteor_15([caption] * len(found), found)) for found in texts.values()]
+        assert found[name] == pytest.approx(sum(expected) / 3), name
 
 
 @pytest.mark.usefixtures("no_wordnet")
@@ -158,5 +184,5 @@ def test_captions_are_equal_on_two_processes(captions):
         run.test(Speaker(lambda thing: f"look {thing}"), DataLoader([0]), verbose=False)
         results = captions.parent / f"logs{devices}" / "lightning_logs" / "version_0" / "results"
         found.append(pq.read_table(results / "caption-test.parquet"))
-    assert found[0].num_rows == 2 * 3 * 4  # measures, controls, items
+    assert found[0].num_rows == 2 * 3 * 2  # measures, controls, items
     assert found[0].equals(found[1])

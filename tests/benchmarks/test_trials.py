@@ -1,6 +1,7 @@
 import csv
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from babyvlm.benchmarks import VTWT, LabeledS
+from babyvlm.benchmarks import VTWT, BabyWinoground, LabeledS
 from babyvlm.benchmarks.results import RESULT_SCHEMA, result_table, write_results
 from babyvlm.benchmarks.scoring import score_pairs
 from babyvlm.benchmarks.trials import Row, Trial, read_rows, split_of, with_images
@@ -328,3 +329,44 @@ def test_write_results_is_atomic(tmp_path):
     }
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["x.parquet"]
     assert table.schema.metadata[b"world"] == b"real"
+
+
+def compositions(folder, values):
+    Image.new("RGB", (4, 4)).save(folder / "0.png")
+    rows = [f"0.png,wash cup,fill cup,{value},test" for value in values]
+    (folder / "vtwt.csv").write_text(
+        "\n".join(["image,positive_phrase,negative_phrase,composition,half", *rows]) + "\n"
+    )
+    return VTWT(folder / "vtwt.csv")
+
+
+def test_seen_and_unseen_combinations_are_measured_apart(tmp_path):
+    benchmark = compositions(tmp_path, ["seen", "seen", "unseen"])
+    trials, _ = benchmark.load()
+    found = [benchmark.judge_all(trial, scores) for trial, scores in zip(trials, [(1, 0), (0, 1), (1, 0)], strict=True)]
+    credits = [{one.measure: one.credit for one in judgements} for judgements in found]
+    assert credits == [
+        {"accuracy": 1, "accuracy_seen": 1},
+        {"accuracy": 0, "accuracy_seen": 0},
+        {"accuracy": 1, "accuracy_unseen": 1},
+    ]
+    assert benchmark.measured(trials) == ["accuracy", "accuracy_seen", "accuracy_unseen"]
+    assert benchmark.measured(trials[:2]) == ["accuracy", "accuracy_seen"]
+    assert benchmark.measured([replace(trial, composition="") for trial in trials]) == ["accuracy"]
+    assert benchmark.floors(trials)["accuracy_unseen"] == {"constant": 0.5}
+
+
+def test_winoground_instance_with_an_unseen_phrase_is_unseen(tmp_path):
+    for name in "ab":
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+    lines = ["instance_id,positive_phrase,negative_phrase,image,image_tag,composition"]
+    for item, (one, other) in enumerate([("seen", "seen"), ("seen", "unseen")]):
+        lines += [f"{item},wash cup,fill cup,a.png,positive,{one}", f"{item},wash cup,fill cup,b.png,negative,{other}"]
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    trials, _ = BabyWinoground(tmp_path / "list.csv").load()
+    assert [trial.composition for trial in trials] == ["seen", "unseen"]
+
+
+def test_composition_must_be_seen_or_unseen(tmp_path):
+    with pytest.raises(UserError, match="composition is 'new', must be seen or unseen"):
+        compositions(tmp_path, ["new"]).load()

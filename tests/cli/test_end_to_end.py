@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from babyvlm.__main__ import main
 from babyvlm.cli import demo
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.vocabulary import Vocabulary
+from babyvlm.workflow.corpus import curation, read_corpus
 from support.docs_pages import of_make
 from support.published_models import write
 from support.tiny_llava import save_tiny_llava
@@ -57,7 +59,7 @@ def curate(stage, **arguments):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder as `make data` leaves it, tiny, with the clean scenes that CLIP learns; the tests run inside it."""
+    """A folder as `make data` leaves it, tiny, with the controls and the clean scenes that CLIP learns; the tests run inside it."""
     root = tmp_path_factory.mktemp("slice")
     before = Path.cwd()
     os.chdir(root)
@@ -65,7 +67,8 @@ def world(tmp_path_factory):
     DATA.mkdir(parents=True)
     Path("data/saycam").symlink_to("playroom")  # the configs of the real data differ only by the folder's name
     (DATA / "trials").symlink_to("world/trials")
-    for words in [*demo.commands(size="tiny", train=False), *of_make("playroom-clip")[1:3]]:
+    corpus = replace(read_corpus(demo.WORKFLOW), playroom={"size": "tiny"}, controls=True)
+    for words in [*(list(job.command) for job in curation(corpus)), *of_make("playroom-clip")[1:3]]:
         main(words)
     (DATA / "trials/SAYCam_caption.csv").symlink_to("caption.csv")  # the authors' name
     yield root
@@ -144,7 +147,7 @@ def evaluated(name):
         return ["--model.source", str(write(Path("published"), "babyllava_vit_tinyllama_bpe"))]
     if name.startswith("llava"):
         return ["--model.model", str(save_tiny_llava(Path("tiny-llava"))), "--model.precision", "float32"]
-    return ["--model.clip", "playroom"]
+    return [] if name in ("color-histogram", "pixels") else ["--model.clip", "playroom"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=str)
@@ -180,6 +183,8 @@ def test_shipped_config_runs(trained, overlay):
             extra += SMALL_HEAD * (name == "dino")
             if name.startswith(("babyllava", "cvcl")):  # instead of the published weights, which are on the hub only
                 extra += ["--model.vision.weights", "null"]
+        if folder == "study":  # an overlay over those of BabyLLaVA
+            folder, names = "playroom", ["playroom/babyllava-gpt2", "playroom/phase-1", *names]
         mix = "mix/clean" if name == "clip" else "mix/filtered"
         fit(*names, mix, world=folder, benchmarks=scored, extra=extra)
 

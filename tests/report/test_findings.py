@@ -101,16 +101,17 @@ def test_coverage_of_intervals_is_nominal():
             assert min(found) >= 0.95 - 3.5 * (0.05 * 0.95 / 150) ** 0.5, (design.title, seeds, worlds)
 
 
-def blind(logs, phrases, seeds=3):
+def blind(logs, phrases, seeds=3, natural=False):
     """Return F5 for models that, with a blank image, always prefer the same of two phrases."""
-    items, config = make_vtwt(logs / "lists", phrases)
+    items, config = make_vtwt(logs / "lists", phrases, "NaturalVTWT" if natural else "VTWT")
+    name = "vtwt_natural" if natural else "vtwt"
     draw = np.random.default_rng(2)
     liked = {frozenset(pair): pair[draw.integers(2)] for pair in sorted(set(map(tuple, map(sorted, phrases))))}
     credit = [float(liked[frozenset(pair)] == pair[0]) for pair in phrases]
     for row in ("CVCL-filtered", "BabyLLaVA-GPT2-filtered"):
         for seed in range(seeds):
             options = {"controls": {"": 1, "blank": 1, "text_only": 1}, "seed": seed, "images": False}
-            run = make_run(logs, row, seed, config=config, items={"vtwt": items}, vtwt=credit, **options)
+            run = make_run(logs, row, seed, config=config, items={name: items}, **{name: credit}, **options)
             (run / "checkpoints").mkdir()
     return next(one for one in evaluate_findings(find_rows(logs)[0]) if one.hypothesis.name == "F5")
 
@@ -136,6 +137,13 @@ def test_findings_use_only_informative_blind_items(tmp_path):
     assert effect.items == 50  # ten pairs occur twice in one order and once in the other
     assert effect.units == pytest.approx(50**2 / (20 * 1 + 10 * 9))  # Kish's number of 20 groups of 1 and 10 of 3
     assert found.verdict == "undecided"
+
+
+def test_findings_use_the_natural_list_for_blind_items(tmp_path):
+    blind(tmp_path, both_orders(40))
+    found = blind(tmp_path / "second", one_order(40), natural=True)
+    assert "VTWT, natural with a blank image" in found.statements[0].text
+    assert found.statements[0].effect.items == 40
 
 
 @pytest.mark.parametrize("gone", [True, False])
@@ -193,6 +201,6 @@ def test_rows_of_several_worlds_are_compared_over_worlds(tmp_path):
 
 
 def test_rules_are_dated_and_complete():
-    assert str(RULES["date"]) == "2026-11-27"
+    assert str(RULES["date"]) == "2026-11-28"
     assert list(RULES["findings"]) == NAMES
     assert all(hypothesis.criterion and "{" not in hypothesis.criterion for hypothesis in HYPOTHESES)

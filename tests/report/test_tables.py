@@ -11,6 +11,7 @@ from babyvlm.benchmarks.results import RESULT_SCHEMA
 from babyvlm.errors import UserError
 from babyvlm.report.columns import LABELED_S, VTWT
 from babyvlm.report.command import report
+from babyvlm.report.page import world_report
 from babyvlm.report.provenance import budget_lines, checkpoint_lines
 from babyvlm.report.runs import Run, find_rows
 from babyvlm.report.tables import ablation_table, control_table, detail_tables, main_table, paper_table
@@ -420,6 +421,32 @@ def test_floors_stand_beside_chance(tmp_path):
     assert cells_of(table, "prior, no image")["VTWT"] == "0.696"
 
 
+def test_shuffled_images_stand_beside_chance_as_a_range(tmp_path):
+    for row, credit in (("a", [1, 0, 1, 0]), ("b", [1, 1, 1, 0])):
+        make_run(tmp_path, row, 0, controls={"": 1, "shuffled": 0.4}, vtwt=credit, seed=0)
+    rows = find_rows(tmp_path)[0]
+    assert cells_of(main_table(rows), "shuffled images")["VTWT"] == "0.200 to 0.300"
+    assert "shuffled images" not in [row[0] for row in main_table([make_unshuffled(tmp_path)]).rows]
+
+
+def make_unshuffled(folder):
+    make_run(folder / "other", "c", 0, vtwt=[1, 0])
+    return find_rows(folder / "other")[0][0]
+
+
+def test_paper_values_have_a_table_of_their_own_on_playroom(tmp_path):
+    for row in ("CVCL-filtered", "CVCL-filtered-aug"):
+        make_run(tmp_path, row, 0, world="playroom", vtwt=[1, 0], labeled_s=[1, 0])
+    rows = find_rows(tmp_path)[0]
+    report = world_report(rows)
+    assert "paper" not in [*report.main.heading, *report.ablation.heading]
+    by_name = {row[0]: row[1:] for row in report.paper.rows}
+    assert by_name["CVCL-filtered-aug"] == ["0.581", "0.702", "0.203", "-"]
+    assert by_name["chance"] == ["0.250", "0.500", "0.167", "-"]
+    assert report.paper in report.tables
+    assert world_report([make_unshuffled(tmp_path)]).paper is None
+
+
 def test_category_intervals_hold_together(tmp_path):
     draw = np.random.default_rng(0)
     categories = [f"c{number % 5}" for number in range(400)]
@@ -441,4 +468,5 @@ def test_main_table_counts_worlds_and_shows_shuffled_winoground(tmp_path):
     cells = cells_of(main_table([small]), "CVCL-filtered")
     assert cells["worlds"] == "2"
     assert cells["Baby Winoground, shuffled images"].startswith("0.375 [")
+    assert cells_of(main_table([small]), "shuffled images")["Baby Winoground"] == "0.375"
     assert cells_of(main_table([small]), "items")["Baby Winoground"] == "8"

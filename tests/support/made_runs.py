@@ -6,15 +6,16 @@ import pyarrow.parquet as pq
 from babyvlm.benchmarks.results import RESULT_SCHEMA
 
 FIRST = {"labeled_s": "accuracy", "vtwt": "accuracy", "baby_winoground": "overall", "caption": "meteor_15"}
+FIRST["vtwt_natural"] = "accuracy"
 
 
-def make_vtwt(folder, phrases):
+def make_vtwt(folder, phrases, benchmark="VisualTwoWord"):
     """Write a VTWT list of (positive, negative) phrases; return its items and a run config that names it."""
     folder.mkdir(parents=True, exist_ok=True)
     trials = folder / "vtwt.csv"
     lines = [f"{number}.jpg,{one},{other}" for number, (one, other) in enumerate(phrases)]
     trials.write_text("\n".join(["image,positive_phrase,negative_phrase", *lines]) + "\n")
-    test = f"{{class_path: babyvlm.benchmarks.VisualTwoWord, init_args: {{trials: {trials}}}}}"
+    test = f"{{class_path: babyvlm.benchmarks.{benchmark}, init_args: {{trials: {trials}}}}}"
     return [f"{number + 2}:{number}.jpg" for number in range(len(phrases))], f"trainer: {{callbacks: [{test}]}}\n"
 
 

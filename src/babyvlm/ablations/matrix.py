@@ -55,17 +55,32 @@ class Model:
 
 
 @dataclass(frozen=True)
+class World:
+    """A world of Playroom with its stores and its vocabulary.
+
+    Attributes:
+        folder: of the data, in place of the matrix's ``folder``.
+        playroom: options of ``playroom`` that make the world: its seed, or a parameter such as ``style_gap``.
+    """
+
+    folder: str
+    playroom: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Quick:
     """The quick form of a matrix: fewer seeds and less training.
 
     Attributes:
         seeds: random seeds.
         options: step -> options that override the step's.
-        models: names of the models whose rows it has; all by default.
+        worlds: numbers of the worlds to train on; by default all.
+        models: names of the models to train; by default all.
     """
 
     seeds: list[int]
     options: dict[str, Options] = field(default_factory=dict)
+    worlds: list[int] | None = None
     models: list[str] | None = None
 
 
@@ -80,6 +95,9 @@ class Matrix:
         models: models by name.
         upper_bounds: row -> overlays of a ``test``; these models are trained elsewhere and need no seed.
         quick: the quick form.
+        worlds: every row is trained and tested on each of these; by default, on the data that the overlays name.
+        folder: the data that the overlays name; for a world, paths in it are moved to the world's folder.
+        corpus: chain that makes the data of the worlds (``ablations data``).
     """
 
     base: list[str]
@@ -88,6 +106,9 @@ class Matrix:
     models: dict[str, Model]
     upper_bounds: dict[str, list[str]] = field(default_factory=dict)
     quick: Quick | None = None
+    worlds: list[World] = field(default_factory=list)
+    folder: str = "data/playroom"
+    corpus: Path | None = None
 
 
 def read_matrix(file: Path) -> Matrix:
@@ -121,6 +142,8 @@ def _check_paths_and_options(file: Path, matrix: Matrix) -> None:
     rows = [f"{name}-{mix}" for name, model in matrix.models.items() for mix in model.mixes]
     for row in (*rows, *matrix.upper_bounds, *matrix.steps):
         safe_name(row, f"{file}: name of a row or step")
+    if len({world.folder for world in matrix.worlds}) < len(matrix.worlds):
+        raise UserError(f"{file}: worlds: two worlds have the same folder")
     quick = matrix.quick.options if matrix.quick else {}
     for name, step in matrix.steps.items():
         for option in (*step.options, *step.start_from, *quick.get(name, {})):
@@ -132,6 +155,13 @@ def _check_paths_and_options(file: Path, matrix: Matrix) -> None:
 
 
 def _check_names(file: Path, matrix: Matrix) -> None:
+    if matrix.quick:
+        for number in matrix.quick.worlds or []:
+            if not 0 <= number < len(matrix.worlds):
+                raise UserError(f"{file}: quick.worlds: no world {number}. There are {len(matrix.worlds)}, from 0")
+        for name in matrix.quick.models or []:
+            if name not in matrix.models:
+                raise UserError(f"{file}: quick.models: no model named {name}. Models: {', '.join(matrix.models)}")
     named = {f"models.{name}.step": model.step for name, model in matrix.models.items()}
     named |= {f"quick.options.{name}": name for name in (matrix.quick.options if matrix.quick else {})}
     for name, step in matrix.steps.items():

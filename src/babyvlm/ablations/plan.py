@@ -40,6 +40,7 @@ class PlannedRun:
         settings: everything that its outcome depends on: the merged overlays and options, the seed, the hashes of the
             runs that it starts from, and the hashes of the stores, vocabularies and files that its config names.
         parents: runs that it starts from.
+        overlays: files that its command names and that must be written before: overlays with the paths of a world.
     """
 
     name: str
@@ -47,6 +48,7 @@ class PlannedRun:
     command: tuple[str, ...]
     settings: Config = field(hash=False)
     parents: tuple[PlannedRun, ...] = ()
+    overlays: tuple[tuple[Path, str], ...] = ()
 
     @cached_property
     def hash(self) -> str:
@@ -62,7 +64,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Task:
-    """A row with a seed, which is one task of a SLURM array.
+    """A row with a seed and a world, which is one task of a SLURM array.
 
     Attributes:
         row: name of the row.
@@ -70,6 +72,7 @@ class Task:
         mix: training mix; None for an upper bound.
         seed: random seed.
         home: share of the home pairs.
+        world: number of the world in the matrix; None if the matrix has none.
     """
 
     row: str
@@ -77,9 +80,10 @@ class Task:
     mix: str | None
     seed: int
     home: float = 1.0
+    world: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.row} seed {self.seed}"
+        return f"{self.row} seed {self.seed}" + ("" if self.world is None else f" world {self.world}")
 
 
 class PlannedStep(NamedTuple):
@@ -104,8 +108,9 @@ class Plan:
     Args:
         file: the matrix.
         quick: use its quick form.
-        log_dir: folder of runs: a row's last run is written to ``<row>/seed_<n>``, its earlier steps to
-            ``phases/<step>-<hash>``. By default ``lightning_logs``, for the quick form ``lightning_logs/quick``.
+        log_dir: folder of runs: a row's last run is written to ``<row>/seed_<n>``, or ``<row>/world_<n>-seed_<n>``, its
+            earlier steps to ``phases/<step>-<hash>``, and the overlays of a world to ``worlds/<n>``. By default
+            ``lightning_logs``, for the quick form ``lightning_logs/quick``.
 
     Raises:
         UserError: the matrix is invalid, or an overlay cannot be read.
@@ -124,14 +129,24 @@ class Plan:
     def tasks(self) -> list[Task]:
         """Every row with every seed; the position in this list is the number in a SLURM array."""
         trained = [
-            Task(f"{name}-{mix}{'' if home == 1 else f'-home-{home:g}'}", name, mix, seed, home)
+            Task(f"{name}-{mix}{'' if home == 1 else f'-home-{home:g}'}", name, mix, seed, home, world)
             for name, model in self.matrix.models.items()
             if self.form.models is None or name in self.form.models
             for mix in model.mixes
             for home in self._home_fractions(model, mix)
+            for world in self.worlds
             for seed in self.form.seeds
         ]
-        return trained + [Task(row, row, None, 0) for row in self.matrix.upper_bounds]
+        return trained + [
+            Task(row, row, None, 0, world=world) for row in self.matrix.upper_bounds for world in self.worlds
+        ]
+
+    @property
+    def worlds(self) -> list[int] | list[None]:
+        """Numbers of the worlds to train on; [None] if the matrix has none."""
+        if not self.matrix.worlds:
+            return [None]
+        return list(range(len(self.matrix.worlds))) if self.form.worlds is None else self.form.worlds
 
     def run(self, task: Task) -> PlannedRun:
         """Return the last run of a row.
@@ -139,11 +154,12 @@ class Plan:
         Raises:
             UserError: its data are missing, or its overlays do not form a config.
         """
-        folder = Path(task.row, f"seed_{task.seed}")
+        world = "" if task.world is None else f"world_{task.world}-"
+        folder = Path(task.row, f"{world}seed_{task.seed}")
         try:
             if task.mix is None:
-                return self._test(self.matrix.upper_bounds[task.row], folder)
-            return self._fit(self.matrix.models[task.model].step, task.mix, task.seed, task.home, folder)
+                return self._test(self.matrix.upper_bounds[task.row], folder, task.world)
+            return self._fit(self.matrix.models[task.model].step, task, task.seed, folder)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(f"{self.file}: the overlays of {task.row} do not form a config ({reason})") from None
@@ -159,13 +175,13 @@ class Plan:
             sources = dict.fromkeys(source.split("/")[0] for source in step.start_from.values())
             needs = tuple(visit(number, source, task, seed, "") for source in sources)
             home = task.home if task.home != 1 and self._has_home(step, mix) else 1.0
-            key = (row, name, tuple(self._overlays(step, mix)), seed, home, needs)
+            key = (row, name, tuple(self._overlays(step, mix)), seed, home, task.world, needs)
             found.setdefault(key, PlannedStep(key, number, name, needs))
             return key
 
         for number, task in enumerate(self.tasks):
             if task.mix is None:
-                found[task.row] = PlannedStep(task.row, number, TEST, ())
+                found[task.row, task.world] = PlannedStep((task.row, task.world), number, TEST, ())
             else:
                 visit(number, self.matrix.models[task.model].step, task, task.seed, task.row)
         return list(found.values())
@@ -183,17 +199,18 @@ class Plan:
             for step in self.matrix.steps.values():
                 self._merged(self._overlays(step, mix))
 
-    def _fit(self, name: str, mix: str, seed: int, home: float, folder: Path | None = None) -> PlannedRun:
-        step = self.matrix.steps[name]
+    def _fit(self, name: str, task: Task, seed: int, folder: Path | None = None) -> PlannedRun:
+        step, mix, world = self.matrix.steps[name], task.mix or "", task.world
         seed = seed if step.seed is None else step.seed
-        files, options = self._overlays(step, mix), step.options | self.form.options.get(name, {})
-        if home != 1 and self._has_home(step, mix):
-            options = options | {HOME_FRACTION: home}
+        files: list[str] = self._overlays(step, mix)
+        options: Options = self._moved(step.options | self.form.options.get(name, {}), world)
+        if task.home != 1 and self._has_home(step, mix):
+            options = options | {HOME_FRACTION: task.home}
         sources = {  # option -> the run that it names, and a file in its folder
-            option: (self._fit(source.split("/")[0], mix, seed, home), source.partition("/")[2])
+            option: (self._fit(source.split("/")[0], task, seed), source.partition("/")[2])
             for option, source in step.start_from.items()
         }
-        settings = self._settings(files, options, seed)
+        settings = self._settings(files, options, seed, world)
         settings["start_from"] = {option: f"{run.hash}/{file}" for option, (run, file) in sources.items()}
         folder = folder or Path(PHASES, f"{name}-{settings_hash(settings)[:8]}")
         given = options | {option: str(run.folder / file) for option, (run, file) in sources.items()}
@@ -201,11 +218,15 @@ class Plan:
         flags = [f"--seed_everything={seed}"]
         flags += [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items()]
         parents = tuple(run for run, _ in sources.values())
-        return PlannedRun(name, self.log_dir / folder, self._command("fit", files, folder, flags), settings, parents)
+        files, overlays = self._written(files, world)
+        command = self._command("fit", files, folder, flags)
+        return PlannedRun(name, self.log_dir / folder, command, settings, parents, overlays)
 
-    def _test(self, configs: list[str], folder: Path) -> PlannedRun:
-        settings = self._settings(configs, {}, 0)
-        return PlannedRun(TEST, self.log_dir / folder, self._command("test", configs, folder, []), settings)
+    def _test(self, configs: list[str], folder: Path, world: int | None) -> PlannedRun:
+        settings = self._settings(configs, {}, 0, world)
+        files, overlays = self._written(configs, world)
+        command = self._command("test", files, folder, [])
+        return PlannedRun(TEST, self.log_dir / folder, command, settings, overlays=overlays)
 
     def _home_fractions(self, model: Model, mix: str) -> list[float]:
         shares = model.home_fractions
@@ -224,8 +245,33 @@ class Plan:
     def _overlays(self, step: Step, mix: str) -> list[str]:
         return [*self.matrix.base, *(config.replace("{mix}", mix) for config in step.configs)]
 
-    def _settings(self, files: list[str], options: Options, seed: int) -> Config:
-        config = self._merged(files)
+    def _moved(self, value: Any, world: int | None) -> Any:  # noqa: ANN401 - settings of any form
+        """Return settings in which paths below the matrix's folder are moved to the folder of a world."""
+        if world is None:
+            return value
+        if isinstance(value, dict):
+            return {key: self._moved(inner, world) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._moved(inner, world) for inner in value]
+        folder = self.matrix.folder
+        if isinstance(value, str) and (value == folder or value.startswith(f"{folder}/")):
+            return self.matrix.worlds[world].folder + value.removeprefix(folder)
+        return value
+
+    def _written(self, files: list[str], world: int | None) -> tuple[list[str], tuple[tuple[Path, str], ...]]:
+        """Return the overlays of a world that a command names, with their content; those of the matrix without one."""
+        if world is None:
+            return files, ()
+        overlays = []
+        for file in files:
+            text = yaml.safe_dump(self._moved(self._read(Path(file)), world), sort_keys=False)
+            content = f"# {file} with the paths of world {world}\n{text}"
+            place = Path(file).relative_to(Path(file).anchor)
+            overlays.append((self.log_dir / "worlds" / str(world) / place, content))
+        return [str(file) for file, _ in overlays], tuple(overlays)
+
+    def _settings(self, files: list[str], options: Options, seed: int, world: int | None) -> Config:
+        config: Config = self._moved(self._merged(files), world)
         for option, value in options.items():
             _set_option(config, option.split("."), value)
         return {"config": config, "seed": seed, "inputs": _inputs(config, self._sha256)}

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from babyvlm.ablations import state
 from babyvlm.ablations.plan import Plan, PlannedRun, Task
 from babyvlm.errors import UserError
+from babyvlm.io.files import atomic_write
 from babyvlm.io.printing import Console, echo
 from babyvlm.training.signals import SIGNALS, SignalListener, exit_code, requeue
 
@@ -142,6 +143,9 @@ class _Runner:
         if started_before and run.command[0] == "test":  # an incomplete test is repeated
             shutil.rmtree(run.folder)
         state.record_settings(run)
+        for file, content in run.overlays:
+            with atomic_write(file) as overlay:
+                overlay.write(content)
         resume = started_before and run.command[0] == "fit"
         with state.log_file(run).open("ab") as log:
             # In its own session, so that a Ctrl-C reaches only the runner, which then asks its children to save.
@@ -206,6 +210,7 @@ def run(
     matrix: Path = Path("configs/playroom/ablations.yaml"),
     rows: list[str] | None = None,
     seeds: list[int] | None = None,
+    worlds: list[int] | None = None,
     quick: bool = False,
     task: int | None = None,
     num_workers: int = 1,
@@ -226,6 +231,7 @@ def run(
         matrix: YAML file with the rows.
         rows: run only these rows, `[a,b]`.
         seeds: run only these random seeds, `[0,1]`.
+        worlds: run only these worlds of the matrix, `[0,1]`.
         quick: use the quick version of the matrix, with one seed and less training.
         task: run only the task with this number, for SLURM arrays; `ablations status` lists the numbers.
         num_workers: number of rows to run in parallel; they share the machine's cores, unless OMP_NUM_THREADS is set.
@@ -238,7 +244,7 @@ def run(
     if num_workers < 1:
         raise UserError(f"--num_workers {num_workers}: must be at least 1")
     plan = Plan(matrix, quick, log_dir)
-    tasks = select_tasks(plan, rows, seeds, task)
+    tasks = select_tasks(plan, rows, seeds, task, worlds)
     threads = max(1, _available_cores() // num_workers)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -257,19 +263,30 @@ def _available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def select_tasks(plan: Plan, rows: list[str] | None, seeds: list[int] | None, number: int | None) -> list[Task]:
+def select_tasks(
+    plan: Plan,
+    rows: list[str] | None,
+    seeds: list[int] | None,
+    number: int | None,
+    worlds: list[int] | None = None,
+) -> list[Task]:
     """Return the selected tasks of a plan.
 
     Raises:
-        UserError: there is no such row, seed or number.
+        UserError: there is no such row, seed, world or number.
     """
     tasks = plan.tasks
     if number is not None:
         if not 0 <= number < len(tasks):
             raise UserError(f"--task {number}: {plan.file} has {len(tasks)} tasks, numbered 0 to {len(tasks) - 1}")
         tasks = tasks[number : number + 1]
-    known_rows, known_seeds = {task.row for task in tasks}, {task.seed for task in tasks}
-    for option, selected, known in (("rows", rows, known_rows), ("seeds", seeds, known_seeds)):
+    asked = {"rows": rows, "seeds": seeds, "worlds": worlds}
+    for option, selected in asked.items():
+        known = {getattr(task, option.removesuffix("s")) for task in tasks}
         if unknown := [name for name in selected or [] if name not in known]:
             raise UserError(f"--{option} {unknown[0]}: {plan.file} has only {', '.join(sorted(map(str, known)))}")
-    return [task for task in tasks if (not rows or task.row in rows) and (not seeds or task.seed in seeds)]
+    return [
+        task
+        for task in tasks
+        if (not rows or task.row in rows) and (not seeds or task.seed in seeds) and (not worlds or task.world in worlds)
+    ]

@@ -33,7 +33,7 @@ def status(
     """
     plan, queue = Plan(matrix, quick, log_dir), slurm_queue()
     width = max(len(task.row) for task in plan.tasks)
-    echo(f"task  {'row':{width}}  seed  state in {plan.log_dir}")
+    echo(f"task  {'row':{width}}  world  seed  state in {plan.log_dir}")
     counts: Counter[str] = Counter()
     runs: list[tuple[Task, PlannedRun]] = []
     for number, task in enumerate(plan.tasks):
@@ -44,7 +44,8 @@ def status(
             state = State("missing", str(error))
         counts[state.status] += 1
         queued = f" (SLURM: {queue[number]})" if number in queue and state.status not in ("done", "running") else ""
-        echo(f"{number:4}  {task.row:{width}}  {task.seed:4}  {state}{queued}")
+        world = "-" if task.world is None else task.world
+        echo(f"{number:4}  {task.row:{width}}  {world:>5}  {task.seed:4}  {state}{queued}")
     echo(f"{len(plan.tasks)} rows and seeds: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
     if budgets := sample_budgets(runs):
         echo("\n".join(["samples seen per run:", *(f"  {line}" for line in budgets)]))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from babyvlm.benchmarks.evaluation_callback import EvaluationCallback
     from babyvlm.benchmarks.labeled_s import LabeledS
     from babyvlm.benchmarks.saycam_caption import SAYCamCaption
-    from babyvlm.benchmarks.vtwt import VTWT
+    from babyvlm.benchmarks.vtwt import VTWT, NaturalVTWT
     from babyvlm.benchmarks.winoground import BabyWinoground
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Judgement",
     "LabeledS",
     "Measure",
+    "NaturalVTWT",
     "SAYCamCaption",
     "ScoreBenchmark",
 ]
@@ -33,6 +34,7 @@ _MODULES = {
     "ContaminationCheck": "contamination_check",
     "EvaluationCallback": "evaluation_callback",
     "LabeledS": "labeled_s",
+    "NaturalVTWT": "vtwt",
     "SAYCamCaption": "saycam_caption",
     "VTWT": "vtwt",
 }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from babyvlm.benchmarks.trials import Trial, with_images
+from babyvlm.benchmarks.trials import COMPOSITIONS, Trial, with_images
 from babyvlm.errors import UserError
 from babyvlm.ranges import require_in_range
 from babyvlm.types import ImageTextScorer, TextScorer, TrialResult
@@ -39,6 +39,13 @@ class Measure:
     title: str = ""
     chance: float | None = None
     main: bool = True
+
+
+def with_compositions(measures: Mapping[str, Measure]) -> dict[str, Measure]:
+    """Return measures and, for the first one, its mean over trials of seen and over trials of unseen combinations."""
+    first, whole = next(iter(measures.items()))
+    apart = {f"{first}_{one}": Measure(f"{one} combinations", whole.chance, main=False) for one in COMPOSITIONS}
+    return {**measures, **apart}
 
 
 def reference_images(trials: Sequence[Trial]) -> list[str]:
@@ -160,6 +167,13 @@ class Benchmark(ABC):
         self.references = reference_images(trials)
         return trials, len(listed) - len(trials)
 
+    def measured(self, trials: Sequence[Trial]) -> list[str]:
+        """Return the measures by which these trials have results: seen and unseen combinations only where listed."""
+        first = next(iter(self.measures))
+        listed = {trial.composition for trial in trials}
+        absent = {f"{first}_{one}" for one in COMPOSITIONS if one not in listed}
+        return [measure for measure in self.measures if measure not in absent]
+
     def metric_name(self, measure: str) -> str:
         """Return the name under which a measure is logged: the benchmark's, if it has only one main measure."""
         main = [name for name, one in self.measures.items() if one.main]
@@ -173,11 +187,17 @@ class ScoreBenchmark(Benchmark):
     def judge(self, trial: Trial, scores: tuple[float, ...]) -> list[Judgement]:
         """Return the credit of a trial by each measure, given the scores of its options."""
 
+    def judge_all(self, trial: Trial, scores: tuple[float, ...]) -> list[Judgement]:
+        """Return ``judge``, and the first measure once more under the trial's composition, if the list names it."""
+        found = self.judge(trial, scores)
+        apart = f"{found[0].measure}_{trial.composition}"
+        return [*found, found[0]._replace(measure=apart)] if apart in self.measures else found
+
     def floors(self, trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
         """Return the mean credit of a model whose scores are all the same (``constant``)."""
         credits: dict[str, list[float]] = {}
         for trial in trials:
-            for measure, credit, _ in self.judge(trial, (0.0,) * len(trial.options)):
+            for measure, credit, _ in self.judge_all(trial, (0.0,) * len(trial.options)):
                 credits.setdefault(measure, []).append(credit)
         return {measure: {"constant": sum(found) / len(found)} for measure, found in credits.items()}
 
@@ -231,7 +251,7 @@ class ScoreBenchmark(Benchmark):
             for control, view in views.items()
             for trial in view
             for values in [tuple(scores[option] for option in trial.options)]
-            for measure, credit, choice in self.judge(trial, values)
+            for measure, credit, choice in self.judge_all(trial, values)
         ]
 
 

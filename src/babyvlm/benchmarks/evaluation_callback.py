@@ -83,8 +83,12 @@ class EvaluationCallback(Callback):
 
     def dev_metrics(self) -> list[str]:
         """Return the names of the metrics that a validation logs."""
-        loaded = [benchmark for benchmark, trials, _ in self._loaded if any(trial.split == "dev" for trial in trials)]
-        return [f"{benchmark.metric_name(measure)}_dev" for benchmark in loaded for measure in benchmark.measures]
+        return [
+            f"{benchmark.metric_name(measure)}_dev"
+            for benchmark, trials, _ in self._loaded
+            if (dev := [trial for trial in trials if trial.split == "dev"])
+            for measure in benchmark.measured(dev)
+        ]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate on the dev split."""

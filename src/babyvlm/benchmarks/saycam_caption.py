@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, median
 from typing import TYPE_CHECKING, ClassVar
 
 from babyvlm.benchmarks.base import Benchmark, Measure
-from babyvlm.benchmarks.trials import Trial, read_rows, split_of
+from babyvlm.benchmarks.trials import Row, Trial, read_rows, split_of
 from babyvlm.errors import UserError
 from babyvlm.io.printing import echo
 from babyvlm.types import Captioner, TrialResult
@@ -20,13 +22,16 @@ if TYPE_CHECKING:
 
 COLUMNS = ("image", "text")
 MAX_NEW_TOKENS = 25  # babylmms-eval @82118a8: tasks/saycam_caption/saycam_caption.yaml
+FLOOR_IMAGES = 300  # our choice: so many images are enough for the mean of a floor, and take seconds
 Pairs = Sequence[tuple[str, str]]  # hypothesis, reference
 
 
 class SAYCamCaption(Benchmark):
     """Mean METEOR of greedy captions, by METEOR 1.5 and, where its data are installed, by NLTK.
 
-    The list has the authors' columns ``image,text``. A run skips the benchmark if its model does not caption.
+    The list has the authors' columns ``image,text``. Rows of one image are its references: a caption counts as good as
+    with the reference that it is closest to, as METEOR defines it for several references (Denkowski and Lavie 2014). A
+    run skips the benchmark if its model does not caption.
     """
 
     name = "caption"
@@ -35,12 +40,14 @@ class SAYCamCaption(Benchmark):
     measures: ClassVar = {"meteor_15": Measure("METEOR 1.5"), "meteor_nltk": Measure("METEOR NLTK")}
 
     def read(self, path: Path) -> list[Trial]:
-        """Return one trial for each row, named by the row's line in the file."""
-        trials = []
+        """Return one trial for each image, named by the line of its first row in the file; one option per reference."""
+        rows_of: dict[tuple[str, str], list[Row]] = {}
         for row in read_rows(path, COLUMNS):
-            split = split_of(row, row.item, self.dev_fraction, path)
-            trials.append(Trial(row.item, split, "", ((row["image"], row["text"]),)))
-        return trials
+            rows_of.setdefault((row["image"], split_of(row, row["image"], self.dev_fraction, path)), []).append(row)
+        return [
+            Trial(rows[0].item, split, "", tuple((row["image"], row["text"]) for row in rows))
+            for (_, split), rows in rows_of.items()
+        ]
 
     def accepts(self, model: object) -> bool:
         """Return whether the model is a ``Captioner``.
@@ -70,7 +77,7 @@ class SAYCamCaption(Benchmark):
         trials = [(control, trial) for control, view in views.items() for trial in view]
         images = sorted({trial.options[0][0] for _, trial in trials})
         caption_of = self._captions(model, images, device, batch_size)
-        pairs = [(caption_of[trial.options[0][0]], trial.options[0][1]) for _, trial in trials]
+        pairs = [(caption_of[image], text) for _, trial in trials for image, text in trial.options]
         images_of = {trial.item: trial.images for trial in views[""]}
         return [
             TrialResult(
@@ -81,14 +88,41 @@ class SAYCamCaption(Benchmark):
                 measure,
                 (),
                 None,
-                score[pair],
-                output=pair[0],
+                max(score[caption_of[image], text] for image, text in trial.options),
+                output=caption_of[trial.options[0][0]],
                 images=images_of[trial.item],
                 texts=tuple(text for _, text in trial.options),
             )
             for measure, score in self._scores(pairs).items()
-            for (control, trial), pair in zip(trials, pairs, strict=True)
+            for control, trial in trials
         ]
+
+    def floors(self, trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
+        """Return METEOR of captions that do not depend on the image, and of people's, which are a ceiling.
+
+        They are made of the references, so that no model reaches the floors by chance:
+
+        - ``constant``: the reference whose words are the most frequent ones for its length;
+        - ``word salad``: the most frequent words, as many as a reference has, in this order;
+        - ``oracle``: an image's first reference against its other ones; only for images with several references.
+        """
+        chosen = trials[:: -(-len(trials) // FLOOR_IMAGES)]
+        references = [[text for _, text in trial.options] for trial in chosen]
+        constant, salad = _constant_captions([text for texts in references for text in texts])
+        captions = {
+            "constant": [(constant, texts) for texts in references],
+            "word salad": [(salad, texts) for texts in references],
+            "oracle": [(texts[0], texts[1:]) for texts in references if len(texts) > 1],
+        }
+        given = {name: found for name, found in captions.items() if found}
+        pairs = [(caption, text) for found in given.values() for caption, texts in found for text in texts]
+        return {
+            measure: {
+                name: mean(max(score[caption, text] for text in texts) for caption, texts in found)
+                for name, found in given.items()
+            }
+            for measure, score in self._scores(pairs).items()
+        }
 
     def _captions(
         self, model: Captioner, images: Sequence[str], device: torch.device, batch_size: int
@@ -125,3 +159,16 @@ class SAYCamCaption(Benchmark):
 
         measures = self._meteor.items()
         return map_over_ranks([list(dict.fromkeys(pairs))], work)[0][0]
+
+
+def _constant_captions(references: Sequence[str]) -> tuple[str, str]:
+    """Return the reference with the most frequent words for its length, and the most frequent words in a row."""
+    words_of = {text: text.split() for text in references}
+    count = Counter(word for text in references for word in set(words_of[text]))
+    length = median(len(words_of[text]) for text in references)
+
+    def shared(text: str) -> float:  # the expected number of common words, relative to the lengths of both (F1)
+        return sum(count[word] for word in set(words_of[text])) / (len(words_of[text]) + length)
+
+    salad = [word for word, _ in sorted(count.items(), key=lambda entry: (-entry[1], entry[0]))]
+    return max(sorted(words_of), key=shared), " ".join(salad[: round(length)])

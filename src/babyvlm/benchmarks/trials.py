@@ -13,6 +13,7 @@ from babyvlm.io.tables import read_complete_rows
 
 ImageText = tuple[str, str]  # an image's path below the root of the list, and a text
 SPLITS = ("dev", "test")
+COMPOSITIONS = ("seen", "unseen")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Trial:
         answer: index of the right option.
         group: trials of one group are not independent, so intervals resample them together; empty for a trial that is
             independent of all others.
+        composition: ``seen`` if the combinations of words that its images show occur in training, ``unseen`` if one of
+            them does not, empty if the list does not say.
     """
 
     item: str
@@ -35,6 +38,7 @@ class Trial:
     options: tuple[ImageText, ...]
     answer: int = 0
     group: str = ""
+    composition: str = ""
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -93,6 +97,18 @@ def split_of(row: Row, item: str, dev_fraction: float, path: Path) -> str:
     if row["half"] not in SPLITS:
         raise UserError(f"{path}: item {item}: half is {row['half']!r}, must be dev or test")
     return row["half"]
+
+
+def composition_of(rows: Sequence[Row], path: Path) -> str:
+    """Return whether all rows of a trial are ``seen`` in the list's column ``composition``; empty without the column.
+
+    Raises:
+        UserError: the column holds something other than ``seen`` or ``unseen``.
+    """
+    found = [row.cells["composition"] for row in rows if "composition" in row.cells]
+    if wrong := [value for value in found if value not in COMPOSITIONS]:
+        raise UserError(f"{path}: item {rows[0].item}: composition is {wrong[0]!r}, must be seen or unseen")
+    return "" if not found else "unseen" if "unseen" in found else "seen"
 
 
 def with_images(trials: Sequence[Trial], root: Path, path: Path, *, allow_missing: bool = False) -> list[Trial]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from babyvlm.benchmarks.base import ForcedChoice, Measure
+from babyvlm.benchmarks.base import ForcedChoice, Measure, with_compositions
 from babyvlm.benchmarks.phrases import derived_class
-from babyvlm.benchmarks.trials import Trial, read_rows, split_of
+from babyvlm.benchmarks.trials import Trial, composition_of, read_rows, split_of
 from babyvlm.benchmarks.word_classes import reviewed_class
 
 COLUMNS = ("image", "positive_phrase", "negative_phrase")
@@ -19,15 +19,16 @@ class VTWT(ForcedChoice):
     """Correct if the positive phrase scores higher than the negative one. Chance: 1/2.
 
     The list has the authors' columns ``image,positive_phrase,negative_phrase``. A column ``word_class`` says what
-    differs (``noun``, ``verb``, ``adjective``, ``both``), a column ``half`` in which split a row is. The authors' list
-    has no word classes: for its pairs they are those of ``word_classes``. For other pairs they are derived from the
-    phrases, and the results say so.
+    differs (``noun``, ``verb``, ``adjective``, ``both``), a column ``half`` in which split a row is, a column
+    ``composition`` whether the positive phrase occurs in training (``seen``, ``unseen``), for measures of their own.
+    The authors' list has no word classes: for its pairs they are those of ``word_classes``. For other pairs they are
+    derived from the phrases, and the results say so.
     """
 
     name = "vtwt"
     title = "VTWT"
     order = 10
-    measures: ClassVar = {"accuracy": Measure(chance=1 / 2)}
+    measures: ClassVar = with_compositions({"accuracy": Measure(chance=1 / 2)})
     category = "word class"
     derived = False
 
@@ -44,7 +45,8 @@ class VTWT(ForcedChoice):
             word_class = word_class or derived_class(*phrases)
             pairs = tuple((row["image"], phrase) for phrase in phrases)
             split = split_of(row, row.item, self.dev_fraction, path)
-            trials.append(Trial(row.item, split, word_class, pairs, group=" / ".join(sorted(phrases))))
+            group, composition = " / ".join(sorted(phrases)), composition_of([row], path)
+            trials.append(Trial(row.item, split, word_class, pairs, group=group, composition=composition))
         return trials
 
     def facts(self) -> dict[str, str]:
@@ -54,6 +56,17 @@ class VTWT(ForcedChoice):
     def prior(self, trials: Sequence[Trial]) -> float:
         """Return the accuracy of the phrases' prior, which sees no image: ``phrase_prior``."""
         return phrase_prior([(trial.options[0][1], trial.options[1][1]) for trial in trials])
+
+
+class NaturalVTWT(VTWT):
+    """VTWT on a list in which phrases are right as often as their words occur, such as Playroom's second list.
+
+    A model that knows only how frequent phrases are is above chance on it; ``prior`` and the controls measure that.
+    """
+
+    name = "vtwt_natural"
+    title = "VTWT, natural"
+    order = 11
 
 
 def phrase_prior(pairs: Sequence[tuple[str, str]]) -> float:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from babyvlm.benchmarks.base import Judgement, Measure, ScoreBenchmark
-from babyvlm.benchmarks.trials import Row, Trial, group_rows, read_rows, same_in, split_of
+from babyvlm.benchmarks.base import Judgement, Measure, ScoreBenchmark, with_compositions
+from babyvlm.benchmarks.trials import Row, Trial, composition_of, group_rows, read_rows, same_in, split_of
 from babyvlm.benchmarks.word_classes import reviewed_class
 from babyvlm.errors import UserError
 
@@ -36,7 +36,8 @@ class BabyWinoground(ScoreBenchmark):
 
     The list has the authors' columns ``instance_id,positive_phrase,negative_phrase,image,image_tag``, two rows per
     instance, one tagged ``positive`` and one ``negative``. A list without a column ``word_class`` has the classes of
-    ``word_classes``.
+    ``word_classes``. With a column ``composition`` (``seen``, ``unseen``: whether an image's phrase occurs in
+    training), ``overall`` is also given for instances of two seen phrases, and for those with an unseen one.
 
     Args:
         trials: CSV list.
@@ -52,15 +53,17 @@ class BabyWinoground(ScoreBenchmark):
     name = "baby_winoground"
     title = "Baby Winoground"
     order = 20
-    measures: ClassVar = {
-        "overall": Measure(chance=1 / 6),
-        "text": Measure("text", 1 / 4, main=False),
-        "image": Measure("image", 1 / 4, main=False),
-        "positive": Measure("positive", 1 / 2, main=False),
-        "positive_strict": Measure("positive strict", 1 / 3, main=False),
-        "negative": Measure("negative", 1 / 2, main=False),
-        "negative_strict": Measure("negative strict", 1 / 3, main=False),
-    }
+    measures: ClassVar = with_compositions(
+        {
+            "overall": Measure(chance=1 / 6),
+            "text": Measure("text", 1 / 4, main=False),
+            "image": Measure("image", 1 / 4, main=False),
+            "positive": Measure("positive", 1 / 2, main=False),
+            "positive_strict": Measure("positive strict", 1 / 3, main=False),
+            "negative": Measure("negative", 1 / 2, main=False),
+            "negative_strict": Measure("negative strict", 1 / 3, main=False),
+        }
+    )
     category = "word class"
 
     def __init__(
@@ -105,7 +108,8 @@ class BabyWinoground(ScoreBenchmark):
         pairs = tuple((image_of[tag], phrase) for tag in TAGS for phrase in phrases)
         split = split_of(rows[0], item, self.dev_fraction, path)
         word_class = rows[0].cells.get("word_class") or reviewed_class(*phrases) or ""
-        return Trial(item, split, word_class, pairs, group=" / ".join(sorted(phrases)))
+        group = " / ".join(sorted(phrases))
+        return Trial(item, split, word_class, pairs, group=group, composition=composition_of(rows, path))
 
     def judge(self, trial: Trial, scores: tuple[float, ...]) -> list[Judgement]:
         """Return the credit by each measure; every comparison is strict."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from babyvlm.cli.configs import copy
-from babyvlm.cli.main import PROGRAM
 from babyvlm.errors import UserError
-from babyvlm.io.printing import echo
-from babyvlm.io.processes import run_command
 from babyvlm.workflow.corpus import curation, read_corpus
+from babyvlm.workflow.worlds import run_commands
 
 DATA = Path("data/playroom")  # which the configs of Playroom name
 WORKFLOW = Path("configs/playroom/workflow.yaml")
@@ -57,7 +54,4 @@ def demo(data: Path = DATA, size: Literal["tiny", "default", "large"] = "default
     if train and size == "tiny":
         raise UserError("--size tiny: too small to train on. Pass --train false, or leave out --size")
     copy()
-    for words in commands(data, size, train):
-        echo(f"\n$ {PROGRAM} {shlex.join(words)}", flush=True)
-        if code := run_command([sys.executable, "-m", "babyvlm", *words]):
-            raise SystemExit(code)
+    run_commands(commands(data, size, train))

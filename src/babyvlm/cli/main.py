@@ -94,6 +94,7 @@ COMMANDS = {
         "babyvlm.benchmark_builder.assemble:assemble", "assemble reviewed items into benchmark lists"
     ),
     "ablations run": Command("babyvlm.ablations.runner:run", "train and test every row of a matrix"),
+    "ablations data": Command("babyvlm.workflow.worlds:data", "make the data of every world of a matrix"),
     "ablations status": Command("babyvlm.ablations.status:status", "show the progress of a matrix"),
     "workflow run": Command("babyvlm.workflow.commands:run", "run the chain of a corpus, from raw data to the report"),
 }

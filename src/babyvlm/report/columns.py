@@ -64,6 +64,7 @@ class BenchmarkColumns:
 # Chance levels: paper, table 1; for the parts of Baby Winoground, Thrush et al. 2022.
 LABELED_S = Column("Labeled-S", "labeled_s", "accuracy", 1 / 4)
 VTWT = Column("VTWT", "vtwt", "accuracy", 1 / 2)
+VTWT_NATURAL = Column("VTWT, natural", "vtwt_natural", "accuracy", 1 / 2)
 WINOGROUND = Column("Baby Winoground", "baby_winoground", "overall", 1 / 6)
 METEOR_15 = Column("Caption METEOR 1.5", "caption", "meteor_15", None)
 METEOR_NLTK = Column("Caption METEOR NLTK", "caption", "meteor_nltk", None)

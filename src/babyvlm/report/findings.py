@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from babyvlm.io.limits import load_yaml
-from babyvlm.report.columns import LABELED_S, VTWT, WINOGROUND, Column
+from babyvlm.report.columns import LABELED_S, VTWT, VTWT_NATURAL, WINOGROUND, Column
 from babyvlm.report.comparisons import MissingResultsError, average, combination, difference
 from babyvlm.report.estimates import LinearCombination
 from babyvlm.report.paper import CONTRASTIVE, GENERATIVE, LARGER, paper_value
@@ -318,32 +318,34 @@ def _contexts(rows: Rows, suffix: str, how: str, chance: float) -> Iterator[Stat
 
 
 def blind_is_near_chance(rows: Rows) -> Iterator[Statement]:
-    """F5."""
+    """F5, on the list at natural frequencies if there is one."""
     for control, condition, tested in (
         ("blank", "with a blank image", _filtered(rows)),
         ("text_only", "without an image", rows.named([f"{GENERATIVE}-filtered"])),
     ):
+        natural = all(row.tested(VTWT_NATURAL, control) for row in tested)
+        column = VTWT_NATURAL if natural else VTWT
         effect = combination(
             [(1 / len(tested), row) for row in tested],
-            [(1.0, VTWT)],
+            [(1.0, column)],
             control,
             is_difference=False,
-            only=partial(_informative_items, tested, control),
+            only=partial(_informative_items, tested, column, control),
         )
         for sign in (1, -1):
-            text, threshold = f"VTWT {condition}: {_names(tested)}", 1 / 2 - sign * MARGINS["near_chance"]
-            yield statement(text, effect, tested, VTWT, control, sign=sign, threshold=threshold, is_difference=False)
+            text, threshold = f"{column.title} {condition}: {_names(tested)}", 1 / 2 - sign * MARGINS["near_chance"]
+            yield statement(text, effect, tested, column, control, sign=sign, threshold=threshold, is_difference=False)
 
 
-def _informative_items(rows: Sequence[Row], control: str, world: str) -> frozenset[str]:
+def _informative_items(rows: Sequence[Row], column: Column, control: str, world: str) -> frozenset[str]:
     """Return the items of VTWT on which an image-blind model does not score 0.5 by construction.
 
     Raises:
         MissingResultsError: the phrases are unknown, or there is no such item.
     """
-    phrases = vtwt_phrases(rows, rows[0].items(VTWT, control, world), world)
+    phrases = vtwt_phrases(rows, rows[0].items(column, control, world), world, column.benchmark)
     if phrases is None:
-        raise MissingResultsError(f"the list of {VTWT.title} is missing, so the order of its phrases is unknown")
+        raise MissingResultsError(f"the list of {column.title} is missing, so the order of its phrases is unknown")
     items = without_balanced_phrases(phrases)
     if not items:
         raise ByConstructionError(

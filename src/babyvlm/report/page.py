@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -36,7 +36,9 @@ from babyvlm.report.tables import (
     detail_tables,
     escape_markdown,
     findings_table,
+    main_table,
     paper_table,
+    paper_values_table,
     verdict_counts,
 )
 
@@ -55,8 +57,9 @@ PAGES = (
 )
 SKIPPED = "Runs that are not reported"
 ABOUT = (
-    "Test results of all runs, computed item by item: each model's score on each benchmark with its 95% CI, beside the "
-    "paper's value (Wang et al., ICCV 2025, arXiv 2504.09426) and chance, and whether the paper's findings hold here."
+    "Test results of all runs, computed item by item: each model's score on each benchmark with its 95% CI, beside "
+    "chance and other floors, the paper's values (Wang et al., ICCV 2025, arXiv 2504.09426), and whether the paper's "
+    "findings hold here."
 )
 # Identifies the pages that this package may replace: the beginning of templates/page.html.j2.
 PAGE_BEGINNING = """<!doctype html>
@@ -75,6 +78,7 @@ class WorldReport:
     title: str
     embedded: bool
     main: Table
+    paper: Table | None
     ablation: Table | None
     scaling: Table | None
     findings: list[Finding]
@@ -108,7 +112,7 @@ class WorldReport:
     @property
     def tables(self) -> list[Table]:
         """All tables, in the order of the page."""
-        tables = [self.main, self.ablation, self.findings_table, self.scaling, *self.details, self.controls]
+        tables = [self.main, self.paper, self.ablation, self.findings_table, self.scaling, *self.details, self.controls]
         return [table for table in (*tables, self.funnel_table, self.mixes, self.runs) if table is not None]
 
 
@@ -133,7 +137,8 @@ def world_report(rows: Sequence[Row], *, several: bool = False) -> WorldReport:
     return WorldReport(
         title=": ".join(filter(None, ["Playroom" if embedded else "Real data", rows[0].setting if several else ""])),
         embedded=embedded,
-        main=paper_table(rows),
+        main=replace(main_table(rows), title="Main table") if embedded else paper_table(rows),
+        paper=paper_values_table() if embedded else None,
         ablation=ablation_table(rows),
         scaling=scaling_table(fits),
         findings=evaluate_findings(rows),

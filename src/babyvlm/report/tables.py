@@ -14,7 +14,16 @@ from rich.text import Text
 
 from babyvlm.benchmarks.intervals import LEVEL
 from babyvlm.io.printing import Console, is_numeric, printable, printable_line, spreadsheet_cell
-from babyvlm.report.columns import CONTROLS, LABELED_S, VTWT, WINOGROUND, WORD_CLASSES, BenchmarkColumns, Column
+from babyvlm.report.columns import (
+    CONTROLS,
+    LABELED_S,
+    PAPER,
+    VTWT,
+    WINOGROUND,
+    WORD_CLASSES,
+    BenchmarkColumns,
+    Column,
+)
 from babyvlm.report.comparisons import MissingResultsError, difference, p_text, score
 from babyvlm.report.findings import ALPHA, HYPOTHESES, MIN_TRAININGS, RULES, Finding
 from babyvlm.report.paper import MIXES, NUMBERS, mix_of, model_of, paper_order, paper_value
@@ -37,6 +46,10 @@ UNKNOWN_IMAGES = (
 DERIVED = (
     "The list contains no word classes. They are derived here: noun and both from the differing words, verb and "
     "adjective from a lexicon of toddlers' words; unknown where the lexicon has neither word or is ambiguous."
+)
+PAPER_NOTE = (
+    "Wang et al. (ICCV 2025, arXiv 2504.09426), on SAYCam and with models of other sizes: for orientation, not for "
+    "comparison with Playroom."
 )
 ONE_IMAGE = (
     "With a blank image, or without an image, the four choices are identical: each category is 0.250 by construction."
@@ -235,6 +248,16 @@ def paper_table(rows: Sequence[Row]) -> Table:
     return _with_shuffled(table, rows)
 
 
+def paper_values_table() -> Table:
+    """Return the paper's results, for a report on Playroom, whose own tables do not contain them."""
+    columns = [column for benchmark in PAPER.values() for column in benchmark.main if column.measure != "meteor_15"]
+    body = [["chance", *map(chance, columns)]]
+    for name in sorted(NUMBERS, key=lambda name: (mix_of(name) is not None, paper_order(name))):
+        values = [paper_value(name, column.benchmark, column.measure) for column in columns]
+        body.append([name, *("-" if value is None else f"{value:.3f}" for value in values)])
+    return Table("Values of the paper", ["model", *(column.title for column in columns)], body, PAPER_NOTE)
+
+
 def _rows_above(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
     """Return the rows that stand above the models': chance, floors, and numbers of items and images."""
     counts = [_counts(rows, column) for column in columns]
@@ -290,6 +313,8 @@ def _gain(row: Row, base: Row, column: Column) -> str:
 
 
 def _paper_gain(row: Row, base: Row, column: Column) -> str:
+    if row.embedded:  # what SAYCam's tests gave has a table of its own
+        return "-"
     value, base_value = (paper_value(each.name, column.benchmark, column.measure) for each in (row, base))
     return "-" if value is None or base_value is None else f"{value - base_value:+.3f}"
 
@@ -388,10 +413,21 @@ def _with_shuffled(table: Table, rows: Sequence[Row], *, title: str = WINOGROUND
 
 
 def floor_rows(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
-    """Return the floors of each column as rows: what is reached without looking at the images, or by their colors."""
+    """Return the floors of each column as rows: what is reached without looking at the image of an item.
+
+    The last row is the range of the models' scores with shuffled images.
+    """
     found = [{} if column.category else floors_of(rows, column) for column in columns]
     names = dict.fromkeys(name for floors in found for name in floors)
-    return [[name, *("-" if name not in one else f"{one[name]:.3f}" for one in found)] for name in names]
+    body = [[name, *("-" if name not in one else f"{one[name]:.3f}" for one in found)] for name in names]
+    shuffled = [_shuffled_range(rows, column) for column in columns]
+    return [*body, [CONTROLS["shuffled"], *shuffled]] if any(text != "-" for text in shuffled) else body
+
+
+def _shuffled_range(rows: Sequence[Row], column: Column) -> str:
+    means = sorted(found.mean for row in rows if (found := score(row, column, "shuffled")) is not None)
+    ends = (f"{mean:.3f}" for mean in (means[0], means[-1])) if means else ("-",)
+    return " to ".join(dict.fromkeys(ends))
 
 
 def floors_of(rows: Sequence[Row], column: Column) -> dict[str, float]:

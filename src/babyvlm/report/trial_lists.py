@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, cast
 from babyvlm.benchmarks.intervals import Dependence, dependence, units_of
 from babyvlm.benchmarks.trials import group_rows, read_rows
 from babyvlm.errors import UserError
-from babyvlm.report.columns import VTWT, Column
+from babyvlm.report.columns import VTWT, VTWT_NATURAL, Column
 from babyvlm.report.runs import Row, Run, is_file
 
 CLASSES = {  # benchmark classes, also those that older versions saved in configs
     "LabeledS": "labeled_s",
     "VTWT": "vtwt",
+    "NaturalVTWT": "vtwt_natural",
     "VisualTwoWord": "vtwt",
     "BabyWinoground": "baby_winoground",
     "SAYCamCaption": "caption",
@@ -68,12 +69,12 @@ def _configured_benchmarks(run: Run) -> Iterator[dict[str, Any]]:
             yield from (test for test in inner if isinstance(test, dict)) if isinstance(inner, list) else ()
 
 
-def vtwt_phrases(rows: Iterable[Row], items: Sequence[str], world: str = "") -> Phrases | None:
+def vtwt_phrases(rows: Iterable[Row], items: Sequence[str], world: str = "", name: str = "vtwt") -> Phrases | None:
     """Return the phrases of VTWT's items; None if neither the results nor a list on this machine contain them all."""
-    for run in (run for row in rows for run in row.runs if run.world == world and VTWT.benchmark in run.results):
-        texts = run.results[VTWT.benchmark].texts
+    for run in (run for row in rows for run in row.runs if run.world == world and name in run.results):
+        texts = run.results[name].texts
         if not texts:
-            found = trial_list(run, VTWT.benchmark)
+            found = trial_list(run, name)
             texts = {} if found is None or not is_file(found.trials) else _listed_phrases(found.trials)
         if all(item in texts for item in items):
             return {item: (texts[item][0], texts[item][1]) for item in items}
@@ -158,7 +159,10 @@ def questions(benchmark: str, trials: Path) -> dict[str, Question]:
     try:
         if benchmark == "caption":
             rows = read_rows(trials, ("image", "text"))
-            return {row.item: Question(row["text"], [row["image"]]) for row in rows}
+            listed = {row.item: Question(row["text"], [row["image"]]) for row in rows}  # older results: each row
+            for same in group_rows(rows, "image").values():
+                listed[same[0].item] = Question(" / ".join(row["text"] for row in same), [same[0]["image"]])
+            return listed
         if benchmark == "labeled_s":
             rows = read_rows(trials, ("trial_id", "target_category", "real_category", "image"))
             return {
@@ -171,7 +175,7 @@ def questions(benchmark: str, trials: Path) -> dict[str, Question]:
                 )
                 for item, options in group_rows(rows, "trial_id").items()
             }
-        if benchmark == "vtwt":
+        if benchmark in (VTWT.benchmark, VTWT_NATURAL.benchmark):
             rows = read_rows(trials, ("image", "positive_phrase", "negative_phrase"))
             return {row.item: Question(_choice(row.cells), [row["image"]], _phrases(row.cells)) for row in rows}
         if benchmark == "baby_winoground":

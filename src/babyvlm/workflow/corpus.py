@@ -67,6 +67,8 @@ class Corpus:
         match: options of `curate match`.
         random_captions: whether the random pairs have the web captions as they are, or as they are rewritten.
         random: options of `curate sample-random`.
+        controls: also make the stores that tell matching and rewriting apart: `aug-raw`, matched by the web captions as
+            they are, and `random-rewritten` or `random-raw`, random pairs with the captions that `random` lacks.
         vocabulary: options of `curate vocabulary`.
         matrix: rows to train; none if the chain ends with the vocabulary.
         log_dir: folder of the runs.
@@ -87,6 +89,7 @@ class Corpus:
     match: Options = field(default_factory=dict)
     random_captions: Literal["raw", "rewritten"] = "raw"
     random: Options = field(default_factory=dict)
+    controls: bool = False
     vocabulary: Options = field(default_factory=dict)
     matrix: Path | None = None
     log_dir: str = "lightning_logs"
@@ -209,8 +212,23 @@ def curation(corpus: Corpus) -> list[Job]:
         "like": f"{store}aug",
     }
     random = chain.add("random", "curate sample-random", drawn | corpus.random, aug, f"{store}random")
-    stores: Options = {"stores": [f"{store}{name}" for name in ("filtered", "aug", "random")]}
-    chain.add("vocabulary", "curate vocabulary", stores | corpus.vocabulary, random, "{folder}/vocabulary")
+    names, last = ["filtered", "aug", "random"], random
+    if corpus.controls:
+        candidates = chain.add(
+            "embed_raw_web", "curate embed", {"store": f"{store}web", **corpus.embed}, web, f"{vectors}web"
+        )
+        matching |= {"candidates": f"{store}web", "candidate_embeddings": f"{vectors}web"}
+        last += chain.add(
+            "match_raw", "curate match", matching | corpus.match, (*filtered, *candidates), f"{store}aug-raw"
+        )
+        other = "rewritten" if corpus.random_captions == "raw" else "raw"
+        drawn["candidates"] = f"{store}{'rewritten' if other == 'rewritten' else 'web'}"
+        last += chain.add(
+            f"random_{other}", "curate sample-random", drawn | corpus.random, aug, f"{store}random-{other}"
+        )
+        names += ["aug-raw", f"random-{other}"]
+    stores: Options = {"stores": [f"{store}{name}" for name in names]}
+    chain.add("vocabulary", "curate vocabulary", stores | corpus.vocabulary, last, "{folder}/vocabulary")
     return chain.jobs
 
 
@@ -223,6 +241,8 @@ def training(corpus: Corpus, *, quick: bool = False) -> list[Job]:
     if corpus.matrix is None:
         return []
     plan = Plan(corpus.matrix, quick, Path(corpus.log_dir, "quick") if quick else Path(corpus.log_dir))
+    if plan.matrix.worlds:
+        raise UserError(f"{corpus.matrix}: has worlds. Make their data with `ablations data`, then use `ablations run`")
     _check_paths(corpus, plan)
     shared: tuple[str, ...] = ("ablations", "run", "--matrix", str(corpus.matrix), "--log_dir", str(plan.log_dir))
     shared += ("--quick", "true") if quick else ()
