@@ -59,7 +59,7 @@ def curate(stage, **arguments):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder as `make data` leaves it, tiny, with the controls and the clean scenes that CLIP learns; the tests run inside it."""
+    """A folder as `make data` leaves it, tiny, with the controls and the scenes for CLIP; the tests run inside it."""
     root = tmp_path_factory.mktemp("slice")
     before = Path.cwd()
     os.chdir(root)
