@@ -163,7 +163,9 @@ def test_result_is_saved_with_what_a_report_needs(trials, tmp_path):
         key.decode(): value.decode() for key, value in pq.read_schema(tmp_path / "out/vtwt.parquet").metadata.items()
     }
     assert metadata["title"] == "VTWT"
-    assert json.loads(metadata["measures"]) == [{"name": "accuracy", "title": "", "chance": 0.5, "main": True}]
+    accuracy, *apart = json.loads(metadata["measures"])
+    assert accuracy == {"name": "accuracy", "title": "", "chance": 0.5, "main": True}
+    assert [one["name"] for one in apart] == ["accuracy_seen", "accuracy_unseen"]
     assert (metadata["trials"], metadata["missing_items"]) == (str(trials), "0")
 
 
