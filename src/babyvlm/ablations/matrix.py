@@ -129,9 +129,18 @@ def read_matrix(file: Path) -> Matrix:
         raise UserError(f"{error.filename}: no such file. Pass a matrix with --matrix") from None
     except Exception as error:
         raise UserError(f"{file}: {one_line(str(error))}") from None
+    _check_worlds(file, matrix)
     _check_names(file, matrix)
     _check_paths_and_options(file, matrix)
     return matrix
+
+
+def _check_worlds(file: Path, matrix: Matrix) -> None:
+    if len({world.folder for world in matrix.worlds}) < len(matrix.worlds):
+        raise UserError(f"{file}: worlds: two worlds have the same folder")
+    for number in (matrix.quick.worlds if matrix.quick else None) or ():
+        if not 0 <= number < len(matrix.worlds):
+            raise UserError(f"{file}: quick.worlds: no world {number}. There are {len(matrix.worlds)}, from 0")
 
 
 def _check_paths_and_options(file: Path, matrix: Matrix) -> None:
@@ -142,8 +151,6 @@ def _check_paths_and_options(file: Path, matrix: Matrix) -> None:
     rows = [f"{name}-{mix}" for name, model in matrix.models.items() for mix in model.mixes]
     for row in (*rows, *matrix.upper_bounds, *matrix.steps):
         safe_name(row, f"{file}: name of a row or step")
-    if len({world.folder for world in matrix.worlds}) < len(matrix.worlds):
-        raise UserError(f"{file}: worlds: two worlds have the same folder")
     quick = matrix.quick.options if matrix.quick else {}
     for name, step in matrix.steps.items():
         for option in (*step.options, *step.start_from, *quick.get(name, {})):
@@ -155,13 +162,6 @@ def _check_paths_and_options(file: Path, matrix: Matrix) -> None:
 
 
 def _check_names(file: Path, matrix: Matrix) -> None:
-    if matrix.quick:
-        for number in matrix.quick.worlds or []:
-            if not 0 <= number < len(matrix.worlds):
-                raise UserError(f"{file}: quick.worlds: no world {number}. There are {len(matrix.worlds)}, from 0")
-        for name in matrix.quick.models or []:
-            if name not in matrix.models:
-                raise UserError(f"{file}: quick.models: no model named {name}. Models: {', '.join(matrix.models)}")
     named = {f"models.{name}.step": model.step for name, model in matrix.models.items()}
     named |= {f"quick.options.{name}": name for name in (matrix.quick.options if matrix.quick else {})}
     for name, step in matrix.steps.items():
