@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "babyvlm"
 FOUNDATION = ["errors", "types", "io", "config", "ranges", "allowed", "text", "__init__"]
 STAGES = ["playroom", "curation", "data", "models", "benchmarks", "benchmark_builder", "training", "report"]
-STAGES += ["ablations", "workflow", "cli", "__main__"]
+STAGES += ["ablations", "adapters", "workflow", "cli", "__main__"]
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 

@@ -75,6 +75,7 @@ _OWN: Final = {
     "babyvlm.benchmarks.BabyWinoground": "babyvlm.benchmarks.winoground",
     "babyvlm.benchmarks.ContaminationCheck": "babyvlm.benchmarks.contamination_check",
     "babyvlm.benchmarks.EvaluationCallback": "babyvlm.benchmarks.evaluation_callback",
+    "babyvlm.benchmarks.HeldOutUtterances": "babyvlm.benchmarks.held_out",
     "babyvlm.benchmarks.LabeledS": "babyvlm.benchmarks.labeled_s",
     "babyvlm.benchmarks.SAYCamCaption": "babyvlm.benchmarks.saycam_caption",
     "babyvlm.benchmarks.VTWT": "babyvlm.benchmarks.vtwt",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from babyvlm.benchmarks.base import Benchmark, ForcedChoice, Judgement, Measure, ScoreBenchmark
     from babyvlm.benchmarks.contamination_check import ContaminationCheck
     from babyvlm.benchmarks.evaluation_callback import EvaluationCallback
+    from babyvlm.benchmarks.held_out import HeldOutUtterances
     from babyvlm.benchmarks.labeled_s import LabeledS
     from babyvlm.benchmarks.saycam_caption import SAYCamCaption
     from babyvlm.benchmarks.vtwt import VTWT, NaturalVTWT
@@ -22,6 +23,7 @@ __all__ = [
     "ContaminationCheck",
     "EvaluationCallback",
     "ForcedChoice",
+    "HeldOutUtterances",
     "Judgement",
     "LabeledS",
     "Measure",
@@ -33,6 +35,7 @@ _MODULES = {
     "BabyWinoground": "winoground",
     "ContaminationCheck": "contamination_check",
     "EvaluationCallback": "evaluation_callback",
+    "HeldOutUtterances": "held_out",
     "LabeledS": "labeled_s",
     "NaturalVTWT": "vtwt",
     "SAYCamCaption": "saycam_caption",

@@ -297,7 +297,7 @@ def _benchmark_class(name: str) -> type[Benchmark]:
     Raises:
         UserError: no benchmark has this name.
     """
-    for module in ("labeled_s", "vtwt", "winoground", "saycam_caption"):
+    for module in ("labeled_s", "vtwt", "winoground", "saycam_caption", "held_out"):
         import_module(f"babyvlm.benchmarks.{module}")
     found = {one.name: one for one in _subclasses(Benchmark) if hasattr(one, "name")}
     if name not in found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.artifacts import Manifest, create, exclusive, is_complete, sha256_file
@@ -10,11 +11,18 @@ from babyvlm.io.license_gate import require_free
 from babyvlm.io.printing import echo
 
 
-def export(run: Path, out: Path, hub: str | None = None, private: bool = True, licensed_export: bool = False) -> None:
+def export(
+    run: Path,
+    out: Path,
+    hub: str | None = None,
+    private: bool = True,
+    licensed_export: bool = False,
+    format: Literal["babyvlm", "timm"] = "babyvlm",
+) -> None:
     """Export a run's best checkpoint, tokenizer, configuration and model card.
 
     ``babyvlm.load`` loads the folder on any machine. After ``babyvlm.register_auto_classes()``, the Auto classes of
-    transformers load an exported BabyLLaVA.
+    transformers load an exported CVCL or BabyLLaVA.
 
     For example:
         python -m babyvlm export --run lightning_logs/CVCL-filtered/version_0 --out CVCL-filtered
@@ -26,12 +34,14 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
         private: create a private repository.
         licensed_export: allow the upload of a model that was trained on licensed data, or on data of unknown license;
             the export records it. Weights can reveal their training data; you are responsible for their distribution.
+        format: `babyvlm`: the complete model. `timm`: only its vision trunk, which
+            `timm.create_model("local-dir:OUT")` loads without this package.
 
     Raises:
         UserError: the model was trained on licensed data and would be uploaded, or the run contains links.
     """
     from babyvlm.models.checkpoints import best_checkpoint
-    from babyvlm.models.hub import EXPORT, load_run, save
+    from babyvlm.models.hub import EXPORT, load_run, save, save_timm
     from babyvlm.report.license import trained_on_free
     from babyvlm.report.model_card import model_card
     from babyvlm.report.runs import Run
@@ -42,13 +52,15 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
     if hub is not None:
         _check_login(hub)
     _refuse_links(run / "vocabulary", "its target would be copied into the export")
-    arguments = {"checkpoint": sha256_file(best_checkpoint(run)), **record}
+    of_trunk = {"format": format} if format != "babyvlm" else {}
+    arguments = {"checkpoint": sha256_file(best_checkpoint(run)), **of_trunk, **record}
     with exclusive(out):
         if is_complete(out, EXPORT, arguments):
             echo(f"{out}: already complete, skipping")
         else:
             model, recipe = load_run(run)
-            manifest: Manifest = {"arguments": arguments, "model": recipe, "licensed": licensed}
+            manifest: Manifest = {"arguments": arguments, "licensed": licensed}
+            manifest |= {} if of_trunk else {"model": recipe}
             vocabulary = getattr(model, "vocabulary", None)
             card = model_card(
                 run,
@@ -60,7 +72,7 @@ def export(run: Path, out: Path, hub: str | None = None, private: bool = True, l
                 licensed=licensed,
             )
             with create(out, EXPORT, manifest) as partial:
-                save(model, partial)
+                (save_timm if of_trunk else save)(model, partial)
                 (partial / "README.md").write_text(card)
                 recipe["init_args"].pop("vocabulary", None)  # a path of this machine; the folder has it
             note = " (trained on licensed data, or data of unknown license: do not share it)" if licensed else ""

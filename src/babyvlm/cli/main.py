@@ -83,6 +83,9 @@ COMMANDS = {
     "store remove": Command("babyvlm.curation.withdrawal:remove", "withdraw a video or a child from everything"),
     "store export": Command("babyvlm.curation.store.export:export", "export a store as WebDataset or as a folder"),
     "benchmark build labeled-s": Command("babyvlm.benchmark_builder.labeled_s:labeled_s", "build Labeled-S trials"),
+    "benchmark build held-out": Command(
+        "babyvlm.benchmark_builder.held_out:held_out", "build trials of held-out utterances by age and child"
+    ),
     "benchmark build phrase-pairs": Command(
         "babyvlm.benchmark_builder.phrase_pairs:phrase_pairs", "propose pairs of two-word phrases"
     ),
@@ -92,6 +95,12 @@ COMMANDS = {
     ),
     "benchmark build assemble": Command(
         "babyvlm.benchmark_builder.assemble:assemble", "assemble reviewed items into benchmark lists"
+    ),
+    "lmms-eval-tasks": Command(
+        "babyvlm.adapters.lmms_eval_tasks:write_tasks", "write benchmark lists as tasks of lmms-eval"
+    ),
+    "submission": Command(
+        "babyvlm.adapters.submission:submission", "write a submission to the BabyVLM challenge's leaderboard"
     ),
     "ablations run": Command("babyvlm.ablations.runner:run", "train and test every row of a matrix"),
     "ablations data": Command("babyvlm.workflow.worlds:data", "make the data of every world of a matrix"),

@@ -87,7 +87,7 @@ class CVCL(ContrastiveModule, VocabularyModule):
         self.vocabulary = Vocabulary(vocabulary)
         vision.probe(image_size)
         self.network = CVCLNetwork(vision, len(self.vocabulary), text, width, temperature, learn_temperature)
-        self.max_tokens = max_tokens
+        self.max_tokens, self.image_size, self.resize = max_tokens, image_size, resize
         self.preprocess_image = eval_transform(image_size, resize)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         if init_from is not None:

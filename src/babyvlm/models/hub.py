@@ -5,6 +5,7 @@ Save models as exported folders.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,9 +13,12 @@ from typing import Any, NoReturn
 import yaml
 from lightning import LightningModule
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from transformers import CLIPProcessor
 
 from babyvlm import allowed
 from babyvlm.config import LINKED, CheckedParser, one_line
+from babyvlm.data.transforms import MEAN, STD
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.artifacts import read_manifest
 from babyvlm.io.hub import COMMIT, fetch, refuse_code
@@ -22,7 +26,10 @@ from babyvlm.io.limits import load_yaml_file
 from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.checkpoints import init_from
 from babyvlm.models.compatibility import Config, upgrade_config
-from babyvlm.models.networks.auto_classes import register_auto_classes
+from babyvlm.models.cvcl import CVCL
+from babyvlm.models.networks.auto_classes import CVCLConfig, ImageTokensModel, register_auto_classes
+from babyvlm.models.networks.babyllava import fast_tokenizer, image_processor
+from babyvlm.models.networks.vision import VisionEncoder, save_trunk
 from babyvlm.models.published import load_published
 
 EXPORT = "babyvlm"  # kind of the artifact that ``export`` creates
@@ -40,7 +47,7 @@ def load(
 ) -> LightningModule:
     """Load a model with its tokenizer and image transform, ready to ``score`` or ``caption``.
 
-    Also registers BabyLLaVA with transformers' Auto classes (``register_auto_classes``).
+    Also registers CVCL and BabyLLaVA with transformers' Auto classes (``register_auto_classes``).
 
     Args:
         source: a run's folder (its best checkpoint is used), a folder created by ``export``, a folder with a published
@@ -103,7 +110,10 @@ def load_run(run: Path) -> tuple[LightningModule, Recipe]:
 
 
 def save(model: LightningModule, folder: Path) -> None:
-    """Write weights and vocabulary as ``load`` reads them: only safetensors and JSON."""
+    """Write weights and vocabulary as ``load`` reads them: only safetensors and JSON.
+
+    The Auto classes of transformers read the same files of BabyLLaVA, and of a CVCL with one of its text encoders.
+    """
     vocabulary = getattr(model, "vocabulary", None)
     if vocabulary is not None:
         vocabulary.copy_to(folder / "vocabulary")
@@ -112,7 +122,56 @@ def save(model: LightningModule, folder: Path) -> None:
     else:
         # Clones, because tied weights have two names; contiguous, because safetensors stores rows in order.
         state = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
-        save_file(state, folder / WEIGHTS)
+        save_file(state, folder / WEIGHTS, {"format": "pt"})  # transformers refuses files that do not say so
+        if isinstance(model, CVCL):
+            _describe_cvcl(model, folder)
+
+
+def _describe_cvcl(model: CVCL, folder: Path) -> None:
+    """Write ``config.json`` and the files of a processor for transformers, beside the weights."""
+    config = CVCLConfig.of(model.network, model.image_size, model.max_tokens)
+    if config is None:  # a text encoder of the user's
+        return
+    config.architectures = ["CVCLModel"]
+    config.save_pretrained(folder)
+    tokenizer = fast_tokenizer(
+        Tokenizer.from_file(str(folder / "vocabulary" / "tokenizer.json")), model_max_length=model.max_tokens
+    )
+    CLIPProcessor(image_processor(model.image_size, model.resize), tokenizer).save_pretrained(folder)
+
+
+def save_timm(model: LightningModule, folder: Path) -> None:
+    """Write the vision trunk of a model in timm's format: ``timm.create_model("local-dir:FOLDER")`` loads it.
+
+    Args:
+        model: CVCL, BabyLLaVA or DINO.
+        folder: to write ``config.json`` and ``model.safetensors`` to.
+
+    Raises:
+        UserError: the model has no timm trunk.
+    """
+    encoder = next((part for part in model.modules() if isinstance(part, VisionEncoder)), None)
+    tower = next((part for part in model.modules() if isinstance(part, ImageTokensModel)), None)
+    if encoder is not None:
+        trunk, name, options = encoder.trunk, encoder.backbone, encoder.options
+    elif tower is not None:
+        trunk, name = tower.timm_model, tower.config.architecture
+        options = tower.config.model_args or {}
+    else:
+        raise UserError(f"{type(model).__name__} has no timm trunk. Export a CVCL, BabyLLaVA or DINO")
+    size = getattr(model, "image_size", None)
+    described = {"num_classes": 0, "mean": list(MEAN), "std": list(STD), "interpolation": "bilinear"}
+    if size is not None:
+        described |= {"input_size": [3, size, size], "fixed_input_size": bool(options.get("img_size")), "crop_pct": 1.0}
+    content = {
+        "architecture": name,
+        "num_classes": 0,
+        "num_features": trunk.num_features,
+        "pretrained_cfg": described,
+        "model_args": options,
+    }
+    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+    save_trunk(trunk, folder / WEIGHTS)
 
 
 def build(recipe: Recipe, where: Path) -> LightningModule:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from PIL.Image import Resampling
@@ -185,6 +185,30 @@ _CHAT = (
 )
 
 
+def image_processor(image_size: int, resize: Resize = "crop") -> CLIPImageProcessor:
+    """Return the image processor of transformers that does what ``eval_transform`` does, up to 1/255."""
+    square = {"height": image_size, "width": image_size}
+    return CLIPImageProcessor(
+        size=square if resize == "squeeze" else {"shortest_edge": image_size},
+        crop_size=square,
+        resample=Resampling.BICUBIC if resize == "squeeze" else Resampling.BILINEAR,
+        image_mean=MEAN,
+        image_std=STD,
+    )
+
+
+def fast_tokenizer(words: Tokenizer, **options: Any) -> PreTrainedTokenizerFast:  # noqa: ANN401 - transformers' options
+    """Return a vocabulary's tokenizer as one of transformers, with its special tokens."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token=SPECIALS[PAD],
+        unk_token=SPECIALS[UNK],
+        bos_token=SPECIALS[SOS],
+        eos_token=SPECIALS[EOS],
+        **options,
+    )
+
+
 def processor(
     tokenizer_file: Path,
     image_size: int,
@@ -206,25 +230,10 @@ def processor(
         resize: how an image becomes square.
         template: what follows the image tokens; ``plain`` has no ``<sos>``.
     """
-    square = {"height": image_size, "width": image_size}
-    images = CLIPImageProcessor(
-        size=square if resize == "squeeze" else {"shortest_edge": image_size},
-        crop_size=square,
-        resample=Resampling.BICUBIC if resize == "squeeze" else Resampling.BILINEAR,
-        image_mean=MEAN,
-        image_std=STD,
-    )
+    images = image_processor(image_size, resize)
     words = Tokenizer.from_file(str(tokenizer_file))
     words.post_processor = TemplateProcessing(single="$A", special_tokens=[])  # <sos> is part of the prompt
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token=SPECIALS[PAD],
-        unk_token=SPECIALS[UNK],
-        bos_token=SPECIALS[SOS],
-        eos_token=SPECIALS[EOS],
-        padding_side="left",
-        additional_special_tokens=[IMAGE_TOKEN],
-    )
+    tokenizer = fast_tokenizer(words, padding_side="left", additional_special_tokens=[IMAGE_TOKEN])
     return LlavaProcessor(
         images,
         tokenizer,

@@ -1,0 +1,1 @@
+"""Models and benchmarks of this package in the evaluation harnesses of others."""
