@@ -15,7 +15,7 @@ BUILD  := $(RUN) benchmark build
 MIXES  := filtered filtered-aug filtered-random aug-only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock audit wheel demo data curate-large mixes benchmark-demo playroom-clip playroom-dino probe report test soak check bench-matching bench-padding bench-features bench-loader bench-open-store
+.PHONY: help setup lock audit wheel demo data curate-large mixes benchmark-demo suites playroom-clip playroom-dino probe report test soak check bench-matching bench-padding bench-features bench-loader bench-open-store
 
 help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -88,6 +88,12 @@ ablations-status: setup ## show which runs are done, running, failed or missing
 demo-babyllava: data ## train CVCL and BabyLLaVA on the filtered pairs, score CLIP, and print the table
 	$(ABLATE) run --quick true --num_workers $(NUM_WORKERS) --rows '[CVCL-filtered,BabyLLaVA-GPT2-filtered,Playroom-CLIP]'
 	$(RUN) report lightning_logs/quick
+
+suites: data ## build the lists of configs/benchmarks/playroom-suites.yaml and score CLIP on them
+	$(BUILD) stand-ins --category_folders data/playroom/world/trials/labeled_s --out data/playroom/suites \
+	    --exclude '[]' --licensed false
+	$(RUN) test --config configs/eval/playroom-clip.yaml --config configs/benchmarks/playroom-suites.yaml
+	$(RUN) report lightning_logs
 
 benchmark-demo: data ## build benchmarks from held-out recordings (with scripted reviewers) and score CLIP on them
 	$(RUN) playroom --out $(HELD)/world --size $(SIZE) --seed 1

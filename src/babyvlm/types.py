@@ -129,6 +129,28 @@ class TextScorer(Protocol):
 
 
 @runtime_checkable
+class ImageEmbedder(Protocol):
+    """A model that represents an image as a vector."""
+
+    def preprocess(self, image: Image) -> Tensor:
+        """Return the (C, H, W) tensor of an RGB image that ``embed_images`` expects."""
+        ...
+
+    def embed_images(self, images_BCHW: Tensor) -> Tensor:
+        """Return (B, D) float embeddings of preprocessed images."""
+        ...
+
+
+@runtime_checkable
+class TextEmbedder(Protocol):
+    """A model that represents a text as a vector of the same space as images."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return (T, D) float embeddings of texts."""
+        ...
+
+
+@runtime_checkable
 class FrozenVision(Protocol):
     """A model whose vision encoder may be frozen, so that its features can be cached."""
 

@@ -11,8 +11,7 @@ from PIL import Image
 from babyvlm.__main__ import main
 from babyvlm.benchmark_builder.items import LABELED_COLUMNS, VTWT_COLUMNS, WINOGROUND_COLUMNS
 from babyvlm.benchmark_builder.labeled_s import OPTIONS, UNUSED, labeled_s, sample_trials
-from babyvlm.benchmarks import labeled_s as callback
-from babyvlm.benchmarks import vtwt, winoground
+from babyvlm.benchmarks import LabeledS, object_trials, vtwt, winoground
 from babyvlm.errors import UserError
 
 CATEGORIES = ("ball", "cat", "cup", "dog", "hat")
@@ -72,7 +71,7 @@ def folder(tmp_path, draw_jpeg):
 def test_labeled_s_builds_list_that_benchmark_reads(folder, tmp_path):
     out = tmp_path / "out"
     main(["benchmark", "build", "labeled-s", "--category_folders", str(folder), "--out", str(out)])
-    trials = callback.LabeledS(out / "labeled_s.csv").read(out / "labeled_s.csv")
+    trials = LabeledS(out / "labeled_s.csv").read(out / "labeled_s.csv")
     assert len(trials) == 100 * len(CATEGORIES)
     assert {trial.category for trial in trials} == set(CATEGORIES)
     for trial in trials:
@@ -126,7 +125,7 @@ def test_labeled_s_reports_mistakes(folder, tmp_path):
 
 
 def test_columns_equal_those_of_benchmarks():
-    assert LABELED_COLUMNS == callback.COLUMNS
+    assert LABELED_COLUMNS == object_trials.COLUMNS
     assert VTWT_COLUMNS[:3] == vtwt.COLUMNS
     assert WINOGROUND_COLUMNS == winoground.COLUMNS
 

@@ -97,6 +97,15 @@ def test_eval_config_parses_with_benchmarks(parse, path, world):
     assert benchmark_names(config) == ["LabeledS", "VTWT", "BabyWinoground", "SAYCamCaption"]
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_suites_overlay_parses_after_benchmarks(parse, world):
+    config = parse("test", "eval/trained", f"benchmarks/{world}", f"benchmarks/{world}-suites", "benchmarks/stamps")
+    callbacks = [one for one in config.trainer.callbacks if one.class_path.endswith("EvaluationCallback")]
+    assert len(callbacks) == 3
+    names = [one.class_path.rpartition(".")[2] for one in callbacks[1].init_args.benchmarks]
+    assert {"ObjectTrials", "DevCV", "DevCVMatching", "MachineDevBenchGrammatical"} <= set(names)
+
+
 def test_sharded_config_parses_on_a_llama(parse):
     config = parse("fit", "saycam/base", "saycam/language-llama", "mix/frames", "saycam/sharded")
     assert config.model.init_args.gradient_checkpointing

@@ -101,6 +101,7 @@ def test_page_is_self_contained(logs, tmp_path):
         "Results",
         "Findings of the paper",
         "Data scaling",
+        "Further suites",
         "Results by category",
         "Image-blind baselines",
         "Learning curves",

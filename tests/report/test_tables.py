@@ -14,7 +14,7 @@ from babyvlm.report.command import report
 from babyvlm.report.page import world_report
 from babyvlm.report.provenance import budget_lines, checkpoint_lines
 from babyvlm.report.runs import Run, find_rows
-from babyvlm.report.tables import ablation_table, control_table, detail_tables, main_table, paper_table
+from babyvlm.report.tables import ablation_table, control_table, detail_tables, main_table, paper_table, suite_tables
 from babyvlm.report.trial_lists import trial_list
 from support.made_runs import make_run, make_vtwt
 
@@ -470,3 +470,28 @@ def test_main_table_counts_worlds_and_shows_shuffled_winoground(tmp_path):
     assert cells["Baby Winoground, shuffled images"].startswith("0.375 [")
     assert cells_of(main_table([small]), "shuffled images")["Baby Winoground"] == "0.375"
     assert cells_of(main_table([small]), "items")["Baby Winoground"] == "8"
+
+
+def test_suites_have_own_tables_whose_intervals_hold_together(tmp_path):
+    credit = [1, 1, 0, 1, 0, 0, 1, 1, 0, 1] * 4
+    folder = make_run(tmp_path, "CVCL-filtered", 0, labeled_s=credit, vtwt=credit)
+    schema = pq.read_table(folder / "results" / "vtwt-test.parquet")
+    for number in range(2):
+        floors = json.dumps({"accuracy": {"pixel match": 0.9}})
+        measures = json.dumps([{"name": "accuracy", "title": "", "chance": 0.25, "main": True}])
+        facts = {"world": "real", "suite": "DevCV Toolbox", "title": f"Task {number}", "measures": measures}
+        path = folder / "results" / f"devcv_{number}-test.parquet"
+        pq.write_table(schema.replace_schema_metadata({**facts, "floors": floors}), path)
+    rows = find_rows(tmp_path)[0]
+    (table,) = suite_tables(rows)
+    assert table.title == "DevCV Toolbox"
+    assert table.heading[-2:] == ["Task 0", "Task 1"]
+    assert ["pixel match", "-", "-", "-", "0.900", "0.900"] in table.rows
+    assert "hold together at 95% (Bonferroni: each at 97.50%)" in table.note
+    assert "p values of `compare` are corrected" in table.note
+    main = main_table(rows)
+    assert not {"Task 0", "Task 1"} & {*main.heading, *paper_table(rows).heading}
+    # The same credits have a wider interval in the table of two columns than in the main table.
+    shown = table.rows[-1][-1]
+    assert shown.startswith("0.600 [")
+    assert shown != main.rows[-1][-1]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from babyvlm.benchmark_builder.items import LABELED_COLUMNS
+from babyvlm.benchmarks.object_trials import OPTIONS, sample_trials
 from babyvlm.benchmarks.results import world_of
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.image_validation import InvalidSampleError, clean_image
@@ -18,9 +18,8 @@ from babyvlm.io.images import IMAGE_SUFFIXES
 from babyvlm.io.limits import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-OPTIONS = 4  # images per trial (Orhan et al. 2020; CVCL)
 UNUSED = ("carseat", "couch", "greenery", "plushanimal")  # folders of Labeled-S that the authors' trials do not use
 LIST = "labeled_s.csv"
 
@@ -55,7 +54,7 @@ def labeled_s(
     """
     if per_category < 1:
         raise UserError(f"--per_category {per_category}: must be 1 or more")
-    digests = _digests(category_folders, exclude)
+    digests = image_digests(category_folders, exclude)
     funnel = Funnel("labeled-s", unit="images")
     arguments = {
         "command": "labeled-s",
@@ -66,7 +65,7 @@ def labeled_s(
     }
     artifact = Artifact("labeled-s", arguments, funnel)
     folder = yield artifact
-    usable = _usable(category_folders, digests, funnel)
+    usable = usable_images(category_folders, digests, funnel)
     rows = list(sample_trials(usable, per_category, seed))
     for image in sorted({row[-1] for row in rows}):
         (folder / "labeled_s" / image).parent.mkdir(parents=True, exist_ok=True)
@@ -83,41 +82,7 @@ def labeled_s(
     return f"{count:,} trials of {len(usable)} categories"
 
 
-def sample_trials(
-    images: Mapping[str, Sequence[str]], per_category: int, seed: int
-) -> Iterator[tuple[str, str, str, str]]:
-    """Yield rows of trials: trial, target category, category and name of one of its four images.
-
-    In every round each category is the target once and a distractor three times, each time with other categories: the
-    categories are shuffled into a circle, and the distractors of a target are those at three distances, the same for
-    all targets. The images of a category are drawn without replacement until all of them have been used.
-
-    Args:
-        images: Names of the images of each category; at least four categories, none empty.
-        per_category: Number of rounds.
-        seed: Random seed.
-    """
-    rng = random.Random(seed)
-    circle = sorted(images)
-    targets = {category: _shuffled_forever(images[category], rng) for category in circle}
-    distractors = {category: _shuffled_forever(images[category], rng) for category in circle}
-    for turn in range(per_category):
-        rng.shuffle(circle)
-        distances = rng.sample(range(1, len(circle)), OPTIONS - 1)
-        for place, target in enumerate(circle):
-            others = [circle[(place + distance) % len(circle)] for distance in distances]
-            options = [(target, next(targets[target])), *((other, next(distractors[other])) for other in others)]
-            rng.shuffle(options)
-            trial = str(turn * len(circle) + place)
-            yield from ((trial, target, category, image) for category, image in options)
-
-
-def _shuffled_forever(names: Sequence[str], rng: random.Random) -> Iterator[str]:
-    while True:
-        yield from rng.sample(names, len(names))
-
-
-def _digests(root: Path, exclude: Sequence[str]) -> dict[str, dict[str, str]]:
+def image_digests(root: Path, exclude: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return category -> name of the image below ``root`` -> hash of its bytes."""
     if not root.is_dir():
         raise UserError(f"--category_folders {root}: not a folder. It needs one subfolder of images per category")
@@ -136,7 +101,7 @@ def _digests(root: Path, exclude: Sequence[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _usable(root: Path, digests: Mapping[str, Mapping[str, str]], funnel: Funnel) -> dict[str, list[str]]:
+def usable_images(root: Path, digests: Mapping[str, Mapping[str, str]], funnel: Funnel) -> dict[str, list[str]]:
     """Return the usable images of each category; identical files count once."""
     categories_of: dict[str, set[str]] = {}
     for category, names in digests.items():

@@ -7,17 +7,19 @@ of Lightning. A benchmark of your own is a subclass with ``name``, ``measures`` 
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from babyvlm.benchmarks.trials import COMPOSITIONS, Trial, with_images
 from babyvlm.errors import UserError
 from babyvlm.ranges import require_in_range
 from babyvlm.types import ImageTextScorer, TextScorer, TrialResult
 
+VARIANT = re.compile(r"[A-Za-z0-9_-]{1,40}")
 REFERENCES = 32  # our choice: each text is scored with so many images more
 
 if TYPE_CHECKING:
@@ -73,26 +75,33 @@ class Benchmark(ABC):
             benchmark's own.
         allow_missing: leave out trials whose images are missing, instead of raising an error. The results record how
             many were left out.
+        variant: tells several lists of one benchmark in a run apart: it is appended to the name and the title.
 
     Attributes:
         name: identifies the benchmark in logged metrics and names of result files.
         title: heading of its columns in tables.
+        suite: the collection that it belongs to, which has a table of its own; empty for the main table.
         order: position of its columns in tables.
-        measures: by name; the first one is ``EvaluationResult.mean``.
+        measures: by name; the first one is ``EvaluationResult.mean``. They may depend on the list, from ``load`` on.
         category: meaning of ``Trial.category`` (``word class``); empty if trials have no categories.
+        has_images: whether its trials show images; if not, there are no image-blind baselines.
+        reads_text: whether a model reads the texts of its trials, so that words can be out of the vocabulary.
         dev_fraction: see above; 0 by default, since the authors' lists are test sets
             (babylmms-eval: ``test_split``).
         references: images that the score ``evidence`` is relative to, known after ``load``.
 
     Raises:
-        UserError: ``dev_fraction`` is not a fraction.
+        UserError: ``dev_fraction`` is not a fraction, or ``variant`` cannot be part of a file's name.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    order: ClassVar[int] = 1000
-    measures: ClassVar[Mapping[str, Measure]]
-    category: ClassVar[str] = ""
+    name: str
+    title: str
+    suite: str = ""
+    order: int = 1000
+    measures: Mapping[str, Measure]
+    category: str = ""
+    has_images: bool = True
+    reads_text: bool = True
     dev_fraction: float = 0.0
     references: Sequence[str] = ()
 
@@ -102,8 +111,13 @@ class Benchmark(ABC):
         images: Path | str | None = None,
         dev_fraction: float | None = None,
         allow_missing: bool = False,
+        variant: str = "",
     ) -> None:
         require_in_range(dev_fraction=dev_fraction)
+        if variant and not VARIANT.fullmatch(variant):
+            raise UserError(f"variant {variant!r}: use letters, digits, and the signs - and _ only")
+        if variant:
+            self.name, self.title = f"{self.name}_{variant}", f"{self.title} {variant}"
         self.path = Path(trials)
         self.images = self.path.parent if images is None else Path(images)
         if dev_fraction is not None:
@@ -146,7 +160,7 @@ class Benchmark(ABC):
         return None
 
     def floors(self, trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
-        """Return what models that know nothing reach, by measure and name; empty if the benchmark has no such numbers.
+        """Return what models that know nothing, or people, reach, by measure and name; empty if there are none.
 
         They stand beside chance in every table. Floors that are models are runs of their own (``models/floors.py``).
         """
@@ -193,11 +207,15 @@ class ScoreBenchmark(Benchmark):
         apart = f"{found[0].measure}_{trial.composition}"
         return [*found, found[0]._replace(measure=apart)] if apart in self.measures else found
 
+    def judge_view(self, trials: Sequence[Trial], scores: Sequence[tuple[float, ...]]) -> list[list[Judgement]]:
+        """Return the credits of the trials of a view; measures may need all of its scores, such as a fitted one."""
+        return [self.judge_all(trial, values) for trial, values in zip(trials, scores, strict=True)]
+
     def floors(self, trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
         """Return the mean credit of a model whose scores are all the same (``constant``)."""
         credits: dict[str, list[float]] = {}
-        for trial in trials:
-            for measure, credit, _ in self.judge_all(trial, (0.0,) * len(trial.options)):
+        for judgements in self.judge_view(trials, [(0.0,) * len(trial.options) for trial in trials]):
+            for measure, credit, _ in judgements:
                 credits.setdefault(measure, []).append(credit)
         return {measure: {"constant": sum(found) / len(found)} for measure, found in credits.items()}
 
@@ -249,9 +267,9 @@ class ScoreBenchmark(Benchmark):
                 texts=tuple(text for _, text in trial.options),
             )
             for control, view in views.items()
-            for trial in view
-            for values in [tuple(scores[option] for option in trial.options)]
-            for measure, credit, choice in self.judge_all(trial, values)
+            for values_N in [[tuple(scores[option] for option in trial.options) for trial in view]]
+            for trial, values, judgements in zip(view, values_N, self.judge_view(view, values_N), strict=True)
+            for measure, credit, choice in judgements
         ]
 
 

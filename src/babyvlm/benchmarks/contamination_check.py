@@ -97,7 +97,7 @@ class ContaminationCheck(Callback):
             (benchmark.images / image).resolve(): f"{benchmark.path.stem}/{image}"
             for benchmark, (trials, _) in zip(benchmarks, read_each(benchmarks, Benchmark.load), strict=True)
             for trial in trials
-            for image, _ in trial.options
+            for image in trial.images
         }
         if self.trials:
             files |= find_benchmark_images(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from babyvlm.benchmarks import BENCHMARKS
 from babyvlm.benchmarks.base import Benchmark, ScoreBenchmark
 from babyvlm.benchmarks.controls import CONTROLS, controlled
 from babyvlm.benchmarks.intervals import dependence, mean_interval, units_of
@@ -136,7 +137,7 @@ def check_trials(model: object, benchmark: Benchmark, trials: Sequence[Trial]) -
     Raises:
         UserError: all trials have two options that are the same, or the model's vocabulary has none of their words.
     """
-    if not isinstance(benchmark, ScoreBenchmark):
+    if not isinstance(benchmark, ScoreBenchmark) or not benchmark.reads_text:
         return
     tied = [
         trial.item
@@ -178,13 +179,14 @@ def run(
         seed: Of the control that shuffles the images.
     """
     views = {"": list(trials)}
-    if controls:
+    if controls and benchmark.has_images:
         views |= controlled(trials, text_only=benchmark.reads_text_alone(model), seed=seed)
     results = benchmark.results(model, views, device=device, batch_size=batch_size)
-    texts = [[text for _, text in trial.options] for trial in trials]
     facts = benchmark_facts(benchmark) | {"missing_items": str(missing)}
-    facts |= vocabulary_facts(model, texts) | score_facts(model)
-    if is_evidence(model):
+    if benchmark.reads_text:
+        texts = [[text for _, text in trial.options] for trial in trials]
+        facts |= vocabulary_facts(model, texts) | score_facts(model)
+    if is_evidence(model) and "score" in facts:
         facts["score"] += f", relative to {len(benchmark.references)} images"
     floors = benchmark.floors(trials)
     if floors:
@@ -297,7 +299,7 @@ def _benchmark_class(name: str) -> type[Benchmark]:
     Raises:
         UserError: no benchmark has this name.
     """
-    for module in ("labeled_s", "vtwt", "winoground", "saycam_caption", "held_out"):
+    for module in dict.fromkeys(BENCHMARKS.values()):
         import_module(f"babyvlm.benchmarks.{module}")
     found = {one.name: one for one in _subclasses(Benchmark) if hasattr(one, "name")}
     if name not in found:

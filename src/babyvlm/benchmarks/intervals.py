@@ -140,7 +140,7 @@ def independent(count: int) -> Dependence:
 
 
 def mean_interval(credit_N: Credits, related: Dependence | None = None, level: float = LEVEL) -> tuple[float, float]:
-    """Return the confidence interval of a mean of credits from 0 to 1, as ``share_interval`` does.
+    """Return the confidence interval of a mean: ``share_interval`` if all credits are from 0 to 1, else a t interval.
 
     Args:
         credit_N: credit of each item.
@@ -153,10 +153,16 @@ def mean_interval(credit_N: Credits, related: Dependence | None = None, level: f
     if not len(credit_N):
         raise ValueError("no item to average over")
     related, mean = related or independent(len(credit_N)), float(credit_N.mean())
+    is_share = bool(((credit_N >= 0) & (credit_N <= 1)).all())
     try:
         variance = float(related.variance_of_mean(credit_N[None])[0])
     except ValueError:  # the variance of one item or group is unknown
-        return 0.0, 1.0
+        return (0.0, 1.0) if is_share else (-np.inf, np.inf)
+    if not is_share:
+        from scipy.stats import t
+
+        half = float(t.ppf((1 + level) / 2, related.freedom)) * variance**0.5
+        return mean - half, mean + half
     return share_interval(mean, relative_variance(mean, variance, related.units), related.freedom, level)
 
 

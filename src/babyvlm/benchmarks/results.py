@@ -40,14 +40,15 @@ def benchmark_facts(benchmark: Benchmark) -> dict[str, str]:
     """Return the metadata of a benchmark's results, from which a report builds its tables.
 
     Returns:
-        ``title``, ``order``, ``measures`` (JSON list of name, title, chance and main), ``category`` (what categories
-        stand for), ``trials`` and ``images`` (paths), ``world`` and ``licensed`` (see below), for Playroom
+        ``title``, ``suite``, ``order``, ``measures`` (JSON list of name, title, chance and main), ``category`` (what
+        categories stand for), ``trials`` and ``images`` (paths), ``world`` and ``licensed`` (see below), for Playroom
         ``world_seed`` and ``world_parameters``, and ``Benchmark.facts``. An evaluation adds ``floors`` (JSON, what a
         model that knows nothing reaches by each measure), ``prior``, and facts about the model.
     """
     measures = [{"name": name, **asdict(measure)} for name, measure in benchmark.measures.items()]
     return {
         "title": benchmark.title,
+        "suite": benchmark.suite,
         "order": str(benchmark.order),
         "measures": json.dumps(measures),
         "category": benchmark.category,
@@ -72,8 +73,9 @@ def _world_facts(path: Path) -> dict[str, str]:
 
 def world_of(path: Path) -> str:
     """Return ``playroom`` for a list of Playroom, by the manifest in a folder above it; else ``real``."""
-    if (path.parent / "benchmark.json").is_file():  # built by `benchmark build assemble`
-        return str(read_manifest(path.parent, "benchmark")["world"])
+    for folder in path.resolve().parents:
+        if (folder / "benchmark.json").is_file():  # built by `benchmark build`
+            return str(read_manifest(folder, "benchmark")["world"])
     return "playroom" if is_in_playroom(path) else "real"
 
 
@@ -86,7 +88,7 @@ def licensed(path: Path, images: Path) -> bool:
     """
     path, images = path.resolve(), images.resolve()
     for folder in path.parents:
-        built = folder == path.parent and (folder / "benchmark.json").is_file()
+        built = (folder / "benchmark.json").is_file()
         if built or (folder / "playroom.json").is_file():
             return (built and is_licensed(read_manifest(folder, "benchmark"))) or not images.is_relative_to(folder)
     return True

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from babyvlm.benchmarks.base import Benchmark, Measure
 from babyvlm.benchmarks.trials import Row, Trial, read_rows, split_of
@@ -37,7 +37,7 @@ class SAYCamCaption(Benchmark):
     name = "caption"
     title = "Caption"
     order = 30
-    measures: ClassVar = {"meteor_15": Measure("METEOR 1.5"), "meteor_nltk": Measure("METEOR NLTK")}
+    measures: Mapping[str, Measure] = {"meteor_15": Measure("METEOR 1.5"), "meteor_nltk": Measure("METEOR NLTK")}
 
     def read(self, path: Path) -> list[Trial]:
         """Return one trial for each image, named by the line of its first row in the file; one option per reference."""

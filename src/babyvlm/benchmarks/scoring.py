@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
 from babyvlm.benchmarks.controls import ABSENT, BLANK
-from babyvlm.benchmarks.trials import ImageText
+from babyvlm.benchmarks.trials import QUADRANTS, ImageText
 from babyvlm.data.vocabulary import UNK, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.io.distributed import is_rank_zero, map_over_ranks, progress
 from babyvlm.io.images import BrokenImageError, open_rgb
 from babyvlm.io.printing import echo
-from babyvlm.types import Captioner, ImageTextScorer, TextScorer
+from babyvlm.types import Captioner, ImageEmbedder, ImageTextScorer, TextScorer
 
 Scores = dict[ImageText, float]
 TEXTS_AT_ONCE = 256  # with one image or none: our choice, it bounds the memory
@@ -27,7 +29,9 @@ MEAN_COLOR = (124, 116, 104)  # ImageNet's: about zero after the normalization o
 BLANK_SIZE = 224  # side of the blank image in pixels; a model's preprocessing resizes it
 
 
-def load_images(model: ImageTextScorer | Captioner, images: Sequence[str], root: Path, device: torch.device) -> Tensor:
+def load_images(
+    model: ImageTextScorer | Captioner | ImageEmbedder, images: Sequence[str], root: Path, device: torch.device
+) -> Tensor:
     """Return (B, C, H, W): images below ``root``, preprocessed by the model.
 
     Raises:
@@ -39,10 +43,56 @@ def load_images(model: ImageTextScorer | Captioner, images: Sequence[str], root:
 def _open(root: Path, image: str) -> Image.Image:
     if image == BLANK:
         return Image.new("RGB", (BLANK_SIZE, BLANK_SIZE), MEAN_COLOR)
+    file, _, part = image.partition("\0")
     try:
-        return open_rgb(root / image)
+        opened = open_rgb(root / file)
     except BrokenImageError as error:
-        raise UserError(f"{root / image}: cannot be read as an image ({error})") from None
+        raise UserError(f"{root / file}: cannot be read as an image ({error})") from None
+    if not part:
+        return opened
+    box = (share * side for share, side in zip(QUADRANTS[part], opened.size * 2, strict=True))
+    left, top, right, bottom = map(round, box)
+    return opened.crop((left, top, right, bottom))
+
+
+def embed_images(
+    model: ImageEmbedder,
+    images: Iterable[str],
+    root: Path,
+    *,
+    device: torch.device,
+    batch_size: int = 64,
+    label: str = "",
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the embedding of each image as a unit vector, on all ranks of a distributed run; each is encoded once.
+
+    Args:
+        model: The model.
+        images: Below ``root``.
+        root: Folder of the images.
+        device: Where the model is.
+        batch_size: Images encoded at once.
+        label: Of the progress bar.
+
+    Raises:
+        UserError: an image cannot be read, or an embedding is not finite.
+    """
+    order = sorted(set(images))
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+
+    def work(batches: Sequence[Sequence[str]]) -> dict[str, npt.NDArray[np.float64]]:
+        found: dict[str, npt.NDArray[np.float64]] = {}
+        for batch in progress(batches, label):
+            with torch.no_grad():
+                vector_BD = model.embed_images(load_images(model, batch, root, device)).cpu().double()
+            if not vector_BD.isfinite().all():
+                raise UserError(
+                    f"the model's embedding of one of {len(batch)} images, {batch[0]!r} to {batch[-1]!r}, is not finite"
+                )
+            found.update(zip(batch, torch.nn.functional.normalize(vector_BD, dim=-1).numpy(), strict=True))
+        return found
+
+    return {image: vector for part in map_over_ranks(batches, work) for image, vector in part.items()}
 
 
 @dataclass(frozen=True)

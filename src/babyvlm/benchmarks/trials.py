@@ -14,6 +14,13 @@ from babyvlm.io.tables import read_complete_rows
 ImageText = tuple[str, str]  # an image's path below the root of the list, and a text
 SPLITS = ("dev", "test")
 COMPOSITIONS = ("seen", "unseen")
+# Parts of an image that can be an option: left, top, right, and bottom edge as shares of width and height.
+QUADRANTS = {
+    "top left": (0.0, 0.0, 0.5, 0.5),
+    "top right": (0.5, 0.0, 1.0, 0.5),
+    "bottom left": (0.0, 0.5, 0.5, 1.0),
+    "bottom right": (0.5, 0.5, 1.0, 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,18 @@ class Trial:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """Its images, each once."""
-        return tuple(dict.fromkeys(image for image, _ in self.options))
+        """Its images, each once; of parts of an image, the image."""
+        return tuple(dict.fromkeys(filter(None, (file_of(image) for image, _ in self.options))))
+
+
+def part_of(image: str, part: str) -> str:
+    """Return the name of a part of an image (``QUADRANTS``) in the options of a trial; no path contains a NUL."""
+    return f"{image}\0{part}"
+
+
+def file_of(image: str) -> str:
+    """Return the path of an image, or of the image that a part belongs to."""
+    return image.partition("\0")[0]
 
 
 @dataclass(frozen=True)
@@ -118,13 +135,17 @@ def with_images(trials: Sequence[Trial], root: Path, path: Path, *, allow_missin
         UserError: an image path leaves ``root``; images are missing and ``allow_missing`` is false (the message names
             all of them); or no trial is left.
     """
-    images = [image for trial in trials for image, _ in trial.options]
+    images = [file_of(image) for trial in trials for image, _ in trial.options]
     hint = "allow_missing: true scores the rest"
     absent = missing_images(path, images, root, root_option="images:", allow_missing=allow_missing, hint=hint)
-    kept = [trial for trial in trials if not any(image in absent for image, _ in trial.options)]
+    kept = [trial for trial in trials if not any(file_of(image) in absent for image, _ in trial.options)]
     if not kept:
         raise UserError(f"{path}: every trial lacks an image in {root}")
     return [
-        replace(trial, options=tuple((stored_path(image, root), text) for image, text in trial.options))
-        for trial in kept
+        replace(trial, options=tuple((_stored(image, root), text) for image, text in trial.options)) for trial in kept
     ]
+
+
+def _stored(image: str, root: Path) -> str:
+    file, separator, part = image.partition("\0")
+    return f"{stored_path(file, root)}{separator}{part}"

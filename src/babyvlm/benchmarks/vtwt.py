@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from babyvlm.benchmarks.base import ForcedChoice, Measure, with_compositions
 from babyvlm.benchmarks.phrases import derived_class
@@ -28,7 +27,7 @@ class VTWT(ForcedChoice):
     name = "vtwt"
     title = "VTWT"
     order = 10
-    measures: ClassVar = with_compositions({"accuracy": Measure(chance=1 / 2)})
+    measures: Mapping[str, Measure] = with_compositions({"accuracy": Measure(chance=1 / 2)})
     category = "word class"
     derived = False
 

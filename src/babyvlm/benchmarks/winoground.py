@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from babyvlm.benchmarks.base import Judgement, Measure, ScoreBenchmark, with_compositions
 from babyvlm.benchmarks.trials import Row, Trial, composition_of, group_rows, read_rows, same_in, split_of
@@ -45,6 +44,7 @@ class BabyWinoground(ScoreBenchmark):
             them (``positive_images``, ``negative_images``).
         dev_fraction: as in ``Benchmark``.
         allow_missing: as in ``Benchmark``.
+        variant: as in ``Benchmark``.
 
     Raises:
         UserError: there are more than two folders.
@@ -53,7 +53,7 @@ class BabyWinoground(ScoreBenchmark):
     name = "baby_winoground"
     title = "Baby Winoground"
     order = 20
-    measures: ClassVar = with_compositions(
+    measures: Mapping[str, Measure] = with_compositions(
         {
             "overall": Measure(chance=1 / 6),
             "text": Measure("text", 1 / 4, main=False),
@@ -72,6 +72,7 @@ class BabyWinoground(ScoreBenchmark):
         images: Path | str | list[Path] | None = None,
         dev_fraction: float | None = None,
         allow_missing: bool = False,
+        variant: str = "",
     ) -> None:
         self.folder_of = dict.fromkeys(TAGS, "")  # below `images`
         if isinstance(images, list):
@@ -83,7 +84,7 @@ class BabyWinoground(ScoreBenchmark):
                 tag: os.path.relpath(folder, images) + "/" if folder != images else ""
                 for tag, folder in zip(TAGS, folders, strict=True)
             }
-        super().__init__(trials, images, dev_fraction, allow_missing)
+        super().__init__(trials, images, dev_fraction, allow_missing, variant)
 
     def read(self, path: Path) -> list[Trial]:
         """Return one trial for each ``instance_id``; its options are (i+,p+), (i+,p-), (i-,p+), (i-,p-).

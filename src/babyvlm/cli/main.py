@@ -86,6 +86,9 @@ COMMANDS = {
     "benchmark build held-out": Command(
         "babyvlm.benchmark_builder.held_out:held_out", "build trials of held-out utterances by age and child"
     ),
+    "benchmark build stand-ins": Command(
+        "babyvlm.benchmark_builder.stand_ins:stand_ins", "build lists in the formats of other benchmarks"
+    ),
     "benchmark build phrase-pairs": Command(
         "babyvlm.benchmark_builder.phrase_pairs:phrase_pairs", "propose pairs of two-word phrases"
     ),

@@ -197,6 +197,11 @@ class BabyLLaVA(CausalModule):
         return per_token_or_total(total_BT, [len(ids) - 1 for ids in given], self.likelihood)
 
     @torch.no_grad()
+    def embed_images(self, images_BCHW: Tensor) -> Tensor:
+        """Return (B, C) means of the vision encoder's last feature map."""
+        return self.network.encode_image(images_BCHW).mean(1)
+
+    @torch.no_grad()
     def score_texts(self, texts: Sequence[str]) -> Tensor:
         """Return (T,) likelihoods without an image."""
         tokens = self._scored_tokens(texts)

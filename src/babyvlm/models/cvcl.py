@@ -106,13 +106,26 @@ class CVCL(ContrastiveModule, VocabularyModule):
     @torch.no_grad()
     def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
         """Return (B, T) cosines. ``wanted_BT`` is ignored: all pairs cost as much as one."""
-        encoded = self.vocabulary.encode_raw(texts, self.max_tokens)
-        ids = [torch.tensor(tokens if self.score_sos_eos else tokens[1:-1]) for tokens in encoded]
-        tokens_TL = pad_sequence(ids, batch_first=True, padding_value=PAD).to(self.device)
         images_BCHW = images_BCHW.to(self.network.projection.weight.dtype)  # with bf16-true, benchmarks pass float32
-        image_BD, text_TD = self.network(images_BCHW, tokens_TL)
+        image_BD, text_TD = self.network(images_BCHW, self._tokens(texts))
         scores_BT: Tensor = image_BD @ text_TD.T
         return scores_BT
+
+    def _tokens(self, texts: Sequence[str]) -> Tensor:
+        """Return (T, L) token ids of texts, as ``score`` reads them."""
+        encoded = self.vocabulary.encode_raw(texts, self.max_tokens)
+        ids = [torch.tensor(tokens if self.score_sos_eos else tokens[1:-1]) for tokens in encoded]
+        return pad_sequence(ids, batch_first=True, padding_value=PAD).to(self.device)
+
+    @torch.no_grad()
+    def embed_images(self, images_BCHW: Tensor) -> Tensor:
+        """Return (B, width) image embeddings with unit norm."""
+        return self.network.encode_image(images_BCHW.to(self.network.projection.weight.dtype))
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return (T, width) text embeddings with unit norm."""
+        return self.network.encode_text(self._tokens(texts))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss over the global batch."""

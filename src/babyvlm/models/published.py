@@ -126,14 +126,28 @@ class PublishedCVCL(EvaluationOnly):
     @torch.no_grad()
     def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
         """Return (B, T) cosines."""
+        image_BD, text_TD = self.network(images_BCHW, self._tokens(texts))
+        scores_BT: Tensor = image_BD @ text_TD.T
+        return scores_BT
+
+    @torch.no_grad()
+    def embed_images(self, images_BCHW: Tensor) -> Tensor:
+        """Return (B, width) image embeddings with unit norm."""
+        return self.network.encode_image(images_BCHW)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return (T, width) text embeddings with unit norm."""
+        return self.network.encode_text(self._tokens(texts))
+
+    def _tokens(self, texts: Sequence[str]) -> Tensor:
+        """Return (T, L) token ids of texts."""
         encoded = self.vocabulary.encode_raw(texts, MAX_TOKENS)
         ids = [torch.tensor(tokens if self.score_sos_eos else tokens[1:-1]) for tokens in encoded]
         tokens_TL = pad_sequence(ids, batch_first=True, padding_value=PAD)
         if isinstance(self.network.text_encoder, TransformerText):  # padding is summed in, so its length matters
             tokens_TL = nn.functional.pad(tokens_TL, (0, MAX_TOKENS - tokens_TL.shape[1]), value=PAD)
-        image_BD, text_TD = self.network(images_BCHW, tokens_TL.to(self.device))
-        scores_BT: Tensor = image_BD @ text_TD.T
-        return scores_BT
+        return tokens_TL.to(self.device)
 
 
 class CVCLVocabulary(Vocabulary):
@@ -485,6 +499,11 @@ class PublishedBackbone(EvaluationOnly):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Return (B, C) features: pooled for a ResNeXt, the class token for a ViT."""
         features: Tensor = self.encoder(images_BCHW)
+        return features
+
+    def embed_images(self, images_BCHW: Tensor) -> Tensor:
+        """Return (B, C) features."""
+        features: Tensor = self(images_BCHW)
         return features
 
 

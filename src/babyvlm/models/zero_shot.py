@@ -60,6 +60,14 @@ class OpenClip(EvaluationOnly):
         """Return (B, T) cosines."""
         return self.clip.score(images_BCHW, texts)
 
+    def embed_images(self, images_BCHW: Tensor) -> Tensor:
+        """Return (B, D) image embeddings with unit norm."""
+        return self.clip.images(images_BCHW)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return (T, D) text embeddings with unit norm."""
+        return self.clip.texts(texts, self.device)
+
 
 class Trained(EvaluationOnly):
     """A model that was trained before, here or by the authors, with the methods that it has.
@@ -92,8 +100,8 @@ class Trained(EvaluationOnly):
                 if not hasattr(self.model, name):
                     raise UserError(f"{source}: has no option {name}; see `Trained`")
                 setattr(self.model, name, value)
-        names = ("preprocess", "score", "score_texts", "caption", "vocabulary", "max_tokens")
-        for name in (*names, *settings):
+        methods = ("preprocess", "score", "score_texts", "caption", "embed_images", "embed_texts")
+        for name in (*methods, "vocabulary", "max_tokens", *settings):
             if hasattr(self.model, name):
                 setattr(self, name, getattr(self.model, name))
 

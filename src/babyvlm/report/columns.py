@@ -51,6 +51,7 @@ class BenchmarkColumns:
         details: further measures, which have a table of their own.
         order: position among the benchmarks.
         category: what the items' categories are, as a heading; empty if there is no table by category.
+        suite: the collection that it belongs to, which has a table of its own; empty for the main table.
     """
 
     name: str
@@ -59,6 +60,7 @@ class BenchmarkColumns:
     details: tuple[Column, ...] = ()
     order: int = 1000
     category: str = "category"
+    suite: str = ""
 
 
 # Chance levels: paper, table 1; for the parts of Baby Winoground, Thrush et al. 2022.
@@ -130,6 +132,7 @@ def declared_columns(name: str, metadata: Mapping[str, str], measures: Iterable[
             (main if is_main else details).append(Column(full_title, name, str(measure["name"]), chance))
         if not main:
             raise ValueError("no measure of the main table")
-        return BenchmarkColumns(name, title, tuple(main), tuple(details), int(metadata.get("order", 1000)), category)
+        order, suite = int(metadata.get("order", 1000)), printable_line(metadata.get("suite", ""))
+        return BenchmarkColumns(name, title, tuple(main), tuple(details), order, category, suite)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: metadata 'measures' cannot be read ({error!r}). Run `test` again") from None

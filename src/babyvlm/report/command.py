@@ -15,7 +15,7 @@ from babyvlm.io.printing import echo
 from babyvlm.report.comparisons import compare_rows, holm, p_text
 from babyvlm.report.examples import caption_examples, caption_table, changed_items
 from babyvlm.report.runs import Row, Run, SkippedRun, find_rows, has_test_results, newest_runs
-from babyvlm.report.tables import Table, control_table, detail_tables, main_table
+from babyvlm.report.tables import Table, control_table, detail_tables, main_table, suite_tables
 
 KIND = "report-of-runs"
 COMPARE_HEADING = ("benchmark", "difference", "items", "p", "p (Holm)", "test")
@@ -44,7 +44,7 @@ def report(log_dir: Path, out: Path | None = None, details: bool = False, paper_
         paper_figures: also write each figure as SVG and PDF, one and two columns wide, for a paper.
     """
     rows, skipped = find_rows(log_dir)
-    tables = [main_table(rows), control_table(rows), caption_table(caption_examples(rows))]
+    tables = [main_table(rows), *suite_tables(rows), control_table(rows), caption_table(caption_examples(rows))]
     for table in [*tables, *(detail_tables(rows) if details else ())]:
         if table is not None:
             table.print()

@@ -39,6 +39,7 @@ from babyvlm.report.tables import (
     main_table,
     paper_table,
     paper_values_table,
+    suite_tables,
     verdict_counts,
 )
 
@@ -48,6 +49,7 @@ PAGES = (
     "Results",
     "Findings of the paper",
     "Data scaling",
+    "Further suites",
     "Results by category",
     "Image-blind baselines",
     "Learning curves",
@@ -83,6 +85,7 @@ class WorldReport:
     scaling: Table | None
     findings: list[Finding]
     validation_losses: str
+    suites: list[Table]
     details: list[Table]
     controls: Table | None
     charts: dict[str, Chart]
@@ -112,7 +115,8 @@ class WorldReport:
     @property
     def tables(self) -> list[Table]:
         """All tables, in the order of the page."""
-        tables = [self.main, self.paper, self.ablation, self.findings_table, self.scaling, *self.details, self.controls]
+        tables = [self.main, self.paper, self.ablation, self.findings_table, self.scaling, *self.suites]
+        tables += [*self.details, self.controls]
         return [table for table in (*tables, self.funnel_table, self.mixes, self.runs) if table is not None]
 
 
@@ -143,6 +147,7 @@ def world_report(rows: Sequence[Row], *, several: bool = False) -> WorldReport:
         scaling=scaling_table(fits),
         findings=evaluate_findings(rows),
         validation_losses=_validation_losses(rows),
+        suites=suite_tables(rows),
         details=detail_tables(rows),
         controls=control_table(rows),
         charts=figures,

@@ -461,7 +461,7 @@ def benchmarks_of(rows: Sequence[Row]) -> list[BenchmarkColumns]:
 
 def main_columns(rows: Sequence[Row]) -> list[Column]:
     """Return the columns of the main table in which any row has a number."""
-    return tested_columns(rows, [column for columns in benchmarks_of(rows) for column in columns.main])
+    return tested_columns(rows, [one for columns in benchmarks_of(rows) if not columns.suite for one in columns.main])
 
 
 def tested_columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[Column]:

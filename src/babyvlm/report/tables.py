@@ -38,6 +38,11 @@ NOTE = (
     "where there are several. Categories are fixed. *: the interval contains chance."
 )
 SIMULTANEOUS = "The intervals of the {count} {what} of a row hold together at 95% (Bonferroni: each at {level:.2%})."
+FAMILIES = (
+    "Multiple comparisons: each suite is a family of its own, within which the intervals of a row hold together. No "
+    "finding depends on it, and nothing is claimed about all suites together. The p values of `compare` are corrected "
+    "over the columns of all suites (Holm)."
+)
 PARTIAL = " ‡: some images of the list were missing; the remaining items were scored."
 FROM_SCRATCH = " †: vision encoder trained from scratch; the paper's starts from DINO trained on the frames."
 UNKNOWN_IMAGES = (
@@ -225,7 +230,7 @@ def paper_table(rows: Sequence[Row]) -> Table:
     All measures of a benchmark are columns if any row was tested on it: the paper's METEOR is NLTK's, which needs
     WordNet.
     """
-    columns = [column for benchmark in benchmarks_of(rows) for column in benchmark.main]
+    columns = [column for benchmark in benchmarks_of(rows) if not benchmark.suite for column in benchmark.main]
     by_name = {row.name: row for row in rows}
     paper_rows = {name: mix_of(name) is None for name in NUMBERS}  # whether it is an upper bound
     upper_bound = paper_rows | {row.name: not row.trained for row in rows} | paper_rows
@@ -334,6 +339,21 @@ def _control_rows(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[li
             if any(row.tested(column, control) for column in columns):
                 cells = (cell(row, column, control) for column in columns)
                 yield [f"{row.name}, {condition}", *row_facts(row), *cells]
+
+
+def suite_tables(rows: Sequence[Row]) -> list[Table]:
+    """Return a table for each suite of further benchmarks, with the image-blind baselines."""
+    by_suite: dict[str, list[Column]] = {}
+    for benchmark in benchmarks_of(rows):
+        if benchmark.suite:
+            by_suite.setdefault(benchmark.suite, []).extend(benchmark.main)
+    tables = []
+    for suite, main in by_suite.items():
+        columns = _corrected(tested_columns(rows, main))
+        notes = [_simultaneous(columns, "columns"), FAMILIES]
+        if columns:
+            tables.append(_scores(suite, rows, columns, " ".join(filter(None, notes)), controls=True))
+    return tables
 
 
 def detail_tables(rows: Sequence[Row]) -> list[Table]:
