@@ -106,6 +106,28 @@ def test_suites_overlay_parses_after_benchmarks(parse, world):
     assert {"ObjectTrials", "DevCV", "DevCVMatching", "MachineDevBenchGrammatical"} <= set(names)
 
 
+@pytest.mark.parametrize("path", sorted((CONFIGS / "controls").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("world", WORLDS)
+def test_control_changes_one_setting_of_cvcl(parse, world, path):
+    names = [f"{world}/base", f"{world}/cvcl", "mix/filtered"]
+    plain, control = parse("fit", *names), parse("fit", *names, f"controls/{path.stem}")
+    data, model = control.data.init_args, control.model.init_args
+    changed = {name for name, value in vars(data).items() if value != vars(plain.data.init_args)[name]}
+    changed |= {name for name, value in vars(model).items() if value != vars(plain.model.init_args)[name]}
+    expected = {
+        "first-frames": {"sample"},
+        "lstm": {"text"},
+        "no-augmentation": {"augment"},
+        "random-trunk": {"vision"},
+        "shuffled-utterances": {"shuffle_utterances"},
+        "transformer": {"text"},
+    }
+    assert changed == expected[path.stem]
+    if path.stem == "random-trunk":
+        assert (model.vision.init_args.frozen, model.vision.init_args.weights) == (True, None)
+        assert model.vision.init_args.backbone == plain.model.init_args.vision.init_args.backbone
+
+
 def test_sharded_config_parses_on_a_llama(parse):
     config = parse("fit", "saycam/base", "saycam/language-llama", "mix/frames", "saycam/sharded")
     assert config.model.init_args.gradient_checkpointing

@@ -52,6 +52,54 @@ def test_item_is_pair(store, words):
     assert len(limited) in (3, 4, 5)
 
 
+def test_item_is_first_frame_of_utterance(store, words):
+    data = frames(store, words, sample="first_frames")
+    assert [{data[index, epoch].key for epoch in range(9)} for index in range(len(data))] == [
+        {"k00000"},
+        {"k00003"},
+        {"k00004"},
+    ]
+
+
+@pytest.mark.parametrize("sample", ["pairs", "utterances", "first_frames"])
+def test_shuffled_utterances_exchange_all_texts(store, words, sample):
+    data = frames(store, words, sample=sample)
+    own = {data[index, 0].key: data[index, 0].utterance for index in range(len(data))}
+    data.shuffle_utterances()
+    items = [data[index, 0] for index in range(len(data))]
+    assert all(item.utterance != own[item.key] for item in items)
+    assert [item.utterance for item in items] == data.utterances()
+    by_text = {}
+    for item in items:
+        by_text.setdefault(item.utterance, set()).add(GROUPS[KEYS.index(item.key)])
+    assert [len(groups) for groups in by_text.values()] == [1, 1, 1]  # all frames of an utterance have one text
+    assert items[0].tokens_L.tolist() == words.encode([items[0].utterance])[0]
+    again = frames(store, words, sample=sample)
+    again.shuffle_utterances()
+    assert again.utterances() == data.utterances()
+
+
+def test_single_utterance_cannot_be_shuffled(tiny_store, words):
+    data = frames(tiny_store(["the dog"]), words)
+    with pytest.raises(UserError, match="has one utterance, which cannot be exchanged"):
+        data.shuffle_utterances()
+
+
+def test_mix_shuffles_training_utterances_only(store, vocabulary):
+    def mix(**options):
+        made = PairMix("mix", store.path.parent, [Source(store.path.name)], store.path.name, vocabulary, **options)
+        made.setup()
+        return made
+
+    plain, shuffled = mix(), mix(shuffle_utterances=True)
+    assert plain.identity != shuffled.identity
+    assert {mix(sample=sample).identity for sample in ("utterances", "first_frames")}.isdisjoint({plain.identity})
+    assert plain._training.parts[0].utterances() != shuffled._training.parts[0].utterances()
+    assert [batch.utterances for batch in plain.val_dataloader()] == [
+        batch.utterances for batch in shuffled.val_dataloader()
+    ]
+
+
 def test_long_utterance_is_cut_with_or_without_end(store, words):
     """As written: CVCL takes the first 25 tokens of `<sos> words <eos>`."""
     complete = words.encode(["look at the ball"])[0]

@@ -109,8 +109,9 @@ def _reading_image(store: PairStore, key: str) -> Iterator[None]:
 
 # What an item is. `pairs`: each image with its utterance, as in BabyVLM (arjunchandra2/multimodal-baby,
 # multimodal_saycamllava_data_module.py). `utterances`: each utterance with one of its frames, drawn anew in each epoch,
-# as in the original CVCL (wkvong/multimodal-baby, `--multiple_frames`).
-Sample = Literal["pairs", "utterances"]
+# as in the original CVCL (wkvong/multimodal-baby, `--multiple_frames`). `first_frames`: each utterance with its first
+# frame only, the control of CVCL (Vong et al. 2024) for how much several frames of an utterance help.
+Sample = Literal["pairs", "utterances", "first_frames"]
 Split = Literal["train", "val", "test"]
 Order = Literal["shuffled", "date", "age"]
 
@@ -171,7 +172,7 @@ class Subset:
 
 
 EVERY = Subset()
-FRACTION_STREAM = 0xF  # another stream of random numbers than those of the run
+FRACTION_STREAM, SHUFFLE_STREAM = 0xF, 0x5  # other streams of random numbers than those of the run
 
 
 def _recordings(store: PairStore, column: str, rows_N: npt.NDArray[np.int64]) -> pa.Array:
@@ -234,8 +235,9 @@ class Pairs(Dataset[Item]):
         self.features: CachedFeatures | None = None
         texts = store.columns("key", "utterance")
         self._keys, self._utterances = texts["key"], texts["utterance"]
-        groups = chosen_groups(store, splits, seed, limit, subset)
-        self.groups = groups.single() if sample == "pairs" else groups
+        self._spoken = chosen_groups(store, splits, seed, limit, subset)
+        self.groups = items_of(self._spoken, sample)
+        self._text_rows_N: npt.NDArray[np.int64] | None = None  # of shuffled utterances
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -246,7 +248,8 @@ class Pairs(Dataset[Item]):
         rows = self.groups[index]
         draw = np.random.default_rng([self.seed, epoch, stable_hash(self._keys[int(rows[0])].as_py())])
         row = int(rows[draw.integers(len(rows))])
-        key, utterance = self._keys[row].as_py(), self._utterances[row].as_py()
+        text_row = row if self._text_rows_N is None else int(self._text_rows_N[index])
+        key, utterance = self._keys[row].as_py(), self._utterances[text_row].as_py()
         tokens = torch.tensor(self._encode([utterance])[0])
         if self.features is not None:
             return Item(key, tokens, utterance, features=self.features[row])
@@ -264,7 +267,25 @@ class Pairs(Dataset[Item]):
 
     def utterances(self) -> list[str]:
         """Return the utterance of each item."""
-        return utterances(self.store, self.groups)
+        if self._text_rows_N is None:
+            return utterances(self.store, self.groups)
+        texts: list[str] = self._utterances.take(pa.array(self._text_rows_N)).to_pylist()
+        return texts
+
+    def shuffle_utterances(self) -> None:
+        """Give all frames of each utterance the text of another one; each text is used for one utterance.
+
+        Raises:
+            UserError: there is only one utterance.
+        """
+        count = len(self._spoken)
+        if count < 2:
+            raise UserError(f"{self.store.path}: has one utterance, which cannot be exchanged. Set another store")
+        around_N = np.random.default_rng([self.seed, SHUFFLE_STREAM]).permutation(count)
+        text_rows_N = np.empty(count, np.int64)
+        text_rows_N[around_N] = self._spoken.first[np.roll(around_N, 1)]
+        frames_N = np.diff(self._spoken.starts) if len(self.groups) != count else np.ones(count, np.int64)
+        self._text_rows_N = np.repeat(text_rows_N, frames_N)
 
     def recorded(self, order: Order) -> list[tuple[str | float, list[str | int]]] | None:
         """Return a key by which the items of this and other stores sort by their recordings; None if it has none.
@@ -337,6 +358,13 @@ class Groups:
     def first(self) -> npt.NDArray[np.int64]:
         """The first row of each utterance."""
         return self.rows[self.starts[:-1]]
+
+
+def items_of(groups: Groups, sample: Sample) -> Groups:
+    """Return the rows of each item, given those of each utterance."""
+    if sample == "first_frames":
+        return Groups(groups.first, np.arange(len(groups) + 1))
+    return groups.single() if sample == "pairs" else groups
 
 
 def chosen_groups(

@@ -29,6 +29,7 @@ from babyvlm.data.pair_dataset import (
     Subset,
     chosen_groups,
     collate,
+    items_of,
     open_rows,
 )
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader, held_out_batches
@@ -231,7 +232,8 @@ class PairMix(Mix):
             mixes, so that their losses can be compared.
         vocabulary: folder created by ``curate vocabulary``.
         batch_size: global, split over all devices.
-        sample: what an item is: every pair, or every utterance with one of its frames; see ``pair_dataset.Sample``.
+        sample: what an item is: every pair, or every utterance with one of its frames, or with its first frame; see
+            ``pair_dataset.Sample``.
         val_batch_size: of validation and test, in the order of the store; global (16 in CVCL:
             wkvong/multimodal-baby, ``runner_config``). The loss of a contrastive model depends on it.
         image_size: side of the square images, in pixels.
@@ -255,6 +257,9 @@ class PairMix(Mix):
         order: ``shuffled``: another order in each epoch; ``date`` and ``age``: a single pass in the order in which the
             pairs were recorded, or of the age of the child (a stream, as in BabyCL: arXiv 2606.05115). Web pairs, which
             have no date, are spread evenly.
+        shuffle_utterances: train on the frames of each utterance with the text of another one, drawn once by the seed:
+            a control, in which nothing can be learned about what words refer to (Vong et al. 2024). Validation and test
+            pairs are as they are.
 
     Raises:
         UserError: features of augmented images are requested, a number is out of range, ``home`` applies to no source,
@@ -286,6 +291,7 @@ class PairMix(Mix):
         home: Subset = EVERY,
         held_out: Subset = EVERY,
         order: Order = "shuffled",
+        shuffle_utterances: bool = False,
     ) -> None:
         require_in_range(image_size=image_size, max_tokens=max_tokens, min_scale=min_scale, num_workers=num_workers)
         require_in_range(val_batch_size=val_batch_size)
@@ -300,9 +306,12 @@ class PairMix(Mix):
         self.validation, self.vocabulary = validation, Vocabulary(vocabulary)
         self.image_size, self.max_tokens = image_size, max_tokens
         self.sample, self.val_batch_size, self.resize, self.keep_eos = sample, val_batch_size, resize, keep_eos
-        self.unit = sample
-        if sample == "pairs":  # another order than that of utterances
+        self.unit = "pairs" if sample == "pairs" else "utterances"
+        self.shuffle_utterances = shuffle_utterances
+        if sample != "utterances":  # another order than that of utterances
             self.identity = self._hash([str(self.identity), sample])
+        if shuffle_utterances:
+            self.identity = self._hash([str(self.identity), "shuffled utterances"])
         if order != "shuffled":
             self.identity = self._hash([str(self.identity), order])
         self.home, self.held_out, self.order = home, held_out, order
@@ -404,6 +413,8 @@ class PairMix(Mix):
         view = Augmented(self.image_size, self.min_scale, resize=self.resize) if self.augment else plain
         parts = [self._dataset(source, view, self.seed) for source in self.sources]
         for part in parts:
+            if self.shuffle_utterances:
+                part.shuffle_utterances()
             check_words(part.utterances(), self.vocabulary, str(part.store.path))
         return Mixed(parts)
 
@@ -423,7 +434,7 @@ class PairMix(Mix):
         )
 
     def _items(self, utterances: Groups) -> Groups:
-        return utterances.single() if self.sample == "pairs" else utterances
+        return items_of(utterances, self.sample)
 
     def _held_out(self, split: Split) -> Pairs:
         source = Source(self.validation, splits=(split,), subset=self.held_out)
