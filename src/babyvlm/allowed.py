@@ -77,6 +77,7 @@ _OWN: Final = {
     "babyvlm.benchmarks.EvaluationCallback": "babyvlm.benchmarks.evaluation_callback",
     "babyvlm.benchmarks.HeldOutUtterances": "babyvlm.benchmarks.held_out",
     "babyvlm.benchmarks.LabeledS": "babyvlm.benchmarks.labeled_s",
+    "babyvlm.benchmarks.LinearProbe": "babyvlm.benchmarks.linear_probe",
     "babyvlm.benchmarks.SAYCamCaption": "babyvlm.benchmarks.saycam_caption",
     "babyvlm.benchmarks.DevBenchChoice": "babyvlm.benchmarks.devbench",
     "babyvlm.benchmarks.DevBenchSimilarity": "babyvlm.benchmarks.devbench",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from babyvlm.benchmarks.held_out import HeldOutUtterances
     from babyvlm.benchmarks.image_choice import ImageChoice
     from babyvlm.benchmarks.labeled_s import LabeledS
+    from babyvlm.benchmarks.linear_probe import LinearProbe
     from babyvlm.benchmarks.machine_devbench import MachineDevBenchGrammatical, MachineDevBenchLexical
     from babyvlm.benchmarks.object_trials import ObjectTrials
     from babyvlm.benchmarks.saycam_caption import SAYCamCaption
@@ -38,6 +39,7 @@ __all__ = [
     "ImageChoice",
     "Judgement",
     "LabeledS",
+    "LinearProbe",
     "MachineDevBenchGrammatical",
     "MachineDevBenchLexical",
     "Measure",
@@ -57,6 +59,7 @@ BENCHMARKS = {
     "DevCVMatching": "devcv",
     "HeldOutUtterances": "held_out",
     "LabeledS": "labeled_s",
+    "LinearProbe": "linear_probe",
     "MachineDevBenchGrammatical": "machine_devbench",
     "MachineDevBenchLexical": "machine_devbench",
     "NaturalVTWT": "vtwt",

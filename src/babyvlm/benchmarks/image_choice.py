@@ -77,7 +77,7 @@ class ImageChoice(ForcedChoice):
     def floors(self, trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
         """Return what a constant reaches, and a comparison of pixels (``pixel match``)."""
         floors = super().floors(trials)
-        pixels = _pixels({one for trial in trials for option in trial.options for one in option}, self.images)
+        pixels = pixels_of({one for trial in trials for option in trial.options for one in option}, self.images)
         credits = [
             self.judge(trial, tuple(-_difference(pixels[image], pixels[query]) for image, query in trial.options))
             for trial in trials
@@ -94,7 +94,7 @@ def _swapped(trial: Trial) -> Trial:
     return replace(trial, options=tuple((query, image) for image, query in trial.options))
 
 
-def _pixels(images: Iterable[str], root: Path) -> Embeddings:
+def pixels_of(images: Iterable[str], root: Path) -> Embeddings:
     """Return the (PIXELS, PIXELS, 3) colors of images, from 0 to 1."""
     return {
         image: np.asarray(open_rgb(root / file_of(image)).resize((PIXELS, PIXELS)), dtype=np.float64) / 255

@@ -90,7 +90,7 @@ class ObjectTrials(ForcedChoice):
             UserError: a trial does not have one picture of its target, trials have different numbers of pictures, or
                 no trial is left.
         """
-        rows = self._rows(path)
+        rows = self.rows(path)
         trials = [self._trial(item, options, path) for item, options in group_rows(rows, "trial_id").items()]
         sizes = sorted({len(trial.options) for trial in trials})
         if len(sizes) > 1:
@@ -98,7 +98,8 @@ class ObjectTrials(ForcedChoice):
         self.measures = {"accuracy": Measure(chance=1 / sizes[0])}
         return trials
 
-    def _rows(self, path: Path) -> list[Row]:
+    def rows(self, path: Path) -> list[Row]:
+        """Return the rows of the trials, in the form of the CSV list."""
         if path.is_dir():
             rows = self._drawn(path)
         else:

@@ -28,6 +28,7 @@ EXTRAS = {
     "jinja2": "report",
     "pandas": "report",
     "statsmodels": "report",
+    "sklearn": "probe",
     "lightly": "dino",
     "spacy": "text",
 }

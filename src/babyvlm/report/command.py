@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from babyvlm.errors import UserError
@@ -16,6 +16,7 @@ from babyvlm.report.comparisons import compare_rows, holm, p_text
 from babyvlm.report.examples import caption_examples, caption_table, changed_items
 from babyvlm.report.runs import Row, Run, SkippedRun, find_rows, has_test_results, newest_runs
 from babyvlm.report.tables import Table, control_table, detail_tables, main_table, suite_tables
+from babyvlm.report.word_frequency import read_norms, word_table
 
 KIND = "report-of-runs"
 COMPARE_HEADING = ("benchmark", "difference", "items", "p", "p (Holm)", "test")
@@ -28,7 +29,13 @@ COMPARE_NOTE = (
 )
 
 
-def report(log_dir: Path, out: Path | None = None, details: bool = False, paper_figures: bool = False) -> None:
+def report(
+    log_dir: Path,
+    out: Path | None = None,
+    details: bool = False,
+    paper_figures: bool = False,
+    age_of_acquisition: Path | None = None,
+) -> None:
     """Print the results of all tested runs: scores, image-blind baselines and example captions.
 
     Each folder `LOG_DIR/ROW/` is one row of the tables. For each seed, its newest tested run is used.
@@ -42,22 +49,29 @@ def report(log_dir: Path, out: Path | None = None, details: bool = False, paper_
             page), `report.md`, and the tables as LaTeX and CSV.
         details: also print the scores by category, word class, and Baby Winoground's measures.
         paper_figures: also write each figure as SVG and PDF, one and two columns wide, for a paper.
+        age_of_acquisition: CSV with the columns `word` and `age`; the accuracy of words is correlated with it.
     """
     rows, skipped = find_rows(log_dir)
+    norms = None if age_of_acquisition is None else read_norms(age_of_acquisition)
     tables = [main_table(rows), *suite_tables(rows), control_table(rows), caption_table(caption_examples(rows))]
-    for table in [*tables, *(detail_tables(rows) if details else ())]:
+    for table in [*tables, *([*detail_tables(rows), word_table(rows, norms)] if details else ())]:
         if table is not None:
             table.print()
     echo("\n".join(f"{row.name}: {run.path}{_model_facts(run)}" for row in rows for run in row.runs))
     for run in skipped:
         echo(run, file=sys.stderr)
     if out is not None:
-        write_report(rows, out, skipped, paper_figures=paper_figures)
+        write_report(rows, out, skipped, paper_figures=paper_figures, norms=norms)
         echo(f"{out}: report.html, report.md, tables, figures")
 
 
 def write_report(
-    rows: Sequence[Row], out: Path, skipped: Sequence[SkippedRun] = (), *, paper_figures: bool = False
+    rows: Sequence[Row],
+    out: Path,
+    skipped: Sequence[SkippedRun] = (),
+    *,
+    paper_figures: bool = False,
+    norms: Mapping[str, float] | None = None,
 ) -> None:
     """Write the report's folder atomically.
 
@@ -75,7 +89,7 @@ def write_report(
     settings = sorted({(row.embedded, row.setting) for row in rows})
     by_setting = ([row for row in rows if (row.embedded, row.setting) == setting] for setting in settings)
     with artifacts.exclusive(out), require_extra("report", "report --out"):
-        worlds = [world_report(world_rows, several=len(settings) > 1) for world_rows in by_setting]
+        worlds = [world_report(world_rows, several=len(settings) > 1, norms=norms) for world_rows in by_setting]
         manifest: artifacts.Manifest = {"arguments": {"command": "report", "results": hashes}}
         with artifacts.create(out, KIND, manifest) as folder:
             write_files(folder, worlds, skipped, paper_figures=paper_figures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -42,6 +42,7 @@ from babyvlm.report.tables import (
     suite_tables,
     verdict_counts,
 )
+from babyvlm.report.word_frequency import word_table
 
 TITLE = "BabyVLM results"
 # Headings of the chapters, which are pages on a phone.
@@ -120,12 +121,15 @@ class WorldReport:
         return [table for table in (*tables, self.funnel_table, self.mixes, self.runs) if table is not None]
 
 
-def world_report(rows: Sequence[Row], *, several: bool = False) -> WorldReport:
+def world_report(
+    rows: Sequence[Row], *, several: bool = False, norms: Mapping[str, float] | None = None
+) -> WorldReport:
     """Compute everything that is reported on rows of one setting.
 
     Args:
         rows: all real, or all of Playroom with the same parameters.
         several: whether the report has other settings as well. The title then names the parameters.
+        norms: age of acquisition of words, if the user has any.
     """
     stages, missing_stores = funnel_stages(rows)
     embedded = any(row.embedded for row in rows)
@@ -148,7 +152,7 @@ def world_report(rows: Sequence[Row], *, several: bool = False) -> WorldReport:
         findings=evaluate_findings(rows),
         validation_losses=_validation_losses(rows),
         suites=suite_tables(rows),
-        details=detail_tables(rows),
+        details=[*detail_tables(rows), *filter(None, [word_table(rows, norms)])],
         controls=control_table(rows),
         charts=figures,
         captions=caption_examples(rows),
