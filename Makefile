@@ -92,6 +92,7 @@ demo-babyllava: data ## train CVCL and BabyLLaVA on the filtered pairs, score CL
 suites: data ## build the lists of configs/benchmarks/playroom-suites.yaml and score CLIP on them
 	$(BUILD) stand-ins --category_folders data/playroom/world/trials/labeled_s --out data/playroom/suites \
 	    --exclude '[]' --licensed false
+	$(BUILD) frequency-pairs --store data/playroom/stores/filtered --out data/playroom/frequency-pairs
 	$(RUN) test --config configs/eval/playroom-clip.yaml --config configs/benchmarks/playroom-suites.yaml
 	$(RUN) report lightning_logs
 

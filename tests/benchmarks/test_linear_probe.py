@@ -13,6 +13,7 @@ from support.scorers import Constant, Noise
 
 NAMES = ("ball", "cup", "dog")
 PER_CATEGORY = 60
+CUPS = (("cup", 0, "dev"), ("cup", 1, "test"))
 
 
 class Colors:
@@ -95,7 +96,11 @@ def test_folder_is_split_by_hash(root):
     [
         ([["a", "ball", "ball", "ball/0.png", "dev"], ["a", "ball", "cup", "ball/0.png", "dev"]], "has two categories"),
         ([["a", "ball", "ball", "ball/0.png", "dev"], ["b", "ball", "ball", "ball/0.png", "test"]], "in both splits"),
-        ([["a", "ball", "ball", "ball/0.png", "dev"]], "category 'ball' has no picture to test"),
+        ([["a", "ball", "ball", "ball/0.png", "dev"]], "has 1 category; a probe needs at least 2"),
+        (
+            [["a", "ball", one, f"{one}/{copy}.png", half] for one, copy, half in (*CUPS, ("ball", 0, "dev"))],
+            "category 'ball' has no picture to test",
+        ),
     ],
 )
 def test_lists_that_cannot_be_probed_are_user_errors(root, tmp_path, rows, message):

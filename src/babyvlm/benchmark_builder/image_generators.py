@@ -37,7 +37,7 @@ class ImageGenerator(Protocol):
         """Return an RGB image; None if the phrase cannot be drawn.
 
         Args:
-            phrase: Two words.
+            phrase: Two words, or a noun.
             prompt: The phrase in a text prompt.
             seed: Random seed.
             like: The image of the positive phrase, for generators that start from it.
@@ -63,8 +63,11 @@ class PlayroomGenerator:
 
 
 def _topic(phrase: str) -> Topic | None:
-    word, noun = phrase.split()
+    *words, noun = phrase.split()
     named = [thing for thing in (*home_things(), *things()) if noun in (thing.name, thing.plural)]
+    if not words:
+        return Topic(named[0]) if named else None
+    (word,) = words
     kinds = {"verb": tuple(VERBS), "colour": tuple(COLOURS), "size": SIZES, "count": COUNTS}
     kind = next((kind for kind, words in kinds.items() if word in words), None)
     return Topic(named[0], **{kind: word}) if named and kind else None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 from babyvlm.benchmarks.base import ForcedChoice, Measure
 from babyvlm.benchmarks.trials import Trial, group_rows, read_rows, same_in, split_of
@@ -24,7 +24,7 @@ class HeldOutUtterances(ForcedChoice):
     name = "held_out"
     title = "Held-out utterances"
     order = 40
-    measures: ClassVar = {"accuracy": Measure(chance=1 / OPTIONS)}
+    measures: Mapping[str, Measure] = {"accuracy": Measure(chance=1 / OPTIONS)}
     category = "age and child"
 
     def read(self, path: Path) -> list[Trial]:

@@ -86,6 +86,9 @@ COMMANDS = {
     "benchmark build held-out": Command(
         "babyvlm.benchmark_builder.held_out:held_out", "build trials of held-out utterances by age and child"
     ),
+    "benchmark build frequency-pairs": Command(
+        "babyvlm.benchmark_builder.frequency_pairs:frequency_pairs", "draw minimal pairs of nouns by their frequency"
+    ),
     "benchmark build stand-ins": Command(
         "babyvlm.benchmark_builder.stand_ins:stand_ins", "build lists in the formats of other benchmarks"
     ),
