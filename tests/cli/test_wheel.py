@@ -92,7 +92,7 @@ def test_wheel_runs_demo_and_own_package(installed):
     printed = babyvlm("demo")
     assert all(row in printed for row in ("Playroom-CLIP", "CVCL-filtered", "CVCL-filtered-aug"))
     babyvlm("--allow", "mine", "configs", "copy")
-    images = sorted((empty / "data/playroom/world/trials").rglob("*.[jp]*g"))[:4]
+    images = [path.relative_to(empty) for path in sorted((empty / "data/playroom/world/trials").rglob("*.[jp]*g"))[:4]]
     (empty / "pictures.csv").write_text(
         f"phrase,right_image,wrong_image\nred ball,{images[0]},{images[1]}\nthe dog,{images[2]},{images[3]}\n"
     )

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from babyvlm.curation.clip import load_clip
+from babyvlm.curation.clip import create_trainer, load_clip
 from babyvlm.curation.embed import embed
 from babyvlm.curation.embeddings import Embeddings
 from babyvlm.errors import UserError
@@ -152,3 +152,19 @@ def test_embed_warns_about_playroom_clip_on_licensed_store(
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == warned
     assert all(str(store.path) in line and "--clip ViT-L-14-quickgelu/openai" in line for line in warnings)
+
+
+@pytest.mark.parametrize(("tasks", "devices", "step"), [(1, 2, True), (1, 2, False), (2, 2, False)])
+def test_processes_that_slurm_does_not_start_are_refused(monkeypatch, tasks, devices, step):
+    """Otherwise one process would do the work of two, or wait for the other forever."""
+    variables = {"JOB_ID": "17", "NTASKS": str(tasks), "JOB_NAME": "chain"}
+    variables |= {"NTASKS_PER_NODE": str(tasks), "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "a")
+    monkeypatch.setenv("SLURM_STEP_ID", "0") if step else monkeypatch.delenv("SLURM_STEP_ID", raising=False)
+    with pytest.raises(UserError, match=rf"--devices {devices}.* SLURM runs 1 of {devices} processes.*srun"):
+        create_trainer("cpu", devices, 1)
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "1")
+    assert create_trainer("cpu", 1, 1).world_size == 1

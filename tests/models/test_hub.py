@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -16,10 +17,12 @@ import babyvlm
 from babyvlm.__main__ import main
 from babyvlm.data.transforms import eval_transform
 from babyvlm.errors import UserError
+from babyvlm.io.hub import asked_once
 from babyvlm.models.babyllava import BabyLLaVA
 from babyvlm.models.checkpoints import best_checkpoint
 from babyvlm.models.cvcl import CVCL
 from babyvlm.models.networks.babyllava import processor
+from babyvlm.models.networks.vision import VisionEncoder
 
 LANGUAGE = {"family": "gpt2", "width": 16, "layers": 1, "heads": 2, "inner": 32, "positions": 64}
 LLAMA = LANGUAGE | {"family": "llama", "kv_heads": 1, "dropout": 0}
@@ -285,8 +288,21 @@ def test_load_instantiates_nothing_from_hostile_config(runs, tmp_path, place, mo
     assert not (tmp_path / "witness").exists()
 
 
+def test_hub_that_cannot_be_reached_is_asked_once(monkeypatch, caplog):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with asked_once():
+        assert constants.HF_HUB_OFFLINE  # what the hub's library obeys: no attempt, only the cache
+    assert not constants.HF_HUB_OFFLINE
+    with pytest.raises(UserError, match=r"download failed .*run `hf download lab/no-such-model a.pth"):
+        VisionEncoder("resnet18", weights="hf-hub:lab/no-such-model/a.pth")
+    assert "Retry" not in caplog.text  # otherwise five attempts take a minute
+
+
 def test_load_reports_mistakes(runs, folders, tmp_path):
-    with pytest.raises(UserError, match=r"nowhere: no such folder, and the hub does not provide it"):
+    with pytest.raises(
+        UserError, match=r"nowhere: no such folder, and the hub does not provide it .*`hf download nowhere --local-dir"
+    ):
         babyvlm.load("nowhere")
     with pytest.raises(UserError, match="neither a run, an exported model nor a published checkpoint"):
         babyvlm.load(tmp_path)

@@ -21,7 +21,7 @@ from babyvlm.__main__ import main
 from babyvlm.data.feature_cache import PART_ROWS
 from babyvlm.training.recovery import checkpoints
 from babyvlm.training.run_folder import lock_run
-from babyvlm.training.signals import exit_code, requeue
+from babyvlm.training.signals import asks_to_requeue, exit_code, requeue
 from support.warm import WarmParent
 
 STEPS = 24  # an epoch has 10
@@ -415,6 +415,20 @@ def test_requeue_calls_scontrol(monkeypatch, tmp_path, capsys, job, scontrol):
     assert ("not requeued" in printed_error) is (scontrol != "works")
     if scontrol != "absent":
         assert (tmp_path / "asked").read_text() == asked + "\n"
+
+
+@pytest.mark.parametrize(("shown", "asks"), [("2026-11-28T01:00:00", True), ("None", False), ("", False)])
+def test_sigterm_requeues_only_a_preempted_job(monkeypatch, tmp_path, shown, asks):
+    script = tmp_path / "scontrol"
+    script.write_text(f'#!/bin/sh\necho "$@" "PreemptEligibleTime=2026-11-28T00:00:00 PreemptTime={shown}"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert asks_to_requeue(signal.SIGTERM) is asks
+    assert asks_to_requeue(signal.SIGUSR1)
+    assert not asks_to_requeue(signal.SIGINT)
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert not asks_to_requeue(signal.SIGTERM)
 
 
 def test_requeue_does_nothing_without_slurm(monkeypatch):

@@ -23,7 +23,7 @@ from babyvlm.ablations.plan import Plan, PlannedRun, Task
 from babyvlm.errors import UserError
 from babyvlm.io.files import atomic_write
 from babyvlm.io.printing import Console, echo
-from babyvlm.training.signals import SIGNALS, SignalListener, exit_code, requeue
+from babyvlm.training.signals import SIGNALS, SignalListener, asks_to_requeue, exit_code, requeue
 
 LOG_LINES = 5  # lines of a failed run's log to print
 
@@ -83,7 +83,7 @@ class _Runner:
         """Return the exit code after requeueing the SLURM job if a signal ended it, even while it only waited."""
         received = self.signals.received or self.stopped_by
         if received:
-            return exit_code(received, received != signal.SIGTERM and requeue())
+            return exit_code(received, asks_to_requeue(received) and requeue())
         return int("failed" in outcomes)
 
     def _run_task(self, task: Task) -> Outcome:

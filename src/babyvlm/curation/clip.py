@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 import open_clip
 import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from torch import Tensor
@@ -31,7 +34,7 @@ from babyvlm.errors import UserError, first_line
 from babyvlm.io.artifacts import create_marked, sha256_file
 from babyvlm.io.distributed import refuse_mps
 from babyvlm.io.files import read_bounded
-from babyvlm.io.hub import fetch, refuse_code
+from babyvlm.io.hub import asked_once, fetch, refuse_code
 from babyvlm.io.images import open_rgb
 from babyvlm.io.limits import MAX_JSON_BYTES, load_json
 from babyvlm.io.processes import killed_from_outside
@@ -84,6 +87,7 @@ def load_clip(name: str) -> Clip:
             (GELU or QuickGELU), which would silently change all similarities.
     """
     model_name, pretrained = _resolve(name)
+    is_remote = pretrained is not None and not Path(pretrained).exists()
     try:
         if pretrained:
             _check_activation(model_name, pretrained)
@@ -91,14 +95,16 @@ def load_clip(name: str) -> Clip:
             model: Any = _from_openai(model_name, Path(pretrained))
         else:
             # Without require_pretrained, open_clip only logs a warning and returns random weights.
-            model = open_clip.create_model(model_name, pretrained, require_pretrained=True, weights_only=True)
+            with asked_once() if is_remote else nullcontext():
+                model = open_clip.create_model(model_name, pretrained, require_pretrained=True, weights_only=True)
         settings = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
         preprocess = open_clip.transform.image_transform_v2(settings, is_train=False)
         tokenize = open_clip.get_tokenizer(model_name)
         if name == "playroom":
             tokenize = _with_words_of_playroom_clip(tokenize)
     except Exception as error:  # an invalid config or checkpoint can raise anything
-        raise UserError(f"--clip {name}: open_clip cannot load it ({first_line(error)})") from error
+        advice = ". Without internet access, pass MODEL/FILE or local-dir:FOLDER" if is_remote else ""
+        raise UserError(f"--clip {name}: open_clip cannot load it ({first_line(error)}){advice}") from error
     return Clip(model.eval(), preprocess, tokenize)
 
 
@@ -197,6 +203,15 @@ def create_trainer(accelerator: str, devices: int, num_nodes: int) -> Trainer:
     except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"--accelerator {accelerator}, --devices {devices}: {' '.join(str(error).split())}") from error
     refuse_mps(trainer, "--accelerator")
+    if SLURMEnvironment.detect():  # otherwise Lightning starts the ranks itself
+        wanted = devices * num_nodes
+        is_step = "SLURM_STEP_ID" in os.environ  # set by srun, which starts all ranks
+        if trainer.world_size != wanted or (wanted > 1 and not is_step):
+            raise UserError(
+                f"--devices {devices}, --num_nodes {num_nodes}: SLURM runs {trainer.world_size if is_step else 1} of "
+                f"{wanted} processes. Submit with --nodes={num_nodes} --ntasks-per-node={devices} and start the "
+                "command by srun, or pass --devices 1 and share the work (--share)"
+            )
     return trainer
 
 

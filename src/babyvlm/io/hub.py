@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, get_session, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.files import read_bounded
 from babyvlm.io.limits import MAX_JSON_BYTES, load_json
 
+REACH_SECONDS: Final = 5  # our choice
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 # Code (`auto_map`, `custom_pipelines`), the consent to it, and files or addresses that another library would read.
 REFUSED_KEYS: Final = frozenset(
@@ -54,13 +56,44 @@ def fetch(name: str, patterns: Sequence[str], revision: str | None = None) -> Pa
         UserError: there is no such model, the hub cannot be reached, or the model asks for code.
     """
     try:
-        folder = Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*.py", "*.pkl"])
-        )
+        with asked_once():
+            found = snapshot_download(
+                name, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*.py", "*.pkl"]
+            )
+        folder = Path(found)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        raise UserError(f"{name}: no such folder, and the hub does not provide it ({first_line(error)})") from error
+        raise UserError(
+            f"{name}: no such folder, and the hub does not provide it ({first_line(error)}). {without_internet(name)}"
+        ) from error
     refuse_code(folder)
     return folder
+
+
+@contextmanager
+def asked_once() -> Iterator[None]:
+    """Ask the hub once whether it can be reached; if not, use only what is cached, without a minute of attempts."""
+    if constants.HF_HUB_OFFLINE or _is_reachable():
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True  # which the hub's library, and those that use it, read at each call
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def _is_reachable() -> bool:
+    try:
+        get_session().head(constants.ENDPOINT, timeout=REACH_SECONDS)
+    except Exception:  # of the HTTP library, which the hub's library has changed before
+        return False
+    return True
+
+
+def without_internet(name: str, file: str = "") -> str:
+    """Return how to use a model of the hub on a machine that cannot reach it, for an error message."""
+    words = " ".join(filter(None, [f"hf download {name}", file, "--local-dir FOLDER"]))
+    return f"Without internet access, run `{words}` on another machine, and pass {file and 'the file in '}this folder"
 
 
 def commit_of(path: Path) -> str | None:

@@ -17,7 +17,6 @@ from typing import Any
 from babyvlm.io.printing import echo
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-_FINAL = (signal.SIGTERM, signal.SIGINT)  # after these, nobody wants the job to be requeued
 SAME_PRESS_SECONDS = 1  # a terminal and a launcher may both pass on one Ctrl-C
 
 
@@ -84,19 +83,43 @@ def report_end(received: int, state: str, may_requeue: bool) -> int:
     Call this on the first rank. The others exit with 0: Lightning kills the first rank if one that it started fails.
     """
     echo(f"{signal.Signals(received).name}: {state}", file=sys.stderr)
-    return exit_code(received, may_requeue and received not in _FINAL and requeue())
+    return exit_code(received, may_requeue and asks_to_requeue(received) and requeue())
 
 
 def exit_code(received: int, requeued: bool) -> int:
-    """Return 143 after SIGTERM, 130 after Ctrl-C, 0 if SLURM requeues the job, otherwise 128 + the signal's number."""
-    return 0 if requeued and received not in _FINAL else 128 + received
+    """Return 0 if SLURM requeues the job, otherwise 128 + the signal's number: 143 after SIGTERM, 130 after Ctrl-C."""
+    return 0 if requeued else 128 + received
+
+
+def asks_to_requeue(received: int) -> bool:
+    """Return whether a signal asks to continue the job later: SIGTERM does if SLURM preempts it, and Ctrl-C never."""
+    return received in (signal.SIGUSR1, signal.SIGUSR2) or (received == signal.SIGTERM and _is_preempted())
+
+
+def _is_preempted() -> bool:
+    """Return whether SLURM ends this job in favor of another one; `scancel` sends the same signal."""
+    job = _slurm_job()
+    if job is None:
+        return False
+    try:
+        command = ["scontrol", "show", "job", job]
+        shown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    found = re.search(r"\bPreemptTime=(\S+)", shown)
+    return found is not None and found[1] not in ("None", "N/A", "Unknown")
+
+
+def _slurm_job() -> str | None:
+    """Return the number of this SLURM job or array task; None outside SLURM."""
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+    return os.environ.get("SLURM_JOB_ID")
 
 
 def requeue() -> bool:
     """Ask SLURM to requeue this job or array task; return whether it will. The reason for a failure is printed."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+    job = _slurm_job()
     if job is None:
         return False
     if not re.fullmatch(r"\d+(_\d+)?", job):

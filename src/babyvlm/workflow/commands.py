@@ -22,7 +22,6 @@ def run(
     quick: bool = False,
     executor: Literal["local", "slurm"] = "local",
     cores: int = 0,
-    gpus: int = 0,
     jobs: int = 100,
     retries: int = 0,
     dry_run: bool = False,
@@ -40,10 +39,9 @@ def run(
     Args:
         corpus: paths and options of the chain.
         quick: train the quick version of the matrix, with one seed and less training.
-        executor: `local` runs the jobs on this machine, `slurm` submits each of them. Run it where `sbatch` works, for
-            example in tmux.
+        executor: `local` runs the jobs on this machine, those with GPUs one after the other. `slurm` submits each of
+            them. Run it where `sbatch` works, for example in tmux.
         cores: CPU cores for local jobs; 0 for all.
-        gpus: GPUs for local jobs. On SLURM, each job requests those in the config.
         jobs: maximum number of jobs in SLURM's queue.
         retries: submit a failed job again this many times. On SLURM, it then continues after its time limit.
         dry_run: print the jobs without running them.
@@ -53,7 +51,7 @@ def run(
     Raises:
         UserError: the config or the matrix is invalid.
     """
-    require_at_least(0, cores=cores, gpus=gpus, retries=retries)
+    require_at_least(0, cores=cores, retries=retries)
     require_at_least(1, jobs=jobs)
     chain, listed = read_jobs(corpus, quick=quick)  # in this process, so that an error is one line
     if dry_run:
@@ -63,7 +61,9 @@ def run(
         return
     with require_extra("workflow", "workflow run"):
         import snakemake  # noqa: F401 - started as a process of its own
-    limits = ["--cores", str(cores or "all"), "--resources", f"gpu={gpus}"]
+    needed = max(job.resources.gpus for job in listed)
+    # Snakemake does not say which GPUs a local job has, so that two jobs would use the same one.
+    limits = ["--cores", str(cores or "all"), "--resources", f"gpu={needed}", "gpu_job=1"]
     if executor == "slurm":
         limits = ["--executor", "slurm", "--jobs", str(jobs)]
     command = [

@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from babyvlm.__main__ import main
 from babyvlm.curation.check_data.corpus import check_videos
+from babyvlm.curation.check_data.device import find_device, images_per_second
+from babyvlm.curation.check_data.requirements import EMBED_RATE, Device, training_requirements, web_requirements
 from babyvlm.curation.check_data.trials import TRIALS, check_trials
 from babyvlm.curation.ingest.frame_numbering import numbered_utterances
 from babyvlm.curation.ingest.frames import frames
@@ -64,8 +68,12 @@ def test_check_data_reports_complete_inputs(world, capsys, tmp_path):
     store = PairStore(tmp_path / "store")
     assert f"{len(store):,} frames (at most 32 per utterance)" in out
     assert f"{store.manifest['funnel']['kept']:,}" in next(line for line in out.splitlines() if "within their" in line)
-    for stage in ("frames", "embed", "filter", "web", "rewrite", "match"):
+    for stage in ("frames", "decontaminate", "embed", "filter", "web", "rewrite", "match"):
         assert f"curate {stage}" in out
+    assert "fit CVCL" in out
+    assert "fit BabyLLaVA" in out
+    assert re.search(r"with 2 processes; \d+ CPU cores, no GPU|with 2 processes; .* GiB", out)
+    assert re.search(r"^Bottleneck: (curate|fit) \w+ on the (device|CPU), .* of ", out, re.MULTILINE)
     assert "frames/s per process, measured on these videos" in out
     assert f"free in {tmp_path}" in out
 
@@ -234,7 +242,34 @@ def test_check_data_handles_many_files_without_torch(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "reading video headers" in done.stderr
-    findings = check_videos(tmp_path / "videos", tmp_path / "transcripts", SAYCAM, 16, 1.0, 1.0)
+    findings = check_videos(tmp_path / "videos", tmp_path / "transcripts", SAYCAM, 16, 1.0, find_device())
     assert dict(findings.facts)["transcripts with a readable video"] == "300"
     assert findings.pairs == 300 * (15 + 15 + 10 + 1)
     assert Path(tmp_path / "data").exists() is False
+
+
+def test_requirements_grow_with_the_data_and_name_all_files_of_training():
+    core, ten = Device("core", (1, 1), "one core"), Device("ten", (10, 10), "ten cores")
+    cvcl, babyllava = training_requirements(1000, 15_000, core)
+    twice = training_requirements(2000, 15_000, core)
+    assert [two.seconds / one.seconds for one, two in zip((cvcl, babyllava), twice, strict=True)] == [2, 2]
+    assert twice[0].disk_bytes - cvcl.disk_bytes == 1000 * 15_000  # the Arrow copy
+    assert twice[1].disk_bytes - babyllava.disk_bytes == 1000 * 49 * 2048 * 2  # the features
+    assert cvcl.disk_bytes > 1e9  # checkpoints
+    assert training_requirements(1000, 15_000, ten)[0].seconds == pytest.approx(cvcl.seconds / 10)
+    embedding = next(one for one in web_requirements(1000, 1e7, ten, 100) if one.stage == "curate embed")
+    assert embedding.seconds == pytest.approx(1000 / EMBED_RATE / 10)
+
+
+def test_device_is_asked_for_its_rates(monkeypatch):
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert find_device() == Device(f"{cores} CPU cores, no GPU", (cores, cores), f"{cores} cores")
+    assert find_device(2 * EMBED_RATE).speedup == (2, cores)
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/nvidia-smi")  # but torch finds no GPU
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert not find_device().is_gpu
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 8, 8), torch.nn.Flatten(), torch.nn.Linear(2, 2))
+    for train in (False, True):
+        assert images_per_second(model, torch.device("cpu"), train=train, side=8, seconds=0.01) > 0
+    assert model[0].weight.grad is not None

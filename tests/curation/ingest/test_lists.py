@@ -10,6 +10,7 @@ from PIL import Image
 
 from babyvlm.benchmarks.trials import Trial, with_images
 from babyvlm.curation.check_data.corpus import check_released_frames
+from babyvlm.curation.check_data.device import find_device
 from babyvlm.curation.ingest.released import released
 from babyvlm.curation.ingest.web import WebPart
 from babyvlm.curation.ingest.web_corpora.sources import find_source
@@ -185,7 +186,7 @@ def test_lists_find_accented_names_in_both_unicode_forms(tmp_path, stored, liste
     assert read_web(captions) == ({3: "a ball"}, {})
     released(tmp_path / "images", tmp_path / "store", captions=captions, num_workers=1)
     assert [row["utterance"] for row in PairStore(tmp_path / "store").rows()] == ["a ball"]
-    assert not check_released_frames(tmp_path / "images", [captions], None, 1.0).missing
+    assert not check_released_frames(tmp_path / "images", [captions], None, find_device()).missing
     trial = Trial("1", "test", "", ((name, "a ball"),))
     assert with_images([trial], tmp_path / "images", captions)[0].options == ((on_disk, "a ball"),)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from babyvlm.curation.check_data.corpus import check_videos
+from babyvlm.curation.check_data.device import find_device
 from babyvlm.curation.ingest.profiles import BABYVIEW, CHAT, PLAYROOM, SAYCAM, SUBTITLES, WHISPER
 from babyvlm.curation.ingest.sentences import Utterance
 from babyvlm.curation.ingest.transcripts import find_transcripts, read_transcript
@@ -341,7 +342,7 @@ def test_names_of_transcripts_lead_to_their_videos(tmp_path):
             (tmp_path / "videos" / video).hardlink_to(tmp_path / "videos" / "x.mp4")
         write_transcript(tmp_path / "transcripts" / transcript, words((0, "FEM", "look", 0.5, 0.5)), WORDS_HEADER)
     (tmp_path / "videos" / "x.mp4").unlink()
-    findings = check_videos(tmp_path / "videos", tmp_path / "transcripts", BABYVIEW, 16, 1.0, 1.0)
+    findings = check_videos(tmp_path / "videos", tmp_path / "transcripts", BABYVIEW, 16, 1.0, find_device())
     assert not findings.missing
     assert dict(findings.facts)["transcripts with a readable video"] == str(len(NAMES))
     assert len(run_frames(tmp_path, profile="babyview", max_frames=1)) == len(NAMES)
@@ -363,7 +364,7 @@ def test_losses_name_the_true_reason(tmp_path):
             (tmp_path / "videos" / name).hardlink_to(tmp_path / "videos" / "a.mp4")
         transcript = tmp_path / "transcripts" / f"{name[0].lower()}.csv"
         write_transcript(transcript, words((0, "FEM", "look", 0.5, 0.5)), WORDS_HEADER)
-    findings = check_videos(tmp_path / "videos", tmp_path / "transcripts", BABYVIEW, 16, 1.0, 1.0)
+    findings = check_videos(tmp_path / "videos", tmp_path / "transcripts", BABYVIEW, 16, 1.0, find_device())
     lost = [line for line in findings.missing if line.endswith("1 utterances lost")]
     assert len(lost) == len(names) - 1
     assert all(re.search(reason, line) for reason, line in zip([*names.values()][1:], lost, strict=True))

@@ -13,8 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from babyvlm.curation.check_data.corpus import check_released_frames, check_videos
+from babyvlm.curation.check_data.device import find_device
 from babyvlm.curation.check_data.findings import Findings, format_bytes
-from babyvlm.curation.check_data.requirements import EMBED_RATE, KEPT_BY_FILTER, web_requirements
+from babyvlm.curation.check_data.requirements import KEPT_BY_FILTER, training_requirements, web_requirements
 from babyvlm.curation.check_data.trials import check_trials
 from babyvlm.curation.check_data.web import check_web_source
 from babyvlm.curation.ingest.profiles import find_profile
@@ -25,9 +26,10 @@ from babyvlm.io.printing import Console
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from babyvlm.curation.check_data.requirements import Requirement
+    from babyvlm.curation.check_data.requirements import Device, Requirement
 
-WIDTH = 120  # characters, where the output is not a terminal
+FRAME_BYTES = 15_000  # of a 224-pixel JPEG
+WIDTH = 140  # characters, where the output is not a terminal
 
 
 def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or may not have
@@ -42,7 +44,7 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or 
     max_frames: int = 32,
     min_fraction: float = 1.0,
     num_workers: int = 2,
-    embed_rate: float = EMBED_RATE,
+    embed_rate: float | None = None,
     out: Path = Path("data"),
     speakers: Path | None = None,
 ) -> None:
@@ -69,7 +71,8 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or 
             utterances that must be within it. Pass less than 1 if you know
             that some videos are missing.
         num_workers: number of processes, as for `curate frames`.
-        embed_rate: pairs per second that your device embeds, if you know it.
+        embed_rate: pairs per second that your device embeds. By default it is measured on the GPU that is there, or
+            known for a CPU core.
         out: folder of the outputs; the free space on its disk is checked.
         speakers: folder of RTTM files, as for `curate frames`.
 
@@ -79,41 +82,43 @@ def check_data(  # noqa: PLR0913, PLR0917 - each is an input that a user may or 
     if not (videos or frames or sources or trials):
         raise UserError("nothing to check. Pass --videos, --frames, --sources or --trials")
     _check_options(max_frames, num_workers, min_fraction, embed_rate)
+    device = find_device(embed_rate)
     rules = find_profile(profile)
     corpora = []
     if videos:
-        corpora.append(
-            check_videos(videos, transcripts or videos, rules, max_frames, min_fraction, embed_rate, speakers)
-        )
+        corpora.append(check_videos(videos, transcripts or videos, rules, max_frames, min_fraction, device, speakers))
     if frames:
-        corpora.append(check_released_frames(frames, as_list(captions), transcripts, embed_rate))
+        corpora.append(check_released_frames(frames, as_list(captions), transcripts, device))
     web = [check_web_source(source) for source in as_list(sources)]
     benchmarks = [check_trials(trials, image_root)] if trials else []
 
     checked = [*corpora, *web, *benchmarks]
     requirements = [requirement for findings in checked for requirement in findings.requirements]
-    requirements += web_requirements(
-        pairs=sum(findings.pairs for findings in web),
-        image_bytes=sum(findings.image_bytes for findings in web),
-        embed_rate=embed_rate,
-        targets=round(KEPT_BY_FILTER * sum(findings.pairs for findings in corpora)),
-    )
+    targets = round(KEPT_BY_FILTER * sum(findings.pairs for findings in corpora))
+    web_pairs, web_bytes = sum(findings.pairs for findings in web), sum(findings.image_bytes for findings in web)
+    requirements += web_requirements(web_pairs, web_bytes, device, targets)
+    matched = min(targets, web_pairs)
+    image_bytes = targets * FRAME_BYTES + (matched / web_pairs * web_bytes if web_pairs else 0)
+    requirements += training_requirements(targets + matched, image_bytes / max(1, targets + matched), device)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for findings in checked:
         _print_findings(console, findings)
     missing = sum(len(findings.missing) for findings in checked)
     if requirements:
-        missing += _print_requirements(console, requirements, num_workers, out)
+        missing += _print_requirements(console, requirements, num_workers, out, device)
+    if 0 < web_pairs < targets:
+        note = f"curate match needs as many web pairs as filtered frames, about {targets:,}; there are {web_pairs:,}"
+        _print_lines(console, "[yellow]note[/yellow]   ", [note])
     if missing:
         raise UserError(f"{missing:,} problem{'s' if missing > 1 else ''} found. See the lines marked 'missing' above")
     console.print("All inputs are complete.")
 
 
-def _check_options(max_frames: int, num_workers: int, min_fraction: float, embed_rate: float) -> None:
+def _check_options(max_frames: int, num_workers: int, min_fraction: float, embed_rate: float | None) -> None:
     require_at_least(1, max_frames=max_frames, num_workers=num_workers)
     if not 0 <= min_fraction <= 1:
         raise UserError(f"--min_fraction {min_fraction}: must be between 0 and 1")
-    if not 0 < embed_rate < inf:
+    if embed_rate is not None and not 0 < embed_rate < inf:
         raise UserError(f"--embed_rate {embed_rate}: must be a positive, finite number")
 
 
@@ -135,20 +140,29 @@ def _print_lines(console: Console, label: str, lines: Sequence[str]) -> None:
         console.print(f"  {label} {escape(line)}", soft_wrap=True, highlight=False)
 
 
-def _print_requirements(console: Console, requirements: Sequence[Requirement], num_workers: int, out: Path) -> bool:
+def _print_requirements(
+    console: Console, requirements: Sequence[Requirement], num_workers: int, out: Path, device: Device
+) -> bool:
     """Print the disk space and time of each stage. Return whether the disk has too little space."""
-    console.print(f"[bold]Requirements of the stages[/bold] (with {num_workers} processes)", highlight=False)
-    table = Table("stage", "input", "disk", "time", "based on", box=SIMPLE_HEAD, padding=(0, 1))
-    for requirement in requirements:
-        seconds = requirement.seconds / (num_workers if requirement.parallel else 1)
+    console.print(f"[bold]Requirements of the stages[/bold] (with {num_workers} processes; {escape(device.name)})")
+    table = Table("stage", "input", "disk", "memory", "time", "based on", box=SIMPLE_HEAD, padding=(0, 1))
+    times = [one.seconds / (num_workers if one.parallel else 1) for one in requirements]
+    for requirement, seconds in zip(requirements, times, strict=True):
         table.add_row(
             requirement.stage,
             requirement.items,
             format_bytes(requirement.disk_bytes),
+            f"{requirement.memory_gb * (num_workers if requirement.parallel else 1):.1f} GB",
             _format_duration(seconds),
             escape(requirement.basis),
         )
     console.print(table)
+    longest = max(range(len(times)), key=times.__getitem__)
+    share = f"{_format_duration(times[longest])} of {_format_duration(sum(times))}"
+    where = "the device" if requirements[longest].on_device else "the CPU"
+    console.print(
+        f"Bottleneck: {requirements[longest].stage} on {where}, {share}. fit: one row, one seed", highlight=False
+    )
     folder = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     free, needed = shutil.disk_usage(folder).free, sum(requirement.disk_bytes for requirement in requirements)
     sizes = f"{format_bytes(needed)} needed in total, {format_bytes(free)} free in {folder}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.progress import track
 
 from babyvlm.curation.check_data.findings import Findings, format_bytes
-from babyvlm.curation.check_data.requirements import Requirement, corpus_requirements
+from babyvlm.curation.check_data.requirements import Device, Requirement, corpus_requirements
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.ingest.caption_lists import read_caption_lists, read_frame_transcripts
 from babyvlm.curation.ingest.frame_numbering import RULES
@@ -58,7 +58,7 @@ def check_videos(
     profile: Profile,
     max_frames: int,
     min_fraction: float,
-    embed_rate: float,
+    device: Device,
     speakers: Path | None = None,
 ) -> Findings:
     """Check raw videos and their transcripts.
@@ -70,7 +70,7 @@ def check_videos(
         max_frames: maximum number of frames per utterance.
         min_fraction: minimum share of transcripts with a readable video. Below it, videos that are missing or damaged
             count as ``missing``; otherwise they are ``notes``, because each costs only its own utterances.
-        embed_rate: pairs embedded per second.
+        device: embeds the pairs.
         speakers: folder of RTTM files with the speakers of the videos.
     """
     findings = Findings(f"Raw videos and transcripts ({profile.source})")
@@ -126,22 +126,20 @@ def check_videos(
         )
         findings.fixes.append("See the reasons above, or pass a lower --min_fraction here and to `curate frames`")
     if findings.pairs:
-        _measure_extraction(findings, recordings, profile, max_frames, embed_rate)
+        _measure_extraction(findings, recordings, profile, max_frames, device)
     elif read:
         findings.missing.append(f"{transcripts}: no caregiver utterance has a readable video in {videos}")
     return findings
 
 
-def check_released_frames(
-    frames: Path, captions: Sequence[Path], transcripts: Path | None, embed_rate: float
-) -> Findings:
+def check_released_frames(frames: Path, captions: Sequence[Path], transcripts: Path | None, device: Device) -> Findings:
     """Check extracted frames, and the caption lists or transcripts with their utterances.
 
     Args:
         frames: folder of images.
         captions: caption lists.
         transcripts: folder of raw transcripts, used if there are no caption lists.
-        embed_rate: pairs embedded per second.
+        device: embeds the pairs.
     """
     findings = Findings("Released frames")
     try:
@@ -196,7 +194,7 @@ def check_released_frames(
             f"{rate:,.0f} images/s per process, measured on these images",
             parallel=True,
         )
-        findings.requirements = corpus_requirements(reading, len(present), size / len(present), embed_rate)
+        findings.requirements = corpus_requirements(reading, len(present), size / len(present), device)
     return findings
 
 
@@ -257,7 +255,7 @@ def _count_pairs(
 
 
 def _measure_extraction(
-    findings: Findings, recordings: Sequence[Recording], profile: Profile, max_frames: int, embed_rate: float
+    findings: Findings, recordings: Sequence[Recording], profile: Profile, max_frames: int, device: Device
 ) -> None:
     """Add the requirements of the stages, by extracting frames from a few videos for some seconds."""
     usable = [recording for recording in recordings if recording.transcript.utterances]
@@ -284,4 +282,4 @@ def _measure_extraction(
         f"{rate:.0f} frames/s per process, measured on these videos",
         parallel=True,
     )
-    findings.requirements = corpus_requirements(extraction, findings.pairs, bytes_per_image, embed_rate)
+    findings.requirements = corpus_requirements(extraction, findings.pairs, bytes_per_image, device)

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import babyvlm.playroom
 from babyvlm.errors import UserError, first_line
-from babyvlm.io.hub import COMMIT
+from babyvlm.io.hub import COMMIT, asked_once, without_internet
 from babyvlm.models.checkpoints import read_state_dict
 
 PLAYROOM_DINO = Path(babyvlm.playroom.__file__).parent / "dino" / "backbone.safetensors"
@@ -307,6 +307,8 @@ def _local_path(source: str) -> Path:
     if at and not COMMIT.fullmatch(commit):
         raise UserError(f"{source}: {commit!r} is not a commit of 40 hexadecimal digits, which cannot change")
     try:
-        return Path(hf_hub_download(f"{owner}/{name}", file, revision=commit or None))
+        with asked_once():
+            return Path(hf_hub_download(f"{owner}/{name}", file, revision=commit or None))
     except (HfHubHTTPError, HFValidationError, OSError) as error:  # LocalEntryNotFoundError is an OSError
-        raise UserError(f"{source}: download failed ({first_line(error)})") from error
+        advice = without_internet(f"{owner}/{name}", file)
+        raise UserError(f"{source}: download failed ({first_line(error)}). {advice}") from error
