@@ -120,6 +120,12 @@ def test_scaling_needs_three_sizes_without_web_pairs(tmp_path):
     assert scaling_chart([]) is None
 
 
+def test_scaling_leaves_out_benchmark_of_one_item(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ITEMS", 1)
+    simulate(tmp_path, {"aug": 0.5}, seeds=2)
+    assert fits(tmp_path) == []
+
+
 def test_report_shows_scaling_and_leaves_its_rows_out_of_other_tables(tmp_path):
     simulate(tmp_path / "logs", {"aug": 0.5, "random": 0.0}, seeds=2)
     report(tmp_path / "logs", tmp_path / "out")

@@ -12,6 +12,7 @@ Kept by hand: the curve is linear but for one parameter, so that a search over i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -119,7 +120,8 @@ def scaling_fits(rows: Sequence[Row]) -> list[Fit]:
                 own = [one for one in points if one.kind in ("", kind) and one.home and one.row.tested(column)]
                 sizes = {round(point.home) for point in own if not point.kind}
                 if len(sizes) >= MIN_SIZES and any(point.kind for point in own):
-                    fits.append(_fit(model, kind, own, column))
+                    with suppress(ValueError):  # fewer than two independent items
+                        fits.append(_fit(model, kind, own, column))
     return fits
 
 
