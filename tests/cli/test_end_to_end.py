@@ -170,7 +170,12 @@ def test_shipped_config_runs(trained, overlay):
         logged = set((run / "metrics.csv").read_text().splitlines()[0].split(","))
         assert "val_loss" in logged
         assert {"labeled_s_dev", "vtwt_dev", "baby_winoground_dev"} <= logged or not scored
-    elif folder == "benchmarks" or name == "base" or name in PHASE_OF.values() or overlay == Path("playroom/cvcl.yaml"):
+    elif (
+        folder in ("benchmarks", "controls")
+        or name == "base"
+        or name in PHASE_OF.values()
+        or overlay == Path("playroom/cvcl.yaml")
+    ):
         pass  # part of the runs of the models
     else:
         scored = not name.startswith(("language", "clip"))
@@ -187,6 +192,32 @@ def test_shipped_config_runs(trained, overlay):
             folder, names = "playroom", ["playroom/babyllava-gpt2", "playroom/phase-1", *names]
         mix = "mix/clean" if name == "clip" else "mix/filtered"
         fit(*names, mix, world=folder, benchmarks=scored, extra=extra)
+
+
+@pytest.mark.parametrize("name", ["shuffled-utterances", "random-trunk", "transformer"])
+def test_control_trains(world, name):
+    """The other ones change a setting that other tests train with."""
+    fit("playroom/cvcl", "mix/filtered", f"controls/{name}", benchmarks=False, extra=["--test_after_fit", "false"])
+    saved = yaml.safe_load((newest("CVCL-filtered") / "config.yaml").read_text())
+    assert saved["data"]["init_args"]["shuffle_utterances"] == (name == "shuffled-utterances")
+    assert saved["model"]["init_args"]["vision"]["init_args"]["frozen"] == (name == "random-trunk")
+
+
+def test_suites_run_on_playroom(world):
+    build = ["benchmark", "build"]
+    pictures = ["--category_folders", str(DATA / "world/trials/labeled_s"), "--exclude", "[]", "--items", "6"]
+    main([*build, "stand-ins", *pictures, "--out", str(DATA / "suites"), "--licensed", "false"])
+    pairs = ["--store", str(DATA / "stores/filtered"), "--out", str(DATA / "frequency-pairs")]
+    main([*build, "frequency-pairs", *pairs])
+    overlay = "configs/benchmarks/playroom-suites.yaml"
+    configs = ["--config", "configs/eval/playroom-clip.yaml", "--config", overlay]
+    main(["test", *configs, "--name", "suites", "--log_dir", "suites-logs"])
+    (callback,) = yaml.safe_load(Path(overlay).read_text())["trainer"]["callbacks+"]
+    (run,) = Path("suites-logs/suites").iterdir()
+    assert len(list((run / "results").iterdir())) == len(callback["init_args"]["benchmarks"])
+    main(["report", "suites-logs", "--out", "suites-report"])
+    text = Path("suites-report/report.md").read_text()
+    assert all(suite in text for suite in ("### CVCL", "### DevCV Toolbox", "### Machine-DevBench", "### DevBench"))
 
 
 def test_weights_depend_on_seed_not_on_workers(world):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -160,7 +161,9 @@ class LinearProbe(Benchmark):
         chosen = self.subset(fraction)
         width = math.sqrt(len(next(iter(vectors.values()))))
         train_NC = np.stack([vectors[trial.options[0][0]] for trial in chosen]) * width
-        probe = LogisticRegression(max_iter=2000).fit(train_NC, [trial.category for trial in chosen])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The number of unique classes")  # with 1% of the labels, by design
+            probe = LogisticRegression(max_iter=2000).fit(train_NC, [trial.category for trial in chosen])
         return {
             control: probe.predict(np.stack([vectors[trial.options[0][0]] for trial in view]) * width).tolist()
             for control, view in views.items()
