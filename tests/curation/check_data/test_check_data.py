@@ -222,9 +222,9 @@ def test_check_data_finds_benchmark_images_below_image_root(world, tmp_path, cap
 
 
 def test_trial_columns_match_benchmarks():
-    from babyvlm.benchmarks import labeled_s, saycam_caption, vtwt, winoground
+    from babyvlm.benchmarks import object_trials, saycam_caption, vtwt, winoground
 
-    modules = (labeled_s, vtwt, winoground, saycam_caption)
+    modules = (object_trials, vtwt, winoground, saycam_caption)
     assert [columns for columns, _, _ in TRIALS.values()] == [module.COLUMNS for module in modules]
 
 
