@@ -11,7 +11,7 @@ from babyvlm.__main__ import main
 from babyvlm.ablations.matrix import read_matrix
 from babyvlm.ablations.plan import Plan, changed_settings
 from babyvlm.errors import UserError
-from support.tiny_world import MATRIX, lay_out
+from support.tiny_world import MATRIX
 
 ROWS = {  # the rows that are trained here
     *(
@@ -24,9 +24,9 @@ ROWS = {  # the rows that are trained here
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch, tiny_store, make_vocabulary):
+def world(tmp_path, monkeypatch, laid_out):
     """Change into a folder with stores and overlays."""
-    lay_out(tmp_path, tiny_store, make_vocabulary)
+    shutil.copytree(laid_out, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,16 +21,16 @@ from babyvlm.__main__ import main
 from babyvlm.ablations.plan import Plan
 from babyvlm.ablations.status import JOB_NAME
 from support import fake_slurm, forking
-from support.tiny_world import MATRIX, ROOT, lay_out
+from support.tiny_world import MATRIX, ROOT
 
 GPT2 = "BabyLLaVA-GPT2-filtered"
 
 
 @pytest.fixture(scope="module")
-def launcher(tmp_path_factory, tiny_store, make_vocabulary):
+def launcher(tmp_path_factory, laid_out):
     """A command prefix that starts commands in a process with everything imported."""
     folder = tmp_path_factory.mktemp("forking")
-    lay_out(folder, tiny_store, make_vocabulary)
+    shutil.copytree(laid_out, folder, dirs_exist_ok=True)
     overlays = ["base", "configs/playroom/cvcl", "configs/mix/filtered", "configs/benchmarks/playroom"]
     first = ["fit", *(f"--config={overlay}.yaml" for overlay in overlays), "--data.num_workers=0"]
     with forking.server(folder, first) as command:
@@ -37,9 +38,9 @@ def launcher(tmp_path_factory, tiny_store, make_vocabulary):
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, tiny_store, make_vocabulary):
+def place(tmp_path, monkeypatch, laid_out):
     """Change into a folder where the matrix runs in seconds."""
-    lay_out(tmp_path, tiny_store, make_vocabulary)
+    shutil.copytree(laid_out, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -58,7 +58,7 @@ def curate(stage, **arguments):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, copy_world):
     """A folder as `make data` leaves it, tiny, with the controls and the scenes for CLIP; the tests run inside it."""
     root = tmp_path_factory.mktemp("slice")
     before = Path.cwd()
@@ -66,6 +66,7 @@ def world(tmp_path_factory):
     (root / "configs").symlink_to(CONFIGS)
     DATA.mkdir(parents=True)
     Path("data/saycam").symlink_to("playroom")  # the configs of the real data differ only by the folder's name
+    copy_world(DATA / "world")  # as an earlier `make data` leaves it
     (DATA / "trials").symlink_to("world/trials")
     corpus = replace(read_corpus(demo.WORKFLOW), playroom={"size": "tiny"}, controls=True)
     for words in [*(list(job.command) for job in curation(corpus)), *of_make("playroom-clip")[1:3]]:

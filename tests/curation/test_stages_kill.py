@@ -146,9 +146,12 @@ def test_stage_killed_at_random_gives_same_bytes(tmp_path, parent, inputs, undis
     assert not different, f"seed {seed}"
 
 
-@pytest.mark.parametrize(
-    "stage", ["frames", "web", "check-contamination", "decontaminate", "embed", "playroom", "check"]
-)
+# In the short form of the tests, one stage for each way to start workers: a process for each file, a pool, a loader.
+WITH_WORKERS = ["frames", "check-contamination", "embed", "playroom", "check"]
+WITH_WORKERS += [pytest.param(stage, marks=pytest.mark.soak) for stage in ("web", "decontaminate")]
+
+
+@pytest.mark.parametrize("stage", WITH_WORKERS)
 def test_stage_reports_killed_worker_in_one_line(tmp_path, parent, inputs, undisturbed_run, stage):
     others = {
         "playroom": ["playroom", "--size", "tiny", "--out", "out"],

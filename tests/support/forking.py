@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from contextlib import contextmanager, redirect_stdout, suppress
 from importlib import import_module
@@ -16,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this file is also a script
 
-from support.warm import end_as
+from support.warm import end_as, start_server
 
 MODULES = [
     "cli.lightning",
@@ -40,13 +39,10 @@ def server(folder, first=()):
         first: command that it runs in ``folder`` before all others, which find caches filled and are a third faster.
     """
     address = str(folder / "socket")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, "serve", address, *first]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=folder)
-    assert process.stdout.readline() == b"ready\n"
+    process, _ = start_server(_serve, folder, address, first)
     yield [sys.executable, __file__, address]
     process.terminate()
-    process.wait(60)
+    process.join(60)
 
 
 def started(folder, *commands):
@@ -55,21 +51,21 @@ def started(folder, *commands):
     return [int(number) for number, command in lines if command in commands]
 
 
-def _serve(address, first):
+def _serve(ready, folder, address, first):
     from babyvlm.__main__ import main
 
     for module in MODULES:
         import_module(f"babyvlm.{module}")
+    os.chdir(folder)
     if first:
         with redirect_stdout(sys.stderr):
             main(first)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in background processes
     for number in PASSED_ON:
         signal.signal(number, signal.SIG_DFL)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(16)
-    print("ready", flush=True)
+    ready.send("ready")
     while True:
         connection, _ = listener.accept()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the parents of commands
@@ -127,6 +123,4 @@ def _request(address, args):
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        _serve(sys.argv[2], sys.argv[3:])
     _request(sys.argv[1], sys.argv[sys.argv.index("babyvlm") + 1 :])

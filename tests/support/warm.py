@@ -1,75 +1,97 @@
 """A parent process that has imported everything and forks a child for each command: 0.05 s instead of 12 s."""
 
-import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib import import_module
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
+
+
+def start_server(serve, *args):
+    """Start ``serve(connection, *args)`` in a process of which commands are forked, and wait for its first message.
+
+    It is forked itself, from the fork server of the tests, which has imported everything (see ``conftest.py``).
+
+    Returns:
+        The process, and the other end of the connection.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([])  # and what `conftest` adds
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_become_main, args=(serve, theirs, dict(os.environ), *args))
+    process.start()
+    theirs.close()
+    assert ours.recv() == "ready"
+    return process, ours
+
+
+def _become_main(serve, connection, environment, *args):
+    """Forget the fork server: a command is a main process, and the workers that it starts are its own."""
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [__file__]
+    sys.modules["__main__"] = sys.modules[__name__]
+    multiprocessing.set_start_method(None, force=True)  # the platform's own
+    multiprocessing.current_process().name = "MainProcess"
+    multiprocessing.process._parent_process = None
+    forkserver._forkserver.__init__()
+    resource_tracker._resource_tracker.__init__()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in background processes
+    serve(connection, *args)
 
 
 class WarmParent:
     """Start ``python -m babyvlm ARGS`` many times, each in its own process, which can be killed."""
 
     def __init__(self, *modules, first=(), folder=None):
-        """Import ``modules`` once, in addition to the command line.
+        """Import ``modules``, in addition to the command line.
 
         Args:
             modules: their names.
             first: command that the parent runs itself before all others, which find caches filled and are much faster.
             folder: where it runs.
         """
-        paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, json.dumps([modules, first])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            cwd=folder,
-        )
-        assert self._process.stdout.readline() == "ready\n"
+        self._process, self._connection = start_server(_serve, modules, first, folder)
 
     def start(self, args, folder, **environment):
         """Start a command in a folder and return its process id. Its output goes to ``output.txt`` there."""
-        job = {"args": [str(arg) for arg in args], "folder": str(folder), "environment": environment}
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        self._connection.send({"args": [str(arg) for arg in args], "folder": str(folder), "environment": environment})
+        return self._connection.recv()
 
     def wait(self):
         """Return the exit code of the last command, or minus the number of the signal that ended it."""
-        return int(self._process.stdout.readline())
+        return self._connection.recv()
 
     def close(self):
         """Stop the parent."""
-        self._process.stdin.close()
-        self._process.wait(60)
+        self._connection.close()
+        self._process.join(60)
 
 
-def _serve():
+def _serve(connection, modules, first, folder):
     from babyvlm.cli.main import COMMANDS, load_function, main
 
-    modules, first = json.loads(sys.argv[1])
     for module in modules:
         import_module(module)
     for name in COMMANDS:
         load_function(name)
     if first:
+        os.chdir(folder)
         with redirect_stdout(sys.stderr):
             main(first)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        job = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _run(job)
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    connection.send("ready")
+    with suppress(EOFError):
+        while True:
+            job = connection.recv()
+            child = os.fork()
+            if child == 0:
+                connection.close()
+                _run(job)
+            connection.send(child)
+            connection.send(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def _stop_workers():
@@ -118,6 +140,4 @@ def end_as(main, args):
         os._exit(code)
 
 
-_stop_workers()  # this file is also the main module of a command's workers
-if __name__ == "__main__":
-    _serve()
+_stop_workers()  # this module is also the main module of a command's workers

@@ -24,8 +24,8 @@ from babyvlm.training.run_folder import lock_run
 from babyvlm.training.signals import asks_to_requeue, exit_code, requeue
 from support.warm import WarmParent
 
-STEPS = 24  # an epoch has 10
-ROWS = 20  # that every run logs, at least
+STEPS = 14  # an epoch has 10
+ROWS = 14  # that every run logs, at least
 TRUNK = {"class_path": "babyvlm.models.networks.vision.VisionEncoder", "init_args": {"backbone": "test_resnet"}}
 FROZEN = TRUNK | {"init_args": {"backbone": "test_resnet", "frozen": True}}
 SHAPE = {"family": "gpt2", "width": 16, "layers": 1, "heads": 2, "inner": 16, "positions": 32}  # it has dropout
@@ -281,7 +281,7 @@ def test_fit_saves_state_on_signal(parent, place, unbroken):
     config = yaml.safe_load((folder / "run.yaml").read_text()) | {"recovery": {"every_seconds": 1000}}
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):  # each in a process that continues the last one
-        code, printed = end_by(parent, folder, number, "batch:5")
+        code, printed = end_by(parent, folder, number, "batch:4")
         assert code == 128 + number  # 143 for SIGTERM
         assert "Continue with: python -m babyvlm resume" in printed
     assert_same(finish(parent, folder), unbroken("CVCL"))

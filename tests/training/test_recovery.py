@@ -104,7 +104,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.soak)])  # of every fifth checkpoint, or of all
+@pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.soak)])  # of every eighth checkpoint, or of all
 @pytest.mark.parametrize("case", CASES)
 def test_recovery_resumes_from_every_checkpoint_with_equal_weights(mix, tmp_path, monkeypatch, case, step):
     options = {"log_every_n_steps": 1} | CASES[case]
