@@ -150,6 +150,16 @@ def test_crop_frame_rotates_by_profile(degrees):
     assert [cropped.getpixel(corner)[0] > 128 for corner in corners].index(True) == degrees // 90
 
 
+def test_profile_with_a_row_per_turn_needs_no_column_of_words(tmp_path):
+    fields = "start_column: start\nend_column: end\nutterance_column: text\nspeaker_column: who\ncaregivers: [Mom]"
+    (tmp_path / "mine.yaml").write_text(f'base: babyview\nturn_column: ""\n{fields}\n')
+    (tmp_path / "a.csv").write_text("start,end,who,text\n5.0,5.6,Mom,look at the duck\n")
+    transcript = read_transcript(tmp_path / "a.csv", find_profile(str(tmp_path / "mine.yaml")))
+    assert [(one.text, one.start_ms, one.duration_ms) for one in transcript.utterances] == [
+        ("look at the duck", 5000, 600)
+    ]
+
+
 def test_docs_table_matches_profiles(tmp_path):
     page = (Path(__file__).parents[3] / "docs" / "how-to" / "data.md").read_text()
     table = page[page.index("| field |") :].split("\n\n")[0]

@@ -162,6 +162,38 @@ def test_frames_at_discards_frames_after_damaged_keyframe(tmp_path, damage, bfra
     assert len(intact) >= 246  # all but the 50 frames of one group, and at most a few that depend on it
 
 
+@pytest.mark.parametrize(
+    ("suffix", "codec", "bframes", "stale"),
+    # With B-frames, up to two of the frames that were decoded before the damage are shown until the next one.
+    [("mkv", "libx264", "0", 0), ("ts", "libx264", "0", 0), ("mp4", "mpeg4", "2", 2)],
+)
+@pytest.mark.parametrize("is_key", [False, True])
+def test_frames_at_discards_frames_after_packet_lost_by_container(tmp_path, suffix, codec, bframes, stale, is_key):
+    random = np.random.default_rng(0)
+    texture = np.array(Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8)).resize((160, 120)))
+    images = [np.roll(texture, (number, 2 * number), (0, 1)) for number in range(100)]
+    write_images(tmp_path / f"whole.{suffix}", images, codec, g="25", sc_threshold="0", bf=bframes)
+    with av.open(str(tmp_path / f"whole.{suffix}")) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        assert sum(packet.is_keyframe for packet in packets) in (4, 5)
+        lost = next(packet for packet in packets[30:] if packet.is_keyframe == is_key)
+    content = bytearray((tmp_path / f"whole.{suffix}").read_bytes())
+    content[lost.pos : lost.pos + lost.size] = bytes(lost.size)
+    (tmp_path / f"damaged.{suffix}").write_bytes(content)
+
+    def pixels(name, notes):
+        found = frames_at(tmp_path / f"{name}.{suffix}", times, lambda image: np.asarray(image).tobytes(), notes)
+        return dict(found)
+
+    times, notes = [50 + 100 * number for number in range(100)], set()
+    whole, found = pixels("whole", set()), pixels("damaged", notes)
+    assert "damaged frames were left out" in notes
+    different = [time for time in times if found[time] not in (whole[time], DAMAGED)]
+    assert len(different) <= stale
+    assert all(found[time] in [whole[time - 100], whole[time - 200]] for time in different)
+    assert 10 < sum(found[time] == DAMAGED for time in times) < 35  # to the next keyframe, of which there is one in 25
+
+
 def test_frames_drops_utterances_in_damaged_part_only(tmp_path):
     rows = [
         ("0:14", "M", "before"),
@@ -399,6 +431,27 @@ def test_frames_and_check_data_reject_times_that_do_not_fit(tmp_path, rows, mess
     with pytest.raises(SystemExit, match="2"):
         main(["check-data", "--videos", str(tmp_path), "--out", str(tmp_path)])
     assert f"missing {tmp_path}/transcripts/V.csv: {message}" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("container", ["matroska", "webm"])
+def test_frames_checks_times_of_video_without_duration(tmp_path, container):
+    """Browsers record in this way: the header is written before the duration is known."""
+    write_corpus(tmp_path, [("0:05", "M", "look"), ("12:05", "M", "there"), ("12:30", "M", "end")], "V", count=1)
+    (tmp_path / "videos" / "V.mp4").unlink()
+    path = tmp_path / "videos" / "V.mkv"
+    codec = "libx264" if container == "matroska" else "libvpx-vp9"
+    with av.open(str(path), "w", format=container, options={"live": "1"}) as output:
+        stream = output.add_stream(codec, rate=10, options={"threads": "1", **FAST.get(codec, {})})
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for number in range(100):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_image(number), format="rgb24")))
+        output.mux(stream.encode())
+    assert duration_seconds(path, exact=False) == 0
+    assert duration_seconds(path, exact=True) == pytest.approx(10, abs=0.2)
+    with pytest.raises(UserError, match=r"2 of 3 utterances start after the end of .*V\.mkv \(10\.\d s"):
+        run_frames(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["check-data", "--videos", str(tmp_path), "--out", str(tmp_path)])
 
 
 def test_frames_accepts_one_mistyped_time_and_reports_it_as_loss(tmp_path):

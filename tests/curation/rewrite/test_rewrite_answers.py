@@ -94,6 +94,17 @@ def test_read_reply_rejects_ambiguous_or_invalid_answer(body, reason):
     (reply.content or "").encode()  # can be stored
 
 
+def test_rewrite_accepts_reason_in_other_words(tmp_path, llm):
+    make_store(tmp_path / "in", captions(4))
+    irrelevant = {"relevant": False, "utterance": None, "reason": "not for a baby"}
+    answers = (json.loads(sensible(captions(4)[1])) | {"reason": "for a baby"}, irrelevant)
+    for caption, answer in zip(captions(4)[1:3], answers, strict=True):
+        llm.faults[caption] = [lambda _, answer=answer: chat(json.dumps(answer))]
+    found = run(tmp_path, llm)
+    assert isinstance(found["w/1"], str)
+    assert found["w/2"] == ("dropped", "other reason")
+
+
 def test_find_answer_returns_stored_form():
     found, reason = find_answer(f"{GOOD} That's it.", Answer)
     assert (Answer.model_validate_json(found).utterance, reason) == ("look a red ball", "")

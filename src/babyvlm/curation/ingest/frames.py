@@ -363,7 +363,7 @@ def check_times_fit(transcript: Transcript, video: Path, time_format: TimeFormat
 
     try:
         seconds = duration_seconds(video, exact=False) if seconds is None else seconds
-        if any(problems(seconds)):  # the exact duration may need the complete file
+        if not seconds or any(problems(seconds)):  # the exact duration may need the complete file
             probe(video)
             seconds = duration_seconds(video, exact=True)
     except VideoError:

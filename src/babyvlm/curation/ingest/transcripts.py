@@ -251,7 +251,7 @@ def _table_turns(table: Table, profile: Profile) -> Iterator[Turn]:
         profile.speaker_column,
         profile.video_column,
         profile.utterance_column,
-        profile.word_column,
+        profile.word_column if profile.turn_column else "",  # of a row per word; left over from the base otherwise
     )
     table.require(*filter(None, columns), hint=". Rename the columns, or pass a --profile that names them")
     # As in the authors' code, a row of empty cells has no time, so that the turn before it has no end.

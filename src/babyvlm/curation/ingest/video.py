@@ -44,6 +44,7 @@ MAX_REORDERED = 16  # frames; the most that H.264 and HEVC allow
 BEFORE_FIRST_FRAME = "starts before the first frame of the video"
 DAMAGED = "frames are damaged"
 MIN_SIDE = 16  # pixels: our choice
+av.logging.set_level(av.logging.FATAL)  # errors are counted, see `_OpenVideo.packets`, and not printed
 MAX_PIXELS = 7680 * 4320  # 8K: our choice
 # A playlist inside an .mp4 would make FFmpeg open other files or network addresses.
 FFMPEG_OPTIONS = {
@@ -137,14 +138,15 @@ def duration_seconds(path: Path, *, exact: bool) -> float:
 
     Args:
         path: video file.
-        exact: read the complete file if its clock may restart, as in joined MPEG streams. Their headers give only the
-            difference between the first and the last timestamp.
+        exact: read the complete file if its header has no duration, as in recordings of browsers, or if its clock may
+            restart, as in joined MPEG streams. Their headers give only the difference between the first and the last
+            timestamp.
 
     Raises:
         VideoError: as ``frames_at``, as far as the header shows it.
     """
     with _open_video(path) as video:
-        if not (exact and video.may_restart):
+        if not exact or (video.duration_ms and not video.may_restart):
             return float(video.duration_ms) / 1000
         ends = [packet.pts + (packet.duration or 0) for packet in video.packets(set()) if packet.pts is not None]
         return float(video.time_ms(max(ends))) / 1000 if ends else 0.0
@@ -191,6 +193,7 @@ class _OpenVideo:
             Fraction(stream.start_time or 0) if start is None else Fraction(start, av.time_base) / self.time_base
         )
         self.may_restart = not RESTARTING_FORMATS.isdisjoint(container.format.name.split(","))
+        self._after_loss = set[int]()  # timestamps
         self._clock_offset, self._clock_end = 0, 0
         self._rest: Iterator[VideoPacket] | None = None
 
@@ -246,9 +249,19 @@ class _OpenVideo:
 
     def packets(self, notes: set[str]) -> Iterator[VideoPacket]:
         """Yield the packets, and an empty one at the end. Where the clock restarts, their timestamps continue."""
-        for packet in self.container.demux(self.stream):
+        packets = self.container.demux(self.stream)
+        while True:
+            num_errors, _ = av.logging.get_last_error()
+            packet = next(packets, None)
+            if packet is None:
+                return
             if self.may_restart and packet.dts is not None:
                 self._continue_clock(packet, packet.dts, notes)
+            now, error = av.logging.get_last_error()
+            if now > num_errors and error and error[1] == self.container.format.name and packet.pts is not None:
+                # The container skipped what it could not read: this packet may depend on lost ones.
+                self._after_loss.add(packet.pts)
+                packet.is_corrupt = not packet.is_keyframe
             yield packet
 
     def _continue_clock(self, packet: VideoPacket, dts: int, notes: set[str]) -> None:
@@ -282,6 +295,9 @@ class _OpenVideo:
         for pts, frame in _Decoder().frames(packets, may_be_empty=may_be_empty):
             self._add_notes(frame, notes)
             if previous_pts is not None:
+                if pts in self._after_loss:  # the frame before was not shown until then
+                    previous = None
+                    self._add_notes(None, notes)
                 yield _TimedFrame(previous, self.time_ms(previous_pts), self.time_ms(pts))
                 if previous and frame:
                     durations.add(pts - previous_pts)
@@ -344,11 +360,13 @@ class _Decoder:
     def __init__(self) -> None:
         self._index_of: dict[int, int] = {}  # timestamp -> position in decoding order, of packets without a frame yet
         self._timestamp_of: dict[int, int] = {}  # its inverse
+        self._corrupt = set[int]()  # positions of packets that are marked by the container
         self._last_error = -1  # position of the last packet that could not be decoded
         self._decoded: dict[int, _Decoded] = {}  # by that position; not yet judged
         self._judged: list[tuple[int, int, av.VideoFrame | None]] = []  # heap of timestamp, serial number and frame
         self._num_judged = self._next_index = 0
         self._is_broken = False
+        self._intact_from: int | None = None  # timestamp of the keyframe that followed broken frames
         self._yielded: int | None = None  # timestamp
         self._shown: int | None = None  # timestamp of the last frame; the decoder returns them in order of display
 
@@ -371,6 +389,8 @@ class _Decoder:
         timestamp = packet.dts if packet.pts is None else packet.pts
         if timestamp is not None:
             self._index_of[timestamp], self._timestamp_of[index] = index, timestamp
+        if packet.is_corrupt:  # parts are missing, says the container
+            self._corrupt.add(index)
         try:
             frames = packet.decode()
         except av.FFmpegError:
@@ -381,8 +401,9 @@ class _Decoder:
         for frame in frames:
             if frame.pts is None:
                 raise VideoError("video has no timestamps")
-            entry = _Decoded(frame.pts, frame, frame.is_corrupt, bool(frame.key_frame))
             position = self._index_of.pop(frame.pts, -1)
+            is_corrupt = frame.is_corrupt or position in self._corrupt
+            entry = _Decoded(frame.pts, frame, is_corrupt, bool(frame.key_frame))
             if position < self._next_index:  # its packet is unknown, or was thought lost
                 self._judge_entry(entry)
             else:
@@ -397,17 +418,23 @@ class _Decoder:
             is_lost = timestamp is not None and self._index_of.get(timestamp) == self._next_index
             if timestamp is not None and is_lost:
                 del self._index_of[timestamp]
-            if entry is None and timestamp is not None and is_lost and self._next_index < self._last_error:
-                # An error also costs the frame that the decoder would have returned then.
-                entry = _Decoded(timestamp, None, is_corrupt=self._is_broken, is_key=False)
+            is_broken = self._is_broken or self._next_index in self._corrupt
+            # An error also costs the frame that the decoder would have returned then, and those that depend on it.
+            is_costly = is_broken or self._next_index < self._last_error
+            if entry is None and timestamp is not None and is_lost and is_costly:
+                entry = _Decoded(timestamp, None, is_corrupt=is_broken, is_key=False)
             if entry:
                 self._judge_entry(entry)
             self._next_index += 1
 
     def _judge_entry(self, entry: _Decoded) -> None:
+        if self._is_broken and entry.is_key:
+            self._intact_from = entry.timestamp
         self._is_broken = entry.is_corrupt or (self._is_broken and not entry.is_key)
         self._num_judged += 1
-        frame = None if self._is_broken else entry.frame
+        # Frames that are shown before a keyframe and decoded after it depend on the frames before it (open GOP).
+        is_leading = self._intact_from is not None and entry.timestamp < self._intact_from
+        frame = None if self._is_broken or is_leading else entry.frame
         heapq.heappush(self._judged, (entry.timestamp, self._num_judged, frame))
 
     def _ordered(self, last: int | None) -> Iterator[tuple[int, av.VideoFrame | None]]:

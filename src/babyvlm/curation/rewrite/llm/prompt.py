@@ -32,15 +32,13 @@ Paid = Literal["yes", "no", "maybe"]
 
 # Not generated from ``Answer``: another version of pydantic might write it differently, and the ledger reuses answers
 # only for identical requests.
+REASONS = ("suitable", "adult topic", "unfamiliar to a child", "nothing concrete", "unreadable")
 SCHEMA = {
     "type": "object",
     "properties": {
         "relevant": {"type": "boolean"},
         "utterance": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-        "reason": {
-            "type": "string",
-            "enum": ["suitable", "adult topic", "unfamiliar to a child", "nothing concrete", "unreadable"],
-        },
+        "reason": {"type": "string", "enum": list(REASONS)},
     },
     "required": ["relevant", "utterance", "reason"],
     "additionalProperties": False,
@@ -48,13 +46,13 @@ SCHEMA = {
 
 
 class Answer(BaseModel):
-    """A model's answer for a caption, as in ``SCHEMA``."""
+    """A model's answer for a caption, as in ``SCHEMA``, but with any reason: not every server enforces the schema."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     relevant: bool
     utterance: str | None
-    reason: Literal["suitable", "adult topic", "unfamiliar to a child", "nothing concrete", "unreadable"]
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from babyvlm.curation.rewrite.llm.ledger import Call, Ledger
 from babyvlm.curation.rewrite.llm.prices import Budget, estimate, read_price
 from babyvlm.curation.rewrite.llm.prompt import (
     MAX_OUTPUT_TOKENS,
+    REASONS,
     VERSION,
     Answer,
     Prompt,
@@ -292,7 +293,8 @@ def _outcome(caption: str, call: Call | None) -> Outcome:
         return Outcome("failed", call.reason if call else "not sent")
     answer = Answer.model_validate_json(call.content)
     if not answer.relevant:
-        return Outcome("dropped", "no reason given" if answer.reason == "suitable" else answer.reason)
+        reasons = {reason: reason for reason in REASONS} | {"suitable": "no reason given"}
+        return Outcome("dropped", reasons.get(answer.reason, "other reason"))
     reason = rejection_reason(caption, answer.utterance)
     return Outcome("failed", reason) if reason else Outcome("kept", normalize(str(answer.utterance)))
 
