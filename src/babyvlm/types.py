@@ -5,14 +5,16 @@ Shape letters: B images, T texts, L tokens, P image tokens, C channels, H height
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:  # torch costs seconds; the commands that train nothing never load it
     from collections.abc import Iterable, Sequence
 
     from PIL.Image import Image
     from torch import Tensor, nn
+
+Fields = TypeVar("Fields", bound=Any)  # a dataclass
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Batch:
 
     Attributes:
         keys: B store keys, for messages and per-item randomness.
-        images_BCHW: float32, normalized; empty if ``features`` are given.
+        images_BCHW: float32, normalized; empty if ``features`` are given. In a run they are loaded and moved to the
+            device as uint8, a quarter of the bytes, and normalized there.
         tokens_BL: int64, ``<sos> words <eos>``, padded on the right with 0.
         utterances: the B texts, for models with their own tokenizer.
         features: cached output of the model's frozen vision encoder: (B, D) pooled, or (B, P, D).
@@ -53,6 +56,10 @@ class Batch:
     tokens_BL: Tensor
     utterances: list[str]
     features: Tensor | None = None
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory, from which a GPU copies while it computes; for DataLoader."""
+        return pinned(self)
 
 
 @dataclass(frozen=True)
@@ -178,6 +185,14 @@ class Captioner(Protocol):
             B captions.
         """
         ...
+
+
+def pinned(batch: Fields) -> Fields:
+    """Return a copy of a dataclass whose tensors are in page-locked memory."""
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return replace(
+        batch, **{name: value.pin_memory() for name, value in values.items() if hasattr(value, "pin_memory")}
+    )
 
 
 def checked_texts(texts: Iterable[str]) -> list[str]:

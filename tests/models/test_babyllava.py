@@ -347,10 +347,13 @@ def test_forward_uses_images_and_ignores_padding(vocabulary, shape):
     assert (ours.training_step(other, 0) - ours.training_step(data, 0)).abs() > 1e-3
 
 
-def test_training_step_refuses_batch_without_supervised_token(vocabulary):
+def test_batch_without_supervised_token_is_refused(vocabulary, tmp_path):
     empty = Batch(["k"], images(1), torch.tensor([[SOS]]), [""])
-    with pytest.raises(UserError, match="no supervised token"):
-        model(vocabulary).training_step(empty, 0)
+    for unknown in ("learn", "drop"):
+        ours = model(vocabulary, unknown_words=unknown)
+        run = trainer(tmp_path, max_steps=1)
+        with pytest.raises(UserError, match="no supervised token"):
+            run.fit(ours, loader(empty))
     tokens = torch.tensor([[SOS, EOS]])
     assert model(vocabulary).training_step(Batch(["k"], images(1), tokens, [""]), 0) > 0
 

@@ -10,10 +10,11 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from scipy.special import log_softmax, softmax
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from babyvlm.data.frame_mix import Crops, FrameMix, MultiCrop, Views
 from babyvlm.data.pair_mix import Source
-from babyvlm.data.transforms import MEAN, STD, seeded
+from babyvlm.data.transforms import seeded
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.models.dino import DINO
@@ -80,13 +81,14 @@ def test_fit_names_frames_of_non_finite_loss(stores, tmp_path):
     assert recorded == fit(tmp_path, model(), frames(stores), steps=1).keys[0]
 
 
-def test_views_depend_on_seed_epoch_and_key_only(stores):
+@pytest.mark.parametrize("made_by", ["pillow", "opencv", "device"])
+def test_views_depend_on_seed_epoch_and_key_only(stores, made_by):
     def batches(epoch, **options):
-        data = frames(stores, **options)
+        data = frames(stores, views=made_by, **options)
         data.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
         loader = data.train_dataloader()
         loader.load_state_dict({"samples_used": epoch * loader.batch_sampler.samples_per_epoch})
-        return list(loader)
+        return [data.on_after_batch_transfer(batch, 0) for batch in loader]
 
     first = batches(0)
     assert len(first) == frames(stores).batches_per_epoch == (21 + 6) // 4
@@ -95,6 +97,7 @@ def test_views_depend_on_seed_epoch_and_key_only(stores):
     for again in (batches(0), batches(0, num_workers=2)):
         for one, other in zip(first, again, strict=True):
             assert one.keys == other.keys
+            assert one.large_VBCHW.dtype == torch.float32
             assert torch.equal(one.large_VBCHW, other.large_VBCHW)
             assert torch.equal(one.small_VBCHW, other.small_VBCHW)
     views = {}
@@ -112,8 +115,17 @@ def test_frame_mix_yields_each_training_frame_once_per_epoch(stores, tmp_path):
 
 
 def hue(view_CHW):
-    rgb = view_CHW * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
-    return [colorsys.rgb_to_hsv(*pixel)[0] for pixel in rgb.flatten(1).T.clamp(0, 1).tolist()]
+    return [colorsys.rgb_to_hsv(*pixel)[0] for pixel in (view_CHW / 255).flatten(1).T.tolist()]
+
+
+def test_views_are_pinned_with_their_draws(stores, monkeypatch):
+    data = frames(stores, views="device")
+    data.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    batch = next(iter(data.train_dataloader()))
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    assert pin_memory(batch).keys == batch.keys
+    assert len(pinned) == 1 + 2 * 8
 
 
 @pytest.mark.parametrize("colored", [True, False])

@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import (
 )
 
 from babyvlm.errors import UserError
+from babyvlm.models import zero_shot
 from babyvlm.models.zero_shot import CAPTION_PROMPT, PROMPT, HFVisionLanguage
 from babyvlm.types import Captioner, ImageTextScorer, TextScorer
 from support.tiny_llava import SIZE, SPECIALS, save_tiny_llava
@@ -174,3 +176,28 @@ def test_caption_prompt_has_the_tokens_of_its_parts(scheme, num_fewer):
     before, after = (tokenizer.encode(part).tokens for part in CAPTION_PROMPT.split("<image>"))
     assert after[:2] == ["▁", "<0x0A>"]
     assert tokenizer.encode(CAPTION_PROMPT).tokens == [*before, "<image>", *after[num_fewer:]]
+
+
+def test_int8_needs_a_gpu_and_is_pinned_to_that_of_the_rank(folder, monkeypatch):
+    """Without a GPU the placement is only checked, not made."""
+    with pytest.raises(UserError, match="precision int8: needs a GPU"):
+        HFVisionLanguage(str(folder), "int8")
+    placed = {}
+
+    def load(folder, **options):
+        placed.update(options)
+        raise OSError("no GPU here")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(zero_shot, "AutoModelForImageTextToText", SimpleNamespace(from_pretrained=load))
+    monkeypatch.setattr(zero_shot, "BitsAndBytesConfig", lambda **_: None)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with pytest.raises(UserError, match="no GPU here"):
+        HFVisionLanguage(str(folder), "int8")
+    assert placed["device_map"] == {"": torch.device("cuda", 3)}
+    model = HFVisionLanguage(str(folder), "float32")
+    model.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda", 1)))
+    model.setup("test")
+    model.precision = "int8"
+    with pytest.raises(UserError, match="the weights are on cpu and cannot be moved to cuda:1"):
+        model.setup("test")

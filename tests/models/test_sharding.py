@@ -1,4 +1,4 @@
-"""The Llama-shaped models with all state sharded over two real processes, by the shipped YAML."""
+"""The Llama-shaped models with all state sharded over two real processes, by the shipped YAML, in phases 0 to 2."""
 
 import multiprocessing
 import os
@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from babyvlm.__main__ import main
+from babyvlm.models.base import CausalModule
 from babyvlm.training.recovery import newest_readable
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -28,7 +29,7 @@ def place(tiny_store, make_vocabulary, tmp_path_factory):
     return root
 
 
-def command(model, overlays, **trainer):
+def command(model, overlays, features=None, **trainer):
     """Return ``fit`` at a small size, without dropout; with SGD, since Adam amplifies rounding errors."""
     options = {"accelerator": "cpu", "precision": "32", "max_steps": 4, "val_check_interval": 2, "log_every_n_steps": 1}
     small = {
@@ -46,7 +47,7 @@ def command(model, overlays, **trainer):
         vision = {"backbone": "vit_tiny_patch16_224", "options": {"img_size": 64, "depth": 1}, "weights": None}
         small |= {
             "model": {"init_args": {"vision": {"init_args": vision}, "language": SIZE, "optimizer": optimizer}},
-            "data": {"init_args": {"batch_size": 4, "image_size": 64, "num_workers": 0, "features": None}},
+            "data": {"init_args": {"batch_size": 4, "image_size": 64, "num_workers": 0, "features": features}},
         }
     Path("small.yaml").write_text(yaml.safe_dump(small))
     names = [f"configs/{name}.yaml" for name in ("saycam/base", f"saycam/{model}", *overlays, "mix/filtered")]
@@ -59,7 +60,15 @@ def on_ranks(ranks, args):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
+    build = CausalModule.configure_model
+
+    def record(module):
+        whole = sum(parameter.numel() for parameter in module.parameters() if not parameter.is_meta)
+        Path(f"built-{os.environ['LOCAL_RANK']}.txt").write_text(str(whole))
+        build(module)
+
     def rank_main(rank):
+        CausalModule.configure_model = record
         os.environ |= {
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
@@ -87,9 +96,19 @@ def weights(run):
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize(("model", "overlays"), [("language-llama", []), ("babyllava-llama", ["saycam/phase-2"])])
-def test_fit_is_equal_with_sharding_and_gradient_checkpointing(place, monkeypatch, model, overlays):
-    monkeypatch.chdir(place)
+@pytest.mark.parametrize(
+    ("model", "overlays", "features"),
+    [
+        pytest.param("language-llama", [], None, id="phase 0"),
+        pytest.param("babyllava-llama", ["saycam/phase-1"], "features", id="phase 1, cached features"),
+        pytest.param("babyllava-llama", ["saycam/phase-2"], None, id="phase 2", marks=pytest.mark.soak),
+        pytest.param("babyllava-llama", ["saycam/phase-2"], "features", id="phase 2, cached features"),
+    ],
+)
+def test_fit_is_equal_with_sharding_and_gradient_checkpointing(tmp_path, place, monkeypatch, model, overlays, features):
+    monkeypatch.chdir(tmp_path)
+    for name in ("configs", "data"):
+        Path(name).symlink_to(place / name)
     sharded = {
         "strategy": {
             "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
@@ -97,12 +116,16 @@ def test_fit_is_equal_with_sharding_and_gradient_checkpointing(place, monkeypatc
         },
         "devices": 2,
     }
-    main(["fit", *command(model, overlays, devices=1), "--log_dir", f"{model}-1"])
-    args = command(model, [*overlays, "saycam/sharded"], **sharded)
+    main(["fit", *command(model, overlays, features, devices=1), "--log_dir", f"{model}-1"])
+    args = command(model, [*overlays, "saycam/sharded"], features, **sharded)
+    monkeypatch.setattr("babyvlm.cli.lightning.remove_states", lambda run: None)
     on_ranks(2, ["fit", *args, "--log_dir", f"{model}-2"])
     (one,), (two,) = (list(Path(f"{model}-{ranks}").glob("*/version_0")) for ranks in (1, 2))
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert len(losses(two)) == 6
+    assert Path("built-0.txt").read_text() != "0"
+    assert Path("built-1.txt").read_text() == "0"  # only the first process of a host holds a whole model
+    assert not features or len(list(Path(features).glob("*/part-*.npy"))) == 1
     torch.testing.assert_close(weights(two), weights(one), atol=1e-5, rtol=1e-5)
     for left in ("checkpoints/last.ckpt", "finished"):  # as if it had been killed before the end
         (two / left).unlink()

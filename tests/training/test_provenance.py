@@ -20,13 +20,13 @@ from babyvlm.data.pair_mix import Source
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.io.artifacts import sha256_file
 from babyvlm.models.networks.vision import VisionEncoder, save_trunk
-from babyvlm.training.provenance import Provenance, inputs
+from babyvlm.training.provenance import Provenance, device_name, inputs
 
 VTWT = "image,positive_phrase,negative_phrase\n"
 
 
 @pytest.mark.parametrize("free", [True, False])
-def test_provenance_records_inputs_versions_and_samples(tiny_store, vocabulary, tmp_path, free):
+def test_provenance_records_inputs_versions_and_samples(tiny_store, vocabulary, tmp_path, capsys, free):
     store = tiny_store(groups=["a", "a", "b", "c", "d", "e"], path=tmp_path / "stores" / "home", licensed=not free)
     config = {
         "model": {
@@ -71,6 +71,8 @@ def test_provenance_records_inputs_versions_and_samples(tiny_store, vocabulary, 
     assert recorded["stores"] == {"home": {"fingerprint": store.fingerprint, "licensed": not free, "rows": 6}}
     assert recorded["vocabulary"] == Vocabulary(vocabulary).hash
     assert (recorded["steps"], recorded["samples"]) == (5, 10)
+    assert recorded["devices"] == [f"1 x {device_name(torch.device('cpu'))}, precision 32-true"]
+    assert f"devices: {recorded['devices'][0]}\n" in capsys.readouterr().out
     assert recorded["packages"]["torch"] == metadata.version("torch")
     assert recorded["code_version"] == babyvlm.__version__
     assert len(recorded["code_sha256"]) == 64

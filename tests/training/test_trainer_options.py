@@ -297,6 +297,7 @@ def test_average_is_validated_tested_saved_and_resumed(fit, tmp_path, monkeypatc
 
     monkeypatch.setattr(CVCL, "on_train_batch_end", record)
     monkeypatch.setattr(CVCL, "test_step", watched_step)
+    monkeypatch.setattr("babyvlm.cli.lightning.remove_states", lambda run: None)
     run = fit("--recovery.every_seconds", "0", **with_callback("EMAWeightAveraging", decay=0.5))
     average = weights[0]  # torch's average starts as a copy
     for weight in weights[1:]:
@@ -306,11 +307,35 @@ def test_average_is_validated_tested_saved_and_resumed(fit, tmp_path, monkeypatc
     best = next(run.glob("checkpoints/epoch*.ckpt"))
     saved = torch.load(best, weights_only=True)["state_dict"]["network.projection.weight"]
     assert torch.equal(tested[-1], saved)
+    assert len(list(run.glob("recovery/step-*.ckpt"))) == 2  # kept for this test
     for left in ("finished", "checkpoints/last.ckpt"):
         (run / left).unlink()
     main(["resume", str(run)])
     resumed = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(tensor, last[name]) for name, tensor in resumed.items())
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_missing_gpu_is_an_error_where_a_recipe_asks_for_one(fit, accelerator, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        fit(accelerator=accelerator)
+    error = capsys.readouterr().err
+    assert f"trainer.accelerator {accelerator}: this machine has no GPU that PyTorch can use" in error
+    assert "--trainer.accelerator cpu" in error
+
+
+def test_speed_options_are_off_by_default_and_finished_run_keeps_no_recovery_state(fit, monkeypatch):
+    """cuDNN's benchmark mode would choose other kernels when a run is resumed; TF32 has ten bits."""
+    chosen = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", chosen.append)
+    run = fit("--recovery.every_seconds", "0")
+    assert not torch.backends.cudnn.benchmark
+    assert not (run / "recovery").exists()
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    fit("--matmul_precision", "high", "--model.vision.channels_last", "false", benchmark=True)
+    assert torch.backends.cudnn.benchmark
+    assert chosen == ["highest", "high"]
 
 
 @pytest.mark.parametrize(

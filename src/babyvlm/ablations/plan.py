@@ -186,6 +186,30 @@ class Plan:
                 visit(number, self.matrix.models[task.model].step, task, task.seed, task.row)
         return list(found.values())
 
+    def recipes(self, overlays: list[str]) -> Iterator[tuple[str, Config]]:
+        """Yield the name and the merged settings of every step that a row needs, with the row's first mix.
+
+        Args:
+            overlays: further configs that follow those of each step.
+        """
+        seen: set[str] = set()
+
+        def visit(name: str, mix: str) -> Iterator[tuple[str, Config]]:
+            step = self.matrix.steps[name]
+            for source in step.start_from.values():
+                yield from visit(source.split("/")[0], mix)
+            if name not in seen:
+                seen.add(name)
+                config = self._merged([*self._overlays(step, mix), *overlays])
+                for option, value in (step.options | self.form.options.get(name, {})).items():
+                    _set_option(config, option.split("."), value)
+                yield name, config
+
+        for model in self.matrix.models.values():
+            yield from visit(model.step, model.mixes[0])
+        for name in self.matrix.steps:
+            yield from visit(name, next(iter(self.matrix.models.values())).mixes[0])
+
     def data_settings(self) -> Iterator[tuple[Path, Config]]:
         """Yield the settings of the data module of every trained row, with the file of the matrix."""
         for model in self.matrix.models.values():

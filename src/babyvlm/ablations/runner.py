@@ -10,20 +10,25 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from babyvlm.ablations import state
+from babyvlm.ablations.gpus import VARIABLE, GpuPool, gpus_needed, gpus_of_machine
 from babyvlm.ablations.plan import Plan, PlannedRun, Task
 from babyvlm.errors import UserError
 from babyvlm.io.files import atomic_write
 from babyvlm.io.printing import Console, echo
+from babyvlm.io.processes import available_cores
 from babyvlm.training.signals import SIGNALS, SignalListener, asks_to_requeue, exit_code, requeue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LOG_LINES = 5  # lines of a failed run's log to print
 
@@ -47,6 +52,7 @@ class _Runner:
         launcher: command that each training is started by.
         replace: whether to replace stale runs.
         threads: CPU threads per run.
+        gpus: GPUs of this machine; None if the launcher assigns them.
         progress: progress bars.
         signals: the signal that this process received.
         failures: run folder -> reason; rows that share a failed run do not try it again.
@@ -58,6 +64,7 @@ class _Runner:
     launcher: list[str]
     replace: bool
     threads: int
+    gpus: GpuPool | None
     progress: Progress
     signals: SignalListener = field(default_factory=SignalListener)
     failures: dict[Path, str] = field(default_factory=dict)
@@ -118,7 +125,21 @@ class _Runner:
             if run.folder in self.failures:
                 raise _RunFailedError(f"{run.name}, which it starts from: {self.failures[run.folder]}")
             if not self._is_done(run):  # another process may have finished it meanwhile
-                self._run_process(task, run, lock)
+                with self._device(run) as environment:
+                    self._run_process(task, run, lock, environment)
+
+    @contextmanager
+    def _device(self, run: PlannedRun) -> Iterator[dict[str, str]]:
+        """Wait for the GPUs that a run needs, and yield the environment in which it sees only these.
+
+        Only a run that is about to start waits for GPUs, so that no GPU waits for a run.
+        """
+        if self.gpus is None:
+            yield {}
+            return
+        needed = gpus_needed(run.settings["config"].get("trainer") or {}, len(self.gpus.ids))
+        with self.gpus.take(needed, self._raise_if_signaled) as taken:
+            yield {VARIABLE: ",".join(taken)}
 
     def _is_done(self, run: PlannedRun) -> bool:
         found = state.state_of(run)
@@ -128,7 +149,7 @@ class _Runner:
             )
         return found.status == "done"
 
-    def _run_process(self, task: Task, run: PlannedRun, lock: int) -> None:
+    def _run_process(self, task: Task, run: PlannedRun, lock: int, environment: dict[str, str]) -> None:
         """Start or resume a run in its own process, which inherits the lock, and wait until it ends.
 
         Raises:
@@ -137,7 +158,8 @@ class _Runner:
         """
         if state.state_of(run).status == "stale":
             run.folder.rename(run.folder.with_name(f"replaced-{run.folder.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
-        self._print(f"{task}: {run.name} in {run.folder}")
+        device = f" on GPU {environment[VARIABLE]}" if environment.get(VARIABLE) else ""
+        self._print(f"{task}: {run.name} in {run.folder}{device}")
         started_at = time.monotonic()
         started_before = (run.folder / "config.yaml").is_file()
         if started_before and run.command[0] == "test":  # an incomplete test is repeated
@@ -158,7 +180,7 @@ class _Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={"OMP_NUM_THREADS": str(self.threads)} | os.environ,
+                env={"OMP_NUM_THREADS": str(self.threads)} | os.environ | environment,
                 pass_fds=[lock],
                 start_new_session=True,
             )
@@ -235,6 +257,7 @@ def run(
         quick: use the quick version of the matrix, with one seed and less training.
         task: run only the task with this number, for SLURM arrays; `ablations status` lists the numbers.
         num_workers: number of rows to run in parallel; they share the machine's cores, unless OMP_NUM_THREADS is set.
+            Each run has the GPUs that its recipe asks for (trainer.devices) to itself, and waits until they are free.
         log_dir: folder of runs. Default: `lightning_logs`, or `lightning_logs/quick` for the quick version.
         launcher: command that starts each training, such as `srun`.
         replace: if a run has different settings than the matrix, rename it and train again. By default it is kept and
@@ -245,10 +268,11 @@ def run(
         raise UserError(f"--num_workers {num_workers}: must be at least 1")
     plan = Plan(matrix, quick, log_dir)
     tasks = select_tasks(plan, rows, seeds, task, worlds)
-    threads = max(1, _available_cores() // num_workers)
+    threads = max(1, available_cores() // num_workers)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        runner = _Runner(plan, shlex.split(launcher), replace, threads, progress, step=step)
+        gpus = None if launcher else GpuPool(gpus_of_machine())
+        runner = _Runner(plan, shlex.split(launcher), replace, threads, gpus, progress, step=step)
         outcomes = runner.run_tasks(tasks, num_workers)
     code = runner.exit_code(outcomes)
     names: tuple[Outcome, ...] = ("done", "failed", "stopped")
@@ -256,11 +280,6 @@ def run(
     echo(f"{len(tasks)} rows and seeds: {', '.join(counts)}")
     if code:
         raise SystemExit(code)
-
-
-def _available_cores() -> int:
-    """Return the number of cores that this process may use, which SLURM may limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def select_tasks(

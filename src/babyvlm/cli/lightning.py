@@ -9,8 +9,9 @@ import traceback
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+import torch
 import yaml
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -37,13 +38,14 @@ from babyvlm.io.limits import load_yaml
 from babyvlm.io.printing import echo
 from babyvlm.io.runs import BestCheckpoint
 from babyvlm.models.checkpoints import best_checkpoint
+from babyvlm.models.networks.vision import weightless
 from babyvlm.report.runs import Row, Run, has_test_results
 from babyvlm.report.tables import main_table
 from babyvlm.training.best_checkpoint import LAST, RecordBest, monitors, set_modes
 from babyvlm.training.checkpoint_io import AtomicCheckpointIO
 from babyvlm.training.non_finite_guard import StopOnNonFinite
 from babyvlm.training.provenance import Provenance, trained
-from babyvlm.training.recovery import CONTINUE, Recovery, SeedEachBatch, damage, newest_readable
+from babyvlm.training.recovery import CONTINUE, Recovery, SeedEachBatch, damage, newest_readable, remove_states
 from babyvlm.training.run_folder import (
     RunLogger,
     SaveConfig,
@@ -124,6 +126,12 @@ class BabyVLMCLI(LightningCLI):
             default=True,
             help="evaluate the best checkpoint on the test split and the benchmarks after training.",
         )
+        parser.add_argument(
+            "--matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="of products of float32 matrices on a GPU: highest is float32, high is TF32 (see `make bench-gpu`).",
+        )
         parser.add_lightning_class_args(Recovery, "recovery")
         parser.add_lightning_class_args(SeedEachBatch, "seed_each_batch")
         parser.add_lightning_class_args(StopOnNonFinite, "stop_on_non_finite")
@@ -183,6 +191,7 @@ class BabyVLMCLI(LightningCLI):
         """End the process immediately if a signal arrives from now on."""
         config = self.config[self.config.subcommand]
         config.ckpt_path = self._checkpoint
+        torch.set_float32_matmul_precision(config.matmul_precision)
         if self.run is not None:
             continue_logs(config.trainer.logger, self.run)
         self._signals.listen()
@@ -236,6 +245,13 @@ class BabyVLMCLI(LightningCLI):
             return
         if not any(file for name in ("results/*", "non-finite-*", "embeddings-*") for file in self.folder.glob(name)):
             discard(self.folder)
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer. If weights are sharded, only a host's first process builds them."""
+        strategy = self.config[self.config.subcommand].trainer.strategy
+        is_sharded = str(getattr(strategy, "class_path", "")).endswith("ModelParallelStrategy")
+        with weightless(is_sharded and not _is_first()):
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
         """Create the trainer and the run's folder, to which it logs metrics, whatever loggers the config names.
@@ -403,6 +419,7 @@ class BabyVLMCLI(LightningCLI):
         """Mark the run as finished and print its benchmark results."""
         if self.trainer.is_global_zero and self.folder is not None:
             (self.folder / FINISHED).touch()
+            remove_states(self.folder)
             if has_test_results(self.folder):
                 main_table([Row([Run(self.folder)])]).print()
 

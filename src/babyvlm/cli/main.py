@@ -46,6 +46,7 @@ COMMANDS = {
     "compare": Command("babyvlm.report.command:compare", "compare two runs item by item", positional=True),
     "reproduce": Command("babyvlm.cli.reproduce:reproduce", "compare models with their published results"),
     "export": Command("babyvlm.cli.export:export", "export a run's best checkpoint, tokenizer, config and model card"),
+    "memory": Command("babyvlm.cli.memory:memory", "print the GPU memory that each step of a matrix needs"),
     "demo": Command("babyvlm.cli.demo:demo", "run the complete pipeline on Playroom, from raw video to results table"),
     "configs list": Command("babyvlm.cli.configs:show", "list the shipped configs"),
     "configs copy": Command("babyvlm.cli.configs:copy", "copy the shipped configs into the current folder"),

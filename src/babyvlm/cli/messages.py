@@ -33,3 +33,4 @@ def show_lightning_messages() -> None:
     warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")  # an internal deprecation
     warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`.*WeightAveraging")  # end_averaging
     warnings.filterwarnings("ignore", ".* in eval mode at the start of training")  # frozen encoders
+    warnings.filterwarnings("ignore", "You have overridden `on_before_batch_transfer`")  # a check of CausalModule

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import torch
 from rich.markup import escape
 from rich.progress import track
 from torch import distributed
@@ -40,11 +41,22 @@ def refuse_mps(trainer: Trainer, option: str) -> None:
         raise UserError(f"{option}: Apple's GPUs (MPS) are not supported; results on them are untested. Set it to cpu")
 
 
-def progress(tasks: Iterable[T], label: str) -> Iterable[T]:
-    """Return the tasks; the first rank shows a progress bar on standard error while it iterates over them."""
+def progress(tasks: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
+    """Return the tasks; the first rank shows a progress bar on standard error while it iterates over them.
+
+    Args:
+        tasks: with a length, or ``total`` is given or unknown.
+        label: of the bar.
+        total: number of tasks.
+    """
     console = Console(stderr=True)
     return track(
-        tasks, escape(label), console=console, transient=True, disable=not (is_rank_zero() and console.is_terminal)
+        tasks,
+        escape(label),
+        total,
+        console=console,
+        transient=True,
+        disable=not (is_rank_zero() and console.is_terminal),
     )
 
 
@@ -99,6 +111,22 @@ def on_rank_zero(work: Callable[[], T]) -> T:
         return cast("T", map_over_ranks([work], lambda mine: mine[0]() if mine else None, group)[0])
     finally:
         distributed.destroy_process_group(group)
+
+
+_host_groups: dict[object, distributed.ProcessGroup] = {}
+
+
+def max_over_ranks(value: int) -> int:
+    """Return the largest of the values of all ranks. They talk through their CPUs: no rank waits for its device."""
+    if not _distributed():
+        return value
+    world = distributed.group.WORLD
+    if world not in _host_groups:  # one for each run of this process
+        _host_groups.clear()
+        _host_groups[world] = cast("distributed.ProcessGroup", distributed.new_group(backend="gloo", timeout=TIMEOUT))
+    largest = torch.tensor(value)
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX, _host_groups[world])
+    return int(largest)
 
 
 def _distributed() -> bool:

@@ -35,6 +35,11 @@ Task = TypeVar("Task")
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 
 
+def available_cores() -> int:
+    """Return the number of cores that this process may use, which SLURM may limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run_command(words: Sequence[str]) -> int:
     """Run a program until it ends, pass signals on to it, and return its exit code; 128 + N if signal N killed it."""
     process = subprocess.Popen(words)

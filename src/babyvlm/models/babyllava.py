@@ -23,7 +23,7 @@ from babyvlm.models.language import LanguageModel
 from babyvlm.models.networks.babyllava import MAX_NEW_TOKENS, BabyLLaVANetwork, Template, processor
 from babyvlm.models.networks.connector import ImageTokens
 from babyvlm.models.networks.language import GPT2, LanguageShape
-from babyvlm.models.networks.vision import VisionEncoder, set_frozen_mode
+from babyvlm.models.networks.vision import VisionEncoder, initial_weights, set_frozen_mode
 from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler
 from babyvlm.models.scoring import (
     Likelihood,
@@ -104,9 +104,10 @@ class BabyLLaVA(CausalModule):
     ) -> None:
         super().__init__(optimizer, scheduler)
         self.vocabulary, self.heads = Vocabulary(vocabulary), language.all_heads
-        self.network = BabyLLaVANetwork(
-            vision, language, len(self.vocabulary), image_size, template, self.vocabulary.image_token
-        )
+        with initial_weights():
+            self.network = BabyLLaVANetwork(
+                vision, language, len(self.vocabulary), image_size, template, self.vocabulary.image_token
+            )
         if template == "plain":
             self.given += (EOS,)
         if unknown_words == "mask":
@@ -122,7 +123,7 @@ class BabyLLaVA(CausalModule):
         self.image_size, self.resize = image_size, resize
         self.preprocess_image = eval_transform(image_size, resize)
         if gradient_checkpointing:
-            self.network.llava.model.language_model.gradient_checkpointing_enable()
+            self.network.llava.model.language_model.activation_checkpointing_enable()
         if init_language is not None:
             body = {"gpt2": "transformer", "llama": "model"}[language.family]  # transformers' names
             prefixes = {

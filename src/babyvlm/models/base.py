@@ -11,21 +11,24 @@ from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.functional import pad
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from babyvlm.data.pair_mix import Mix
 from babyvlm.data.vocabulary import PAD, SOS, Vocabulary
 from babyvlm.errors import UserError
+from babyvlm.io.distributed import max_over_ranks
 from babyvlm.io.runs import run_folder
 from babyvlm.models.checkpoints import check_vocabulary
 from babyvlm.models.compatibility import upgrade_state_dict
 from babyvlm.models.losses import language_loss, supervised_labels, supervised_tokens, symmetric_info_nce
 from babyvlm.models.optimization import TimedScheduler, configure, training_steps
-from babyvlm.types import Batch
+from babyvlm.types import Batch, FrozenVision
 
 _NO_NEGATIVES = "a contrastive loss needs other pairs as negatives, and is 0 without them"
 
@@ -126,9 +129,12 @@ class ContrastiveModule(LightningModule):
 
     def _gather_pairs(self, pairs_B2D: Tensor) -> Tensor:
         """Return (N, 2, D), the pairs of all ranks in the order of ranks."""
-        if self.trainer.world_size == 1:
+        if not torch.distributed.is_initialized():
             return pairs_B2D
-        counts: list[int] = cast("Tensor", self.all_gather(torch.tensor(len(pairs_B2D), device=self.device))).tolist()
+        if self.trainer.training and isinstance(getattr(self.trainer, "datamodule", None), Mix):
+            counts = [len(pairs_B2D)] * self.trainer.world_size  # known, without waiting for the device
+        else:
+            counts = cast("Tensor", self.all_gather(torch.tensor(len(pairs_B2D), device=self.device))).tolist()
         even = pad(pairs_B2D, (0, 0, 0, 0, 0, max(counts) - len(pairs_B2D)))  # all_gather needs equal shapes
         gathered_RB2D = cast("Tensor", self.all_gather(even, sync_grads=True))
         return torch.cat([pairs[:count] for pairs, count in zip(gathered_RB2D, counts, strict=True)])
@@ -167,9 +173,42 @@ class CausalModule(VocabularyModule):
             return
         for parameter in self.parameters():
             parameter.data = parameter.data.contiguous()  # FSDP2 does not support the channels_last of a vision trunk
+        first = torch.distributed.get_rank() == 0
+        weights = dict(self.state_dict()) if first else {}
         layers = [module for module in self.modules() if isinstance(module, GradientCheckpointingLayer)]
         for module in (*layers, self):
-            fully_shard(module, mesh=self.device_mesh["data_parallel"])
+            fully_shard(module, mesh=self.device_mesh["data_parallel"], ignored_params=set(self.unsharded_parameters()))
+        self._take_weights_of_first_rank(weights)
+
+    def _take_weights_of_first_rank(self, weights: dict[str, Tensor]) -> None:
+        """Fill the other ranks' shards, which are on the meta device, one weight at a time.
+
+        Only the first rank of a run holds a whole model, so that the memory of a host does not grow with its ranks.
+
+        Args:
+            weights: of the whole model, on the first rank; empty on the others.
+        """
+        is_meta = torch.tensor(int(any(parameter.is_meta for parameter in self.parameters())))
+        if not max_over_ranks(int(is_meta)):
+            return
+        device = self.trainer.strategy.root_device
+        network = cast("nn.Module", self.network)  # not the metrics, whose state is not on the meta device
+        network.to_empty(device=device) if is_meta else network.to(device)
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_model_state_dict(self, cast("dict[str, Any]", weights), options=options)
+        saved = self.state_dict().keys()
+        for name, buffer in self.named_buffers():
+            if name not in saved:
+                torch.distributed.broadcast(buffer, 0)
+
+    def unsharded_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that every rank keeps whole.
+
+        Those of a frozen vision encoder: its features are also computed outside of a training step, for their cache,
+        where FSDP2 would not gather its weights.
+        """
+        encoder = self.frozen_vision() if isinstance(self, FrozenVision) else None
+        return [] if encoder is None else list(encoder.parameters())
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -178,6 +217,18 @@ class CausalModule(VocabularyModule):
     def text(self, batch: Batch) -> Tensor:
         """Return (B, L) tokens of the utterances."""
         return batch.tokens_BL
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Check that a batch has something to predict, while it is on the CPU: on a GPU the check would wait for it.
+
+        Raises:
+            UserError: it has no supervised token.
+        """
+        if not supervised_tokens(supervised_labels(self.text(batch), self.given)):
+            raise UserError(
+                "a batch has no supervised token: its utterances are empty or truncated. Check data.max_tokens"
+            )
+        return batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of the supervised tokens of the global batch."""
@@ -245,7 +296,7 @@ class CausalModule(VocabularyModule):
         Lightning has divided each of them by ``accumulate_grad_batches``, even if the last step has fewer.
         """
         if self.trainer.accumulate_grad_batches > 1:
-            share = float(self._accumulated[0] / torch.stack(self._accumulated).sum())
+            share = self._accumulated[0] / torch.stack(self._accumulated).sum()  # stays on its device
             for parameter in self.parameters():
                 if parameter.grad is not None:
                     parameter.grad.mul_(self.trainer.accumulate_grad_batches * share)

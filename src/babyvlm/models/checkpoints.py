@@ -72,7 +72,13 @@ def init_from(
                     f"{file}: shape of {other} is {tuple(state[other].shape)}, but {name} needs {tuple(tensor.shape)}"
                 )
             taken[name] = state[other]
-    module.load_state_dict(taken, strict=False)
+    if not is_weightless(module):
+        module.load_state_dict(taken, strict=False)
+
+
+def is_weightless(module: nn.Module) -> bool:
+    """Return whether a network was built without its weights (``networks.vision.weightless``)."""
+    return any(parameter.is_meta for parameter in module.parameters())
 
 
 def best_checkpoint(run: Path) -> Path:
@@ -96,7 +102,7 @@ def best_checkpoint(run: Path) -> Path:
             return files[0]
         problem = "several checkpoints, none of them called last.ckpt" if files else "no checkpoint"
         raise UserError(f"{run}: has {problem}. Name a checkpoint file")
-    for state in _load(last, mmap=True).get("callbacks", {}).values():  # without reading the weights
+    for state in _load(last).get("callbacks", {}).values():  # without reading the weights
         if state.get("monitor") and state.get("best_model_path"):
             best = Path(state["best_model_path"])
             parts = best.parts
@@ -152,10 +158,11 @@ def _read_checkpoint(file: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any
     return checkpoint["state_dict"], checkpoint
 
 
-def _load(file: Path, *, mmap: bool = False) -> dict[str, Any]:
+def _load(file: Path) -> dict[str, Any]:
+    """Return the content of a file that torch saved; its tensors are mapped, so that all ranks of a host share them."""
     try:
         require_uncompressed(file)
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:
         raise UserError(f"{file}: cannot be read as weights ({_reason(error)})") from error
     return content if isinstance(content, dict) else {}
@@ -186,7 +193,7 @@ def read_state_dict(file: Path, source: str) -> dict[str, Tensor]:
             return dict(load_file(file))
         require_uncompressed(file)
         with torch.serialization.safe_globals(_inert_globals(file)):
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:
         raise UserError(f"{source}: cannot be read as weights ({_reason(error)})") from error
     for key in ("teacher", "state_dict", "model"):

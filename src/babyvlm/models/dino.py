@@ -100,10 +100,10 @@ class DINO(LightningModule):
         teacher_NK, student_NK = self.network(large.flatten(0, 1), small.flatten(0, 1))
         views = len(large) + len(small)
         teacher_NK, student_NK = teacher_NK.float(), student_NK.float()
-        with torch.autocast(self.device.type, enabled=False):  # softmax and center in float32 under any precision
+        with torch.autocast(teacher_NK.device.type, enabled=False):  # softmax and center in float32 under any precision
             parts = list(teacher_NK.chunk(len(large))), list(student_NK.chunk(views))
             loss = self.loss(*parts, epoch=self.current_epoch)
-        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch.keys))
+        self.log("train_loss", loss, batch_size=len(batch.keys))
         self.log("teacher_entropy", _entropy(teacher_NK, self.loss), batch_size=len(batch.keys))
         return cast("Tensor", loss)
 
@@ -115,7 +115,7 @@ class DINO(LightningModule):
         """Update the student and then the teacher, before any callback saves them."""
         super().optimizer_step(*args, **kwargs)
         momentum = cosine_schedule(self.global_step, training_steps(self.trainer), self.momentum, 1.0)
-        self.log("momentum", momentum)
+        self.log("momentum", torch.full((), momentum, device=self.device))  # a number would be copied to the device
         self.network.update_teacher(momentum)
 
     def on_train_end(self) -> None:

@@ -15,7 +15,8 @@ from babyvlm.data.vocabulary import PAD, Vocabulary
 from babyvlm.errors import UserError
 from babyvlm.models.base import CausalModule
 from babyvlm.models.checkpoints import init_from as initialize
-from babyvlm.models.networks.language import GPT2, LanguageShape, language_config
+from babyvlm.models.networks.language import GPT2, LanguageShape, causal_attention, language_config
+from babyvlm.models.networks.vision import initial_weights
 from babyvlm.models.optimization import CosineWithWarmup, TimedScheduler
 from babyvlm.types import Batch
 
@@ -73,9 +74,10 @@ class LanguageModel(CausalModule):
         if predict_sos:
             self.given = (PAD,)
         self.vocabulary, self.heads = Vocabulary(vocabulary), shape.all_heads
-        self.network = AutoModelForCausalLM.from_config(language_config(shape, len(self.vocabulary)))
+        with initial_weights():
+            self.network = AutoModelForCausalLM.from_config(language_config(shape, len(self.vocabulary)))
         if gradient_checkpointing:
-            self.network.gradient_checkpointing_enable()
+            self.network.activation_checkpointing_enable()
         if init_from is not None:
             initialize(self, init_from)
 
@@ -84,5 +86,8 @@ class LanguageModel(CausalModule):
 
         Texts are packed, or padded on the right, where earlier tokens cannot see the padding: no mask is needed.
         """
-        logits: Tensor = self.network(input_ids=batch.tokens_BL, use_cache=False).logits
+        # Of tokens, transformers would read the first and the last, to warn of padding: a wait for the device.
+        embedded_BLD = self.network.get_input_embeddings()(batch.tokens_BL)
+        with causal_attention(self.network):
+            logits: Tensor = self.network(inputs_embeds=embedded_BLD, use_cache=False).logits
         return logits

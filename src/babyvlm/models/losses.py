@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from babyvlm.data.vocabulary import PAD, SOS
-from babyvlm.errors import UserError
 
 UNSUPERVISED = -100  # label of tokens without a loss, in cross_entropy and transformers
 
@@ -53,7 +52,9 @@ def supervised_labels(tokens_BL: Tensor, given: Sequence[int] = (PAD, SOS)) -> T
         (B, L) tokens, ``UNSUPERVISED`` where there is no loss. Not shifted: label l is predicted from the tokens
         before l.
     """
-    return tokens_BL.masked_fill(torch.isin(tokens_BL, torch.tensor(given, device=tokens_BL.device)), UNSUPERVISED)
+    for token in given:  # compared with numbers: a tensor of them would be copied to the device in every step
+        tokens_BL = tokens_BL.masked_fill(tokens_BL == token, UNSUPERVISED)
+    return tokens_BL
 
 
 def supervised_tokens(labels_BL: Tensor) -> Tensor:
@@ -80,13 +81,9 @@ def language_loss(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
         labels_BL: as ``supervised_labels`` returns them; the first of each row has no context and does not count.
 
     Returns:
-        Scalar, in nats per token, in float32 or higher precision; ``log V`` for a uniform prediction.
-
-    Raises:
-        UserError: the batch has no supervised token.
+        Scalar, in nats per token, in float32 or higher precision; ``log V`` for a uniform prediction; NaN without
+        supervised tokens, which is not checked here: on a GPU the check would wait for all work before it.
     """
     target_BL = labels_BL[:, 1:]
-    if not supervised_tokens(labels_BL):
-        raise UserError("a batch has no supervised token: its utterances are empty or truncated. Check data.max_tokens")
     precision = torch.promote_types(logits_BLV.dtype, torch.float32)
     return cross_entropy(logits_BLV[:, :-1].flatten(0, 1).to(precision), target_BL.flatten())

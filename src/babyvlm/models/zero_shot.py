@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -145,6 +146,20 @@ class HFVisionLanguage(EvaluationOnly):
         self.processor, self.llava = _load_llava(model, precision)
         self.likelihood, self.score_eos = likelihood, score_eos
         self.prompt, self.caption_prompt, self.batch_size = prompt, caption_prompt, batch_size
+        self.precision = precision
+
+    def setup(self, stage: str) -> None:
+        """Check that weights that cannot be moved are where they are needed.
+
+        Raises:
+            UserError: ``int8`` weights are on another device than that of this rank.
+        """
+        device = self.trainer.strategy.root_device
+        if self.precision == "int8" and self.llava.device != device:
+            raise UserError(
+                f"precision int8: the weights are on {self.llava.device} and cannot be moved to {device}. Set "
+                "trainer.accelerator to gpu, and choose GPUs by CUDA_VISIBLE_DEVICES, not by a list in trainer.devices"
+            )
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """Return an RGB image as the model's own preprocessing does."""
@@ -244,6 +259,11 @@ def _without_image(prompt: str) -> str:
 def _load_llava(name: str, precision: Precision) -> tuple[LlavaProcessor, LlavaForConditionalGeneration]:
     # LLM.int8() multiplies float16 (Dettmers et al. 2022).
     dtype = torch.float16 if precision == "int8" else getattr(torch, precision)
+    place = None
+    if precision == "int8":  # such weights cannot be moved afterwards
+        if not torch.cuda.is_available():
+            raise UserError("precision int8: needs a GPU, and this machine has none that PyTorch can use. Set float16")
+        place = {"": torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))}
     folder = Path(name) if Path(name).is_dir() else fetch(name, FILES)
     refuse_code(folder)
     try:
@@ -254,6 +274,7 @@ def _load_llava(name: str, precision: Precision) -> tuple[LlavaProcessor, LlavaF
                 trust_remote_code=False,
                 use_safetensors=True,
                 dtype=dtype,
+                device_map=place,
                 quantization_config=BitsAndBytesConfig(load_in_8bit=True) if precision == "int8" else None,
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Protocol
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
@@ -52,8 +52,10 @@ class StopOnNonFinite(Callback):
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         pl_module.log("gradient_norm", norm)
         scaled = trainer.precision == "16-mixed"  # infinities are handled by the loss scaler
-        bad = not (scaled or math.isfinite(float(norm))) or not math.isfinite(float(self._loss))
-        if trainer.strategy.reduce_boolean_decision(bad, all=False):
+        finite = torch.as_tensor(self._loss, device=norm.device).isfinite()
+        finite = finite if scaled else finite & norm.isfinite()
+        # The only time in a step when the CPU waits for the device.
+        if trainer.strategy.reduce((~finite).float(), reduce_op="max"):
             self._report(trainer, pl_module)
         self._keys, self._loss = [], 0.0
 

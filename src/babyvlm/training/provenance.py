@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
@@ -51,7 +52,7 @@ class Provenance(Callback):
             mix = {"mix": {"unit": data.unit, "contents": [asdict(part) for part in data.contents()]}}
             if trainer.is_global_zero:
                 echo(data.summary())
-        facts = versions() | inputs(trainer) | mix | {"parameters": _parameters(pl_module)}
+        facts = versions() | inputs(trainer) | mix | {"parameters": _parameters(pl_module)} | _devices(trainer)
         _write(trainer, facts | _image_weights(trainer, pl_module))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -64,7 +65,7 @@ class Provenance(Callback):
         """Write the versions if the run has no provenance yet, as for an upper bound, which was not trained here."""
         folder = run_folder(trainer)
         if folder is not None and not (folder / FILE).is_file():
-            _write(trainer, versions() | {"parameters": _parameters(pl_module)})
+            _write(trainer, versions() | {"parameters": _parameters(pl_module)} | _devices(trainer))
 
 
 def trained(run: Path) -> bool:
@@ -137,6 +138,26 @@ def _image_weights(trainer: Trainer, model: LightningModule) -> dict[str, Any]:
             owner, name, rest = source.removeprefix("hf-hub:").split("/", 2)
             echo(f"{source}: not pinned, commit {commit}. To pin it, pass hf-hub:{owner}/{name}@{commit}/{rest}")
     return {"image_weights": found} if found else {}
+
+
+def _devices(trainer: Trainer) -> dict[str, list[str]]:
+    """Print the devices of a run and return them, after those on which it ran before it was resumed."""
+    used = f"{trainer.world_size} x {device_name(trainer.strategy.root_device)}, precision {trainer.precision}"
+    folder = run_folder(trainer)
+    before = _read_provenance(folder).get("devices", []) if folder is not None else []
+    if trainer.is_global_zero:
+        echo(f"devices: {used}")
+    return {"devices": [*dict.fromkeys([*before, used])]}
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is: the GPU with its memory and CUDA's version, or the processor."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name} ({properties.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda})"
+    file = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*:\s*(.+)", file.read_text(errors="replace")) if file.is_file() else []
+    return f"CPU ({models[0].strip() if models else platform.machine()})"
 
 
 def _parameters(model: LightningModule) -> dict[str, int]:

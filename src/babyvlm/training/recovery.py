@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from babyvlm.errors import first_line
+from babyvlm.io.distributed import max_over_ranks
 from babyvlm.io.limits import require_uncompressed
 from babyvlm.io.printing import echo
 from babyvlm.io.runs import run_folder
@@ -129,7 +131,7 @@ class Recovery(Checkpoint):
         due = bool(self._signals.received) or time.monotonic() - self._saved_at >= self.every_seconds
         if not self.enabled:
             self.stop_if_signaled(trainer, f"ended at step {trainer.global_step}; nothing was saved")
-        elif trainer.strategy.reduce_boolean_decision(due, all=False):
+        elif max_over_ranks(int(due)):
             folder = run_folder(trainer)
             if folder is not None:
                 self._save(trainer, folder)
@@ -169,8 +171,7 @@ class Recovery(Checkpoint):
         Raises:
             SystemExit: a signal was received.
         """
-        mine = torch.tensor(self._signals.received, device=trainer.strategy.root_device)
-        received = int(trainer.strategy.reduce(mine, reduce_op="max"))  # a launcher may signal only the first rank
+        received = max_over_ranks(self._signals.received)  # a launcher may signal only the first rank
         if received:
             raise SystemExit(report_end(received, state, self.requeue) if trainer.is_global_zero else 0)
 
@@ -192,6 +193,14 @@ def _validates_after(trainer: Trainer, batch_idx: int) -> bool:
 def checkpoints(run: Path) -> list[Path]:
     """Return the recovery checkpoints of a run, newest first."""
     return sorted((run / "recovery").glob("step-*.ckpt"), reverse=True)
+
+
+def remove_states(run: Path) -> None:
+    """Delete the recovery checkpoints of a finished run: each is three times as large as the weights."""
+    for path in [*checkpoints(run), *(run / "recovery").glob("*.partial")]:
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # there is none, or something else is in it
+        (run / "recovery").rmdir()
 
 
 def newest_readable(run: Path) -> Path | None:

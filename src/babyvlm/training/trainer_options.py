@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+import torch
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelSummary, ProgressBar, Timer, WeightAveraging
@@ -58,10 +59,19 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name, limit in (limits | {"max_time": _seconds(options["max_time"])}).items():
         if limit == 0:
             raise UserError(f"trainer.{name}: 0 trains nothing. To evaluate a model, use the test command")
+    _check_accelerator(options["accelerator"])
     if options["precision"] in (16, "16", "16-true", "transformer-engine-float16"):
         raise UserError(
             f"trainer.precision {options['precision']}: optimizers divide by zero in half precision. "
             "Set it to 16-mixed, bf16-mixed or bf16-true"
+        )
+
+
+def _check_accelerator(accelerator: object) -> None:
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"trainer.accelerator {accelerator}: this machine has no GPU that PyTorch can use. Run on another one, or "
+            "pass --trainer.accelerator cpu"
         )
 
 

@@ -26,7 +26,7 @@ from babyvlm.models.networks.auto_classes import (
     register_auto_classes,
 )
 from babyvlm.models.networks.connector import token_shape
-from babyvlm.models.networks.language import GPT2, LanguageShape, language_config
+from babyvlm.models.networks.language import GPT2, LanguageShape, causal_attention, language_config
 from babyvlm.models.networks.vision import VisionEncoder
 
 MAX_NEW_TOKENS = 25  # length of a caption (babylmms-eval, saycam_caption.yaml)
@@ -141,7 +141,8 @@ class BabyLLaVANetwork(nn.Module):
         embedded_BLD = self.llava.get_input_embeddings()(tokens_BL if has_sos else tokens_BL[:, 1:])
         if features_BPC is not None:
             embedded_BLD = torch.cat([self.connect(features_BPC).to(embedded_BLD.dtype), embedded_BLD], 1)
-        hidden_BLD = self.language_model(inputs_embeds=embedded_BLD, use_cache=False).last_hidden_state
+        with causal_attention(self.language_model):
+            hidden_BLD = self.language_model(inputs_embeds=embedded_BLD, use_cache=False).last_hidden_state
         logits_BLV: Tensor = self.lm_head(hidden_BLD[:, -tokens_BL.shape[1] :])
         return logits_BLV
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from transformers import GPT2Config, LlamaConfig, PreTrainedConfig
+from torch import nn
+from transformers import AttentionInterface, GPT2Config, LlamaConfig, PreTrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from babyvlm.data.vocabulary import EOS, PAD, SOS
 from babyvlm.errors import UserError
@@ -54,6 +58,27 @@ class LanguageShape:
             raise UserError("language model: gpt2 has no kv_heads. Remove kv_heads or set family to llama")
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise UserError(f"language model: {self.heads} heads are not a multiple of {self.kv_heads} kv_heads")
+
+
+# transformers' attention, but registered without a function that makes masks.
+_WITHOUT_MASK = "babyvlm_causal"
+AttentionInterface.register(_WITHOUT_MASK, sdpa_attention_forward)
+
+
+@contextmanager
+def causal_attention(model: nn.Module) -> Iterator[None]:
+    """Let a model attend to all earlier positions of an input that has no padding on the left, and no cache.
+
+    The result is the same, but transformers makes no mask. For that it would look whether the positions are those of
+    packed sequences, and the CPU would wait for the device in every forward pass.
+    """
+    config: Any = model.config
+    before = config._attn_implementation  # private to transformers; bounded in pyproject.toml
+    config._attn_implementation = _WITHOUT_MASK
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 GPT2 = LanguageShape()

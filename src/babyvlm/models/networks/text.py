@@ -51,14 +51,21 @@ class LSTMText(nn.Module):
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """Return (B, width) text features."""
-        lengths_B = (tokens_BL != PAD).sum(1).cpu()
+        lengths_B = (tokens_BL != PAD).sum(1)
         embedded_BLD = self.embedding(tokens_BL)
         if self.training and self.dropout:
             embedded_BLD = embedded_BLD * dropout(torch.ones_like(embedded_BLD[:, :1]), self.dropout)
+        if tokens_BL.is_cuda:  # packing needs the lengths on the CPU, which would wait for the GPU
+            return last_states(self.lstm(embedded_BLD)[0], lengths_B)
         packed = pack_padded_sequence(embedded_BLD, lengths_B, batch_first=True, enforce_sorted=False)
         _, (hidden_1BD, _) = self.lstm(packed)
         last: Tensor = hidden_1BD[0]
         return last
+
+
+def last_states(states_BLD: Tensor, lengths_B: Tensor) -> Tensor:
+    """Return (B, D), the state at each text's last token; what comes after it, at padding, is ignored."""
+    return states_BLD[torch.arange(len(states_BLD), device=states_BLD.device), lengths_B - 1]
 
 
 class TransformerText(nn.Module):
