@@ -15,9 +15,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
 import babyvlm.data.pair_dataset
+from babyvlm.data import feature_cache
 from babyvlm.data.feature_cache import CachedFeatures, FeatureCacheWriter, frozen_features, module_hash
 from babyvlm.data.pair_mix import PairMix, Source
-from babyvlm.data.transforms import eval_transform
+from babyvlm.data.transforms import Plain, eval_transform
 from babyvlm.errors import UserError
 from babyvlm.io.images import open_rgb
 from babyvlm.models.babyllava import BabyLLaVA
@@ -75,7 +76,7 @@ class Mean(torch.nn.Module):
 
 
 def make(folder, store, encoder, trainer, precision="float32", **options):
-    return frozen_features(folder, store, encoder, eval_transform(SIZE), precision, trainer, **options)
+    return frozen_features(folder, store, encoder, Plain(SIZE), precision, trainer, **options)
 
 
 @pytest.mark.parametrize("pooled", [True, False])
@@ -92,6 +93,37 @@ def test_cache_row_equals_encoder_output(tmp_path, store, pixels, trainer, poole
     again = make(tmp_path, store, encoder, trainer)
     assert encoder.seen == 1  # one image, to find the shape
     assert torch.equal(again[ROWS - 1], cached[ROWS - 1])
+
+
+def test_cache_is_hashed_once_per_host(tmp_path, store, trainer, monkeypatch):
+    encoder, hashed = Mean().eval(), []
+    path = make(tmp_path, store, encoder, trainer).path
+    monkeypatch.setattr(
+        feature_cache, "_sha256", lambda part, real=feature_cache._sha256: hashed.append(part) or real(part)
+    )
+    make(tmp_path, store, encoder, trainer)
+    assert len(hashed) == 3
+    make(tmp_path, store, encoder, trainer)
+    assert len(hashed) == 3
+    monkeypatch.setattr(feature_cache.platform, "node", lambda: "another host/..")
+    make(tmp_path, store, encoder, trainer)
+    assert len(hashed) == 6
+    assert (path / "checked-by-another_host_...json").is_file()
+    os.utime(path / "part-00001.npy")  # perhaps another file of the same size
+    make(tmp_path, store, encoder, trainer)
+    assert len(hashed) == 9
+    flip_a_byte(path)
+    encoder.seen = 0
+    make(tmp_path, store, encoder, trainer)
+    assert encoder.seen == 1 + ROWS
+
+
+def test_workers_pass_on_chunks_that_fit_shm_of_a_container(store):
+    """64 MB, for 8 workers that are two chunks ahead, with images of 224 pixels."""
+    chunks = list(feature_cache._Chunks(store, [0, 2], Plain(SIZE)))
+    assert {images.dtype for _, _, images in chunks} == {torch.uint8}
+    assert max(len(images) for _, _, images in chunks) * 224 * 224 * 3 * 2 * 8 < 64 << 20
+    assert [number for number, is_last, _ in chunks if is_last] == [0, 2]
 
 
 def test_float16_cache_records_error_and_refuses_overflow(tmp_path, store, pixels, trainer, capsys):
@@ -122,7 +154,7 @@ def test_cache_key_covers_all_inputs(tmp_path, store, tiny_store, trainer):
     encoder.embed.bias.data[0] += 1e-3
     paths.add(make(tmp_path, store, encoder, trainer).path)
     paths.add(make(tmp_path, store, Mean(pooled=False).eval(), trainer).path)
-    paths.add(frozen_features(tmp_path, store, encoder, eval_transform(SIZE + 8), "float32", trainer).path)
+    paths.add(frozen_features(tmp_path, store, encoder, Plain(SIZE + 8), "float32", trainer).path)
     paths.add(make(tmp_path, tiny_store(), encoder, trainer).path)
     assert len(paths) == 5
     trunk = VisionEncoder("test_resnet", frozen=True)

@@ -8,6 +8,7 @@ import torch
 from lightning import Trainer
 from matplotlib.figure import Figure
 from PIL import Image
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store.pair_store import write_store
@@ -142,7 +143,23 @@ def test_pair_mix_has_the_same_batches_with_and_without_trainer(stores, vocabula
     trained.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     for one, other in zip(alone.train_dataloader(), trained.train_dataloader(), strict=True):
         assert one.keys == other.keys
-        assert torch.equal(one.images_BCHW, other.images_BCHW)
+        assert other.images_BCHW.dtype == torch.uint8  # a quarter of the bytes until they are on the device
+        assert torch.equal(one.images_BCHW, trained.on_after_batch_transfer(other, 0).images_BCHW)
+
+
+def test_batches_are_pinned_for_a_gpu(stores, vocabulary, monkeypatch):
+    """The loader pins what a run on a GPU gets; pinning itself needs one."""
+    trained = mix(stores, vocabulary, num_workers=1)
+    trained.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    loaders = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
+    assert not any(getattr(trained, name)().pin_memory for name in loaders)
+    batch = next(iter(trained.train_dataloader()))
+    monkeypatch.setattr(type(trained.trainer.strategy), "root_device", torch.device("cuda"))
+    assert all(getattr(trained, name)().pin_memory for name in loaders)
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    assert pin_memory(batch).keys == batch.keys
+    assert {id(tensor) for tensor in pinned} == {id(batch.images_BCHW), id(batch.tokens_BL)}
 
 
 def test_pair_mix_reads_images_without_trainer_where_features_are_configured(stores, vocabulary, tmp_path):

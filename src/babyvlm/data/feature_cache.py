@@ -9,34 +9,36 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning import Trainer
-from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from babyvlm.curation.store.pair_store import GROUP_ROWS, PairStore
-from babyvlm.data.pair_dataset import open_image
+from babyvlm.data.pair_dataset import reading_image
+from babyvlm.data.transforms import Plain, eval_transform, normalized_pixels
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.distributed import map_over_ranks, on_rank_zero, progress
-from babyvlm.io.limits import load_json
+from babyvlm.io.files import atomic_write, read_bounded
+from babyvlm.io.limits import MAX_JSON_BYTES, load_json
 from babyvlm.io.printing import echo
 from babyvlm.types import FrozenVision
 
-T = TypeVar("T")
 Precision = Literal["float32", "float16"]
-Transform = Callable[[Image.Image], Tensor]
 
 PART_ROWS = GROUP_ROWS  # rows per part: what a store reads at once
+CHUNK_ROWS = 8  # images that a loader's worker passes on at once: 1.2 MB at 224 pixels
 
 
 class CachedFeatures:
@@ -68,7 +70,7 @@ class CachedFeatures:
 
 
 def features_for(
-    trainer: Trainer, folder: Path, store: PairStore, transform: Transform, precision: Precision, num_workers: int
+    trainer: Trainer, folder: Path, store: PairStore, view: Plain, precision: Precision, num_workers: int
 ) -> CachedFeatures:
     """Return the features of a store's images under the trainer's model, with its present weights.
 
@@ -76,7 +78,7 @@ def features_for(
         trainer: has the model, and knows the ranks.
         folder: of all caches.
         store: contains the images.
-        transform: image -> (C, H, W), without randomness.
+        view: makes them square.
         precision: of stored features.
         num_workers: processes per rank that decode images.
 
@@ -91,14 +93,14 @@ def features_for(
             "be cached. Freeze it (--model.vision.frozen true, --model.vision.update_batch_norm false) or remove "
             "data.features"
         )
-    return frozen_features(folder, store, encoder, transform, precision, trainer, num_workers)
+    return frozen_features(folder, store, encoder, view, precision, trainer, num_workers)
 
 
 def frozen_features(
     folder: Path,
     store: PairStore,
     encoder: nn.Module,
-    transform: Transform,
+    view: Plain,
     precision: Precision,
     trainer: Trainer,
     num_workers: int = 0,
@@ -106,13 +108,13 @@ def frozen_features(
     """Open the cache of a store's features, after computing missing parts.
 
     The cache's name consists of the store's name and a hash of everything that its contents depend on, so that another
-    encoder, transform or store has another folder. All ranks call this; they share the folder and the work.
+    encoder, view or store has another folder. All ranks call this; they share the folder and the work.
 
     Args:
         folder: of all caches.
         store: contains the images.
         encoder: images -> (B, D) or (B, P, D), in evaluation mode, on the device to use.
-        transform: image -> (C, H, W), without randomness.
+        view: makes the images square.
         precision: of stored features; float16 takes half of the space, and its error is saved in the cache's manifest.
         trainer: knows the ranks.
         num_workers: processes per rank that decode images.
@@ -121,11 +123,11 @@ def frozen_features(
         UserError: the disk is too small, an image cannot be read, or a feature overflows float16; on all ranks, so that
             none waits for one that failed.
     """
-    shape = _encode(encoder, transform(Image.new("RGB", (256, 256)))[None]).shape[1:]
+    shape = _encode(encoder, torch.zeros(1, 3, view.image_size, view.image_size, dtype=torch.uint8)).shape[1:]
     arguments = {
         "store": store.fingerprint,
         "encoder": module_hash(encoder),
-        "transform": repr(transform),
+        "transform": repr(eval_transform(view.image_size, view.resize)),
         "shape": list(shape),
         "precision": precision,
     }
@@ -134,9 +136,20 @@ def frozen_features(
     is_first = trainer.is_global_zero
 
     def compute(numbers: Sequence[int]) -> None:
-        loader = DataLoader(_Parts(store, numbers, transform), batch_size=None, num_workers=num_workers)
-        for number, images in progress(loader, f"features of {store.path.name}"):
-            writer.commit(number, _encode(encoder, images))
+        loader = DataLoader(
+            _Chunks(store, numbers, view), batch_size=None, num_workers=num_workers, pin_memory=_on_gpu(encoder)
+        )
+        waiting: dict[int, list[Tensor]] = {}  # of each part that a worker is reading
+        done: dict[int, list[Tensor]] = {}
+        total = sum(-(-writer.rows_of(number) // CHUNK_ROWS) for number in numbers)
+        for number, is_last, images_BCHW in progress(loader, f"features of {store.path.name}", total):
+            images = [*waiting.pop(number, []), images_BCHW]
+            if not is_last and sum(map(len, images)) < _batch_size(encoder):
+                waiting[number] = images
+                continue
+            done.setdefault(number, []).append(_encode(encoder, torch.cat(images)))
+            if is_last:
+                writer.commit(number, torch.cat(done.pop(number)))
 
     with artifacts.exclusive(writer.path) if is_first else nullcontext():
         if not on_rank_zero(writer.is_complete):
@@ -181,8 +194,15 @@ class FeatureCacheWriter:
         """Numbers of all parts."""
         return range(-(-self.rows // PART_ROWS))
 
+    def rows_of(self, number: int) -> int:
+        """Return the number of rows of a part."""
+        return min(PART_ROWS, self.rows - number * PART_ROWS)
+
     def is_complete(self) -> bool:
-        """Return whether the cache exists and its checksums are right; a corrupted cache is removed."""
+        """Return whether the cache exists and its checksums are right; a corrupted cache is removed.
+
+        Hashing 100 GB takes minutes: parts whose size and time of change are as when this host hashed them are trusted.
+        """
         try:
             if not artifacts.is_complete(self.path, "features", self.arguments):
                 store, _, _ = self.path.name.rpartition("-")
@@ -193,10 +213,16 @@ class FeatureCacheWriter:
             sums = artifacts.read_manifest(self.path, "features")["sha256"]
         except (UserError, KeyError):  # damaged, or built from other arguments
             sums = []
+        record = {"sha256": sums, "parts": [_stat(_part_path(self.path, number)) for number in self.numbers]}
+        if sums and self._checked_here() == record:
+            return True
         checked = zip(progress(self.numbers, f"checking {self.path.name}"), sums, strict=False)
         if len(sums) == len(self.numbers) and all(_sha256(_part_path(self.path, n)) == wanted for n, wanted in checked):
+            with suppress(OSError, UserError), atomic_write(self._record_of_host) as file:  # it may be read-only
+                json.dump(record, file)
             return True
         parts = {_part_path(self.path, number).name for number in self.numbers}
+        parts |= {file.name for file in self.path.glob("checked-by-*.json")}
         if self.path.is_symlink() or {path.name for path in self.path.iterdir()} - parts - {
             "features.json",
             "features.json.sha256",
@@ -205,6 +231,18 @@ class FeatureCacheWriter:
         echo(f"{self.path}: corrupted or changed since it was created; rebuilding")
         shutil.rmtree(self.path)
         return False
+
+    @property
+    def _record_of_host(self) -> Path:
+        """File with size and time of change of all parts, as this host hashed them."""
+        return self.path / f"checked-by-{re.sub(r'[^A-Za-z0-9.-]', '_', platform.node()) or 'host'}.json"
+
+    def _checked_here(self) -> object:
+        """Return what this host recorded; None if nothing can be read."""
+        try:
+            return load_json(read_bounded(self._record_of_host, MAX_JSON_BYTES))
+        except (OSError, ValueError):
+            return None
 
     @contextmanager
     def create(self) -> Iterator[None]:
@@ -230,7 +268,7 @@ class FeatureCacheWriter:
         missing = [
             n for n, wanted in enumerate(done) if wanted is None or _sha256(_part_path(self.partial, n)) != wanted
         ]
-        rows = sum(min(PART_ROWS, self.rows - number * PART_ROWS) for number in missing)
+        rows = sum(map(self.rows_of, missing))
         shape, precision = self.arguments["shape"], self.arguments["precision"]
         size, free = rows * int(np.prod(shape)) * np.dtype(precision).itemsize, shutil.disk_usage(self.partial).free
         echo(
@@ -276,29 +314,49 @@ class FeatureCacheWriter:
         temporary.rename(part)
 
 
-class _Parts(Dataset[tuple[int, Tensor]]):
-    """Index of a part -> its number and its images."""
+class _Chunks(IterableDataset[tuple[int, bool, Tensor]]):
+    """The images of some parts, a few at a time: number of the part, whether they are its last, uint8 (B, C, H, W).
 
-    def __init__(self, store: PairStore, numbers: Sequence[int], transform: Transform) -> None:
-        self.store, self.numbers, self.transform = store, numbers, transform
+    Workers pass them on in /dev/shm, which has 64 MB in a container: a part as a whole would not fit.
+    """
 
-    def __len__(self) -> int:
-        return len(self.numbers)
+    def __init__(self, store: PairStore, numbers: Sequence[int], view: Plain) -> None:
+        self.store, self.numbers, self.view = store, numbers, view
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor]:
-        rows = self.store.part(self.numbers[index], PART_ROWS)
-        images = (open_image(self.store, row["key"], row["image"]) for row in rows)
-        return self.numbers[index], torch.stack([self.transform(image) for image in images])
+    def __iter__(self) -> Iterator[tuple[int, bool, Tensor]]:
+        """Yield the chunks of every part that is this worker's."""
+        worker = get_worker_info()
+        mine = self.numbers if worker is None else self.numbers[worker.id :: worker.num_workers]
+        random = np.random.default_rng(0)  # unused by the view
+        for number in mine:
+            rows = list(self.store.part(number, PART_ROWS))
+            for start in range(0, len(rows), CHUNK_ROWS):
+                images = []
+                for row in rows[start : start + CHUNK_ROWS]:
+                    with reading_image(self.store, row["key"]):
+                        images.append(self.view(row["image"], random))
+                images_BCHW = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+                yield number, start + CHUNK_ROWS >= len(rows), images_BCHW
 
 
 def _encode(encoder: nn.Module, images_NCHW: Tensor) -> Tensor:
-    """Return the features of any number of images, float32 on the CPU."""
+    """Return the features of any number of images, uint8, as float32 on the CPU."""
     weight = next(encoder.parameters())
-    # On a CPU a batch whose activations fit into its caches is fastest (ResNeXt-50: 8, by a third).
-    batch_size = 8 if weight.device.type == "cpu" else 128
     with torch.inference_mode():
-        chunks = [encoder(chunk.to(weight)).float().cpu() for chunk in torch.split(images_NCHW, batch_size)]
-    return torch.cat(chunks)
+        chunks = [
+            encoder(normalized_pixels(chunk.to(weight.device, non_blocking=True)).to(weight)).float()
+            for chunk in torch.split(images_NCHW, _batch_size(encoder))
+        ]
+        return torch.cat(chunks).cpu()
+
+
+def _batch_size(encoder: nn.Module) -> int:
+    """On a CPU a batch whose activations fit into its caches is fastest (ResNeXt-50: 8, by a third)."""
+    return 128 if _on_gpu(encoder) else 8
+
+
+def _on_gpu(encoder: nn.Module) -> bool:
+    return next(encoder.parameters()).device.type != "cpu"
 
 
 def _part_path(folder: Path, number: int) -> Path:
@@ -316,6 +374,15 @@ def _read_record(partial: Path, number: int) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def _stat(part: Path) -> list[int]:
+    """Return size and time of change; an empty list for a file that does not exist."""
+    try:
+        found = part.stat()
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _sha256(part: Path) -> str | None:

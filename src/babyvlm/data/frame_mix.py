@@ -6,21 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from cv2.typing import MatLike
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from babyvlm.curation.store.pair_store import PairStore
-from babyvlm.data.pair_dataset import chosen_groups, open_image, open_rows, stable_hash
+from babyvlm.data.multi_crop import Draw, DrawnViews, ViewSettings, draw_view, render, render_views
+from babyvlm.data.pair_dataset import chosen_groups, open_image, open_rows, reading_image, stable_hash
 from babyvlm.data.pair_mix import Mix, Source
 from babyvlm.data.sampler import ResumableLoader
-from babyvlm.data.transforms import PILGaussianBlur, seeded, to_tensor
+from babyvlm.data.transforms import PILGaussianBlur, normalized_pixels, seeded
 from babyvlm.errors import UserError
+from babyvlm.io.images import rgb_pixels
 from babyvlm.ranges import require_in_range
+from babyvlm.types import pinned
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,34 @@ class Views:
     large_VBCHW: Tensor
     small_VBCHW: Tensor
 
+    def pin_memory(self) -> Views:
+        """Return the views in page-locked memory; for DataLoader."""
+        return pinned(self)
+
+
+@dataclass
+class DrawnFrames:
+    """A batch of frames whose views are not made yet.
+
+    Attributes:
+        keys: B store keys.
+        frames_BCHW: uint8, padded to one size.
+        large: draws of the large views.
+        small: draws of the small views.
+    """
+
+    keys: list[str]
+    frames_BCHW: Tensor
+    large: DrawnViews
+    small: DrawnViews
+
+    def pin_memory(self) -> DrawnFrames:
+        """Return the batch in page-locked memory; for DataLoader."""
+        return pinned(self)
+
 
 class MultiCrop:
-    """Creates two large views and some small ones of an image, with randomness from torch's generator.
+    """Creates two large views and some small ones of an image, uint8, with randomness from torch's generator.
 
     Uses torchvision, because lightly's own draws from numpy's global generator, which no worker seeds per item.
 
@@ -105,7 +135,7 @@ class MultiCrop:
                 v2.RandomGrayscale(crops.grayscale),
                 v2.RandomApply([PILGaussianBlur(crops.blur)], p=blur),
                 v2.RandomSolarize(threshold=128, p=solarize),
-                *to_tensor(),
+                v2.PILToTensor(),
             ]
         )
 
@@ -115,7 +145,50 @@ class MultiCrop:
         return large, small
 
 
-class Frames(Dataset[Views]):
+@dataclass(frozen=True)
+class DrawnItem:
+    """A frame, uint8 (H, W, C), with the draws of its views and their sides in pixels."""
+
+    key: str
+    pixels_HWC: MatLike
+    sides: tuple[int, int]
+    large: list[Draw]
+    small: list[Draw]
+
+
+class DrawnCrops:
+    """Draws the same views as ``MultiCrop``, from a generator of numpy.
+
+    Args:
+        size: side of the large views, in pixels.
+        crops: settings of the views.
+        on_device: leave it to the device to make the views.
+    """
+
+    def __init__(self, size: int, crops: Crops, *, on_device: bool) -> None:
+        common: dict[str, Any] = {"jitter": crops.jitter, "grayscale": crops.grayscale, "blur": crops.blur}
+        self.on_device, self.sides = on_device, (size, crops.local_size)
+        self.large = [
+            ViewSettings(size, crops.global_scale, blur_probability=1.0, **common),
+            ViewSettings(size, crops.global_scale, blur_probability=0.1, solarize=crops.solarize, **common),
+        ]
+        small = ViewSettings(crops.local_size, crops.local_scale, blur_probability=0.5, **common)
+        self.small = [small] * crops.local_count
+
+    def __call__(self, key: str, pixels_HWC: MatLike, random: np.random.Generator) -> DrawnItem | Views:
+        """Return a frame with its draws, or its views, uint8."""
+        size = pixels_HWC.shape[:2]
+        large, small = ([draw_view(size, one, random) for one in kind] for kind in (self.large, self.small))
+        if self.on_device:
+            return DrawnItem(key, pixels_HWC, self.sides, large, small)
+        views = (
+            [torch.from_numpy(render(pixels_HWC, draw, side)).permute(2, 0, 1) for draw in draws]
+            for draws, side in zip((large, small), self.sides, strict=True)
+        )
+        return Views([key], *(torch.stack(views_CHW) for views_CHW in views))
+
+
+class Frames(Dataset[Views | DrawnItem]):
     """The training frames of some stores, each cut into views.
 
     Args:
@@ -130,7 +203,12 @@ class Frames(Dataset[Views]):
     """
 
     def __init__(
-        self, stores: Path, sources: Sequence[Source], crops: MultiCrop, seed: int, cache_dir: Path | None = None
+        self,
+        stores: Path,
+        sources: Sequence[Source],
+        crops: MultiCrop | DrawnCrops,
+        seed: int,
+        cache_dir: Path | None = None,
     ) -> None:
         self.crops, self.seed = crops, seed
         self._stores = [PairStore(stores / source.store) for source in sources]
@@ -144,20 +222,54 @@ class Frames(Dataset[Views]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index_epoch: tuple[int, int]) -> Views:
+    def __getitem__(self, index_epoch: tuple[int, int]) -> Views | DrawnItem:
         """Return the views of (index, epoch)."""
         index, epoch = index_epoch
         number = int(np.searchsorted(self._ends, index, side="right"))
         row = self._rows[number][int(self._chosen[number][index - self._ends[number]])]  # negative: from its end
         draw = np.random.default_rng([self.seed, epoch, stable_hash(row["key"])])
+        if isinstance(self.crops, DrawnCrops):
+            with reading_image(self._stores[number], row["key"]):
+                return self.crops(row["key"], rgb_pixels(row["image"]), draw)
         image = open_image(self._stores[number], row["key"], row["image"])
         return Views([row["key"]], *seeded(self.crops, image, int(draw.integers(2**62))))
 
 
-def collate(items: Sequence[Views]) -> Views:
-    """Stack the views of single frames into a batch."""
+def collate(items: Sequence[Views | DrawnItem]) -> Views | DrawnFrames:
+    """Stack single frames, or their views, into a batch."""
+    if isinstance(items[0], DrawnItem):
+        return _collate_drawn(cast("Sequence[DrawnItem]", items))
+    items = cast("Sequence[Views]", items)
     large, small = ([getattr(item, name) for item in items] for name in ("large_VBCHW", "small_VBCHW"))
     return Views([item.keys[0] for item in items], torch.stack(large, dim=1), torch.stack(small, dim=1))
+
+
+def collate_finished(items: Sequence[Views | DrawnItem]) -> Views:
+    """Stack single frames into a batch of normalized views."""
+    return finished(collate(items))
+
+
+def _collate_drawn(items: Sequence[DrawnItem]) -> DrawnFrames:
+    height, width = (max(item.pixels_HWC.shape[axis] for item in items) for axis in (0, 1))
+    frames_BHWC = np.zeros((len(items), height, width, 3), np.uint8)
+    for frame_HWC, item in zip(frames_BHWC, items, strict=True):
+        frame_HWC[: item.pixels_HWC.shape[0], : item.pixels_HWC.shape[1]] = item.pixels_HWC
+    return DrawnFrames(
+        [item.key for item in items],
+        torch.from_numpy(frames_BHWC).permute(0, 3, 1, 2),
+        DrawnViews.stack([item.large for item in items], items[0].sides[0]),
+        DrawnViews.stack([item.small for item in items], items[0].sides[1]),
+    )
+
+
+def finished(batch: Views | DrawnFrames) -> Views:
+    """Return normalized views, made on the device of the batch if they are not made yet."""
+    if isinstance(batch, DrawnFrames):
+        large, small = (render_views(batch.frames_BCHW, draws) for draws in (batch.large, batch.small))
+        return Views(batch.keys, *(normalized_pixels(views) for views in (large, small)))
+    if batch.large_VBCHW.dtype != torch.uint8:
+        return batch
+    return Views(batch.keys, *(normalized_pixels(views) for views in (batch.large_VBCHW, batch.small_VBCHW)))
 
 
 class FrameMix(Mix):
@@ -170,6 +282,9 @@ class FrameMix(Mix):
         batch_size: global, split over all devices.
         image_size: side of the large views, in pixels.
         crops: settings of the views.
+        views: what makes the views. `pillow`: torchvision on Pillow images, in the loader's workers. `opencv`: the same
+            on arrays, several times as fast; pixels differ by a few levels. `device`: PyTorch on the device of the
+            model, so that workers only decode; for GPUs, which otherwise wait for the workers.
         num_workers: processes per device that decode and augment.
         seed: of order and augmentation; that of the run.
         cache_dir: folder of the memory-mapped copies of the stores, if they cannot be written beside the stores.
@@ -186,6 +301,7 @@ class FrameMix(Mix):
         batch_size: int = 64,
         image_size: int = 224,
         crops: Crops = Crops(),
+        views: Literal["pillow", "opencv", "device"] = "pillow",
         num_workers: int = 0,
         seed: int = 0,
         cache_dir: Path | None = None,
@@ -193,7 +309,10 @@ class FrameMix(Mix):
         require_in_range(image_size=image_size, num_workers=num_workers)
         super().__init__(name, stores, sources, batch_size, seed)
         self.cache_dir = cache_dir
-        self.crops, self.num_workers = MultiCrop(image_size, crops), num_workers
+        self.num_workers = num_workers
+        self.crops: MultiCrop | DrawnCrops = MultiCrop(image_size, crops)
+        if views != "pillow":
+            self.crops = DrawnCrops(image_size, crops, on_device=views == "device")
         self.view_sizes = (image_size, crops.local_size)
 
     unit = "frames"
@@ -212,6 +331,11 @@ class FrameMix(Mix):
         """Global batches of training data per epoch."""
         return len(self._training) // self.batch_size
 
-    def train_dataloader(self) -> ResumableLoader[Views]:
+    def train_dataloader(self) -> ResumableLoader[Views | DrawnItem]:
         """Return batches of frames of all sources, in the order of (seed, epoch, mix)."""
-        return self._training_loader(self._training, collate, self.num_workers)
+        alone = self.trainer is None  # otherwise it moves a batch to the device before it is finished
+        return self._training_loader(self._training, collate_finished if alone else collate, self.num_workers)
+
+    def on_after_batch_transfer(self, batch: Views | DrawnFrames, dataloader_idx: int) -> Views:
+        """Make the views if they are not made yet, and normalize them, on the device."""
+        return finished(batch)

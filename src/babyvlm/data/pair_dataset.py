@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,12 +89,12 @@ def open_image(store: PairStore, key: str, image: bytes) -> Image:
     Raises:
         UserError: the image cannot be decoded.
     """
-    with _reading_image(store, key):
+    with reading_image(store, key):
         return open_rgb(image)
 
 
 @contextmanager
-def _reading_image(store: PairStore, key: str) -> Iterator[None]:
+def reading_image(store: PairStore, key: str) -> Iterator[None]:
     """Name the row of an image that cannot be decoded.
 
     The image is never replaced by another one: the training data would not be what the store contains.
@@ -253,7 +253,7 @@ class Pairs(Dataset[Item]):
         tokens = torch.tensor(self._encode([utterance])[0])
         if self.features is not None:
             return Item(key, tokens, utterance, features=self.features[row])
-        with _reading_image(self.store, key):
+        with reading_image(self.store, key):
             return Item(key, tokens, utterance, image_HWC=self.view(self._images[row]["image"], draw))
 
     @cached_property
@@ -416,11 +416,20 @@ def stable_hash(text: str) -> int:
 
 def collate(items: Sequence[Item]) -> Batch:
     """Stack items into a batch, with images normalized and tokens padded on the right."""
+    return _collate(items, normalized)
+
+
+def collate_pixels(items: Sequence[Item]) -> Batch:
+    """Do the same, but leave the images as uint8."""
+    return _collate(items, lambda images: torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
+
+
+def _collate(items: Sequence[Item], stack: Callable[[Sequence[MatLike]], Tensor]) -> Batch:
     images = [item.image_HWC for item in items if item.image_HWC is not None]
     features = [item.features for item in items if item.features is not None]
     return Batch(
         keys=[item.key for item in items],
-        images_BCHW=normalized(images) if images else torch.empty(len(items), 0),
+        images_BCHW=stack(images) if images else torch.empty(len(items), 0),
         tokens_BL=pad_sequence([item.tokens_L for item in items], batch_first=True, padding_value=PAD),
         utterances=[item.utterance for item in items],
         features=torch.stack(features) if features else None,

@@ -29,11 +29,12 @@ from babyvlm.data.pair_dataset import (
     Subset,
     chosen_groups,
     collate,
+    collate_pixels,
     items_of,
     open_rows,
 )
 from babyvlm.data.sampler import GlobalBatchSampler, ResumableLoader, held_out_batches
-from babyvlm.data.transforms import MEAN, STD, Augmented, Plain, Resize, View, eval_transform
+from babyvlm.data.transforms import MEAN, STD, Augmented, Plain, Resize, View, normalized_pixels
 from babyvlm.data.vocabulary import Vocabulary, check_words
 from babyvlm.errors import UserError
 from babyvlm.ranges import require_in_range
@@ -201,7 +202,13 @@ class Mix(LightningDataModule):
             collate_fn=collate_fn,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            pin_memory=self._on_gpu,
         )
+
+    @property
+    def _on_gpu(self) -> bool:
+        """Whether a Trainer moves the batches to a GPU."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     @property
     def rank(self) -> int:
@@ -344,7 +351,7 @@ class PairMix(Mix):
             self._add_features(part)
         lengths = dataset.lengths() if self.bucket_by_length else None
         order = None if self.order == "shuffled" else dataset.recording_order(self.order, self.seed)
-        loader = self._training_loader(dataset, collate, self.num_workers, lengths, order)
+        loader = self._training_loader(dataset, self._collate, self.num_workers, lengths, order)
         if self.order != "shuffled" and self.trainer is not None:
             self._check_single_pass(self.trainer, len(loader.batch_sampler))
         return loader
@@ -356,6 +363,17 @@ class PairMix(Mix):
                 f"data.order {self.order}: the stream ends after {steps:,} steps and does not begin again. Set"
                 f" trainer.max_epochs to 1, or trainer.max_steps to at most {steps}"
             )
+
+    @property
+    def _collate(self) -> Callable[[Sequence[Item]], Batch]:
+        """Images are normalized on the device, if a Trainer moves them there."""
+        return collate if self.trainer is None else collate_pixels
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Normalize the images, on the device."""
+        if batch.images_BCHW.dtype != torch.uint8:
+            return batch
+        return replace(batch, images_BCHW=normalized_pixels(batch.images_BCHW))
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Return batches of the validation items, in order; an utterance has one fixed frame."""
@@ -372,8 +390,9 @@ class PairMix(Mix):
             dataset,
             batch_size=self.batch_size,
             sampler=[(index, 0) for index in range(self.rank, len(dataset), self.world_size)],
-            collate_fn=collate,
+            collate_fn=self._collate,
             num_workers=self.num_workers,
+            pin_memory=self._on_gpu,
         )
 
     def held_out_pairs(self, split: Split) -> int:
@@ -445,7 +464,13 @@ class PairMix(Mix):
     def _held_out_loader(self, split: Split) -> DataLoader[Item]:
         dataset = self._held_out(split)
         batches = held_out_batches(len(dataset), self.val_batch_size, self.rank, self.world_size)
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers)
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=self._collate,
+            num_workers=self.num_workers,
+            pin_memory=self._on_gpu,
+        )
 
     @property
     def _caches_features(self) -> bool:
@@ -458,7 +483,7 @@ class PairMix(Mix):
                 self.trainer,
                 self.features,
                 dataset.store,
-                eval_transform(self.image_size, self.resize),
+                Plain(self.image_size, self.resize),
                 self.features_precision,
                 self.num_workers,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import cv2
@@ -101,6 +102,7 @@ class Plain:
     """
 
     def __init__(self, image_size: int, resize: Resize = "crop") -> None:
+        self.image_size, self.resize = image_size, resize
         self.to_square = v2.Compose(to_square(image_size, resize))
 
     def __call__(self, encoded: bytes, random: np.random.Generator) -> MatLike:
@@ -148,19 +150,24 @@ class Augmented:
 
 
 def random_crop(
-    size: tuple[int, ...], min_scale: float, random: np.random.Generator, ratios: tuple[float, float] = (3 / 4, 4 / 3)
+    size: tuple[int, ...],
+    min_scale: float,
+    random: np.random.Generator,
+    ratios: tuple[float, float] = (3 / 4, 4 / 3),
+    max_scale: float = 1,
 ) -> tuple[int, int, int, int]:
     """Return top, left, height and width of a crop, with the distribution of torchvision's ``RandomResizedCrop``.
 
     Args:
         size: height and width of the image.
-        min_scale: smallest fraction of its area; the largest is 1.
+        min_scale: smallest fraction of its area.
         random: generator to draw from.
         ratios: range of width / height.
+        max_scale: largest fraction of its area.
     """
     height, width = size
     for _ in range(10):
-        area = height * width * random.uniform(min_scale, 1)
+        area = height * width * random.uniform(min_scale, max_scale)
         ratio = math.exp(random.uniform(math.log(ratios[0]), math.log(ratios[1])))
         crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < crop_width <= width and 0 < crop_height <= height:
@@ -198,6 +205,19 @@ def normalized(images: Sequence[MatLike]) -> Tensor:
         for channel, pixels_HW in enumerate(cv2.split(pixels_HWC)):
             cv2.LUT(pixels_HW, _NORMALIZED_CV[channel], image_CHW[channel])
     return torch.from_numpy(images_BCHW)
+
+
+def normalized_pixels(pixels_BCHW: Tensor) -> Tensor:
+    """Return uint8 images (..., C, H, W) as float32, on their device, with the same floats as ``to_tensor``."""
+    mean_C11, std_C11 = _constants(pixels_BCHW.device)
+    return (pixels_BCHW.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255) - mean_C11).div_(std_C11)
+
+
+@cache
+def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, (C, 1, 1), on a device. Copied once: each copy would wait for a GPU."""
+    mean_C11, std_C11 = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
+    return mean_C11, std_C11
 
 
 def seeded(transform: Callable[[Image], T], image: Image, seed: int) -> T:
