@@ -201,7 +201,7 @@ def test_check_of_frames_uses_its_own_lists(setting, tmp_path):
         setting(copied=[2], tests=[], frames=True, trials=[moved / "vtwt.csv"], images=tmp_path / "bench")
 
 
-def test_check_by_embeddings_finds_mirrored_image(setting, tmp_path):
+def test_check_by_embeddings_finds_mirrored_image(setting, tmp_path, monkeypatch):
     """A mirrored training image: its hash does not match, but it is by far the most similar for the shipped CLIP."""
     setting()
     store = PairStore(tmp_path / "stores/s")
@@ -220,6 +220,9 @@ def test_check_by_embeddings_finds_mirrored_image(setting, tmp_path):
     count = int((alike > alike[-1] - 0.001).sum())
     with pytest.raises(UserError, match=f"{count} training pairs .* with --embeddings and --threshold"):
         setting(**by_embedding, threshold=float(alike[-1]) - 0.001)
+    monkeypatch.setattr("babyvlm.curation.clip.load_clip", None)  # the vectors of the images are kept
+    with pytest.raises(UserError, match="training pairs are near-duplicates"):
+        setting(**by_embedding, threshold=float(alike[-1]) - 0.002)
     with pytest.raises(UserError, match="has no embeddings of store s"):
         setting(**check, embeddings={"t": tmp_path / "e"})
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import babyvlm.benchmarks
-from babyvlm.benchmarks import VTWT, EvaluationCallback, ForcedChoice, LabeledS, Measure
+from babyvlm.benchmarks import VTWT, EvaluationCallback, ForcedChoice, LabeledS, Measure, scoring
 from babyvlm.benchmarks.evaluate import evaluate
 from babyvlm.benchmarks.trials import Trial, read_rows, split_of
 from babyvlm.errors import UserError
@@ -214,3 +214,38 @@ def test_benchmarks_import_lightning_in_callbacks_only():
         callback = path.stem in ("evaluation_callback", "contamination_check")
         assert callback or not any(name.startswith("lightning") for name in names), path
         assert not any(name.startswith("babyvlm.models") for name in names), path
+
+
+class Counting(Shades):
+    """Counts the images that it preprocesses."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def preprocess(self, image):
+        self.seen.append(image.getpixel((0, 0)))
+        return super().preprocess(image)
+
+
+def test_images_are_decoded_once_for_all_evaluations_of_a_model(trials):
+    model = Counting().eval()
+    first = evaluate(model, "vtwt", trials=trials)
+    assert len(model.seen) == len(set(model.seen)) == 16 + 1  # and the blank one
+    assert evaluate(model, "vtwt", trials=trials).results == first.results
+    assert len(model.seen) == 17
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(trials.parent / "1.png")
+    assert evaluate(model, "vtwt", trials=trials).results != first.results
+    assert len(model.seen) == 18
+    assert (
+        evaluate(Shades().eval(), "vtwt", trials=trials, batch_size=3).mean
+        == evaluate(model, "vtwt", trials=trials, batch_size=64).mean
+    )
+
+
+def test_kept_images_are_bounded(trials, monkeypatch):
+    monkeypatch.setattr(scoring, "KEPT_BYTES", 5 * 4)
+    model = Counting().eval()
+    for _ in range(2):
+        evaluate(model, "vtwt", trials=trials, controls=False, batch_size=3)
+    assert len(model.seen) == 2 * 16 - 5

@@ -11,6 +11,7 @@ import open_clip
 import pytest
 import safetensors.torch
 import torch
+from lightning import Trainer
 
 from babyvlm.curation import clip as module
 from babyvlm.curation.clip import load_clip
@@ -54,21 +55,21 @@ def store(tiny_store):
     return tiny_store([f"look at ball {number}" for number in range(ROWS)], size=16)
 
 
-def _rank(rank, ranks, port, die_after, store, out, clip):
+def _rank(rank, ranks, port, die_after, workers, store, out, clip):
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    real, done = module._Embedder.predict_step, []
+    real, done = module._Embedder._save, []
 
-    def step(self, batch):
+    def save(self, number, embeddings):
         if rank and die_after is not None and len(done) == die_after:
             os.kill(os.getpid(), signal.SIGKILL)
-        real(self, batch)
-        done.append(batch[0])
+        real(self, number, embeddings)
+        done.append(number)
 
-    module._Embedder.predict_step = step
-    embed(store.path, out, clip, batch_size=10, accelerator="cpu", devices=ranks)
+    module._Embedder._save = save
+    embed(store.path, out, clip, batch_size=10, accelerator="cpu", devices=ranks, num_workers=workers)
 
 
-def run(ranks, store, out, clip, die_after=None):
+def run(ranks, store, out, clip, die_after=None, workers=0):
     """Return the exit codes of ``ranks`` processes; the second is killed after ``die_after`` parts."""
     context = multiprocessing.get_context("fork")
     with socket.socket() as reserved:  # bound without listening, so that no other process is given the port
@@ -76,7 +77,7 @@ def run(ranks, store, out, clip, die_after=None):
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
         processes = [
-            context.Process(target=_rank, args=(rank, ranks, port, die_after, store, out, clip))
+            context.Process(target=_rank, args=(rank, ranks, port, die_after, workers, store, out, clip))
             for rank in range(ranks)
         ]
         for process in processes:
@@ -109,8 +110,9 @@ def test_embed_matches_model_in_half_precision(by_one, store, clip):
     np.testing.assert_allclose(found.text[list(some)], texts.numpy(), atol=6e-4)
 
 
-def test_embed_on_two_ranks_gives_same_bytes(by_one, store, clip, tmp_path):
-    assert run(2, store, tmp_path / "e", clip) == [0, 0]
+@pytest.mark.parametrize("workers", [0, 3])
+def test_embed_on_two_ranks_gives_same_bytes(by_one, store, clip, tmp_path, workers):
+    assert run(2, store, tmp_path / "e", clip, workers=workers) == [0, 0]
     assert tree(tmp_path / "e") == tree(by_one)
     assert [path.name for path in tmp_path.iterdir()] == ["e"]
 
@@ -132,3 +134,21 @@ def test_embed_after_lost_rank_computes_only_missing_parts(by_one, store, clip, 
 def test_embed_with_more_ranks_than_parts(by_one, store, clip, tmp_path):
     assert run(PARTS + 1, store, tmp_path / "e", clip) == [0] * (PARTS + 1)
     assert tree(tmp_path / "e") == tree(by_one)
+
+
+def test_embed_uses_autocast_and_workers_on_a_gpu(monkeypatch):
+    """The trainer that a machine with a GPU would get; none is needed to choose its precision."""
+    chosen = []
+    monkeypatch.setattr(module, "Trainer", lambda **options: chosen.append(options) or Trainer(accelerator="cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for accelerator in ("auto", "gpu", "cpu"):
+        module.create_trainer(accelerator, 1, 1)
+    assert [options["precision"] for options in chosen] == ["16-mixed", "16-mixed", "32-true"]
+
+
+def test_workers_pass_on_chunks_that_fit_shm_of_a_container(store, clip):
+    """64 MB, for 16 workers that are two chunks ahead, with images of 224 pixels."""
+    chunks = list(module._Chunks(store, list(range(PARTS)), load_clip(clip).preprocess))
+    assert max(len(images) for _, _, images, _ in chunks) * 224 * 224 * 3 * 4 * 2 * 16 < 64 << 20
+    assert [number for number, is_last, _, _ in chunks if is_last] == list(range(PARTS))
+    assert sum(len(texts) for *_, texts in chunks) == ROWS

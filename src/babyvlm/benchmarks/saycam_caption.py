@@ -131,14 +131,15 @@ class SAYCamCaption(Benchmark):
         import torch
 
         from babyvlm.benchmarks.meteor_jar import start_jar
-        from babyvlm.benchmarks.scoring import load_images
+        from babyvlm.benchmarks.scoring import loaded_batches
         from babyvlm.io.distributed import is_rank_zero, map_over_ranks, progress
 
         def work(batches: Sequence[Sequence[str]]) -> dict[str, str]:
             caption_of: dict[str, str] = {}
-            for batch in progress(batches, self.name):
+            loaded = loaded_batches(model, batches, self.images, device)
+            for batch, images_BCHW in zip(progress(batches, self.name), loaded, strict=True):
                 with torch.no_grad():
-                    captions = model.caption(load_images(model, batch, self.images, device), MAX_NEW_TOKENS)
+                    captions = model.caption(images_BCHW, MAX_NEW_TOKENS)
                 caption_of.update(zip(batch, captions, strict=True))
             return caption_of
 

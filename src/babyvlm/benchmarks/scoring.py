@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -21,23 +25,73 @@ from babyvlm.errors import UserError
 from babyvlm.io.distributed import is_rank_zero, map_over_ranks, progress
 from babyvlm.io.images import BrokenImageError, open_rgb
 from babyvlm.io.printing import echo
+from babyvlm.io.processes import available_cores
 from babyvlm.types import Captioner, ImageEmbedder, ImageTextScorer, TextScorer
 
 Scores = dict[ImageText, float]
 TEXTS_AT_ONCE = 256  # with one image or none: our choice, it bounds the memory
+MAX_THREADS = 16  # that decode images; our choice
+KEPT_BYTES = 1 << 30  # of preprocessed images of a model: 1,700 images of 224 pixels
 MEAN_COLOR = (124, 116, 104)  # ImageNet's: about zero after the normalization of any model
 BLANK_SIZE = 224  # side of the blank image in pixels; a model's preprocessing resizes it
 
 
-def load_images(
-    model: ImageTextScorer | Captioner | ImageEmbedder, images: Sequence[str], root: Path, device: torch.device
-) -> Tensor:
-    """Return (B, C, H, W): images below ``root``, preprocessed by the model.
+def loaded_batches(
+    model: ImageTextScorer | Captioner | ImageEmbedder,
+    batches: Iterable[Sequence[str]],
+    root: Path,
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """Yield (B, C, H, W) for each batch: images below ``root``, preprocessed by the model.
+
+    While the model works on a batch, threads decode the next one. Images are kept for the next evaluation of the model,
+    up to ``KEPT_BYTES``.
 
     Raises:
         UserError: an image cannot be read.
     """
-    return torch.stack([model.preprocess(_open(root, image)) for image in images]).to(device)
+    kept = _images_of(model)
+    with ThreadPoolExecutor(min(MAX_THREADS, available_cores())) as pool:
+        waiting: list[Future[Tensor]] = []
+        try:
+            for images in chain(batches, [()]):
+                requested = [pool.submit(kept.get, model.preprocess, root, image) for image in images]
+                if waiting:
+                    yield torch.stack([one.result() for one in waiting]).to(device)
+                waiting = requested
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _Images:
+    """Preprocessed images of one model."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, int, int], Tensor] = {}
+        self._bytes = 0
+
+    def get(self, preprocess: Callable[[Image.Image], Tensor], root: Path, image: str) -> Tensor:
+        """Return an image (C, H, W); it is read again if the file has changed."""
+        found = (root / image).stat() if image != BLANK and (root / image).is_file() else None
+        key = (str(root / image), found.st_mtime_ns, found.st_size) if found else (image, 0, 0)
+        if key in self._kept:
+            return self._kept[key]
+        image_CHW = preprocess(_open(root, image))
+        size = image_CHW.numel() * image_CHW.element_size()
+        if self._bytes + size <= KEPT_BYTES:
+            self._bytes += size
+            self._kept[key] = image_CHW
+        return image_CHW
+
+
+_images: WeakKeyDictionary[Any, _Images] = WeakKeyDictionary()
+
+
+def _images_of(model: object) -> _Images:
+    try:
+        return _images.setdefault(model, _Images())
+    except TypeError:  # of a class whose objects cannot be keys
+        return _Images()
 
 
 def _open(root: Path, image: str) -> Image.Image:
@@ -82,9 +136,10 @@ def embed_images(
 
     def work(batches: Sequence[Sequence[str]]) -> dict[str, npt.NDArray[np.float64]]:
         found: dict[str, npt.NDArray[np.float64]] = {}
-        for batch in progress(batches, label):
+        loaded = loaded_batches(model, batches, root, device)
+        for batch, images_BCHW in zip(progress(batches, label), loaded, strict=True):
             with torch.no_grad():
-                vector_BD = model.embed_images(load_images(model, batch, root, device)).cpu().double()
+                vector_BD = model.embed_images(images_BCHW).cpu().double()
             if not vector_BD.isfinite().all():
                 raise UserError(
                     f"the model's embedding of one of {len(batch)} images, {batch[0]!r} to {batch[-1]!r}, is not finite"
@@ -164,10 +219,11 @@ def _score_pairs(
     batches = _plan({(image, same[text]) for image, text in pairs}, batch_size)
 
     def work(batches: Sequence[_Batch]) -> Scores:
+        images = loaded_batches(scorer, (one.images for one in batches if ABSENT not in one.images), root, device)
         return {
             pair: score
             for batch in progress(batches, label)
-            for pair, score in _score_batch(scorer, batch, root, device)
+            for pair, score in _score_batch(scorer, batch, images, device)
         }
 
     scores = {pair: score for part in map_over_ranks(batches, work) for pair, score in part.items()}
@@ -256,7 +312,7 @@ def _plan(pairs: Iterable[ImageText], batch_size: int) -> list[_Batch]:
 
 
 def _score_batch(
-    scorer: ImageTextScorer, batch: _Batch, root: Path, device: torch.device
+    scorer: ImageTextScorer, batch: _Batch, images: Iterator[Tensor], device: torch.device
 ) -> Iterator[tuple[ImageText, float]]:
     texts = sorted(set().union(*(batch.texts_of[image] for image in batch.images)))
     wanted_BT = torch.tensor([[text in batch.texts_of[image] for text in texts] for image in batch.images])
@@ -265,8 +321,7 @@ def _score_batch(
             assert isinstance(scorer, TextScorer)
             score_BT = scorer.score_texts(texts)[None]
         else:
-            images_BCHW = load_images(scorer, batch.images, root, device)
-            score_BT = scorer.score(images_BCHW, texts, wanted_BT.to(device))
+            score_BT = scorer.score(next(images), texts, wanted_BT.to(device))
     score_BT = score_BT.cpu().double()
     for b, t in wanted_BT.nonzero().tolist():
         score = score_BT[b, t].item()

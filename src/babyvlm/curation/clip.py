@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +25,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 import babyvlm.playroom
 from babyvlm.curation.embeddings import PART_ROWS, part_path
@@ -42,6 +42,7 @@ from babyvlm.types import checked_texts
 
 FILES = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.txt", "*.model")  # what is fetched of a hub model
 BEFORE_CLITIC = re.compile(r"(?<=\w) (?=(?:n't|'(?:s|m|d|re|ve|ll))(?!\w))")
+CHUNK_ROWS = 3  # rows that a loader's worker passes on at once: 1.8 MB at 224 pixels
 PLAYROOM_CLIP = Path(babyvlm.playroom.__file__).parent / "clip"
 
 
@@ -190,9 +191,11 @@ def create_trainer(accelerator: str, devices: int, num_nodes: int) -> Trainer:
         UserError: the hardware is not available.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     try:
         trainer = Trainer(
             accelerator=accelerator,
+            precision="16-mixed" if on_gpu else "32-true",  # CLIP was trained in float16 (Radford et al. 2021)
             devices=devices,
             num_nodes=num_nodes,
             logger=False,
@@ -248,19 +251,33 @@ def predict_parts(
         raise SystemExit(0)
 
 
-class _Parts(Dataset[tuple[int, Tensor, list[str]]]):
-    """Number of a part -> the number, its preprocessed images, its utterances."""
+Chunk = tuple[int, bool, Tensor, list[str]]
+
+
+class _Chunks(IterableDataset[Chunk]):
+    """The rows of some parts, a few at a time: the part's number, whether they are its last, images and utterances.
+
+    Workers pass them on in /dev/shm, which has 64 MB in a container: a part as a whole would not fit.
+    """
 
     def __init__(self, store: PairStore, numbers: list[int], preprocess: Callable[[Image.Image], Tensor]) -> None:
         self.store, self.numbers, self.preprocess = store, numbers, preprocess
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        """Chunks of all workers, for the progress bar."""
+        rows = (min(PART_ROWS, len(self.store) - number * PART_ROWS) for number in self.numbers)
+        return sum(-(-count // CHUNK_ROWS) for count in rows)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor, list[str]]:
-        rows = self.store.part(self.numbers[index], PART_ROWS)
-        images = torch.stack([self.preprocess(open_rgb(row["image"])) for row in rows])
-        return self.numbers[index], images, [row["utterance"] for row in rows]
+    def __iter__(self) -> Iterator[Chunk]:
+        """Yield the chunks of every part that is this worker's."""
+        worker = get_worker_info()
+        mine = self.numbers if worker is None else self.numbers[worker.id :: worker.num_workers]
+        for number in mine:
+            rows = list(self.store.part(number, PART_ROWS))
+            for start in range(0, len(rows), CHUNK_ROWS):
+                chunk = rows[start : start + CHUNK_ROWS]
+                images = torch.stack([self.preprocess(open_rgb(row["image"])) for row in chunk])
+                yield number, start + CHUNK_ROWS >= len(rows), images, [row["utterance"] for row in chunk]
 
 
 class _Embedder(LightningModule):
@@ -270,22 +287,43 @@ class _Embedder(LightningModule):
         super().__init__()
         self.clip, self.store, self.folder = clip, store, folder
         self.missing, self.batch_size, self.num_workers = missing, batch_size, num_workers
+        # Of each part that a worker is reading: images and texts that wait for a full batch, and embeddings.
+        self._waiting: dict[int, tuple[list[Tensor], list[str]]] = {}
+        self._done: dict[int, list[Tensor]] = {}
         self.model = clip.model  # registered, so that Lightning moves it to the device
         self.allow_zero_length_dataloader_with_multiple_devices = (
             True  # fewer parts may be missing than there are ranks
         )
 
-    def predict_dataloader(self) -> DataLoader[tuple[int, Tensor, list[str]]]:
+    def predict_dataloader(self) -> DataLoader[Chunk]:
         """Load the parts of this rank. Lightning's own sampler fails if there are fewer parts than ranks."""
         mine = self.missing[self.trainer.global_rank :: self.trainer.world_size]
-        return DataLoader(_Parts(self.store, mine, self.clip.preprocess), batch_size=None, num_workers=self.num_workers)
+        return DataLoader(
+            _Chunks(self.store, mine, self.clip.preprocess),
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+        )
 
-    def predict_step(self, batch: tuple[int, Tensor, list[str]]) -> None:
-        number, images, texts = batch
-        chunks: Iterable[int] = range(0, len(texts), self.batch_size)
-        image = torch.cat([self.clip.images(images[i : i + self.batch_size]) for i in chunks])
-        text = torch.cat([self.clip.texts(texts[i : i + self.batch_size], self.device) for i in chunks])
-        both = torch.stack([image, text], 1).half().cpu().numpy()
+    def predict_step(self, batch: Chunk) -> None:
+        """Collect the chunks of a part, which come in order; encode full batches, and save the part at its end."""
+        number, is_last, images, texts = batch
+        waiting = self._waiting.setdefault(number, ([], []))
+        waiting[0].append(images)
+        waiting[1].extend(texts)
+        done = self._done.setdefault(number, [])
+        while len(waiting[1]) >= self.batch_size or (is_last and waiting[1]):
+            images, texts = torch.cat(waiting[0]), waiting[1]
+            sides = self.clip.images(images[: self.batch_size]), self.clip.texts(texts[: self.batch_size], self.device)
+            done.append(torch.stack([side.float() for side in sides], 1).half())
+            waiting = self._waiting[number] = ([images[self.batch_size :]], texts[self.batch_size :])
+        if is_last:
+            del self._waiting[number]
+            self._save(number, torch.cat(self._done.pop(number)))
+
+    def _save(self, number: int, embeddings: Tensor) -> None:
+        """Write a part, (rows, 2, D)."""
+        both = embeddings.cpu().numpy()
         path = part_path(self.folder, number)
         temporary = path.with_name(f".{uuid4().hex}.npy")  # machines that share the folder reuse process numbers
         np.save(temporary, both)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -244,7 +246,8 @@ def list_near_duplicates(
     artifact = Artifact("contamination", arguments, manifest={"images": len(images)}, state=state)
     folder = yield artifact
     rows: list[list[str]] = []
-    of_images = _signatures_of_files(list(images), embeddings[0] if embeddings else None)
+    cache = out.parent / f".benchmark-vectors-{artifact.arguments['images'][:16]}.npz"
+    of_images = _signatures_of_files(list(images), embeddings[0] if embeddings else None, cache)
     for number, store in enumerate(stores):
         vectors_ND = embedded_rows(store, embeddings[number])[1] if embeddings else None
         _hash_shards(store, state, num_workers)
@@ -260,9 +263,16 @@ def list_near_duplicates(
     return f"{len(rows):,} near-duplicates of {len(images):,} benchmark images, in {LIST}"
 
 
-def _signatures_of_files(files: Sequence[Path], like: Embeddings | None) -> Signatures:
-    """Hash the benchmark images, and embed them by the model of ``like``; one batch is in memory at a time."""
-    embed = _embedder(like) if like else None
+def _signatures_of_files(files: Sequence[Path], like: Embeddings | None, cache: Path) -> Signatures:
+    """Hash the benchmark images, and embed them by the model of ``like``; one batch is in memory at a time.
+
+    Args:
+        files: the images.
+        like: embeddings to compare with; None to compare hashes only.
+        cache: file that keeps the embeddings, for the next store that is compared with the same images.
+    """
+    known = _read_vectors(cache, like, len(files)) if like else None
+    embed = _embedder(like) if like and known is None else None
     hashes, vectors = [], []
     starts = range(0, len(files), BATCH_SIZE)
     for start in track(starts, "reading benchmark images", console=Console(stderr=True)):
@@ -270,7 +280,23 @@ def _signatures_of_files(files: Sequence[Path], like: Embeddings | None) -> Sign
         hashes.append(perceptual_hashes(images))
         if embed:
             vectors.append(embed(images))
-    return Signatures(np.concatenate(hashes), np.concatenate(vectors) if vectors else None)
+    if like and vectors:
+        known = np.concatenate(vectors)
+        temporary = cache.with_suffix(f".{os.getpid()}.partial.npz")
+        np.savez(temporary, clip_sha256=np.array(like.clip_sha256), vectors=known)
+        temporary.replace(cache)
+    return Signatures(np.concatenate(hashes), known)
+
+
+def _read_vectors(cache: Path, like: Embeddings, count: int) -> NDArray[np.float32] | None:
+    """Return the embeddings in a cache; None if there are none of this model."""
+    try:
+        with np.load(cache) as content:
+            vectors: NDArray[np.float32] = content["vectors"]
+            matches = str(content["clip_sha256"]) == like.clip_sha256 and vectors.shape == (count, like.image.shape[1])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return vectors if matches and np.isfinite(vectors).all() else None
 
 
 def _open(path: Path) -> Image.Image:
@@ -289,9 +315,12 @@ def _embedder(like: Embeddings) -> Callable[[Sequence[Image.Image]], NDArray[np.
     if like.clip_sha256 != clip.sha256:
         raise UserError(f"{like.path}: was computed with different weights of CLIP {like.clip}. Embed the store again")
 
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    clip.model.to(device)
+
     def embed(images: Sequence[Image.Image]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return np.asarray(clip.images(torch.stack([clip.preprocess(image) for image in images])))
+            return clip.images(torch.stack([clip.preprocess(image) for image in images]).to(device)).cpu().numpy()
 
     return embed
 

@@ -25,7 +25,7 @@ def embed(
     accelerator: str = "auto",
     devices: int = 1,
     num_nodes: int = 1,
-    num_workers: int = 0,
+    num_workers: int | None = None,
     share: str = "",
 ) -> Stage:
     """Embed the images and utterances of a store with a CLIP model.
@@ -49,17 +49,22 @@ def embed(
         accelerator: hardware, as in Lightning.
         devices: number of devices per node.
         num_nodes: number of nodes.
-        num_workers: processes per device that decode images.
+        num_workers: processes per device that decode images. By default none on a CPU; on GPUs as many as there are
+            cores, at most 16 for each. GPUs compute in float16 where that is safe (autocast); the results are float16.
         share: embed only this share of the pairs, such as 2/16 for the second of 16 jobs that run at the same time.
             When all shares are complete, run the command without it to assemble the embeddings.
     """
     require_at_least(1, batch_size=batch_size, devices=devices, num_nodes=num_nodes)
-    require_at_least(0, num_workers=num_workers)
+    require_at_least(0, num_workers=num_workers or 0)
     own = slice_of_share(share)
     from babyvlm.curation.clip import create_trainer, load_clip, predict_parts
+    from babyvlm.io.processes import available_cores
 
     source, model = PairStore(store), load_clip(clip)
     trainer = create_trainer(accelerator, devices, num_nodes)
+    if num_workers is None:
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        num_workers = min(16, max(1, available_cores() // devices)) if on_gpu else 0
     if source.licensed and clip == "playroom" and trainer.is_global_zero:
         echo(
             f"warning: {store} is licensed, so it holds real footage, but Playroom's CLIP was trained on drawings "

@@ -3,10 +3,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import linear_sum_assignment
 
+from babyvlm.curation.matching import device_top_k, lazy
 from babyvlm.curation.matching import match as match_module
 from babyvlm.curation.matching.match import match, match_greedily, match_randomly
+from babyvlm.curation.matching.top_k import TopKSearch
 from babyvlm.errors import UserError
 
 WIDTH = 12
@@ -128,18 +131,54 @@ def test_match_is_independent_of_seed_and_accepts_memory_mapped_float16(solver, 
     assert first.primal == pytest.approx(scipy_optimum(scores_of(*mapped)), abs=1e-4)
 
 
-def test_top_k_search_lists_best_candidates_and_bounds_the_rest():
-    from babyvlm.curation.matching.top_k import TopKSearch
+@pytest.fixture
+def device_search(monkeypatch):
+    """Let PyTorch find the candidates, as on a GPU, with tiles as small as these problems need."""
+    monkeypatch.setattr(device_top_k, "TILE", 700)
+    monkeypatch.setattr(device_top_k, "SCORES", 700 * 30)
+    search = lambda targets, candidates, forbidden, seed, device="gpu": device_top_k.DeviceTopKSearch(  # noqa: E731
+        targets, candidates, forbidden, torch.device("cpu")
+    )
+    monkeypatch.setattr(lazy, "_search", search)
+    return search
 
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("n", "m", "k"), [(60, 75, 200), (80, 300, 2), (120, 2500, 8)])
+def test_match_with_candidates_from_a_device_has_the_same_proof(monkeypatch, device_search, kind, n, m, k):
+    monkeypatch.setattr(match_module, "DENSE_PAIRS", 0)
+    monkeypatch.setattr(match_module, "DENSE_PAIRS_SQUARE", 0)
+    targets, candidates = problem(kind, n, m, seed=n + m)
+    order = np.argsort(-scores_of(targets, candidates), axis=1)
+    forbidden = [(row, order[row, rank]) for row in range(n) for rank in range(row % 3)]
+    matching = match(targets, candidates, top_k=k, batch_size=17, forbidden=np.array(forbidden), progress=False)
+    scores = scores_of(targets, candidates, forbidden)
+    assert len(set(matching.index.tolist())) == n
+    assert matching.primal == pytest.approx(scipy_optimum(scores), abs=1e-6 * n)
+    assert dual_bound(scores, matching.prices) == pytest.approx(scipy_optimum(scores), abs=1e-6 * n)
+
+
+def test_match_refuses_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_top_k.gpu_for_matching("auto") is None
+    with pytest.raises(UserError, match="--device gpu: this machine has no GPU"):
+        device_top_k.gpu_for_matching("gpu")
+
+
+@pytest.mark.parametrize("where", ["cores", "device"])
+def test_top_k_search_lists_best_candidates_and_bounds_the_rest(where, device_search):
+    search = TopKSearch if where == "cores" else device_search
     random = np.random.default_rng(8)
     targets, candidates = problem("random", 600, 9000, 8)  # more rows than one task takes, several tiles
     prices = random.uniform(0, 0.3, 9000) * (random.random(9000) < 0.3)
     forbidden = np.array([(row, column) for row in (3, 599) for column in range(0, 9000, 2)])
     rows, top_k = random.permutation(600), random.integers(1, 400, 600)
-    lists = TopKSearch(targets, candidates, forbidden, 0).search(rows, top_k, prices)
+    lists = search(targets, candidates, forbidden, 0).search(rows, top_k, prices)
     ends = np.cumsum(lists.length)
     scores = scores_of(targets, candidates, forbidden)
-    assert (lists.length >= 0.9 * top_k).mean() > 0.95
+    assert sorted(lists.rows) == list(range(600))
+    wanted = dict(zip(rows, top_k, strict=True))
+    assert np.mean([size >= 0.9 * wanted[row] for row, size in zip(lists.rows, lists.length, strict=True)]) > 0.95
     for row, end, size, bound_of_row in zip(lists.rows, ends, lists.length, lists.bound, strict=True):
         part = slice(end - size, end)
         net_score = scores[row] - prices

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from babyvlm.curation.embeddings import Embeddings, check_same_clip, embedded_rows
 from babyvlm.curation.funnel import Funnel
-from babyvlm.curation.matching.match import Matching, Method, Vectors, match, match_greedily, match_randomly
+from babyvlm.curation.matching.match import Device, Matching, Method, Vectors, match, match_greedily, match_randomly
 from babyvlm.curation.stage import Artifact, Stage, UsualYield, stage
 from babyvlm.curation.store.pair_store import PairStore, write_pairs
 from babyvlm.errors import UserError, require_at_least
@@ -39,6 +39,7 @@ def match_stores(
     top_k: int = 512,
     batch_size: int = 2048,
     seed: int = 0,
+    device: Device = "auto",
 ) -> Stage:
     r"""Assign a different candidate pair to each target pair by image similarity (the paper's matching).
 
@@ -63,6 +64,8 @@ def match_stores(
         top_k: number of candidates initially kept per target. Higher values need more memory, lower values more time.
         batch_size: number of targets added to the matching at a time.
         seed: random seed for the order in which targets are added, and for `random`.
+        device: what finds the candidates: all cores (`cpu`), a `gpu`, or a GPU if there is one (`auto`). The result is
+            optimal in any case, and the proof the same.
     """
     require_at_least(0, seed=seed)
     require_at_least(1, top_k=top_k, batch_size=batch_size)
@@ -94,7 +97,14 @@ def match_stores(
     target_keys, target_images = embedded_rows(target_store, target_vectors)
     _, candidate_images = embedded_rows(candidate_store, candidate_vectors)
     matching = _match_by(
-        method, target_images, candidate_images, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=checkpoint
+        method,
+        target_images,
+        candidate_images,
+        top_k=top_k,
+        batch_size=batch_size,
+        seed=seed,
+        checkpoint=checkpoint,
+        device=device,
     )
     artifact.manifest |= write_pairs(
         folder,
@@ -115,6 +125,7 @@ def match_arrays(
     top_k: int = 512,
     batch_size: int = 2048,
     seed: int = 0,
+    device: Device = "auto",
 ) -> Stage:
     """Match the rows of two embedding files one to one, for embeddings that were computed elsewhere.
 
@@ -135,6 +146,8 @@ def match_arrays(
         top_k: number of candidates initially kept per target. Higher values need more memory, lower values more time.
         batch_size: number of targets added to the matching at a time.
         seed: random seed for the order in which targets are added, and for `random`.
+        device: what finds the candidates: all cores (`cpu`), a `gpu`, or a GPU if there is one (`auto`). The result is
+            optimal in any case, and the proof the same.
     """
     require_at_least(0, seed=seed)
     require_at_least(1, top_k=top_k, batch_size=batch_size)
@@ -155,7 +168,14 @@ def match_arrays(
     folder = yield artifact
     checkpoint = folder / artifacts.SCRATCH / "checkpoint"
     matching = _match_by(
-        method, target_rows, candidate_rows, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=checkpoint
+        method,
+        target_rows,
+        candidate_rows,
+        top_k=top_k,
+        batch_size=batch_size,
+        seed=seed,
+        checkpoint=checkpoint,
+        device=device,
     )
     for name in ("index", "similarity", "prices"):
         np.save(folder / f"{name}.npy", getattr(matching, name))
@@ -216,13 +236,23 @@ def _splits(store: PairStore) -> dict[str, str]:
 
 
 def _match_by(
-    method: Method, targets: Vectors, candidates: Vectors, *, top_k: int, batch_size: int, seed: int, checkpoint: Path
+    method: Method,
+    targets: Vectors,
+    candidates: Vectors,
+    *,
+    top_k: int,
+    batch_size: int,
+    seed: int,
+    checkpoint: Path,
+    device: Device,
 ) -> Matching:
     if method == "greedy":
         return match_greedily(targets, candidates, seed=seed)
     if method == "random":
         return match_randomly(targets, candidates, seed=seed)
-    return match(targets, candidates, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=checkpoint)
+    return match(
+        targets, candidates, top_k=top_k, batch_size=batch_size, seed=seed, checkpoint=checkpoint, device=device
+    )
 
 
 def _describe(matching: Matching, targets: Vectors, candidates: Vectors, seed: int) -> str:

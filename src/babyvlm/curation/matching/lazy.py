@@ -36,6 +36,7 @@ import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +53,8 @@ from babyvlm.curation.matching.augmenting_paths import (
     tighten_profits,
 )
 from babyvlm.curation.matching.dense import infeasible
-from babyvlm.curation.matching.top_k import TopKLists, TopKSearch
+from babyvlm.curation.matching.lists import TopKLists
+from babyvlm.curation.matching.top_k import TopKSearch
 from babyvlm.errors import UserError
 from babyvlm.io.files import atomic_write
 from babyvlm.io.limits import load_json
@@ -60,7 +62,9 @@ from babyvlm.io.printing import Console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
+
+    from babyvlm.curation.matching.device_top_k import DeviceTopKSearch
+    from babyvlm.curation.matching.match import Device
 
 MAX_HITS = 1 << 24  # hits held at a time, 8 bytes each; limits a batch whose rows need long lists
 HASHED_ROWS = 8192
@@ -76,6 +80,7 @@ def solve_lazily(
     seed: int,
     checkpoint: Path | None,
     progress: bool,
+    device: Device = "auto",
 ) -> tuple[LazySolver, float]:
     """Match targets to candidates; arguments as in ``match``.
 
@@ -87,7 +92,7 @@ def solve_lazily(
     saved = Checkpoint.open(checkpoint, targets, candidates, forbidden, arguments) if checkpoint else None
     if saved:
         saved.restore(solver)
-    search = TopKSearch(targets, candidates, forbidden, seed)
+    search = _search(targets, candidates, forbidden, seed, device)
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("matching", total=len(targets), completed=len(targets) - len(solver.pending))
         while len(solver.pending):
@@ -103,6 +108,22 @@ def solve_lazily(
             bar.update(task, completed=len(targets) - len(solver.pending))
     tighten_profits(solver.lists, solver.assignment)
     return solver, float(solver.assignment.profit.sum() + solver.assignment.price.sum())
+
+
+def _search(
+    targets: NDArray[np.floating],
+    candidates: NDArray[np.floating],
+    forbidden: NDArray[np.int64],
+    seed: int,
+    device: Device,
+) -> TopKSearch | DeviceTopKSearch:
+    """Return what finds the candidates: a GPU if there is one, otherwise all cores."""
+    if device == "gpu" or (device == "auto" and Path("/dev/nvidiactl").exists()):  # importing torch takes seconds
+        from babyvlm.curation.matching.device_top_k import DeviceTopKSearch, gpu_for_matching
+
+        if (gpu := gpu_for_matching(device)) is not None:
+            return DeviceTopKSearch(targets, candidates, forbidden, gpu)
+    return TopKSearch(targets, candidates, forbidden, seed)
 
 
 class LazySolver:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Method = Literal["exact", "greedy", "random"]
+Device = Literal["auto", "cpu", "gpu"]  # `auto`: a GPU if there is one
 Vectors = NDArray[np.floating]
 
 NORM_TOLERANCE = 1e-2  # float16 rounds a norm by 5e-4; anything further from 1 was never normalized
@@ -85,6 +86,7 @@ def match(
     forbidden: NDArray[np.integer] | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
+    device: Device = "auto",
 ) -> Matching:
     """Match each target to a different candidate such that the summed cosine similarity is maximal.
 
@@ -99,6 +101,7 @@ def match(
         forbidden: (F, 2) integer pairs (target row, candidate row) that must not be matched.
         checkpoint: folder in which a large problem saves its state after every batch, and from which it resumes.
         progress: show a progress bar.
+        device: what finds the candidates of a large problem: all cores, or a GPU.
 
     Raises:
         UserError: wrong shapes, NaN or Inf, rows not normalized, N > M, or no matching avoids the forbidden pairs.
@@ -123,6 +126,7 @@ def match(
         seed=seed,
         checkpoint=checkpoint,
         progress=progress,
+        device=device,
     )
     return _evaluate(
         targets,

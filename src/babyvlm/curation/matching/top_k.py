@@ -9,37 +9,28 @@ integers do, above the column number.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
-from babyvlm.curation.matching.augmenting_paths import ROUNDING, compiled
+from babyvlm.curation.matching.augmenting_paths import compiled
+from babyvlm.curation.matching.lists import ROUNDING, TopKLists
 
 Floats = NDArray[np.float32]
 
 # A thread's scores take 4 MB and stay in the last-level cache between product and scan; BLAS is at full speed from this
 # size on.
 TILE = 2048
+# Rows that a thread takes at once. A batch of 2,048 rows has enough parts for all cores, up to 32.
 ROWS_PER_TASK = 512
+MIN_ROWS_PER_TASK = 64
 # Scores compared with the threshold at once: loops of these fixed lengths are vectorized (10 scores per nanosecond and
 # core on AVX2, against 0.5 with a length known only at run time).
 STRIDE = 64
 STEP = 8
-
-
-@dataclass(frozen=True)
-class TopKLists:
-    """Concatenated lists of some rows: the arrays of ``CandidateLists`` without ``start``."""
-
-    rows: NDArray[np.int64]
-    length: NDArray[np.int64]
-    bound: NDArray[np.float64]
-    column: NDArray[np.int32]
-    net_score: NDArray[np.float32]
-    score: NDArray[np.float32]
 
 
 class TopKSearch:
@@ -75,8 +66,9 @@ class TopKSearch:
         """
         prices32 = np.zeros(-(-len(prices) // TILE) * TILE, np.float32)
         prices32[: len(prices)] = prices
-        parts = [slice(start, start + ROWS_PER_TASK) for start in range(0, len(rows), ROWS_PER_TASK)]
         threads: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # numba sets it at run time
+        size = rows_per_task(len(rows), threads)
+        parts = [slice(start, start + size) for start in range(0, len(rows), size)]
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
             lists = list(pool.map(lambda part: self._search_part(rows[part], top_k[part], prices32), parts))
         names = [field.name for field in fields(TopKLists)]
@@ -119,6 +111,15 @@ class TopKSearch:
         if len(excluded):
             here = excluded[(excluded[:, 1] >= start) & (excluded[:, 1] < start + TILE)]
             scores_BT[here[:, 0], here[:, 1] - start] = -np.inf
+
+
+def rows_per_task(rows: int, threads: int) -> int:
+    """Return how many rows a thread takes at once, so that a batch keeps all threads busy.
+
+    >>> [rows_per_task(2048, threads) for threads in (1, 4, 16, 128)]
+    [512, 512, 128, 64]
+    """
+    return min(ROWS_PER_TASK, max(MIN_ROWS_PER_TASK, -(-rows // threads)))
 
 
 def _sorted_lists(
