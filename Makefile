@@ -15,7 +15,7 @@ BUILD  := $(RUN) benchmark build
 MIXES  := filtered filtered-aug filtered-random aug-only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock audit wheel demo data curate-large mixes benchmark-demo suites playroom-clip playroom-dino probe report test soak check bench-matching bench-padding bench-features bench-loader bench-open-store
+.PHONY: help setup lock audit wheel demo data curate-large mixes benchmark-demo suites playroom-clip playroom-dino probe report test soak check bench-matching bench-padding bench-features bench-loader bench-multi-crop bench-gpu bench-open-store
 
 help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -153,6 +153,13 @@ bench-features: setup ## benchmark epochs with and without cached features, CVCL
 
 bench-loader: setup ## benchmark image loading: CVCL's transforms, ours, and decoding only
 	$(VENV)/bin/python perf/loader.py
+
+bench-multi-crop: setup ## benchmark DINO's views: by Pillow, by OpenCV, and in batches as on a GPU
+	$(VENV)/bin/python perf/multi_crop.py
+
+# It needs a few packages only, so that it runs where `make setup` was not; PYTHON= chooses the interpreter.
+bench-gpu: ## benchmark speed, memory and numerics on a GPU, in under eight minutes
+	PYTHONPATH=src $(or $(wildcard $(VENV)/bin/python),$(PYTHON)) perf/bench_gpu.py
 
 bench-open-store: setup ## benchmark opening a store of 625,000 pairs and reading an epoch: time and memory
 	$(VENV)/bin/python perf/open_store.py

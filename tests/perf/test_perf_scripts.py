@@ -33,6 +33,39 @@ def test_perf_script_prints_help(name, monkeypatch, capsys):
         sys.modules.pop(module, None)
 
 
+def test_gpu_benchmark_runs_at_tiny_size(tmp_path, monkeypatch, capsys):
+    """All of its measurements, on the CPU. Its figures mean nothing here."""
+    monkeypatch.syspath_prepend(PERF)
+    out = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["bench_gpu", "--smoke", "true", "--out", str(out)])
+    with pytest.raises(SystemExit) as end:
+        import_module("bench_gpu").main()
+    report = json.loads(out.read_text())
+    assert report["left out"] == {}
+    assert end.value.code == 0
+    assert set(report["measured"]) == set(import_module("bench_gpu").MEASUREMENTS)
+    models = report["measured"]["models"]
+    assert {"CVCL, float32", "BabyLLaVA-GPT2 phase 2, cached features"} <= set(models)
+    assert all(figures["images/s"] > 0 for figures in models.values())
+    difference = report["measured"]["resumption"]["greatest difference of a weight"]
+    assert difference["whole run - resumed run"] == 0
+    (ranks,) = report["measured"]["all-gather"].values()
+    assert ranks["greatest relative deviation of a loss"] < 1e-5
+    (top_k,) = report["measured"]["top-k matching"].values()
+    assert top_k["greatest deviation from NumPy"] < 1e-5
+    assert "date" in report["machine"]
+
+
+def test_gpu_benchmark_without_gpu_is_one_line(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(PERF)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["bench_gpu"])
+    with pytest.raises(SystemExit) as end:
+        import_module("bench_gpu").main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: bench-gpu needs a GPU, and this machine has none that PyTorch can use\n"
+
+
 @pytest.mark.parametrize("solver", ["ours", "scipy"])
 def test_matching_benchmark_measures_solver(tmp_path, solver):
     rows = np.random.default_rng(0).normal(size=(2100, 8))
