@@ -12,7 +12,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from babyvlm.curation.funnel import Funnel
 from babyvlm.curation.store.pair_store import write_store
-from babyvlm.data.frame_mix import FrameMix
+from babyvlm.data.frame_mix import Crops, FrameMix, finished
 from babyvlm.data.pair_mix import PairMix, Source
 from babyvlm.data.text_mix import TextMix
 from babyvlm.data.transforms import eval_transform
@@ -145,6 +145,20 @@ def test_pair_mix_has_the_same_batches_with_and_without_trainer(stores, vocabula
         assert one.keys == other.keys
         assert other.images_BCHW.dtype == torch.uint8  # a quarter of the bytes until they are on the device
         assert torch.equal(one.images_BCHW, trained.on_after_batch_transfer(other, 0).images_BCHW)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
+def test_normalized_images_have_the_precision_of_the_run(stores, vocabulary, precision, dtype):
+    options = {"logger": False, "enable_checkpointing": False}
+    place, crops = ("frames", stores, [Source("home")], 4, 32), Crops(2, 16)
+    frames, drawn = (FrameMix(*place, crops, views=views) for views in ("pillow", "device"))
+    for data, name in ((mix(stores, vocabulary), "images_BCHW"), (frames, "large_VBCHW"), (drawn, "large_VBCHW")):
+        data.trainer = Trainer(accelerator="cpu", devices=1, precision=precision, **options)
+        batch = next(iter(data.train_dataloader()))
+        moved = data.on_after_batch_transfer(data.trainer.precision_plugin.convert_input(batch), 0)
+        assert getattr(moved, name).dtype == dtype
+        if data is drawn:  # the draws are not rounded
+            torch.testing.assert_close(moved.large_VBCHW.float(), finished(batch).large_VBCHW, atol=0.1, rtol=0.01)
 
 
 def test_batches_are_pinned_for_a_gpu(stores, vocabulary, monkeypatch):

@@ -19,8 +19,9 @@ from babyvlm.data.frame_mix import FrameMix
 from babyvlm.data.pair_mix import Source
 from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.io.artifacts import sha256_file
+from babyvlm.io.distributed import device_name
 from babyvlm.models.networks.vision import VisionEncoder, save_trunk
-from babyvlm.training.provenance import Provenance, device_name, inputs
+from babyvlm.training.provenance import Provenance, inputs
 
 VTWT = "image,positive_phrase,negative_phrase\n"
 

@@ -58,6 +58,7 @@ def embed(
     require_at_least(0, num_workers=num_workers or 0)
     own = slice_of_share(share)
     from babyvlm.curation.clip import create_trainer, load_clip, predict_parts
+    from babyvlm.io.distributed import device_name
     from babyvlm.io.processes import available_cores
 
     source, model = PairStore(store), load_clip(clip)
@@ -102,4 +103,4 @@ def embed(
         "width": width,
         "sha256": {name: artifacts.sha256_file(folder / f"{name}.npy") for name in ("image", "text")},
     }
-    return f"{len(source):,} pairs embedded by {clip}"
+    return f"{len(source):,} pairs embedded by {clip} on {device_name(trainer.strategy.root_device)}"

@@ -338,4 +338,4 @@ class FrameMix(Mix):
 
     def on_after_batch_transfer(self, batch: Views | DrawnFrames, dataloader_idx: int) -> Views:
         """Make the views if they are not made yet, and normalize them, on the device."""
-        return finished(batch)
+        return self.converted(finished(batch))

@@ -170,7 +170,7 @@ class DrawnViews:
         return cls(
             side,
             math.ceil(3 * max([draw.sigma for draw in draws], default=0.0)),
-            torch.tensor([draw.box for draw in draws], dtype=torch.float32).view(*shape, 4),
+            torch.tensor([draw.box for draw in draws]).view(*shape, 4),
             torch.tensor([draw.flip for draw in draws]).view(*shape),
             torch.tensor([draw.factors for draw in draws]),
             torch.from_numpy(np.argsort(orders, axis=1, kind="stable")),
@@ -193,8 +193,9 @@ def render_views(frames_BCHW: Tensor, views: DrawnViews) -> Tensor:
     """
     images_BCHW = frames_BCHW.float()
     height, width = images_BCHW.shape[2:]
-    rows_VBSH = resampling(views.box_VB4[..., 0], views.box_VB4[..., 2], height, views.side)
-    columns_VBSW = resampling(views.box_VB4[..., 1], views.box_VB4[..., 3], width, views.side)
+    top_VB, left_VB, height_VB, width_VB = views.box_VB4.unbind(-1)
+    rows_VBSH = resampling(top_VB, height_VB, height, views.side)
+    columns_VBSW = resampling(left_VB, width_VB, width, views.side)
     columns_VBSW = torch.where(views.flip_VB[..., None, None], columns_VBSW.flip(2), columns_VBSW)
     parts = [
         rows_BSH[:, None] @ images_BCHW @ columns_BSW[:, None].mT
@@ -207,11 +208,11 @@ def render_views(frames_BCHW: Tensor, views: DrawnViews) -> Tensor:
             chosen = order_N[first : first + count]
             first += count
             if count:
-                factor_N111 = views.factor_N4[chosen, kind][:, None, None, None]
+                factor_N111 = views.factor_N4[chosen, kind].float()[:, None, None, None]  # whatever the run's precision
                 view_NCSS[chosen] = _jitter_views(view_NCSS[chosen], kind, factor_N111)
     view_NCSS = torch.where(views.gray_N[:, None, None, None], _gray(view_NCSS), view_NCSS)
     if len(views.blurred_K):
-        view_NCSS[views.blurred_K] = _blur_views(view_NCSS[views.blurred_K], views.sigma_K, views.radius)
+        view_NCSS[views.blurred_K] = _blur_views(view_NCSS[views.blurred_K], views.sigma_K.float(), views.radius)
     bright_NCSS = views.solarize_N[:, None, None, None] & (view_NCSS >= 128)
     view_NCSS = torch.where(bright_NCSS, 255 - view_NCSS, view_NCSS)
     return view_NCSS.view(*views.box_VB4.shape[:2], *view_NCSS.shape[1:])

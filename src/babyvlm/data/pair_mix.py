@@ -210,6 +210,10 @@ class Mix(LightningDataModule):
         """Whether a Trainer moves the batches to a GPU."""
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
+    def converted(self, batch: T) -> T:
+        """Convert floats to the precision of the run, such as ``bf16-true``, as Lightning does before the transfer."""
+        return batch if self.trainer is None else cast("T", self.trainer.precision_plugin.convert_input(batch))
+
     @property
     def rank(self) -> int:
         """Index of this process; 0 without a Trainer."""
@@ -373,7 +377,7 @@ class PairMix(Mix):
         """Normalize the images, on the device."""
         if batch.images_BCHW.dtype != torch.uint8:
             return batch
-        return replace(batch, images_BCHW=normalized_pixels(batch.images_BCHW))
+        return self.converted(replace(batch, images_BCHW=normalized_pixels(batch.images_BCHW)))
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Return batches of the validation items, in order; an utterance has one fixed frame."""

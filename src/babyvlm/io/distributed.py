@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
@@ -39,6 +42,16 @@ def refuse_mps(trainer: Trainer, option: str) -> None:
     """
     if trainer.strategy.root_device.type == "mps":
         raise UserError(f"{option}: Apple's GPUs (MPS) are not supported; results on them are untested. Set it to cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is: the GPU with its memory and CUDA's version, or the processor."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name} ({properties.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda})"
+    file = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*:\s*(.+)", file.read_text(errors="replace")) if file.is_file() else []
+    return f"CPU ({models[0].strip() if models else platform.machine()})"
 
 
 def progress(tasks: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:

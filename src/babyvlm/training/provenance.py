@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
@@ -20,6 +19,7 @@ from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.pair_mix import Mix
 from babyvlm.errors import UserError
 from babyvlm.io.artifacts import json_sha256, sha256_file
+from babyvlm.io.distributed import device_name
 from babyvlm.io.files import atomic_write, read_bounded
 from babyvlm.io.hub import commit_of
 from babyvlm.io.limits import MAX_JSON_BYTES, load_json
@@ -148,16 +148,6 @@ def _devices(trainer: Trainer) -> dict[str, list[str]]:
     if trainer.is_global_zero:
         echo(f"devices: {used}")
     return {"devices": [*dict.fromkeys([*before, used])]}
-
-
-def device_name(device: torch.device) -> str:
-    """Return what a device is: the GPU with its memory and CUDA's version, or the processor."""
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        return f"{properties.name} ({properties.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda})"
-    file = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*:\s*(.+)", file.read_text(errors="replace")) if file.is_file() else []
-    return f"CPU ({models[0].strip() if models else platform.machine()})"
 
 
 def _parameters(model: LightningModule) -> dict[str, int]:
