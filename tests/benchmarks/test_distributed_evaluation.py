@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from babyvlm.benchmarks import VTWT, BabyWinoground, EvaluationCallback
 from babyvlm.benchmarks.scoring import score_pairs
 from babyvlm.errors import UserError
-from babyvlm.io.distributed import map_over_ranks, on_rank_zero
+from babyvlm.io.distributed import map_over_ranks, max_over_ranks, on_rank_zero
 from support.ranks import on_ranks
 
 CPU = torch.device("cpu")
@@ -167,3 +167,8 @@ def test_trainer_on_two_processes_writes_equal_results(root, tmp_path):
     assert alone == two
     assert sorted(alone[0]) == ["baby_winoground-test.parquet", "vtwt-test.parquet"]
     assert alone[1].keys() >= {"vtwt_test", "baby_winoground_test", "baby_winoground_positive_strict_test"}
+
+
+def test_max_over_ranks_is_the_same_on_all_ranks(tmp_path):
+    assert max_over_ranks(3) == 3
+    assert on_ranks(3, lambda rank: [max_over_ranks(rank * n) for n in (1, 0, 2)], tmp_path) == [[2, 0, 4]] * 3
