@@ -381,6 +381,7 @@ def measure_embedding(machine: Machine) -> dict[str, Any]:
     import open_clip
 
     from babyvlm.curation.clip import Clip, create_trainer, load_clip, predict_parts
+    from babyvlm.curation.embeddings import PART_ROWS
     from babyvlm.curation.store.pair_store import PairStore
 
     store = PairStore(machine.folder / "store")
@@ -391,11 +392,11 @@ def measure_embedding(machine: Machine) -> dict[str, Any]:
         clip = Clip(model.eval(), preprocess, open_clip.get_tokenizer(machine.size.clip))
     else:
         clip = load_clip("playroom")
-    folder = machine.folder / "embeddings"
-    folder.mkdir()
+    folder = machine.folder / "embeddings" / "parts"
     trainer = create_trainer(machine.accelerator, 1, 1)
     started = time.perf_counter()
-    predict_parts(trainer, store, folder, clip, batch_size=256, num_workers=machine.workers)
+    parts = range(-(-len(store) // PART_ROWS))
+    predict_parts(trainer, store, folder, parts, clip, batch_size=256, num_workers=machine.workers)
     return {"pairs/s, with the start": {"value": len(store) / (time.perf_counter() - started)}}
 
 

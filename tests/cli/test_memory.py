@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from babyvlm.__main__ import main
 from babyvlm.ablations.plan import Plan
@@ -64,11 +65,15 @@ def test_activations_are_what_autograd_saves():
 
 
 def test_llama_phase_2_fits_into_40_gb_because_of_checkpointing(recipes):
-    """The shipped recipe at its batch size of 128; without checkpointing it needs 80 to 84 GiB, measured on a GPU."""
-    config = recipes["llama-phase-2"]
-    need = estimate(config)
+    """The shipped recipe at its batch size of 128."""
+    need = estimate(recipes["llama-phase-2"])
     assert 18 * GB < need.total < 30 * GB
-    without = copy.deepcopy(config)
+
+
+@pytest.mark.soak
+def test_llama_phase_2_without_checkpointing_needs_what_was_measured(recipes):
+    """80 to 84 GiB, on a GPU."""
+    without = copy.deepcopy(recipes["llama-phase-2"])
     without["model"]["init_args"]["gradient_checkpointing"] = False
     assert 75 * GB < estimate(without).total < 95 * GB
 
@@ -90,13 +95,17 @@ def test_sharding_divides_all_but_the_frozen_encoder(recipes):
     assert eight.activations < one.activations / 4
 
 
-def test_every_step_of_a_matrix_is_printed(monkeypatch, capsys):
+def test_every_step_of_a_matrix_is_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    main(["memory", "--matrix", "configs/playroom/ablations.yaml"])
+    matrix = yaml.safe_load(Path("configs/playroom/ablations.yaml").read_text())
+    kept = ("cvcl", "gpt2-language", "gpt2-phase-1", "gpt2-phase-2")
+    matrix["steps"] = {name: step for name, step in matrix["steps"].items() if name in kept}
+    del matrix["models"]["BabyLLaVA-Llama"], matrix["quick"]
+    (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(matrix))
+    main(["memory", "--matrix", str(tmp_path / "matrix.yaml")])
     lines = capsys.readouterr().out.splitlines()
-    steps = list(Plan(Path("configs/playroom/ablations.yaml")).matrix.steps)
-    assert [line.split()[0] for line in lines[1:-1]] == sorted(steps, key=[line.split()[0] for line in lines].index)
-    assert len(lines) == len(steps) + 2
+    steps = list(kept)
+    assert [line.split()[0] for line in lines[1:-1]] == steps
     assert lines[-1] == "GB on each GPU, texts of 25 tokens, 2,350 words"
 
 

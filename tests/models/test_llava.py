@@ -182,7 +182,7 @@ def test_int8_needs_a_gpu_and_is_pinned_to_that_of_the_rank(folder, monkeypatch)
     """Without a GPU the placement is only checked, not made."""
     with pytest.raises(UserError, match="precision int8: needs a GPU"):
         HFVisionLanguage(str(folder), "int8")
-    placed = {}
+    model, placed = HFVisionLanguage(str(folder), "float32"), {}
 
     def load(folder, **options):
         placed.update(options)
@@ -195,8 +195,8 @@ def test_int8_needs_a_gpu_and_is_pinned_to_that_of_the_rank(folder, monkeypatch)
     with pytest.raises(UserError, match="no GPU here"):
         HFVisionLanguage(str(folder), "int8")
     assert placed["device_map"] == {"": torch.device("cuda", 3)}
-    model = HFVisionLanguage(str(folder), "float32")
-    model.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda", 1)))
+    strategy = SimpleNamespace(root_device=torch.device("cuda", 1))
+    monkeypatch.setattr(HFVisionLanguage, "trainer", SimpleNamespace(strategy=strategy))
     model.setup("test")
     model.precision = "int8"
     with pytest.raises(UserError, match="the weights are on cpu and cannot be moved to cuda:1"):

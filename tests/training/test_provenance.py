@@ -103,7 +103,10 @@ def test_weights_of_the_hub_are_recorded_with_their_commit(tmp_path, monkeypatch
         (repository / "refs" / "main").write_text(newest)
         model = LightningModule()
         model.vision = VisionEncoder("test_resnet", weights=weights)
-        trainer = SimpleNamespace(is_global_zero=True, datamodule=None)
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
+        trainer = SimpleNamespace(
+            is_global_zero=True, datamodule=None, world_size=1, strategy=strategy, precision="32-true"
+        )
         monkeypatch.setattr("babyvlm.training.provenance.run_folder", lambda trainer: tmp_path / run)
         (tmp_path / run).mkdir(exist_ok=True)
         Provenance().on_fit_start(trainer, model)

@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # documented by torch;
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
+from transformers import PreTrainedModel
 
 from babyvlm.ablations.plan import Config, Plan
 from babyvlm.config import LINKED, CheckedParser
@@ -112,6 +113,9 @@ def estimate(config: Config, text_tokens: int = 25, words: int = 2350) -> Need:
         model = _model(config, _vocabulary(Path(folder), words))
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel):  # `to_empty` parts the output layer from the embeddings
+                module.tie_weights()
         if shards > 1:  # as CausalModule.configure_model does
             return _sharded(model, config, data, devices, shards, text_tokens, half)
         measured = _measure(model, config, data, devices, text_tokens, half)
