@@ -41,7 +41,7 @@ def test_estimate_counts_weights_gradients_and_adam():
     parameters = 3 * block + 2 * width + (words + 64) * width
     need = estimate(language(False), words=words)
     assert need.gradients == 4 * parameters
-    assert need.optimizer == pytest.approx(8 * parameters, rel=1e-4)  # two moments, and a count for each parameter
+    assert need.optimizer == pytest.approx(8 * parameters, rel=1e-3)  # two moments, and a count for each parameter
     assert need.weights == pytest.approx(4 * parameters, rel=1e-3)
     assert need.total == need.weights + need.gradients + need.optimizer + need.activations
 
@@ -101,7 +101,7 @@ def test_every_step_of_a_matrix_is_printed(tmp_path, monkeypatch, capsys):
     kept = ("cvcl", "gpt2-language", "gpt2-phase-1", "gpt2-phase-2")
     matrix["steps"] = {name: step for name, step in matrix["steps"].items() if name in kept}
     del matrix["models"]["BabyLLaVA-Llama"], matrix["quick"]
-    (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(matrix))
+    (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(matrix, sort_keys=False))
     main(["memory", "--matrix", str(tmp_path / "matrix.yaml")])
     lines = capsys.readouterr().out.splitlines()
     steps = list(kept)

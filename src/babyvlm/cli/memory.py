@@ -111,6 +111,9 @@ def estimate(config: Config, text_tokens: int = 25, words: int = 2350) -> Need:
     half = str(trainer.get("precision", "")).startswith("bf16-mixed") or trainer.get("precision") == "16-mixed"
     with tempfile.TemporaryDirectory() as folder, weightless():
         model = _model(config, _vocabulary(Path(folder), words))
+    # Fake tensors pretend that there is a GPU. If autograd started afterwards, it would start threads for it, and this
+    # process could not fork any more.
+    torch.zeros(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         for module in model.modules():
