@@ -1,5 +1,6 @@
 """Several worlds in a matrix: each row is run on each, with the paths of its data, and each has its own chain."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from babyvlm.report.runs import RUN_FOLDER
 from babyvlm.workflow.corpus import curation, read_corpus, training
 from babyvlm.workflow.worlds import corpora
 from support.docs_pages import ROOT
-from support.tiny_world import MATRIX, lay_out
+from support.tiny_world import MATRIX
 
 NAMED_IN_FINDINGS = {"CVCL-filtered-random", "BabyLLaVA-GPT2-filtered-aug", "BabyLLaVA-Llama-filtered", "Playroom-CLIP"}
 WORLDS = [
@@ -23,9 +24,9 @@ WORLDS = [
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch, tiny_store, make_vocabulary):
+def world(tmp_path, monkeypatch, laid_out):
     """Change into a folder with two worlds and a matrix of two rows."""
-    lay_out(tmp_path, tiny_store, make_vocabulary)
+    shutil.copytree(laid_out, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     change(lambda m: m.update(worlds=WORLDS, corpus="configs/playroom/workflow.yaml", seeds=[0]))
     change(lambda m: m["models"].update(CVCL={"step": "cvcl", "mixes": ["filtered", "filtered-aug"]}))
