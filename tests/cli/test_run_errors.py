@@ -49,7 +49,7 @@ MISTAKES = {
     "--trainer.max_steps -3": "trainer: `max_steps` must be",
     "--trainer.max_steps 0": "trainer.max_steps: 0 trains nothing",
     "--trainer.devices 3": "batch_size 4 is global and must be a multiple of the 3 devices",  # once, not by each device
-    "--trainer.accelerator gpu": "error: trainer: ",
+    "--trainer.accelerator gpu": "error: trainer.accelerator gpu: this machine has no GPU",
     "--seed_everything -1": "seed_everything -1: must be between 0 and 4294967295",
     "--trainer.precision half": r"trainer\.precision: Expected one of .*'16-mixed', .*'32-true'",
     "--trainer.max_time 00:00:00:00": "trainer.max_time: 0 trains nothing",
