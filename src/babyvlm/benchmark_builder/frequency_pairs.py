@@ -12,12 +12,10 @@ from rich.progress import track
 
 from babyvlm.benchmark_builder.image_generators import (
     PROMPT,
-    DiffusionGenerator,
     ImageGenerator,
     Method,
-    PlayroomGenerator,
-    ServerGenerator,
-    to_png,
+    draw_missing,
+    image_generator,
 )
 from babyvlm.benchmarks.results import world_of
 from babyvlm.curation.funnel import Funnel
@@ -81,18 +79,16 @@ def frequency_pairs(
         "prompt": prompt if model else "",
         "seed": seed,
     }
+    if method == "diffusers":
+        arguments["steps"] = steps  # another number of steps gives other pictures
     funnel = Funnel("frequency-pairs", unit="nouns")
     world = "playroom" if method == "playroom" else world_of(store / "any")
     manifest = {"licensed": source.licensed, "world": world}
     folder = yield Artifact("benchmark", arguments, funnel, manifest=manifest, resumable=True)
-    if "{phrase}" not in prompt or (method != "playroom" and not model):
-        raise UserError("--prompt must contain {phrase}, and --model must name the model")
-    generator: ImageGenerator = PlayroomGenerator()
-    if method == "diffusers":
-        generator = DiffusionGenerator(model, steps, None, device)
-    elif method == "server":
-        licensed = source.path if source.licensed else None
-        generator = ServerGenerator(model, base_url, key_file, timeout, resolution, licensed)
+    licensed = source.path if source.licensed else None
+    generator = image_generator(
+        method, prompt, model, steps, None, device, base_url, key_file, timeout, resolution, licensed
+    )
     nouns = folder / "Lexical" / "Nouns"
     counts = count_nouns(source)
     drawn = _draw(counts, generator, nouns, method, prompt, seed)
@@ -131,14 +127,8 @@ def _draw(
     drawn = []
     for word in track(counts, "drawing nouns", console=Console(stderr=True)):
         path = nouns / method / f"{word}.png"
-        if not path.exists():
-            picture = generator.generate(word, prompt.format(phrase=word), seed, path)
-            if picture is None:
-                continue
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(to_png(picture))
-            partial.rename(path)
-        drawn.append(word)
+        if draw_missing(generator, path, word, prompt.format(phrase=word), seed, path):
+            drawn.append(word)
     return drawn
 
 

@@ -180,6 +180,45 @@ class ServerGenerator:
             raise UserError(f"{self._server.base_url}: returned no image ({error})") from None
 
 
+def image_generator(
+    method: Method,
+    prompt: str,
+    model: str,
+    steps: int,
+    strength: float | None,
+    device: str,
+    base_url: str,
+    key_file: Path | None,
+    timeout: float,
+    resolution: str,
+    licensed: Path | None,
+) -> ImageGenerator:
+    """Return the generator that the options of a command describe.
+
+    Raises:
+        UserError: the prompt has no ``{phrase}``, no model is named, or a model or server cannot be used.
+    """
+    if "{phrase}" not in prompt or (method != "playroom" and not model):
+        raise UserError("--prompt must contain {phrase}, and --model must name the model")
+    if method == "diffusers":
+        return DiffusionGenerator(model, steps, strength, device)
+    if method == "server":
+        return ServerGenerator(model, base_url, key_file, timeout, resolution, licensed)
+    return PlayroomGenerator()
+
+
+def draw_missing(generator: ImageGenerator, path: Path, phrase: str, prompt: str, seed: int, like: Path) -> bool:
+    """Write the image of a phrase to a path if it is not there; return False if the phrase cannot be drawn."""
+    if not path.exists():
+        image = generator.generate(phrase, prompt, seed, like)
+        if image is None:
+            return False
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(to_png(image))
+        partial.rename(path)
+    return True
+
+
 def to_png(image: Image) -> bytes:
     """Encode an image losslessly."""
     buffer = io.BytesIO()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -251,6 +251,10 @@ class ScoreBenchmark(Benchmark):
             label=self.name,
             references=self.references,
         )
+        return self.judged(views, lambda trial: tuple(scores[option] for option in trial.options))
+
+    def judged(self, views: Views, scores_of: Callable[[Trial], tuple[float, ...]]) -> list[TrialResult]:
+        """Judge every trial of every view by the scores of its options."""
         images_of = {trial.item: trial.images for trial in views[""]}
         return [
             TrialResult(
@@ -264,10 +268,10 @@ class ScoreBenchmark(Benchmark):
                 credit,
                 group=trial.group,
                 images=images_of[trial.item],
-                texts=tuple(text for _, text in trial.options),
+                texts=tuple(text for _, text in trial.options) if self.reads_text else (),
             )
             for control, view in views.items()
-            for values_N in [[tuple(scores[option] for option in trial.options) for trial in view]]
+            for values_N in [list(map(scores_of, view))]
             for trial, values, judgements in zip(view, values_N, self.judge_view(view, values_N), strict=True)
             for measure, credit, choice in judgements
         ]

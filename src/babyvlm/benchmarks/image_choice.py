@@ -54,25 +54,9 @@ class ImageChoice(ForcedChoice):
         assert isinstance(model, ImageEmbedder)
         images = {one for view in views.values() for trial in view for option in trial.options for one in option}
         found = embed_images(model, images, self.images, device=device, batch_size=batch_size, label=self.name)
-        images_of = {trial.item: trial.images for trial in views[""]}
-        return [
-            TrialResult(
-                trial.item,
-                trial.split,
-                trial.category,
-                control,
-                measure,
-                values,
-                choice,
-                credit,
-                group=trial.group,
-                images=images_of[trial.item],
-            )
-            for control, view in views.items()
-            for trial in view
-            for values in [tuple(float(found[image] @ found[query]) for image, query in trial.options)]
-            for measure, credit, choice in self.judge(trial, values)
-        ]
+        return self.judged(
+            views, lambda trial: tuple(float(found[image] @ found[query]) for image, query in trial.options)
+        )
 
     def floors(self, trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
         """Return what a constant reaches, and a comparison of pixels (``pixel match``)."""

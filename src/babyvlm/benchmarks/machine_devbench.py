@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from babyvlm.benchmarks.base import ForcedChoice, Judgement, Measure
+from babyvlm.benchmarks.base import ForcedChoice, Judgement, Measure, ScoreBenchmark
 from babyvlm.benchmarks.object_trials import read_json
 from babyvlm.benchmarks.trials import Row, Trial, split_of
 from babyvlm.benchmarks.winoground import BabyWinoground
@@ -22,7 +22,39 @@ LOWEST_BINS = ("[1,2)", "[2,4)")  # one bin in the published results (`metrics.p
 MERGED = "[1,4)"
 
 
-class MachineDevBenchLexical(ForcedChoice):
+class _Manifests(ScoreBenchmark):
+    """A list of one or several manifests, whose image paths start from the folder of each.
+
+    Args:
+        trials: a manifest, or a folder with manifests at any depth.
+        images: folder that image paths start from; by default that of each manifest.
+        dev_fraction: as in ``Benchmark``.
+        allow_missing: as in ``Benchmark``.
+        style: of the pictures, for a folder.
+        variant: as in ``Benchmark``.
+    """
+
+    suite = SUITE
+
+    def __init__(
+        self,
+        trials: Path | str,
+        images: Path | str | None = None,
+        dev_fraction: float | None = None,
+        allow_missing: bool = False,
+        style: str = "realistic",
+        variant: str = "",
+    ) -> None:
+        self.style = style
+        super().__init__(trials, images or folder_of(Path(trials)), dev_fraction, allow_missing, variant)
+        self._own_images = images is not None
+
+    def _image(self, image: str, manifest: Path) -> str:
+        """Return an image's path below ``images``."""
+        return image if self._own_images else (manifest.parent.relative_to(self.images) / image).as_posix()
+
+
+class MachineDevBenchLexical(_Manifests, ForcedChoice):
     """Correct if the picture of the caption scores higher than that of a word of the same kind. Chance: 1/2.
 
     ``bin_mean`` is the published number: the mean over word classes of the mean over frequency bins of the accuracy.
@@ -39,23 +71,9 @@ class MachineDevBenchLexical(ForcedChoice):
 
     name = "machine_devbench_lexical"
     title = "Lexical"
-    suite = SUITE
     order = 300
     measures: Mapping[str, Measure] = {"accuracy": Measure(chance=1 / 2), "bin_mean": Measure("mean over bins", 1 / 2)}
     category = "frequency bin"
-
-    def __init__(
-        self,
-        trials: Path | str,
-        images: Path | str | None = None,
-        dev_fraction: float | None = None,
-        allow_missing: bool = False,
-        style: str = "realistic",
-        variant: str = "",
-    ) -> None:
-        self.style = style
-        super().__init__(trials, images or folder_of(Path(trials)), dev_fraction, allow_missing, variant)
-        self._own_images = images is not None
 
     def read(self, path: Path) -> list[Trial]:
         """Return one trial for each item; its id begins with the word class.
@@ -76,9 +94,6 @@ class MachineDevBenchLexical(ForcedChoice):
                 trials.append(Trial(item, split, MERGED if label in LOWEST_BINS else label, pair))
         return trials
 
-    def _image(self, image: str, manifest: Path) -> str:
-        return image if self._own_images else below(self.images, manifest, image)
-
     def judge_view(self, trials: Sequence[Trial], scores: Sequence[tuple[float, ...]]) -> list[list[Judgement]]:
         """Return the accuracy, and its credit weighted such that every bin of every word class counts the same."""
         bin_of = {trial.item: (trial.item.partition(":")[0], trial.category) for trial in trials}
@@ -93,7 +108,7 @@ class MachineDevBenchLexical(ForcedChoice):
         return judged
 
 
-class MachineDevBenchGrammatical(BabyWinoground):
+class MachineDevBenchGrammatical(_Manifests, BabyWinoground):
     """Correct if the sum of both right pairs exceeds that of both wrong pairs (2 x 2). Chance: 1/2.
 
     ``accuracy`` is the published number; a tie counts 1/2. The other measures are those of Baby Winoground, which are
@@ -111,7 +126,6 @@ class MachineDevBenchGrammatical(BabyWinoground):
 
     name = "machine_devbench_grammatical"
     title = "Grammatical"
-    suite = SUITE
     order = 310
     measures: Mapping[str, Measure] = {
         "accuracy": Measure(chance=1 / 2),
@@ -120,20 +134,6 @@ class MachineDevBenchGrammatical(BabyWinoground):
         "image": Measure("image", 1 / 4, main=False),
     }
     category = "construction"
-
-    def __init__(
-        self,
-        trials: Path | str,
-        images: Path | str | None = None,
-        dev_fraction: float | None = None,
-        allow_missing: bool = False,
-        style: str = "realistic",
-        variant: str = "",
-    ) -> None:
-        self.style = style
-        root = images or folder_of(Path(trials))
-        super().__init__(trials, root, dev_fraction, allow_missing, variant)
-        self._own_images = images is not None
 
     def read(self, path: Path) -> list[Trial]:
         """Return one trial for each item; its options are (i0,a), (i0,b), (i1,a), (i1,b).
@@ -145,12 +145,10 @@ class MachineDevBenchGrammatical(BabyWinoground):
         for manifest in manifests(path, f"manifest_grammatical_*_{self.style}.json", grammatical=True):
             construction = manifest.stem.removeprefix("manifest_grammatical_").rpartition("_")[0] or manifest.stem
             for number, entry in enumerate(items_of(manifest)):
-                images = [field(entry, name, number, manifest) for name in ("image_0", "image_1")]
+                shown = [field(entry, name, number, manifest) for name in ("image_0", "image_1")]
                 captions = [field(entry, name, number, manifest) for name in ("caption_a", "caption_b")]
-                if not self._own_images:
-                    images = [below(self.images, manifest, image) for image in images]
                 item = f"{construction}:{number}"
-                pairs = tuple((image, caption) for image in images for caption in captions)
+                pairs = tuple((self._image(image, manifest), caption) for image in shown for caption in captions)
                 split = split_of(Row(number, _half(entry)), item, self.dev_fraction, manifest)
                 trials.append(Trial(item, split, construction, pairs, group=" / ".join(sorted(captions))))
         return trials
@@ -171,7 +169,7 @@ def manifests(path: Path, pattern: str, *, grammatical: bool) -> list[Path]:
     """Return a manifest, or those of a style in a folder.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder has no such manifest.
     """
     if not path.is_dir():
         return [path]
@@ -204,11 +202,6 @@ def field(entry: Any, name: str, number: int, manifest: Path) -> str:  # noqa: A
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{manifest}: item {number} has no {name}")
     return value
-
-
-def below(root: Path, manifest: Path, image: str) -> str:
-    """Return an image's path below ``root``, given the manifest whose folder it starts from."""
-    return (manifest.parent.relative_to(root) / image).as_posix()
 
 
 def _half(entry: dict[str, object]) -> dict[str, str]:

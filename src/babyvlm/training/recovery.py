@@ -199,7 +199,7 @@ def remove_states(run: Path) -> None:
     """Delete the recovery checkpoints of a finished run: each is three times as large as the weights."""
     for path in [*checkpoints(run), *(run / "recovery").glob("*.partial")]:
         path.unlink(missing_ok=True)
-    with suppress(OSError):  # there is none, or something else is in it
+    with suppress(OSError):  # the folder does not exist, or holds other files
         (run / "recovery").rmdir()
 
 

@@ -83,7 +83,7 @@ def recording_of(name: str, profile: Profile, stated: Recording | None = None) -
 
 
 def _named_day(named: Mapping[str, str | None]) -> date | None:
-    """Return the date in a name; None if there is none, or no such day: names are typed by hand."""
+    """Return the date in a name; None if the name has no date, or an impossible one, since names are typed by hand."""
     parts = [named.get(part) for part in ("year", "month", "day")]
     try:
         return date.fromisoformat(named.get("date") or "-".join(part or "" for part in parts))

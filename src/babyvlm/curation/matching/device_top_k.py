@@ -21,7 +21,7 @@ def gpu_for_matching(device: Device) -> torch.device | None:
     """Return the GPU that finds the candidates, or None for the CPU.
 
     Raises:
-        UserError: a GPU is asked for and there is none.
+        UserError: the device is a GPU, but this machine has none.
     """
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return None
