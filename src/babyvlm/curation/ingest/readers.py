@@ -219,7 +219,7 @@ def read_rttm(path: Path) -> list[SpeakerSegment]:
     if others are present.
 
     Raises:
-        UserError: a line is malformed, or the file has no lines.
+        UserError: a line is malformed, or no line names a speaker.
     """
     text, _ = read_text(path)
     segments = []
