@@ -89,11 +89,11 @@ demo-babyllava: data ## train CVCL and BabyLLaVA on the filtered pairs, score CL
 	$(ABLATE) run --quick true --num_workers $(NUM_WORKERS) --rows '[CVCL-filtered,BabyLLaVA-GPT2-filtered,Playroom-CLIP]'
 	$(RUN) report lightning_logs/quick
 
-suites: data ## build the lists of configs/benchmarks/playroom-suites.yaml and score CLIP on them
+suites: data ## build the lists of configs/benchmarks/playroom-suites.yaml and score CLIP on them, and on the four
 	$(BUILD) stand-ins --category_folders data/playroom/world/trials/labeled_s --out data/playroom/suites \
 	    --exclude '[]' --licensed false
 	$(BUILD) frequency-pairs --store data/playroom/stores/filtered --out data/playroom/frequency-pairs
-	$(RUN) test --config configs/eval/playroom-clip.yaml --config configs/benchmarks/playroom-suites.yaml
+	$(RUN) test --config configs/eval/playroom-clip.yaml $(SCORE) --config configs/benchmarks/playroom-suites.yaml
 	$(RUN) report lightning_logs
 
 benchmark-demo: data ## build benchmarks from held-out recordings (with scripted reviewers) and score CLIP on them

@@ -72,6 +72,7 @@ _OWN: Final = {
     "babyvlm.data.pair_mix.PairMix": None,
     "babyvlm.data.text_mix.TextMix": None,
     "babyvlm.data.frame_mix.FrameMix": None,
+    "babyvlm.benchmarks.Alignment": "babyvlm.benchmarks.alignment",
     "babyvlm.benchmarks.BabyWinoground": "babyvlm.benchmarks.winoground",
     "babyvlm.benchmarks.ContaminationCheck": "babyvlm.benchmarks.contamination_check",
     "babyvlm.benchmarks.EvaluationCallback": "babyvlm.benchmarks.evaluation_callback",

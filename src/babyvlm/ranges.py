@@ -11,7 +11,8 @@ from babyvlm.errors import UserError
 # Least and greatest value. Options of the same name have the same meaning in this package.
 _AT_LEAST_1 = """
     batch_size val_batch_size image_size utterances width layers heads kv_heads inner positions prototypes embed_dim
-    local_size per_category accumulate_grad_batches num_nodes check_val_every_n_epoch step_size step_size_up total_iters
+    local_size per_category per_word accumulate_grad_batches num_nodes check_val_every_n_epoch step_size step_size_up
+    total_iters
 """
 _AT_LEAST_0 = "num_workers local_count every_seconds gradient_clip_val log_every_n_steps patience"
 _FINITE = sys.float_info.max

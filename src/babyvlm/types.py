@@ -158,6 +158,33 @@ class TextEmbedder(Protocol):
 
 
 @runtime_checkable
+class SaliencyModel(Protocol):
+    """A model that shows where in an image it finds a word.
+
+    Attributes:
+        saliency_method: how, such as ``Grad-CAM``.
+    """
+
+    saliency_method: str
+
+    def preprocess(self, image: Image) -> Tensor:
+        """Return the (C, H, W) tensor of an RGB image that ``saliency`` expects."""
+        ...
+
+    def saliency(self, images_BCHW: Tensor, words: Sequence[str]) -> Tensor:
+        """Return maps of where each image shows its word.
+
+        Args:
+            images_BCHW: preprocessed images.
+            words: B words, one for each image.
+
+        Returns:
+            (B, h, w) maps over the preprocessed images, at least 0.
+        """
+        ...
+
+
+@runtime_checkable
 class FrozenVision(Protocol):
     """A model whose vision encoder may be frozen, so that its features can be cached."""
 

@@ -47,6 +47,15 @@ def test_words_are_counted_in_training_utterances(logs):
     assert table.rows[0][5].startswith(f"{rho:+.3f} [")
 
 
+def test_words_of_a_tested_run_are_those_of_its_training(logs):
+    """``Trained`` has no stores of its own."""
+    source = logs / "CVCL-filtered" / "version_0"
+    config = f"model: {{class_path: babyvlm.models.zero_shot.Trained, init_args: {{source: {source}}}}}\n"
+    make_run(logs, "CVCL-suites", 0, config=config, categories=WORDS, labeled_s=[1] * len(WORDS))
+    row = next(row for row in find_rows(logs)[0] if row.name == "CVCL-suites")
+    assert training_counts(row, dict.fromkeys(WORDS, 1.0)) == dict(zip(WORDS, [9, 8, 5, 3, 1, 0], strict=True))
+
+
 def test_norms_correlate_every_row(logs, tmp_path, capsys):
     norms = tmp_path / "norms.csv"
     norms.write_text(

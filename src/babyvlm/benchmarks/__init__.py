@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from babyvlm.benchmarks.alignment import Alignment
     from babyvlm.benchmarks.base import Benchmark, ForcedChoice, Judgement, Measure, ScoreBenchmark
     from babyvlm.benchmarks.contamination_check import ContaminationCheck
     from babyvlm.benchmarks.devbench import DevBenchChoice, DevBenchSimilarity, DevBenchWordAssociation
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VTWT",
+    "Alignment",
     "BabyWinoground",
     "Benchmark",
     "ContaminationCheck",
@@ -51,6 +53,7 @@ __all__ = [
 ]
 # Modules of the benchmarks; a new one needs a line here and in `allowed.py`.
 BENCHMARKS = {
+    "Alignment": "alignment",
     "BabyWinoground": "winoground",
     "DevBenchChoice": "devbench",
     "DevBenchSimilarity": "devbench",

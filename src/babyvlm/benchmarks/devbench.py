@@ -276,15 +276,13 @@ class DevBenchWordAssociation(Benchmark):
 
     def results(self, model: object, views: Views, *, device: torch.device, batch_size: int) -> list[TrialResult]:
         """Compare the associations of each age."""
+        from babyvlm.benchmarks.scoring import embed_texts
+
         assert isinstance(model, TextEmbedder)
         trials = views[""]
         cue_of = {trial.item: trial.group.replace("_", " ") for trial in trials}
-        texts = sorted({text for trial in trials for _, text in trial.options} | set(cue_of.values()))
-        vectors_TD = model.embed_texts(texts).cpu().double().numpy()
-        norm_T = np.linalg.norm(vectors_TD, axis=1)
-        if not np.isfinite(norm_T).all() or not norm_T.all():
-            raise UserError(f"{self.name}: the model's embedding of {texts[int(np.argmin(norm_T))]!r} is not a vector")
-        found = dict(zip(texts, vectors_TD / norm_T[:, None], strict=True))
+        texts = {text for trial in trials for _, text in trial.options} | set(cue_of.values())
+        found = embed_texts(model, texts, label=self.name)
         scores = [
             tuple(float(found[cue_of[trial.item]] @ found[text]) for _, text in trial.options) for trial in trials
         ]

@@ -88,21 +88,14 @@ class LinearProbe(Benchmark):
             UserError: the list is malformed, a picture has two categories, or a category has no picture to train on or
                 to test.
         """
-        if path.is_dir():
-            pairs = {image: name for name, images in self._source.pictures(path).items() for image in images}
-            split_of = dict.fromkeys(pairs, "")
-        else:
-            rows = self._source.rows(path)
-            pairs, split_of = {}, {}
-            for row in rows:
-                if pairs.setdefault(row["image"], row["real_category"]) != row["real_category"]:
-                    raise UserError(f"{path}: image {row['image']} has two categories")
-                if split_of.setdefault(row["image"], row.cells.get("half", "")) != row.cells.get("half", ""):
-                    raise UserError(f"{path}: image {row['image']} is in both splits, so that it cannot be held out")
+        found = self._source.labeled_pictures(path)
+        for image, (_, splits) in found.items():
+            if len(splits) > 1:
+                raise UserError(f"{path}: image {image} is in both splits, so that it cannot be held out")
         trials = [
-            Trial(image, self._split(image, split_of[image]), name, ((image, name),)) for image, name in pairs.items()
+            Trial(image, self._split(image, *splits), name, ((image, name),)) for image, (name, splits) in found.items()
         ]
-        self._categories = sorted(set(pairs.values()))
+        self._categories = sorted({name for name, _ in found.values()})
         if len(self._categories) < 2:
             raise UserError(f"{path}: has {len(self._categories)} category; a probe needs at least 2")
         for split, what in (("dev", "train on"), ("test", "test")):
@@ -114,7 +107,7 @@ class LinearProbe(Benchmark):
         }
         return trials
 
-    def _split(self, image: str, half: str) -> str:
+    def _split(self, image: str, half: str = "") -> str:
         position = int.from_bytes(hashlib.sha256(image.encode()).digest()[:4], "big") / 2**32
         return half or ("dev" if position < self.train_fraction else "test")
 

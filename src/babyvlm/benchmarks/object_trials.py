@@ -132,6 +132,27 @@ class ObjectTrials(ForcedChoice):
         }
         return {category: files for category, files in found.items() if files}
 
+    def labeled_pictures(self, path: Path) -> dict[str, tuple[str, set[str]]]:
+        """Return the category of each picture of a list or folder, and the splits of the trials that show it.
+
+        The splits are those of the list's column ``half``; a picture of another list, or of a folder, has none.
+
+        Raises:
+            UserError: the list is malformed, or a picture has two categories.
+        """
+        if path.is_dir():
+            kept = self.categories
+            pictures = self.pictures(path).items()
+            return {one: (name, set()) for name, images in pictures if kept is None or name in kept for one in images}
+        found: dict[str, tuple[str, set[str]]] = {}
+        for row in self.rows(path):
+            name, splits = found.setdefault(row["image"], (row["real_category"], set()))
+            if name != row["real_category"]:
+                raise UserError(f"{path}: image {row['image']} has two categories")
+            if "half" in row.cells:
+                splits.add(split_of(row, row["trial_id"], 0.0, path))
+        return found
+
     def _trial(self, item: str, options: Sequence[Row], path: Path) -> Trial:
         target, wanted = options[0]["target_category"], self.fixed_options
         right = [index for index, row in enumerate(options) if row["real_category"] == target]

@@ -26,7 +26,7 @@ from babyvlm.io.distributed import is_rank_zero, map_over_ranks, progress
 from babyvlm.io.images import BrokenImageError, open_rgb
 from babyvlm.io.printing import echo
 from babyvlm.io.processes import available_cores
-from babyvlm.types import Captioner, ImageEmbedder, ImageTextScorer, TextScorer
+from babyvlm.types import Captioner, ImageEmbedder, ImageTextScorer, TextEmbedder, TextScorer
 
 Scores = dict[ImageText, float]
 TEXTS_AT_ONCE = 256  # with one image or none: our choice, it bounds the memory
@@ -148,6 +148,27 @@ def embed_images(
         return found
 
     return {image: vector for part in map_over_ranks(batches, work) for image, vector in part.items()}
+
+
+def embed_texts(model: TextEmbedder, texts: Iterable[str], *, label: str) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the embedding of each text as a unit vector.
+
+    Args:
+        model: The model.
+        texts: To embed at once.
+        label: Names the benchmark in errors.
+
+    Raises:
+        UserError: an embedding is not finite, or 0.
+    """
+    order = sorted(set(texts))
+    with torch.no_grad():
+        vector_TD = model.embed_texts(order).cpu().double().numpy()
+    norm_T = np.linalg.norm(vector_TD, axis=1)
+    wrong_T = ~np.isfinite(norm_T) | (norm_T == 0)
+    if wrong_T.any():
+        raise UserError(f"{label}: the model's embedding of {order[int(wrong_T.argmax())]!r} is not a vector")
+    return dict(zip(order, vector_TD / norm_T[:, None], strict=True))
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ COMMANDS = {
     "resume": Command("babyvlm.cli.resume:resume", "continue an interrupted training run", positional=True),
     "report": Command("babyvlm.report.command:report", "print or write the results of all tested runs", True),
     "compare": Command("babyvlm.report.command:compare", "compare two runs item by item", positional=True),
+    "saliency": Command("babyvlm.cli.saliency:saliency", "show where in pictures models find words, as a page"),
     "reproduce": Command("babyvlm.cli.reproduce:reproduce", "compare models with their published results"),
     "export": Command("babyvlm.cli.export:export", "export a run's best checkpoint, tokenizer, config and model card"),
     "memory": Command("babyvlm.cli.memory:memory", "print the GPU memory that each step of a matrix needs"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from PIL.Image import Image
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.optim.optimizer import ParamsT
 
 from babyvlm.data.transforms import Resize, eval_transform
@@ -81,6 +83,8 @@ class BabyLLaVA(CausalModule):
     Raises:
         UserError: image and utterance together are longer than the language model's context.
     """
+
+    saliency_method = "attention"
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is a setting of the model that a YAML may override
         self,
@@ -201,6 +205,22 @@ class BabyLLaVA(CausalModule):
     def embed_images(self, images_BCHW: Tensor) -> Tensor:
         """Return (B, C) means of the vision encoder's last feature map."""
         return self.network.encode_image(images_BCHW).mean(1)
+
+    def saliency(self, images_BCHW: Tensor, words: Sequence[str]) -> Tensor:
+        """Return (B, h, w) shares of a word's attention to the image: the mean over layers, heads, and its tokens.
+
+        A map sums to the share of the attention that goes to the image, at most 1. Image tokens form a square.
+        """
+        given = self.vocabulary.encode_raw(words, self.max_tokens)
+        texts = [ids[:-1] if self.network.template == "sos_eos" else ids[1:-1] for ids in given]
+        tokens_BL = pad_sequence([torch.tensor(ids) for ids in texts], batch_first=True, padding_value=PAD)
+        attention_BLP = self.network.image_attention(images_BCHW, tokens_BL.to(self.device))
+        own = [
+            attention_LP[len(ids) - (len(all_ids) - 2) : len(ids)]
+            for attention_LP, ids, all_ids in zip(attention_BLP, texts, given, strict=True)
+        ]
+        side = math.isqrt(self.network.image_length)
+        return torch.stack([one.mean(0) for one in own]).view(-1, side, side)
 
     @torch.no_grad()
     def score_texts(self, texts: Sequence[str]) -> Tensor:

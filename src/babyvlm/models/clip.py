@@ -24,6 +24,7 @@ from babyvlm.errors import UserError
 from babyvlm.io.hub import refuse_code
 from babyvlm.io.runs import run_folder
 from babyvlm.models.base import ContrastiveModule, VocabularyModule
+from babyvlm.models.networks.saliency import clip_grad_cam
 from babyvlm.models.networks.vision import TrunkOptions, save_trunk
 from babyvlm.models.optimization import configure
 from babyvlm.ranges import require_in_range
@@ -58,6 +59,7 @@ class ClipTraining(ContrastiveModule, VocabularyModule):
     """
 
     logged = ("train_loss", "val_loss")
+    saliency_method = "Grad-CAM"
 
     def __init__(
         self,
@@ -100,6 +102,20 @@ class ClipTraining(ContrastiveModule, VocabularyModule):
     def score(self, images_BCHW: Tensor, texts: Sequence[str], wanted_BT: Tensor | None = None) -> Tensor:
         """Return (B, T) cosines."""
         return self.clip.score(images_BCHW, list(map(normalize, texts)))
+
+    @torch.no_grad()
+    def embed_images(self, images_BCHW: Tensor) -> Tensor:
+        """Return (B, D) image embeddings with unit norm."""
+        return self.clip.images(images_BCHW)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return (T, D) text embeddings with unit norm."""
+        return self.clip.texts(list(map(normalize, texts)), self.device)
+
+    def saliency(self, images_BCHW: Tensor, words: Sequence[str]) -> Tensor:
+        """Return (B, h, w) maps of where each image resembles its word: Grad-CAM."""
+        return clip_grad_cam(self.clip, images_BCHW, list(map(normalize, words)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the symmetric InfoNCE loss, with a learned temperature."""

@@ -65,6 +65,7 @@ class CVCL(ContrastiveModule, VocabularyModule):
     """
 
     logged = ("train_loss", "temperature", "val_loss")
+    saliency_method = "Grad-CAM"
     score_sos_eos = True  # `score` puts texts between <sos> and <eos>; CVCL: `eval_include_sos_eos`
 
     def __init__(
@@ -126,6 +127,10 @@ class CVCL(ContrastiveModule, VocabularyModule):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Return (T, width) text embeddings with unit norm."""
         return self.network.encode_text(self._tokens(texts))
+
+    def saliency(self, images_BCHW: Tensor, words: Sequence[str]) -> Tensor:
+        """Return (B, h, w) maps of where each image resembles its word: Grad-CAM."""
+        return self.network.grad_cam(images_BCHW.to(self.network.projection.weight.dtype), self.embed_texts(words))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss over the global batch."""

@@ -93,6 +93,7 @@ class PublishedCVCL(EvaluationOnly):
     """
 
     max_tokens = MAX_TOKENS
+    saliency_method = "Grad-CAM"
     score_sos_eos = True  # as in ``CVCL``
 
     def __init__(self, folder: Path) -> None:
@@ -139,6 +140,10 @@ class PublishedCVCL(EvaluationOnly):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Return (T, width) text embeddings with unit norm."""
         return self.network.encode_text(self._tokens(texts))
+
+    def saliency(self, images_BCHW: Tensor, words: Sequence[str]) -> Tensor:
+        """Return (B, h, w) maps of where each image resembles its word: Grad-CAM."""
+        return self.network.grad_cam(images_BCHW, self.embed_texts(words))
 
     def _tokens(self, texts: Sequence[str]) -> Tensor:
         """Return (T, L) token ids of texts."""

@@ -26,6 +26,7 @@ from babyvlm.io.extras import require_extra
 from babyvlm.io.hub import fetch, refuse_code
 from babyvlm.models.evaluation_only import EvaluationOnly
 from babyvlm.models.hub import load
+from babyvlm.models.networks.saliency import clip_grad_cam
 from babyvlm.models.scoring import Likelihood, log_likelihood_after_prefix, per_token_or_total
 from babyvlm.types import checked_texts
 
@@ -48,6 +49,8 @@ class OpenClip(EvaluationOnly):
         clip: ``playroom``, ``MODEL/PRETRAINED``, ``hf-hub:ORG/NAME`` or ``local-dir:FOLDER``.
     """
 
+    saliency_method = "Grad-CAM"
+
     def __init__(self, clip: str = "ViT-L-14-quickgelu/openai") -> None:
         super().__init__()
         self.clip = load_clip(clip)
@@ -68,6 +71,10 @@ class OpenClip(EvaluationOnly):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Return (T, D) text embeddings with unit norm."""
         return self.clip.texts(texts, self.device)
+
+    def saliency(self, images_BCHW: Tensor, words: Sequence[str]) -> Tensor:
+        """Return (B, h, w) maps of where each image resembles its word: Grad-CAM."""
+        return clip_grad_cam(self.clip, images_BCHW, words)
 
 
 class Trained(EvaluationOnly):
@@ -101,8 +108,8 @@ class Trained(EvaluationOnly):
                 if not hasattr(self.model, name):
                     raise UserError(f"{source}: has no option {name}; see `Trained`")
                 setattr(self.model, name, value)
-        methods = ("preprocess", "score", "score_texts", "caption", "embed_images", "embed_texts")
-        for name in (*methods, "vocabulary", "max_tokens", *settings):
+        methods = ("preprocess", "score", "score_texts", "caption", "embed_images", "embed_texts", "saliency")
+        for name in (*methods, "saliency_method", "vocabulary", "max_tokens", *settings):
             if hasattr(self.model, name):
                 setattr(self, name, getattr(self.model, name))
 

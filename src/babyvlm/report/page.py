@@ -12,7 +12,8 @@ from typing import get_args
 from babyvlm.curation.plots import funnel_figure
 from babyvlm.io.printing import printable
 from babyvlm.playroom.world import CREDIT
-from babyvlm.report.examples import CaptionExamples, ChangedItems, caption_examples
+from babyvlm.report.alignment import PREFIX, alignment_charts
+from babyvlm.report.examples import CaptionExamples, ChangedItems, Example, caption_examples
 from babyvlm.report.figures import Chart, charts
 from babyvlm.report.findings import Finding, Verdict, evaluate_findings
 from babyvlm.report.license import LEFT_OUT
@@ -99,6 +100,11 @@ class WorldReport:
     packages: list[str]
 
     @property
+    def alignment_charts(self) -> tuple[str, ...]:
+        """Names of the figures of alignment."""
+        return tuple(name for name in self.charts if name.startswith(PREFIX))
+
+    @property
     def verdicts(self) -> str:
         """Number of findings with each verdict."""
         return verdict_counts(self.findings)
@@ -136,6 +142,7 @@ def world_report(
     fits = scaling_fits(rows)
     every, rows = rows, [row for row in rows if not is_partial(row)] or rows  # those for scaling have their own chapter
     figures = charts(rows)
+    figures |= {chart.name: chart for chart in alignment_charts(rows)}
     if (scaling := scaling_chart(fits)) is not None:
         figures[scaling.name] = scaling
     if stages:
@@ -186,6 +193,16 @@ def compare_page(
     """Return the HTML page of a comparison."""
     names = {"name_a": name_a, "name_b": name_b}
     return _page("compare.html.j2", table=table, changes=changes, skipped=skipped, title=table.title, **names)
+
+
+def saliency_page(words: Mapping[str, Sequence[Example]]) -> str:
+    """Return the HTML page of maps of words.
+
+    Args:
+        words: pictures of each word, each followed by the maps of the same models, which its captions name.
+    """
+    models = next(iter(words.values()))[0].captions
+    return _page("saliency.html.j2", words=words, models=models, title="Where models find words")
 
 
 def _page(template: str, **content: object) -> str:
@@ -251,6 +268,7 @@ def _markdown(world: WorldReport, below: Path, folder: Path) -> Iterator[str]:
         (world.scaling, ("scaling",)),
         (world.funnel_table, ("funnels",)),
     ]
+    before += [(table, world.alignment_charts) for table in world.suites[:1]]
     before += [(table, ("words", "contexts", "categories")) for table in world.details[:1]]
     charts_before = {table.title: names for table, names in before if table is not None}
     yield from chart("scores")

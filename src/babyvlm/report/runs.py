@@ -45,6 +45,7 @@ LISTS = ("images", "texts")  # columns of lists of texts
 MAX_BYTES = {"config.yaml": 1 << 20, "provenance.json": 16 << 20, "metrics.csv": 256 << 20}
 MAX_RESULTS_BYTES, MAX_RESULTS = 256 << 20, 5_000_000
 MAX_CREDIT = 1e9  # sums of squares stay finite
+MAX_COSINE = 1 + 1e-6  # with rounding
 MAX_REASON = 400  # characters
 MAX_COUNT = 1 << 62  # of samples, seeds and steps
 
@@ -129,6 +130,44 @@ class Results:
             raise UserError(f"metadata 'floors' of {self.columns.name} is not an object")
         of_measure = _mapping(recorded.get(measure))
         return found | {printable_line(str(name)): float(value) for name, value in of_measure.items()}
+
+    def cosines(self) -> Cosines | None:
+        """Return the cosines between mean images and words of categories; None if the benchmark records none.
+
+        Raises:
+            UserError: the record is damaged.
+        """
+        if "cosines" not in self.metadata:
+            return None
+        recorded = _mapping(load_json(self.metadata["cosines"].encode()))
+        categories, matrix_KK = recorded.get("categories"), np.array(recorded.get("cosines"), dtype=np.float64)
+        if not isinstance(categories, list) or not categories or matrix_KK.shape != (2 * len(categories),) * 2:
+            raise UserError(f"metadata 'cosines' of {self.columns.name} is not a square matrix for its categories")
+        if not (np.abs(matrix_KK) <= MAX_COSINE).all():
+            raise UserError(f"metadata 'cosines' of {self.columns.name} has values that are not cosines")
+        return Cosines(tuple(map(str, categories)), matrix_KK)
+
+
+@dataclass(frozen=True, eq=False)
+class Cosines:
+    """Cosines between the mean images of C categories, followed by their C words.
+
+    Attributes:
+        categories: their names.
+        matrix_KK: the cosines, (2C, 2C).
+    """
+
+    categories: tuple[str, ...]
+    matrix_KK: npt.NDArray[np.float64]
+
+    @cached_property
+    def ranks(self) -> dict[str, float]:
+        """Rank of each category's word among all words, by their cosines with its mean image; ties share their mean."""
+        count = len(self.categories)
+        cosine_CC = self.matrix_KK[:count, count:]
+        own_C1 = cosine_CC.diagonal()[:, None]
+        rank_C = 0.5 + (cosine_CC > own_C1).sum(1) + (cosine_CC == own_C1).sum(1) / 2
+        return dict(zip(self.categories, rank_C.tolist(), strict=True))
 
 
 class Run:
@@ -713,7 +752,8 @@ def _parse_results(file: Path, content: bytes) -> Results:
     declared = declared_columns(name, metadata, dict.fromkeys(measure for measure, _ in credit), str(file))
     digest = hashlib.sha256(content).hexdigest()
     results = Results(declared, metadata, digest, credit, category, groups, images, texts, captions)
-    results.floors("")  # so that a damaged record of floors is found here
+    results.floors("")  # so that a damaged record of floors is found here, or of cosines
+    results.cosines()
     return results
 
 

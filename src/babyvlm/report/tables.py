@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -58,6 +59,10 @@ PAPER_NOTE = (
 )
 ONE_IMAGE = (
     "With a blank image, or without an image, the four choices are identical: each category is 0.250 by construction."
+)
+RANKS = (
+    "Rank: place of the category's word among the words of all categories, by their cosine with its mean image; mean "
+    "over seeds."
 )
 FINDINGS_NOTE = (
     f"Effects with 95% CIs. A finding is supported if all of its statements hold (intersection-union test) and "
@@ -369,11 +374,13 @@ def detail_tables(rows: Sequence[Row]) -> list[Table]:
                 tables.append(_scores("VTWT by word class", rows, columns, note, controls=True))
         elif benchmark.category and (categories := category_columns(rows, benchmark)):  # too many for columns
             body = [
-                [column.title, *_counts(rows, column), *(cell(row, column) for row in rows)] for column in categories
+                [column.title, *_counts(rows, column), *(cell(row, column) + rank_text(row, column) for row in rows)]
+                for column in categories
             ]
             notes = [
                 _simultaneous(categories, "categories"),
                 ONE_IMAGE if benchmark.name == LABELED_S.benchmark else "",
+                RANKS if any(rank_text(row, categories[0]) for row in rows) else "",
             ]
             heading = [benchmark.category, "items", "images", *map(row_title, rows)]
             title = f"{benchmark.title} by {benchmark.category}"
@@ -381,6 +388,13 @@ def detail_tables(rows: Sequence[Row]) -> list[Table]:
         if columns := tested_columns(rows, benchmark.details):
             tables.append(_scores(f"{benchmark.title} by measure", rows, columns, NOTE, controls=True))
     return tables + by_category
+
+
+def rank_text(row: Row, column: Column) -> str:
+    """Return the mean rank of a category's word over the row's runs; empty if its benchmark records no cosines."""
+    results = [run.results[column.benchmark] for run in row.runs if column.benchmark in run.results]
+    found = [one.ranks.get(column.category or "", math.nan) for one in (r.cosines() for r in results) if one]
+    return f", rank {sum(found) / len(found):.3g}" if found else ""
 
 
 def _simultaneous(columns: Sequence[Column], what: str) -> str:

@@ -78,9 +78,11 @@ def word_accuracy(row: Row, benchmark: BenchmarkColumns) -> dict[str, float]:
 def training_counts(row: Row, words: Mapping[str, float]) -> dict[str, float] | None:
     """Return the number of training utterances that contain each word; None if a store is not on this machine.
 
-    They are those of the row's first run. An utterance that several frames share counts once.
+    They are those of the row's first run, or of the run whose weights it tests. An utterance that several frames share
+    counts once.
     """
-    stores = row.runs[0].stores if row.trained else None
+    phases = reversed(row.runs[0].phases if row.trained else [])
+    stores = next((phase.stores for phase in phases if phase.stores), None)
     if not stores or not all((store / "store.json").is_file() for store in stores):
         return None
     counts = dict.fromkeys(words, 0.0)

@@ -146,6 +146,24 @@ class BabyLLaVANetwork(nn.Module):
         logits_BLV: Tensor = self.lm_head(hidden_BLD[:, -tokens_BL.shape[1] :])
         return logits_BLV
 
+    @torch.no_grad()
+    def image_attention(self, images_BCHW: Tensor, tokens_BL: Tensor) -> Tensor:
+        """Return how much each text token attends to each image token: the mean over layers and heads.
+
+        Args:
+            images_BCHW: the images.
+            tokens_BL: the text after each image, as the language model reads it, padded on the right.
+
+        Returns:
+            (B, L, P) shares. Over the image tokens they sum to at most 1; the rest is attention to the text.
+        """
+        text_BLD = self.llava.get_input_embeddings()(tokens_BL)
+        embedded_BLD = torch.cat([self.connect(self.encode_image(images_BCHW)).to(text_BLD.dtype), text_BLD], 1)
+        with causal_attention(self.language_model, "eager"):
+            output = self.language_model(inputs_embeds=embedded_BLD, use_cache=False, output_attentions=True)
+        attention_BLL = torch.stack([layer_BHLL.mean(1) for layer_BHLL in output.attentions]).mean(0)
+        return attention_BLL[:, self.image_length :, : self.image_length]
+
     def encode_image(self, images_BCHW: Tensor) -> Tensor:
         """Return (B, P, C), the vision encoder's last feature map as a sequence."""
         features_BPC: Tensor = self.vision_tower(images_BCHW).last_hidden_state

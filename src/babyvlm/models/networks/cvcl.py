@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from babyvlm.models.networks.saliency import feature_map, grad_cam
 from babyvlm.models.networks.text import MeanEmbedding
 from babyvlm.models.networks.vision import VisionEncoder
 
@@ -70,6 +71,17 @@ class CVCLNetwork(nn.Module):
     def project(self, features_BC: Tensor) -> Tensor:
         """Return (B, width) image embeddings with unit norm, given the features of the vision encoder."""
         return normalize(self.projection(features_BC), dim=-1)
+
+    def grad_cam(self, images_BCHW: Tensor, text_BD: Tensor) -> Tensor:
+        """Return (B, h, w) maps of where images are similar to one text each; see ``networks.saliency``.
+
+        Raises:
+            UserError: the vision encoder is not convolutional.
+        """
+        trunk = self.vision_encoder.trunk
+        with torch.no_grad():
+            features_BChw = feature_map(trunk, images_BCHW)
+        return grad_cam(features_BChw, lambda one: self.project(trunk.forward_head(one)), text_BD)
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Return (B, width) text embeddings with unit norm."""

@@ -66,15 +66,19 @@ AttentionInterface.register(_WITHOUT_MASK, sdpa_attention_forward)
 
 
 @contextmanager
-def causal_attention(model: nn.Module) -> Iterator[None]:
+def causal_attention(model: nn.Module, implementation: str = _WITHOUT_MASK) -> Iterator[None]:
     """Let a model attend to all earlier positions of an input that has no padding on the left, and no cache.
 
     The result is the same, but transformers makes no mask. For that it would look whether the positions are those of
     packed sequences, and the CPU would wait for the device in every forward pass.
+
+    Args:
+        model: a language model of transformers.
+        implementation: another implementation of attention by transformers; ``eager`` also returns its weights.
     """
     config: Any = model.config
     before = config._attn_implementation  # private to transformers; bounded in pyproject.toml
-    config._attn_implementation = _WITHOUT_MASK
+    config._attn_implementation = implementation
     try:
         yield
     finally:
