@@ -55,6 +55,10 @@ LONGEST = [
     "report/test_unusual_runs.py",
 ]
 
+# A forked process never frees what it inherits: the tests' garbage may own native threads (FFmpeg's, gloo's), which do
+# not exist there, and freeing it would wait for them forever.
+os.register_at_fork(after_in_child=gc.freeze)
+
 UTTERANCES = ["look at the ball", "the ball is red", "look at the dog", "the dog runs", "wash the cup", "a red cup"]
 
 

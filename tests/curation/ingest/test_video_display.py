@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import unicodedata
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -282,6 +283,22 @@ def test_frames_at_corrects_pixel_aspect_ratio(tmp_path, ratio):
     assert min(image.size) == 96
     assert notes == {f"pixels are not square ({ratio}), corrected"}
     assert (probe(tmp_path / "v.mkv").width, probe(tmp_path / "v.mkv").height) == image.size
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_frames_at_starts_no_threads(tmp_path):
+    """A process that is forked later would wait for threads that only its parent has, if it freed a frame."""
+
+    def prepare(stream):
+        stream.codec_context.sample_aspect_ratio = 2
+
+    def threads(_=None):
+        return {task.name for task in Path("/proc/self/task").iterdir()}
+
+    write_images(tmp_path / "v.mkv", [quarters()] * 10, prepare=prepare)
+    before = threads()
+    ((_, during),) = frames_at(tmp_path / "v.mkv", [0], threads, set())
+    assert during <= before
 
 
 def test_frames_at_lays_transparent_video_over_white(tmp_path):

@@ -335,9 +335,11 @@ class _OpenVideo:
         if width * height > MAX_PIXELS:
             raise VideoError("unsupported frame size")
         if ratio != 1:
-            frame = frame.reformat(width, height, interpolation="BICUBIC")
+            frame = frame.reformat(width, height, interpolation="BICUBIC", threads=1)
         has_alpha = any(component.is_alpha for component in frame.format.components)
-        pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
+        # Without threads of FFmpeg, which live as long as the frame: in a process that is forked meanwhile they do not
+        # exist, and its garbage collector would wait for them forever.
+        pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24", threads=1)
         image = to_rgb(Image.fromarray(pixels))
         return _display(tone_map(image, frame.color_trc), _display_matrix(frame))
 
