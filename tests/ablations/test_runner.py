@@ -201,6 +201,21 @@ def test_missing_launcher_is_reported(place, launcher):
     assert "Traceback" not in done.stderr
 
 
+def test_run_trains_on_the_data_of_its_world(place, ablate):
+    folders = ["data/first", "data/second"]
+    matrix = yaml.safe_load(MATRIX.read_text()) | {"corpus": "configs/playroom/workflow.yaml"}
+    matrix["worlds"] = [{"folder": folder, "playroom": {"seed": seed}} for seed, folder in enumerate(folders)]
+    MATRIX.write_text(yaml.safe_dump(matrix, sort_keys=False))
+    for folder in folders:
+        Path(folder).symlink_to("playroom")
+    end(ablate("CVCL-filtered", options=["--worlds", "[1]"]))
+    run = Path("lightning_logs/CVCL-filtered/world_1-seed_0")
+    assert (run / "finished").is_file()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["data"]["init_args"]["stores"] == "data/second/stores"
+    assert config["data"]["init_args"]["vocabulary"] == "data/second/vocabulary"
+
+
 def test_stale_run_is_kept_or_replaced(place, ablate, capsys):
     end(ablate("CVCL-filtered"))
     before = last_weights("CVCL-filtered/seed_0")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from babyvlm.ablations.plan import Plan
-from babyvlm.ablations.runner import run, select_tasks
+from babyvlm.ablations.runner import select_tasks
 from babyvlm.ablations.status import status
 from babyvlm.errors import UserError
 from babyvlm.report.runs import RUN_FOLDER
@@ -81,15 +81,6 @@ def test_worlds_can_be_selected(world, capsys):
         ["0", "0", "missing"],
         ["1", "0", "missing"],
     ]
-
-
-def test_run_trains_on_the_data_of_its_world(world):
-    run(MATRIX, rows=["CVCL-filtered"], worlds=[1])
-    folder = Path("lightning_logs/CVCL-filtered/world_1-seed_0")
-    assert (folder / "finished").is_file()
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert config["data"]["init_args"]["stores"] == "data/second/stores"
-    assert config["data"]["init_args"]["vocabulary"] == "data/second/vocabulary"
 
 
 def test_every_world_has_the_chain_of_the_corpus(world):

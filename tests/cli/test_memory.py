@@ -64,6 +64,7 @@ def test_activations_are_what_autograd_saves():
         assert allocated.peak - before >= 2 * 10 * 1000 * 4
 
 
+@pytest.mark.soak
 def test_llama_phase_2_fits_into_40_gb_because_of_checkpointing(recipes):
     """The shipped recipe at its batch size of 128."""
     need = estimate(recipes["llama-phase-2"])
@@ -80,6 +81,7 @@ def test_llama_phase_2_without_checkpointing_needs_what_was_measured(recipes):
 
 def test_sharding_divides_all_but_the_frozen_encoder(recipes):
     whole = recipes["llama-phase-2"]
+    assert whole["model"]["init_args"]["gradient_checkpointing"]  # or it would not fit, see the long tests
     sharded = copy.deepcopy(whole)
     strategy = {"class_path": "lightning.pytorch.strategies.ModelParallelStrategy", "init_args": {}}
     strategy["init_args"]["data_parallel_size"] = 8
