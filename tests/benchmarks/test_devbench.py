@@ -25,7 +25,8 @@ def test_fitted_divergence_equals_search_over_temperatures():
         wanted_NO, score_NO = RNG.dirichlet(np.ones(options), 30), RNG.normal(size=(30, options))
         found_N, beta = fitted_divergence(wanted_NO, score_NO)
         grid = np.linspace(0.025, 40, 4000)
-        means = [entropy(wanted_NO, softmax(one * score_NO, axis=1), axis=1).mean() for one in grid]
+        shares_GNO = softmax(grid[:, None, None] * score_NO, axis=2)
+        means = entropy(wanted_NO[None], shares_GNO, axis=2).mean(1)
         assert min(means) - 1e-5 < found_N.mean() < min(means) + 1e-6
         assert beta == pytest.approx(grid[int(np.argmin(means))], abs=0.02)
         np.testing.assert_allclose(found_N, entropy(wanted_NO, softmax(beta * score_NO, axis=1), axis=1), atol=1e-9)

@@ -24,6 +24,7 @@ from babyvlm.data.vocabulary import Vocabulary
 from babyvlm.workflow.corpus import curation, read_corpus
 from support.docs_pages import of_make
 from support.published_models import write
+from support.small_meteor import small_meteor
 from support.tiny_llava import save_tiny_llava
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,8 @@ def world(tmp_path_factory, copy_world):
     for words in [*(list(job.command) for job in curation(corpus)), *of_make("playroom-clip")[1:3]]:
         main(words)
     (DATA / "trials/SAYCam_caption.csv").symlink_to("caption.csv")  # the authors' name
-    yield root
+    with small_meteor(tmp_path_factory.mktemp("meteor")):
+        yield root
     os.chdir(before)
 
 
