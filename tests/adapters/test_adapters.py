@@ -24,6 +24,7 @@ from babyvlm.models.networks.auto_classes import CVCLConfig
 from babyvlm.models.networks.language import LanguageShape
 from babyvlm.models.networks.text import LSTMText, MeanEmbedding, TransformerText
 from babyvlm.models.networks.vision import VisionEncoder
+from support.small_meteor import small_meteor
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["look at the ball", "the dog runs", "a zebra"]
@@ -154,7 +155,7 @@ def lists(tmp_path_factory, images):
             "instance_id,positive_phrase,negative_phrase,image,image_tag",
             *(f"{n},red ball,wash dog,{2 * n + k}.png,{tag}" for n in range(2) for k, tag in enumerate(tags)),
         ],
-        "saycam_caption": ["image,text", "0.png,a red ball", "1.png,the dog"],
+        "saycam_caption": ["image,text", "0.png,a red ball", "0.png,look at the ball", "1.png,the dog"],
     }
     for name, lines in rows.items():
         (folder / f"{name}.csv").write_text("\n".join(lines))
@@ -262,3 +263,39 @@ def test_lmms_eval_gives_the_same_numbers(written, lists, exported, tmp_path, mo
         measure = "overall" if name == "baby_winoground" else "accuracy"
         expected = babyvlm.evaluate(exported[1], name, trials=lists / f"{name}.csv", controls=False).mean
         assert found[f"babyvlm_{name}"][f"{measure},none"] == pytest.approx(expected)
+
+
+@pytest.mark.usefixtures("wordnet")
+def test_lmms_eval_scores_captions_as_evaluate(written, lists, vocabulary, tmp_path, monkeypatch):
+    """With the real lmms-eval, where it is installed: captions of a BabyLLaVA."""
+    pytest.importorskip("lmms_eval")
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.models import MODEL_REGISTRY_V2
+    from lmms_eval.tasks import TaskManager
+
+    from babyvlm.adapters.lmms_eval_model import manifest
+
+    torch.manual_seed(1)
+    shape = {"width": 16, "layers": 1, "heads": 2, "inner": 16, "positions": 40}
+    init_args = {"vision": TRUNK, "language": shape, "image_size": 64, "max_tokens": 9}
+    recipe = {"class_path": "babyvlm.models.babyllava.BabyLLaVA", "init_args": init_args}
+    model = build(recipe | {"init_args": init_args | {"vocabulary": str(vocabulary)}}, Path("test")).eval()
+    with create(tmp_path / "llava", EXPORT, {"arguments": {}, "licensed": False, "model": recipe}) as folder:
+        save(model, folder)
+    (tmp_path / "meteor").mkdir()
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    MODEL_REGISTRY_V2.register_manifest(manifest(), overwrite=True)
+    with small_meteor(tmp_path / "meteor"):
+        found = simple_evaluate(
+            model="babyvlm",
+            model_args=f"source={tmp_path / 'llava'}",
+            tasks=["babyvlm_saycam_caption"],
+            task_manager=TaskManager(include_path=str(written)),
+            batch_size=4,
+            device="cpu",
+            bootstrap_iters=0,
+        )["results"]["babyvlm_saycam_caption"]
+        expected = babyvlm.evaluate(model, "caption", trials=lists / "saycam_caption.csv", controls=False).means()
+    assert any(expected.values())
+    for measure, value in expected.items():
+        assert found[f"{measure},none"] == pytest.approx(value)

@@ -194,6 +194,41 @@ def image_vector(path):
     return vector / np.linalg.norm(vector)
 
 
+class Words(Noise):
+    """Every picture and every word has a direction of its own."""
+
+    def embed_texts(self, texts):
+        return torch.randn(len(texts), 200, generator=self.generator)
+
+
+class Same(Constant):
+    """All words are alike, and all pictures."""
+
+    def embed_texts(self, texts):
+        return torch.ones(len(texts), 3)
+
+
+def test_similarity_is_zero_without_knowledge(stand_ins):
+    """The interval of a random scorer contains 0; a constant one, and one that sees blank images, have 0."""
+    folder = stand_ins / "devbench/assets/sem-viz_obj_cat"
+    benchmark = similarity(stand_ins, **{"8": folder / "human-8.csv"})
+    assert evaluate(Same(), benchmark, controls=False).mean == pytest.approx(0)
+    noise = evaluate(Words(), benchmark, controls=False)
+    low, high = noise.interval()
+    assert low < 0 < high  # of five categories
+    assert evaluate(Vectors(), benchmark).means("blank")["rsa_8"] == pytest.approx(0)
+
+
+def test_word_associations_of_scorers_without_knowledge(stand_ins):
+    benchmark = DevBenchWordAssociation(stand_ins / "devbench")
+    constant = evaluate(Same(), benchmark)
+    floors = json.loads(constant.facts["floors"])
+    assert constant.means() == pytest.approx({name: one["constant"] for name, one in floors.items()})
+    noise = evaluate(Words(), benchmark).means()
+    # At the least beta of the fit, 0.025, random cosines still differ a little.
+    assert all(0 < value < floors[name]["constant"] + 0.01 for name, value in noise.items())
+
+
 def test_similarity_needs_a_matrix_that_fits(stand_ins, tmp_path):
     with pytest.raises(UserError, match=r"spose_similarity\.mat: no such file"):
         similarity(stand_ins)

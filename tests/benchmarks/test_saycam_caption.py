@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from babyvlm.adapters import lmms_eval_tasks as tasks
 from babyvlm.benchmarks import EvaluationCallback, SAYCamCaption
 from babyvlm.benchmarks.evaluate import evaluate
 from babyvlm.benchmarks.meteor import meteor_nltk
@@ -144,6 +145,28 @@ def test_caption_counts_the_closest_reference_and_its_floors(tmp_path):
     for name, caption in (("constant", "a blue cup"), ("word salad", salad)):
         expected = [max(meteor_15([caption] * len(found), found)) for found in texts.values()]
         assert found[name] == pytest.approx(sum(expected) / 3), name
+
+
+@pytest.mark.usefixtures("wordnet")
+def test_task_of_lmms_eval_judges_captions_as_evaluate(tmp_path):
+    """One document for each image, with all of its references; a repeated document counts once."""
+    texts = {0: ["the dog runs", "a red ball"], 1: ["a blue mug is here"], 2: ["a red cup", "the cup"]}
+    for number in texts:
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "list.csv").write_text(
+        "image,text\n" + "".join(f"{number}.png,{text}\n" for number, found in texts.items() for text in found)
+    )
+    tasks.write_tasks(tmp_path / "tasks", saycam_caption=tmp_path / "list.csv")
+    documents = [json.loads(line) for line in (tmp_path / "tasks" / "saycam_caption.json").read_text().splitlines()]
+    assert [one["texts"] for one in documents] == list(texts.values())
+    entries = [tasks.captioned(one, [THINGS[number]])["meteor_15"] for number, one in enumerate(documents)]
+    expected = evaluate(Speaker(), SAYCamCaption(tmp_path / "list.csv"), controls=False).means()
+    assert tasks.mean_meteor_15([*entries, entries[0]]) == pytest.approx(expected["meteor_15"])
+    assert tasks.mean_meteor_nltk([*entries, entries[0]]) == pytest.approx(expected["meteor_nltk"])
+    for measure in expected:
+        assert f"{{metric: {measure}, aggregation: !function functions.mean_{measure}," in (
+            (tmp_path / "tasks" / "babyvlm_saycam_caption.yaml").read_text()
+        )
 
 
 @pytest.mark.usefixtures("no_wordnet")

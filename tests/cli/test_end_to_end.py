@@ -257,6 +257,31 @@ def test_resume_in_mid_epoch_has_equal_weights(world):
     )
 
 
+def test_stream_is_one_pass_by_date_and_resumes(world):
+    """`configs/playroom/stream.yaml`, by the command line."""
+    extra = ["--data.batch_size", "4", "--data.num_workers", "0", "--trainer.callbacks+", NEWEST]
+    extra += ["--test_after_fit", "false", "--name", "CVCL-stream"]
+
+    def newest_checkpoint(*options):
+        names = ("playroom/cvcl", "mix/filtered", "playroom/stream")
+        main(["fit", *overlays(*names, benchmarks=False), *extra, *options])
+        return newest("CVCL-stream-filtered") / "checkpoints/newest.ckpt"
+
+    complete = torch.load(newest_checkpoint(), weights_only=True)
+    train = PairStore(DATA / "stores/filtered").columns("split")["split"].to_pylist().count("train")
+    assert complete["global_step"] in (train // 4, -(-train // 4))
+    assert (
+        yaml.safe_load((newest("CVCL-stream-filtered") / "config.yaml").read_text())["data"]["init_args"]["order"]
+        == "date"
+    )
+    stopped = newest_checkpoint("--trainer.max_steps", "2")
+    assert torch.load(stopped, weights_only=True)["global_step"] == 2
+    resumed = torch.load(newest_checkpoint("--ckpt_path", str(stopped)), weights_only=True)
+    assert resumed["global_step"] == complete["global_step"]
+    weights = complete["state_dict"]
+    assert all(torch.equal(weights[name], resumed["state_dict"][name]) for name in weights)
+
+
 def test_predict_writes_held_out_embeddings(trained):
     checkpoint = TRAINED / "checkpoints" / "last.ckpt"
     main(["predict", *overlays("playroom/cvcl", "mix/filtered"), "--ckpt_path", str(checkpoint)])

@@ -1,15 +1,17 @@
 """``python -m babyvlm lmms-eval-tasks``: the four benchmarks as tasks of lmms-eval, with the same judgement.
 
 A document is one option of a trial: an image and a text. Its score is judged together with those of the other options
-of the trial, by the rules of the benchmark's class, when lmms-eval aggregates. The task files name the functions below.
+of the trial, by the rules of the benchmark's class, when lmms-eval aggregates. A document of SAYCam Caption is an image
+with all of its references. The task files name the functions below.
 """
 
 from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from babyvlm.benchmarks.base import ScoreBenchmark
@@ -26,6 +28,7 @@ TEMPLATES = Path(__file__).parent / "tasks"
 SCORED: dict[str, type[ScoreBenchmark]] = {"labeled_s": LabeledS, "vtwt": VTWT, "baby_winoground": BabyWinoground}
 CAPTION = "saycam_caption"
 Document = dict[str, Any]
+Captioned = tuple[str, str, list[str]]  # trial, generated caption, references
 
 
 def write_tasks(
@@ -63,7 +66,8 @@ def write_tasks(
         if path is not None:
             benchmark = SAYCamCaption(path, images) if name == CAPTION else SCORED[name](path, images)
             trials = [trial for trial in benchmark.load()[0] if trial.split == "test"]
-            documents[name] = [one for trial in trials for one in _documents(trial, benchmark.images)]
+            found = [_documents(trial, benchmark.images) for trial in trials]
+            documents[name] = [one for own in found for one in (own[:1] if name == CAPTION else own)]
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in documents.items():
         file = out.absolute() / f"{name}.json"
@@ -83,6 +87,7 @@ def _documents(trial: Trial, folder: Path) -> list[Document]:
             "answer": trial.answer,
             "image": str((folder / image).absolute()),
             "text": text,
+            "texts": [other for _, other in trial.options],
         }
         for number, (image, text) in enumerate(trial.options)
     ]
@@ -112,8 +117,9 @@ def answered(document: Document, results: Sequence[Any]) -> dict[str, Any]:
 
 
 def captioned(document: Document, results: Sequence[str]) -> dict[str, Any]:
-    """Return the caption of a document beside its reference."""
-    return dict.fromkeys(("meteor_15", "meteor_nltk"), (str(results[0]), document["text"]))
+    """Return the caption of a document beside its references."""
+    entry = (document["trial"], str(results[0]), list(document["texts"]))
+    return dict.fromkeys(("meteor_15", "meteor_nltk"), entry)
 
 
 def _mean(benchmark: type[ScoreBenchmark], measure: str, entries: Sequence[tuple[Any, ...]]) -> float:
@@ -161,17 +167,24 @@ def winoground_image(entries: Sequence[tuple[Any, ...]]) -> float:
     return _mean(BabyWinoground, "image", entries)
 
 
-def mean_meteor_15(entries: Sequence[tuple[str, str]]) -> float:
+def _mean_meteor(meteor: Callable[[list[str], list[str]], list[float]], entries: Sequence[Captioned]) -> float:
+    """Return the mean over images of the METEOR with the closest reference; repeated documents count once."""
+    of_trial = {trial: (caption, texts) for trial, caption, texts in entries}
+    pairs = list(dict.fromkeys((caption, text) for caption, texts in of_trial.values() for text in texts))
+    captions, references = map(list, zip(*pairs, strict=True))
+    score = dict(zip(pairs, meteor(captions, references), strict=True))
+    return mean(max(score[caption, text] for text in texts) for caption, texts in of_trial.values())
+
+
+def mean_meteor_15(entries: Sequence[Captioned]) -> float:
     """Return the mean METEOR 1.5 of captions."""
     from babyvlm.benchmarks.meteor_jar import meteor_15
 
-    scores = meteor_15(*map(list, zip(*entries, strict=True)))
-    return sum(scores) / len(scores)
+    return _mean_meteor(meteor_15, entries)
 
 
-def mean_meteor_nltk(entries: Sequence[tuple[str, str]]) -> float:
+def mean_meteor_nltk(entries: Sequence[Captioned]) -> float:
     """Return the mean METEOR of captions by NLTK."""
     from babyvlm.benchmarks.meteor import meteor_nltk
 
-    scores = meteor_nltk(*map(list, zip(*entries, strict=True)))
-    return sum(scores) / len(scores)
+    return _mean_meteor(meteor_nltk, entries)
