@@ -18,6 +18,7 @@ import yaml
 
 import babyvlm
 from babyvlm.__main__ import main
+from babyvlm.benchmarks.stamps import FOLDER
 from babyvlm.cli import demo
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.data.vocabulary import Vocabulary
@@ -221,6 +222,18 @@ def test_suites_run_on_playroom(world):
     main(["report", "suites-logs", "--out", "suites-report"])
     text = Path("suites-report/report.md").read_text()
     assert all(suite in text for suite in ("### CVCL", "### DevCV Toolbox", "### Machine-DevBench", "### DevBench"))
+
+
+def test_held_out_utterances_and_photographs_are_scored(world):
+    """`configs/benchmarks/held-out.yaml`, and `stamps.yaml` where Tux Paint's photographs are installed."""
+    store = ["--store", str(DATA / "stores/frames"), "--by", "child-and-age", "--out", str(DATA / "held-out")]
+    main(["benchmark", "build", "held-out", *store])
+    names = ["held-out", *(["stamps"] if FOLDER.is_dir() else [])]
+    overlays = [part for name in names for part in ("--config", f"configs/benchmarks/{name}.yaml")]
+    main(["test", "--config", "configs/eval/playroom-clip.yaml", *overlays, "--log_dir", "held-out-logs"])
+    (run,) = Path("held-out-logs/Playroom-CLIP").iterdir()
+    assert any((run / "results").glob("held_out*-test.parquet"))
+    assert bool(list((run / "results").glob("stamps*-test.parquet"))) == FOLDER.is_dir()
 
 
 def test_weights_depend_on_seed_not_on_workers(world):
