@@ -76,3 +76,14 @@ def test_requirements_of_locked_packages_are_locked():
         for requirement in map(Requirement, needed):
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 assert normal(requirement.name) in locked | pins(BUILD), f"{name} needs {requirement}. {FIX}"
+
+
+@pytest.mark.parametrize("recipe", ["Dockerfile", "apptainer.def"])
+def test_container_copies_files_that_exist_and_installs_all_extras_of_users(recipe):
+    text = (ROOT / "containers" / recipe).read_text()
+    copied = re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) or re.findall(r"^ +(\S+) /source/", text, re.MULTILINE)
+    names = {name for line in copied for name in line.split()}
+    assert {"pyproject.toml", "src", "configs", *PROJECT["license-files"], PROJECT["readme"]} <= names
+    assert all((ROOT / name).exists() for name in names)
+    (extras,) = re.findall(r"/source\[([a-z,]+)\]", text)
+    assert {*extras.split(",")} == PROJECT["optional-dependencies"].keys() - {"dev", "docs", "int8"}
