@@ -92,7 +92,7 @@ def test_evaluate_restores_the_mode_of_each_module(trials):
 @pytest.mark.parametrize(
     ("benchmark", "options", "message"),
     [
-        ("vtwtt", {"trials": "x.csv"}, "no benchmark is called 'vtwtt'; there are baby_winoground, "),
+        ("vtwtt", {"trials": "x.csv"}, "no benchmark is called 'vtwtt'; there are alignment, baby_winoground, "),
         ("vtwt", {}, "pass the list of benchmark 'vtwt' as trials="),
         ("caption", {"trials": "vtwt.csv"}, "Shades lacks a method that caption needs"),
         ("labeled_s", {"trials": "vtwt.csv"}, "no column 'trial_id'"),
