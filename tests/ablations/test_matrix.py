@@ -251,7 +251,7 @@ def test_scaling_matrix_varies_home_pairs_only(world):
     rows = {task.row for task in plan.tasks}
     sizes = ("", "-home-0.5", "-home-0.25", "-home-0.125")
     mixes = ("filtered", "filtered-aug", "filtered-random")
-    models = ("CVCL", "BabyLLaVA-GPT2")
+    models = ("CVCL", "CVCL-frozen", "BabyLLaVA-GPT2")
     assert rows == {f"{one}-{mix}{size}" for one in models for mix in mixes for size in sizes} | {
         f"{one}-aug-only" for one in models
     }
@@ -268,7 +268,7 @@ def test_scaling_matrix_varies_home_pairs_only(world):
     assert len({step.key for step in steps}) == len(steps)
     assert sum(step.step == "gpt2-phase-1" for step in steps) == 13 * 3
     quick = Plan(SCALING, quick=True).tasks
-    assert {task.model for task in quick} == {"CVCL"}
+    assert {task.model for task in quick} == {"CVCL-frozen"}
     assert len(quick) == 13 * 3
 
 

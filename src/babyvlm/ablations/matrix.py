@@ -112,7 +112,7 @@ class Matrix:
 
 
 def read_matrix(file: Path) -> Matrix:
-    """Read a matrix. ``extends: FILE`` takes the entries that it does not have from another one.
+    """Read a matrix. ``extends: FILE`` takes the entries and steps that it does not have from another one.
 
     Raises:
         UserError: the file is missing or invalid, or names a step that does not exist.
@@ -123,7 +123,7 @@ def read_matrix(file: Path) -> Matrix:
         given = load_yaml_file(file)
         if isinstance(given, dict) and "extends" in given:
             extended = load_yaml_file(Path(str(given.pop("extends"))))
-            given = (extended if isinstance(extended, dict) else {}) | given
+            given = _extend(extended if isinstance(extended, dict) else {}, given)
         matrix: Matrix = parser.instantiate(parser.parse_object({"matrix": given})).matrix
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: no such file. Pass a matrix with --matrix") from None
@@ -133,6 +133,12 @@ def read_matrix(file: Path) -> Matrix:
     _check_names(file, matrix)
     _check_paths_and_options(file, matrix)
     return matrix
+
+
+def _extend(extended: dict[str, object], given: dict[str, object]) -> dict[str, object]:
+    inherited, own = extended.get("steps"), given.get("steps")
+    steps = {"steps": inherited | own} if isinstance(inherited, dict) and isinstance(own, dict) else {}
+    return extended | given | steps
 
 
 def _check_worlds(file: Path, matrix: Matrix) -> None:
