@@ -277,7 +277,10 @@ def test_scaling_matrix_varies_home_pairs_only(world):
     [
         ({"extends": "gone.yaml"}, "gone.yaml: no such file"),
         ({"quick": {"seeds": [0], "models": ["CLIP"]}}, "quick.models: no model named CLIP"),
-        ({"models": {"CVCL": {"step": "cvcl", "mixes": ["filtered"], "home_fractions": [2]}}}, "2.0 must be above 0"),
+        (
+            {"models": {"CVCL-frozen": {"step": "cvcl", "mixes": ["filtered"], "home_fractions": [2]}}},
+            "2.0 must be above 0",
+        ),
     ],
 )
 def test_scaling_matrix_refuses_mistakes(world, change, message):
