@@ -11,6 +11,7 @@ import io
 import json
 import tempfile
 import weakref
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -190,7 +191,8 @@ def _measure(model: LightningModule, config: Config, data: Config, devices: int,
         for group in optimizer.param_groups:  # the default on GPUs, which needs temporary copies
             group["foreach"] = True
     autocast: AbstractContextManager[object] = torch.autocast("cpu", torch.bfloat16) if half else nullcontext()
-    with _Allocations() as allocated:
+    tensors = [value for value in vars(batch).values() if isinstance(value, Tensor)]
+    with _Allocations((*model.parameters(), *model.buffers(), *tensors)) as allocated:
         for _ in range(2):
             allocated.peak = allocated.current
             with autocast:
@@ -204,7 +206,6 @@ def _measure(model: LightningModule, config: Config, data: Config, devices: int,
     state = sum(
         _bytes(value) for one in optimizer.state.values() for value in one.values() if isinstance(value, Tensor)
     )
-    tensors = [value for value in vars(batch).values() if isinstance(value, Tensor)]
     activations = allocated.peak + sum(map(_bytes, tensors)) - gradients - state
     return Need(devices, weights, gradients, state, activations)
 
@@ -237,15 +238,20 @@ def _bytes(tensor: Tensor) -> int:
 class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch ships no types for it
     """Adds up the storages that operations return, while they live.
 
+    Args:
+        others: tensors that are counted elsewhere. Operations return their storages too, as views or changed in place.
+
     Attributes:
         current: bytes that live now.
         peak: the largest sum so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, others: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.current = self.peak = 0
         self._known = WeakIdKeyDictionary()
+        for tensor in others:
+            self._known[tensor.untyped_storage()] = 0
 
     def __torch_dispatch__(
         self,
