@@ -27,7 +27,7 @@ def command(tmp_path):
             tmp_path, [("0:00", "M", "Look at that. It is a dog."), ("0:06", "Mom", "three")], f"V_{index}", count=90
         )
     words = ["curate", "frames", "--videos", "videos", "--transcripts", "transcripts", "--out", "new/store"]
-    return [*words, "--num_workers", "1"]
+    return [*words, "--profile", "playroom", "--num_workers", "1"]  # a profile that does not load spaCy
 
 
 @contextmanager

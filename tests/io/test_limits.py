@@ -194,12 +194,17 @@ def packed(*members):
     return gzip.compress(tar(*members), 9)
 
 
-def many_members(count, size):
-    """Return an archive of empty-looking images, compressed a part at a time."""
+def many_members(repeats, images, size):
+    """Return an archive of empty-looking images. Some of them are compressed, and their bytes are repeated."""
     block = tar(("b.jpg", bytes(size))).rstrip(b"\0")
-    block += bytes(-len(block) % 512 + size)
-    compressor = zlib.compressobj(9, wbits=31)
-    return b"".join(compressor.compress(block) for _ in range(count)) + compressor.flush()
+    block = (block + bytes(-len(block) % 512 + size)) * images
+    compressor = zlib.compressobj(9, wbits=-15)
+    repeated = (compressor.compress(block) + compressor.flush(zlib.Z_FULL_FLUSH)) * repeats
+    checksum = 0
+    for _ in range(repeats):
+        checksum = zlib.crc32(block, checksum)
+    footer = struct.pack("<II", checksum, len(block) * repeats % 2**32)
+    return gzip.compress(b"")[:10] + repeated + compressor.flush() + footer
 
 
 def parquet(rows, **columns):
@@ -248,9 +253,9 @@ ARCHIVES = {
     "deep metadata.tar.gz": lambda: packed(("a.jpg", encode()), ("a.json", b"[" * 900_000)),
     "deep metadata, closed.tar.gz": lambda: packed(("a.jpg", encode()), ("a.json", b"[" * 900 + b"]" * 900)),
     "long caption.tar.gz": lambda: packed(("a.jpg", encode()), ("a.txt", bytes(60 * MIB))),
-    "many large members.tar.gz": lambda: many_members(12, 63 * MIB),
+    "many large members.tar.gz": lambda: many_members(12, 1, 63 * MIB),
     "sample of many members.tar.gz": lambda: packed(*((f"a.x{n}", bytes(20 * MIB)) for n in range(6))),
-    "many small members.tar.gz": lambda: many_members(60_000, 512),
+    "many small members.tar.gz": lambda: many_members(60, 1000, 512),
     "scans.tar": lambda: tar(("a.jpg", jpeg_of_scans(10_000)), ("a.txt", b"a ball")),
     "large cell.parquet": lambda: one_cell_parquet(400_000_000),
     "lying footer.parquet": lambda: lying_parquet(200_000_000),
