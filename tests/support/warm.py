@@ -21,17 +21,22 @@ def start_server(serve, *args):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([])  # and what `conftest` adds
     ours, theirs = context.Pipe()
-    process = context.Process(target=_become_main, args=(serve, theirs, dict(os.environ), *args))
+    process = context.Process(target=_serve_as_main, args=(serve, theirs, dict(os.environ), *args))
     process.start()
     theirs.close()
     assert ours.recv() == "ready"
     return process, ours
 
 
-def _become_main(serve, connection, environment, *args):
-    """Forget the fork server: a command is a main process, and the workers that it starts are its own."""
+def _serve_as_main(serve, connection, environment, *args):
     os.environ.clear()
     os.environ.update(environment)
+    become_main()
+    serve(connection, *args)
+
+
+def become_main():
+    """Forget the fork server: this process becomes a main process, and the workers that it starts are its own."""
     sys.argv = [__file__]
     sys.modules["__main__"] = sys.modules[__name__]
     multiprocessing.set_start_method(None, force=True)  # the platform's own
@@ -40,7 +45,6 @@ def _become_main(serve, connection, environment, *args):
     forkserver._forkserver.__init__()
     resource_tracker._resource_tracker.__init__()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in background processes
-    serve(connection, *args)
 
 
 class WarmParent:
