@@ -166,11 +166,26 @@ def code_in(page):
     return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
 
 
+BEFORE_REGISTRATION = """
+import babyvlm
+from transformers import CONFIG_MAPPING, LlavaForConditionalGeneration
+assert LlavaForConditionalGeneration.__name__ == "LlavaForConditionalGeneration"
+assert "babyllava" not in CONFIG_MAPPING
+"""
+AFTER_REGISTRATION = """
+from transformers import AutoConfig
+for _ in range(2):
+    babyvlm.register_auto_classes()
+assert AutoConfig.for_model("babyllava").model_type == "babyllava"
+"""
+
+
 def test_model_card_code_captions_an_image_in_a_new_process(folders, tmp_path):
+    """Also: transformers is imported after babyvlm, and registration is explicit and can be repeated."""
     cup().save(tmp_path / "cup.jpg")
     ours, theirs = code_in(folders["BabyLLaVA"] / "README.md")
     done = subprocess.run(
-        [sys.executable, "-c", theirs + ours],
+        [sys.executable, "-c", BEFORE_REGISTRATION + theirs + ours + AFTER_REGISTRATION],
         cwd=tmp_path,
         capture_output=True,
         text=True,
