@@ -25,7 +25,7 @@ def test_notebooks_run_without_error(tmp_path, copy_world):
     copy_world(tmp_path / "tutorial" / "world")  # as an earlier execution leaves it
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([])  # and what `conftest` adds
-    process = context.Process(target=run_notebooks, args=(tmp_path,))
+    process = context.Process(target=run_notebooks, args=(tmp_path, dict(os.environ)))
     process.start()
     process.join()
     printed = (tmp_path / "printed.txt").read_text()
@@ -34,14 +34,13 @@ def test_notebooks_run_without_error(tmp_path, copy_world):
     assert "error:" not in printed  # %run reports a nonzero exit status, but does not fail
 
 
-def run_notebooks(folder):
+def run_notebooks(folder, environment):
     """Run the notebooks in a folder. Exit with 1 at the first cell that fails; variables are forgotten in between."""
     with (folder / "printed.txt").open("w") as printed:
         for number in (1, 2):
             os.dup2(printed.fileno(), number)
-    os.environ["MPLBACKEND"] = "agg"
+    become_main(environment | {"MPLBACKEND": "agg"})
     os.chdir(folder)
-    become_main()
     shell = InteractiveShell.instance()
     for name in ORDER:
         for cell in nbformat.read(ROOT / f"docs/tutorials/{name}.ipynb", as_version=4).cells:

@@ -29,14 +29,14 @@ def start_server(serve, *args):
 
 
 def _serve_as_main(serve, connection, environment, *args):
-    os.environ.clear()
-    os.environ.update(environment)
-    become_main()
+    become_main(environment)
     serve(connection, *args)
 
 
-def become_main():
+def become_main(environment):
     """Forget the fork server: this process becomes a main process, and the workers that it starts are its own."""
+    os.environ.clear()
+    os.environ.update(environment)
     sys.argv = [__file__]
     sys.modules["__main__"] = sys.modules[__name__]
     multiprocessing.set_start_method(None, force=True)  # the platform's own
