@@ -238,7 +238,7 @@ def test_frames_ignores_hostile_video_names(tmp_path, video_bytes):
 
 
 def test_frames_memory_stays_below_one_gigabyte(tmp_path, video_bytes):
-    """Process damaged files and a valid 4K video, as from a GoPro, in one process."""
+    """Process damaged files and a valid 4K video, as from a GoPro, in one process, which does not import PyTorch."""
     videos = tmp_path / "videos"
     videos.mkdir()
     for name, (make, _) in BAD_BYTES.items():
@@ -252,8 +252,11 @@ def test_frames_memory_stays_below_one_gigabyte(tmp_path, video_bytes):
         "import re, sys; from pathlib import Path; from babyvlm.curation.ingest.frames import frames\n"
         "root = Path(sys.argv[1])\n"
         "frames(root / 'videos', root / 'transcripts', root / 'store', num_workers=1, min_fraction=0)\n"
+        "print('spacy' in sys.modules, 'torch' in sys.modules)\n"
         "print(re.search(r'VmHWM:\\s*(\\d+) kB', Path('/proc/self/status').read_text())[1])"
     )
     out = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
     assert {"large_001", "large_002"} <= set(PairStore(tmp_path / "store").columns("group")["group"].to_pylist())
-    assert int(out.splitlines()[-1]) < 1_000_000  # KiB
+    imported, peak = out.splitlines()[-2:]
+    assert imported == "True False"
+    assert int(peak) < 1_000_000  # KiB
