@@ -135,6 +135,7 @@ def assert_record_matches_saved_config(run):
     assert {name for name, value in given.items() if saved.get(name) != value} <= full
 
 
+@pytest.mark.soak  # in short: test_training_outlives_killed_runner, and test_fit_kill.py for the weights
 def test_killed_runner_resumes_to_same_weights(place, ablate):
     lengthen("gpt2-phase-2")
     end(ablate(GPT2))

@@ -8,6 +8,7 @@ from PIL import Image
 
 from babyvlm.__main__ import main
 from babyvlm.cli import demo
+from support import forking
 from support.docs_pages import BABYVLM, ROOT, blocks, commands
 from support.small_meteor import small_meteor
 
@@ -27,7 +28,7 @@ PLACEHOLDERS = {
 }
 # Arguments of commands that a page only names and that `make demo` does not run.
 ARGUMENTS = {
-    "ablations run": "--rows [Playroom-CLIP]",
+    "ablations run": "--rows [Playroom-CLIP] --launcher LAUNCHER",
     "ablations status": "",
     "benchmark build labeled-s": f"--category_folders {DATA}/world/trials/labeled_s --out chosen"
     " --licensed false --exclude []",
@@ -64,7 +65,7 @@ def of_page(page):
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, copy_world):
-    """Run `make demo` in a new folder; return a function that runs a command once, and the names of all commands."""
+    """Run `make demo` in a new folder; return a function that runs a command once, the names of all, and a launcher."""
     names, done = set(), []
 
     def run(words):
@@ -82,18 +83,19 @@ def ran(tmp_path_factory, copy_world):
         for words in demo.commands(size="tiny"):
             run(words)
         run(BABYLLAVA)
-        yield run, names
+        with forking.server(folder) as command:
+            yield run, names, " ".join(command)
 
 
 @pytest.mark.parametrize("page", [README, QUICK_START], ids=lambda page: page.name)
 def test_page_commands_run(ran, page):
-    run, names = ran
+    run, names, launcher = ran
     for words in of_page(page):
         name = name_of(words)
         if words[-1] != "..." and words != name.split():
             run([PLACEHOLDERS.get(word, word) for word in words])
         elif name in ARGUMENTS and name not in names:
-            run([*words, *ARGUMENTS[name].split()])
+            run([*words, *(launcher if word == "LAUNCHER" else word for word in ARGUMENTS[name].split())])
     assert {*map(name_of, of_page(page))} - names <= NAMED_ONLY
 
 

@@ -16,6 +16,8 @@ HOLD = {
     "lock_open_file": "file = path.open('a'); locks.lock_open_file(file)",
 }
 
+CHILD = "if os.fork() == 0: sys.stdin.read(); os._exit(0)"  # ends with the test, which closes its input
+
 
 @pytest.fixture
 def holder(tmp_path):
@@ -28,7 +30,8 @@ def holder(tmp_path):
             f"path = pathlib.Path({str(tmp_path / 'lock')!r})\n{HOLD[kind]}\n{then}\nprint('held', flush=True)\n"
             "time.sleep(300)\n"
         )
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", code]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         processes.append(process)
         assert process.stdout.readline() == "held\n"
         return process
@@ -70,19 +73,20 @@ def test_lock_until_exit_names_holder_and_is_free_after_kill(holder, tmp_path):
 
 
 def test_lock_until_exit_is_not_inherited_by_forked_child(holder, tmp_path):
-    process = holder("lock_until_exit", "if os.fork() == 0: time.sleep(5); os._exit(0)")
+    process = holder("lock_until_exit", CHILD)
     process.kill()
     process.wait(60)
     lock_until_exit(tmp_path / "lock")  # although the child still runs
 
 
 def test_lock_open_file_is_inherited_by_forked_child(holder, tmp_path):
-    process = holder("lock_open_file", "if os.fork() == 0: sys.stdin.read(); os._exit(0)")
+    process = holder("lock_open_file", CHILD)
     with (tmp_path / "lock").open("a") as file, pytest.raises(LockedError):
         lock_open_file(file)
     assert is_locked(tmp_path / "lock")
     process.kill()
     process.wait(60)
+    assert is_locked(tmp_path / "lock")  # by the child
 
 
 def test_is_locked_without_holder(tmp_path):
