@@ -175,7 +175,7 @@ def test_figure_is_the_same_each_time_and_brings_pairs_together(logs):
     rows = find_rows(logs)[0]
     (chart,), (again,) = alignment_charts(rows), alignment_charts(rows)
     assert chart.wide == again.wide
-    found = next(row for row in rows if row.name == "CVCL-filtered").runs[0].results["alignment_things"].cosines()
+    found = next(row for row in rows if row.name == "CVCL-filtered").runs[0].results["alignment_things"].cosines
     image_C2, word_C2 = np.split(positions(found), 2)
     nearest = np.linalg.norm(image_C2[:, None] - word_C2, axis=2).argmin(1)
     assert nearest.tolist() == list(range(COUNT))

@@ -28,8 +28,9 @@ DECIMALS = 6  # of the recorded cosines
 class Alignment(Benchmark):
     """Cosine of a category's mean image embedding with the embedding of its word (Vong et al. 2024).
 
-    The mean is that of unit vectors (our choice). A model to which everything is alike has a cosine of 1; therefore the
-    second measure, ``contrast``, subtracts the mean cosine with the words of the other categories, and is 0 for it.
+    The mean is that of unit vectors (our choice). A model that gives everything the same embedding has a cosine of 1;
+    therefore the second measure, ``contrast``, subtracts the mean cosine with the words of the other categories, and is
+    0 for that model.
 
     The pictures are those of a list of Labeled-S or of object trials, or of a folder with one subfolder for each
     category; of a list with a column ``half``, those that a test trial shows. The credit of a picture is the measure of
@@ -138,7 +139,7 @@ class Alignment(Benchmark):
         return self._source.facts() | ({"cosines": self._cosines} if self._cosines else {})
 
     def floors(self, trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
-        """Return what a model reaches to which everything is alike."""
+        """Return the scores of a model that gives everything the same embedding."""
         return {"cosine": {"constant": 1.0}, "contrast": {"constant": 0.0}}
 
 

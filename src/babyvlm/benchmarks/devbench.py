@@ -305,7 +305,7 @@ class DevBenchWordAssociation(Benchmark):
                     yield trials[place], scores[place], measure, divergence
 
     def floors(self, trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
-        """Return what a model reaches to which all words are alike."""
+        """Return the scores of a model that gives all words the same embedding."""
         constant = [(0.0,) * len(trial.options) for trial in trials]
         found: dict[str, list[float]] = {}
         for _, _, measure, divergence in self._divergences(trials, constant):

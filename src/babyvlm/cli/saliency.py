@@ -97,22 +97,18 @@ def free_pictures(
         require_free(pictures, licensed=store.licensed, remedy=FREE)
         if not words:
             raise UserError(f"{pictures}: is a pair store. Pass --words '[WORD,...]'")
-        found = {word: _held_out(store, word, per_word) for word in words}
-    else:
-        source = ObjectTrials(pictures, images)
-        require_free(pictures, licensed=licensed(pictures, source.images), remedy=FREE)
-        by_word: dict[str, list[str]] = {}
-        for image, (name, _) in source.labeled_pictures(pictures).items():
-            by_word.setdefault(name.replace("_", " "), []).append(image)
-        if unknown := [word for word in words or () if word not in by_word]:
-            raise UserError(f"{pictures}: has no pictures of {unknown[0]!r}. Choose from: {', '.join(sorted(by_word))}")
-        found = {
-            word: [
-                Picture(image, _inside(source.images, image)) for image in sorted(by_word[word], key=_hash)[:per_word]
-            ]
-            for word in words or sorted(by_word)
-        }
-    return found
+        return {word: _held_out(store, word, per_word) for word in words}
+    source = ObjectTrials(pictures, images)
+    require_free(pictures, licensed=licensed(pictures, source.images), remedy=FREE)
+    by_word: dict[str, list[str]] = {}
+    for image, (name, _) in source.labeled_pictures(pictures).items():
+        by_word.setdefault(name.replace("_", " "), []).append(image)
+    if unknown := [word for word in words or () if word not in by_word]:
+        raise UserError(f"{pictures}: has no pictures of {unknown[0]!r}. Choose from: {', '.join(sorted(by_word))}")
+    return {
+        word: [Picture(image, _inside(source.images, image)) for image in sorted(by_word[word], key=_hash)[:per_word]]
+        for word in words or sorted(by_word)
+    }
 
 
 def _held_out(store: PairStore, word: str, count: int) -> list[Picture]:

@@ -28,7 +28,7 @@ def alignment_charts(rows: Sequence[Row]) -> Iterator[Chart]:
             row_name(row): found
             for row in rows
             if benchmark.name in row.runs[0].results
-            and (found := row.runs[0].results[benchmark.name].cosines()) is not None
+            and (found := row.runs[0].results[benchmark.name].cosines) is not None
         }
         if panels:
             texts = [

@@ -131,8 +131,9 @@ class Results:
         of_measure = _mapping(recorded.get(measure))
         return found | {printable_line(str(name)): float(value) for name, value in of_measure.items()}
 
+    @cached_property
     def cosines(self) -> Cosines | None:
-        """Return the cosines between mean images and words of categories; None if the benchmark records none.
+        """The cosines between mean images and words of categories; None if the benchmark records none.
 
         Raises:
             UserError: the record is damaged.
@@ -752,8 +753,8 @@ def _parse_results(file: Path, content: bytes) -> Results:
     declared = declared_columns(name, metadata, dict.fromkeys(measure for measure, _ in credit), str(file))
     digest = hashlib.sha256(content).hexdigest()
     results = Results(declared, metadata, digest, credit, category, groups, images, texts, captions)
-    results.floors("")  # so that a damaged record of floors is found here, or of cosines
-    results.cosines()
+    results.floors("")  # so that damaged records are found here
+    _ = results.cosines
     return results
 
 

@@ -393,7 +393,7 @@ def detail_tables(rows: Sequence[Row]) -> list[Table]:
 def rank_text(row: Row, column: Column) -> str:
     """Return the mean rank of a category's word over the row's runs; empty if its benchmark records no cosines."""
     results = [run.results[column.benchmark] for run in row.runs if column.benchmark in run.results]
-    found = [one.ranks.get(column.category or "", math.nan) for one in (r.cosines() for r in results) if one]
+    found = [one.ranks.get(column.category or "", math.nan) for one in (r.cosines for r in results) if one]
     return f", rank {sum(found) / len(found):.3g}" if found else ""
 
 
