@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, t, ttest_1samp, ttest_ind
+from scipy.stats import binomtest, norm, pearsonr, t, ttest_1samp, ttest_ind
 
 from babyvlm.benchmarks import intervals
-from babyvlm.benchmarks.intervals import dependence, independent, mean_interval, share_interval
+from babyvlm.benchmarks.intervals import correlation_interval, dependence, independent, mean_interval, share_interval
 from babyvlm.report.comparisons import holm, mcnemar, paired_test, permutation
 from babyvlm.report.estimates import Term, combine_means
 
@@ -25,6 +25,31 @@ def test_share_interval_matches_wilson(right, items):
     expected = binomtest(right, items).proportion_ci(0.95, "wilson")
     found = share_interval(right / items, 1 / items, float("inf"))
     assert found == pytest.approx((expected.low, expected.high))
+
+
+def test_correlation_interval_matches_fisher():
+    x, noise = np.random.default_rng(0).normal(size=(2, 30))
+    found = pearsonr(x, x + noise)
+    half = norm.ppf(0.975) * (1 - found.statistic**2) / sqrt(30 - 3)
+    expected = found.confidence_interval(0.95)
+    assert correlation_interval(found.statistic, half) == pytest.approx((expected.low, expected.high))
+
+
+@given(st.floats(-1, 1), st.floats(0, 10))
+def test_correlation_interval_stays_inside(correlation, half):
+    low, high = correlation_interval(correlation, half)
+    assert -1 <= low <= correlation + 1e-9
+    assert correlation - 1e-9 <= high <= 1
+
+
+def test_correlation_of_few_items_stays_inside():
+    credit_N = np.array([0.1, 1.6, 0.9, 0.8])  # pseudo-values leave the range of a correlation
+    low, high = mean_interval(credit_N, correlation=True)
+    assert -1 < low < 0.85 < high < 1
+    assert mean_interval(credit_N)[1] > 1
+    found = combine_means([[Term(1.0, "a", credit_N[None], independent(4))]], "correlation").interval()
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert mean_interval(credit_N[:1], correlation=True) == (-1, 1)
 
 
 def test_mean_interval_stays_inside_and_does_not_collapse():

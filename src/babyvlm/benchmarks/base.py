@@ -36,11 +36,13 @@ class Measure:
         title: appended to the benchmark's title in the column heading; may be empty.
         chance: mean credit of a model that knows nothing; None if there is no such number.
         main: whether the main table shows it; other measures are shown in the detailed tables only.
+        correlation: whether the mean credit is a correlation, from -1 to 1.
     """
 
     title: str = ""
     chance: float | None = None
     main: bool = True
+    correlation: bool = False
 
 
 def with_compositions(measures: Mapping[str, Measure]) -> dict[str, Measure]:

@@ -154,7 +154,7 @@ class DevBenchSimilarity(Benchmark):
         if missing:
             raise UserError(f"{missing[0]}: no such file. Pass people: {{AGE: MATRIX}}; see docs/how-to/suites.md")
         self._matrices = {_measure("rsa", age): read_matrix(Path(file)) for age, file in matrices.items()}
-        self.measures = {_measure("rsa", age): Measure(_title("RSA", age)) for age in matrices}
+        self.measures = {_measure("rsa", age): Measure(_title("RSA", age), correlation=True) for age in matrices}
         self._all: list[Trial] = []
 
     def read(self, path: Path) -> list[Trial]:

@@ -237,7 +237,8 @@ class EvaluationResult:
         measure = measure or next(iter(self.benchmark.measures))
         chosen = [one for one in self.results if (one.measure, one.control) == (measure, control)]
         units = [units_of(one.item, one.group, one.images) for one in chosen]
-        return mean_interval(self._credits(control)[measure], dependence(units))
+        correlation = self.benchmark.measures[measure].correlation
+        return mean_interval(self._credits(control)[measure], dependence(units), correlation=correlation)
 
     def table(self) -> pa.Table:
         """Return one row for each trial, measure and control; ``.to_pandas()`` makes it a data frame."""

@@ -139,13 +139,16 @@ def independent(count: int) -> Dependence:
     return Dependence(np.arange(count), None, float(count), count - 1.0)
 
 
-def mean_interval(credit_N: Credits, related: Dependence | None = None, level: float = LEVEL) -> tuple[float, float]:
+def mean_interval(
+    credit_N: Credits, related: Dependence | None = None, level: float = LEVEL, *, correlation: bool = False
+) -> tuple[float, float]:
     """Return the confidence interval of a mean: ``share_interval`` if all credits are from 0 to 1, else a t interval.
 
     Args:
         credit_N: credit of each item.
         related: which items depend on each other; none by default.
         level: coverage.
+        correlation: the mean is a correlation, see ``correlation_interval``.
 
     Raises:
         ValueError: there is no item.
@@ -153,15 +156,17 @@ def mean_interval(credit_N: Credits, related: Dependence | None = None, level: f
     if not len(credit_N):
         raise ValueError("no item to average over")
     related, mean = related or independent(len(credit_N)), float(credit_N.mean())
-    is_share = bool(((credit_N >= 0) & (credit_N <= 1)).all())
+    is_share = not correlation and bool(((credit_N >= 0) & (credit_N <= 1)).all())
     try:
         variance = float(related.variance_of_mean(credit_N[None])[0])
     except ValueError:  # the variance of one item or group is unknown
-        return (0.0, 1.0) if is_share else (-np.inf, np.inf)
+        return (0.0, 1.0) if is_share else (-1.0, 1.0) if correlation else (-np.inf, np.inf)
     if not is_share:
         from scipy.stats import t
 
         half = float(t.ppf((1 + level) / 2, related.freedom)) * variance**0.5
+        if correlation:
+            return correlation_interval(mean, half)
         return mean - half, mean + half
     return share_interval(mean, relative_variance(mean, variance, related.units), related.freedom, level)
 
@@ -198,6 +203,18 @@ def wilson(share: float, squared: float) -> tuple[float, float]:
     center = (share + squared / 2) / (1 + squared)
     half = (share * (1 - share) * squared + squared**2 / 4) ** 0.5 / (1 + squared)
     return max(0.0, center - half), min(1.0, center + half)
+
+
+def correlation_interval(correlation: float, half: float) -> tuple[float, float]:
+    """Return the interval of a correlation, computed for its Fisher transform, so that it lies within [-1, 1].
+
+    Args:
+        correlation: the estimate.
+        half: half the width of its interval without the transform.
+    """
+    inside = min(max(correlation, -1 + 1e-12), 1 - 1e-12)
+    center, half = np.arctanh(inside), half / (1 - inside**2)
+    return float(np.tanh(center - half)), float(np.tanh(center + half))
 
 
 def group_sums(values_KN: Credits, groups_N: Groups) -> Credits:

@@ -40,7 +40,8 @@ def benchmark_facts(benchmark: Benchmark) -> dict[str, str]:
     """Return the metadata of a benchmark's results, from which a report builds its tables.
 
     Returns:
-        ``title``, ``suite``, ``order``, ``measures`` (JSON list of name, title, chance and main), ``category`` (what
+        ``title``, ``suite``, ``order``, ``measures`` (JSON list of name, title, chance, main, and
+        correlation), ``category`` (what
         categories stand for), ``trials`` and ``images`` (paths), ``world`` and ``licensed`` (see below), for Playroom
         ``world_seed`` and ``world_parameters``, and ``Benchmark.facts``. An evaluation adds ``floors`` (JSON, what a
         model that knows nothing reaches by each measure), ``prior``, and facts about the model.

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from babyvlm.report.figures import COLORS, MARKERS, Chart, Layout, figure_with_panels, with_legend
-from babyvlm.report.runs import Cosines, Row, benchmarks_of
+from babyvlm.report.results import Cosines
+from babyvlm.report.runs import Row, benchmarks_of
 from babyvlm.report.tables import row_name
 
 if TYPE_CHECKING:

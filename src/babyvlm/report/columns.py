@@ -30,6 +30,7 @@ class Column:
         chance: expected value of random guessing; None where there is no such value.
         category: restricts the mean to the items of this category; all items by default.
         level: coverage of the interval in tables and figures.
+        correlation: whether it is a correlation, from -1 to 1.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Column:
     chance: float | None
     category: str | None = None
     level: float = LEVEL
+    correlation: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,9 @@ def declared_columns(name: str, metadata: Mapping[str, str], measures: Iterable[
             if chance is not None and not 0 <= chance <= 1:
                 raise ValueError(f"chance {chance}")
             full_title = " ".join(filter(None, [title, own_title])) if is_main else own_title
-            (main if is_main else details).append(Column(full_title, name, str(measure["name"]), chance))
+            correlation = measure.get("correlation") is True
+            column = Column(full_title, name, str(measure["name"]), chance, correlation=correlation)
+            (main if is_main else details).append(column)
         if not main:
             raise ValueError("no measure of the main table")
         order, suite = int(metadata.get("order", 1000)), printable_line(metadata.get("suite", ""))

@@ -130,13 +130,15 @@ def _score(row: Row, column: Column, control: str) -> Estimate | None:
     except ValueError:  # the variance of one item, or group of items, is unknown
         means = [term.credit_SN.mean() for (term,) in terms]
         count = sum(term.credit_SN.shape[1] for (term,) in terms)
-        low, high = (0.0, 1.0) if _kind(terms, column) == "share" else (-np.inf, np.inf)
+        low, high = {"share": (0.0, 1.0), "correlation": (-1.0, 1.0)}.get(_kind(terms, column), (-np.inf, np.inf))
         return Estimate(float(np.mean(means)), low, high, count)
 
 
 def _kind(worlds: Sequence[Sequence[Term]], column: Column, *, is_difference: bool = False) -> Kind:
     if is_difference:
         return "difference" if column.chance is not None else "free"
+    if column.correlation:
+        return "correlation"
     credits = [term.credit_SN for terms in worlds for term in terms]
     return "share" if all(((credit >= 0) & (credit <= 1)).all() for credit in credits) else "free"
 

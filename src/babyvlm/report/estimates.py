@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from babyvlm.benchmarks.intervals import LEVEL, Credits, Dependence, relative_variance, wilson
+from babyvlm.benchmarks.intervals import LEVEL, Credits, Dependence, correlation_interval, relative_variance, wilson
 
-Kind = Literal["share", "difference", "free"]
+Kind = Literal["share", "difference", "correlation", "free"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class LinearCombination:
         seeds: largest number of seeds of a row in a world.
         worlds: number of worlds.
         kind: ``share``: a mean from 0 to 1, whose interval is Wilson's; ``difference``: of two such means, from -1 to
-            1; ``free``: any number.
+            1; ``correlation``: from -1 to 1, whose interval is that of its Fisher transform; ``free``: any number.
     """
 
     mean: float
@@ -92,6 +92,8 @@ class LinearCombination:
         squared = max((float(stdtrit(freedom, quantile)) ** 2 * part for part, freedom in self._parts), default=0.0)
         if self.kind == "share":
             return Estimate(self.mean, *wilson(self.mean, squared), self.items)
+        if self.kind == "correlation":
+            return Estimate(self.mean, *correlation_interval(self.mean, squared**0.5), self.items)
         low, high = self.mean - squared**0.5, self.mean + squared**0.5
         if self.kind == "difference":
             low, high = max(low, -1.0), min(high, 1.0)

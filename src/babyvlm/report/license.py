@@ -12,7 +12,8 @@ from pathlib import Path
 from babyvlm.benchmarks.results import licensed
 from babyvlm.curation.store.pair_store import PairStore
 from babyvlm.io.artifacts import is_licensed, read_manifest
-from babyvlm.report.runs import DAMAGE, Run, is_file
+from babyvlm.report.reading import DAMAGE
+from babyvlm.report.runs import Run, is_file
 from babyvlm.report.trial_lists import TrialList, trial_list
 
 LEFT_OUT = "not shown: licensed, or not known to be free"

@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 
 from babyvlm.io.printing import printable, printable_line
-from babyvlm.report.runs import Config, Row, Run, main_columns
+from babyvlm.report.reading import Config
+from babyvlm.report.runs import Row, Run, main_columns
 from babyvlm.report.tables import PLAYROOM, cell, chance, escape_markdown, main_note
 
 HEAD = """---

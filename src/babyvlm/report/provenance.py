@@ -9,7 +9,8 @@ from typing import Any
 
 from babyvlm.curation.summarize import pipeline_funnels
 from babyvlm.report.paper import model_of
-from babyvlm.report.runs import DAMAGE, Row, Run
+from babyvlm.report.reading import DAMAGE
+from babyvlm.report.runs import Row, Run
 from babyvlm.report.tables import Table
 
 HASH_DIGITS = 12

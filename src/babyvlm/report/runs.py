@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import glob
-import hashlib
-import io
 import math
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,159 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import yaml
 
 from babyvlm.benchmarks.intervals import Credits
 from babyvlm.errors import UserError, first_line
 from babyvlm.io.artifacts import json_sha256
-from babyvlm.io.limits import FREE_COLUMN_BYTES, load_json, load_yaml
-from babyvlm.io.parquet_pages import require_little_compressed
+from babyvlm.io.limits import load_json, load_yaml
 from babyvlm.io.printing import printable_line
 from babyvlm.io.runs import BestCheckpoint
-from babyvlm.report.columns import PAPER, BenchmarkColumns, Column, declared_columns
+from babyvlm.report.columns import PAPER, BenchmarkColumns, Column
 from babyvlm.report.paper import paper_order
+from babyvlm.report.reading import DAMAGE, Config, mapping, read_bytes
+from babyvlm.report.results import SUFFIX, Results, Scores, read_metadata, read_results
 
 RUN_FOLDER = re.compile(r"(world_\d+-)?(version|seed)_\d+")
-SUFFIX = "-test.parquet"
 ALL_WEIGHTS = ("init_from", "source")  # settings of a model that name the run that all of its weights come from
 PARENT_SETTINGS = ("init_language", *ALL_WEIGHTS)
-RESULT_COLUMNS = ["item", "category", "control", "measure", "credit"]
-# Older results have no groups, images and texts, and captions in the column `said`.
-OPTIONAL_COLUMNS = ("group", "images", "texts", "output", "said")
 
-LISTS = ("images", "texts")  # columns of lists of texts
 
 MAX_BYTES = {"config.yaml": 1 << 20, "provenance.json": 16 << 20, "metrics.csv": 256 << 20}
-MAX_RESULTS_BYTES, MAX_RESULTS = 256 << 20, 5_000_000
-MAX_CREDIT = 1e9  # sums of squares stay finite
-MAX_COSINE = 1 + 1e-6  # with rounding
 MAX_REASON = 400  # characters
 MAX_COUNT = 1 << 62  # of samples, seeds and steps
-
-Config = dict[str, Any]
-
-# Facts in the metadata of results that are numbers.
-COUNTED_FACTS: dict[str, type[int] | type[float]] = {
-    "missing_items": int,
-    "items_alike": int,
-    "unknown_words": float,
-    "prior": float,
-}
-
-# What reading and using a damaged file raises. pyarrow's errors are among them.
-DAMAGE = (
-    UserError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    yaml.YAMLError,
-    pa.ArrowException,
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """The credit of N items by one measure, in the order of the list."""
-
-    items: tuple[str, ...]
-    credit_N: Credits
-
-    @cached_property
-    def index(self) -> dict[str, int]:
-        """Place of each item."""
-        return {item: place for place, item in enumerate(self.items)}
-
-    def of(self, items: Sequence[str]) -> Credits:
-        """Return the credit of some of the items."""
-        return self.credit_N if items is self.items else self.credit_N[[self.index[item] for item in items]]
-
-
-@dataclass(frozen=True, eq=False)
-class Results:
-    """Test results of a run on one benchmark.
-
-    Attributes:
-        columns: the benchmark's columns.
-        metadata: facts about the list and the model, see ``benchmarks/results.py``.
-        sha256: hash of the file.
-        credit: by measure and control.
-        category: item -> category; empty if it has none.
-        groups: item -> group of items that are not independent, for items that are in one.
-        images: item -> images that it shows; empty in results of older versions.
-        texts: item -> texts that it compares, in the order of the list; likewise.
-        captions: item -> generated caption; empty texts for benchmarks without captions.
-    """
-
-    columns: BenchmarkColumns
-    metadata: Mapping[str, str]
-    sha256: str
-    credit: Mapping[tuple[str, str], Scores]
-    category: Mapping[str, str]
-    groups: Mapping[str, str]
-    images: Mapping[str, tuple[str, ...]]
-    texts: Mapping[str, tuple[str, ...]]
-    captions: Mapping[str, str]
-
-    def floors(self, measure: str) -> dict[str, float]:
-        """Return what a measure is without a model: of a constant, of a prior, or of a color histogram, by name.
-
-        Raises:
-            UserError: the results' record of it is damaged.
-        """
-        is_first = measure == self.columns.main[0].measure
-        found = {"prior, no image": float(self.metadata["prior"])} if is_first and "prior" in self.metadata else {}
-        recorded = load_json(self.metadata.get("floors", "{}").encode())
-        if not isinstance(recorded, dict):
-            raise UserError(f"metadata 'floors' of {self.columns.name} is not an object")
-        of_measure = _mapping(recorded.get(measure))
-        return found | {printable_line(str(name)): float(value) for name, value in of_measure.items()}
-
-    @cached_property
-    def cosines(self) -> Cosines | None:
-        """The cosines between mean images and words of categories; None if the benchmark records none.
-
-        Raises:
-            UserError: the record is damaged.
-        """
-        if "cosines" not in self.metadata:
-            return None
-        recorded = _mapping(load_json(self.metadata["cosines"].encode()))
-        categories, matrix_KK = recorded.get("categories"), np.array(recorded.get("cosines"), dtype=np.float64)
-        if not isinstance(categories, list) or not categories or matrix_KK.shape != (2 * len(categories),) * 2:
-            raise UserError(f"metadata 'cosines' of {self.columns.name} is not a square matrix for its categories")
-        if not (np.abs(matrix_KK) <= MAX_COSINE).all():
-            raise UserError(f"metadata 'cosines' of {self.columns.name} has values that are not cosines")
-        return Cosines(tuple(map(str, categories)), matrix_KK)
-
-
-@dataclass(frozen=True, eq=False)
-class Cosines:
-    """Cosines between the mean images of C categories, followed by their C words.
-
-    Attributes:
-        categories: their names.
-        matrix_KK: the cosines, (2C, 2C).
-    """
-
-    categories: tuple[str, ...]
-    matrix_KK: npt.NDArray[np.float64]
-
-    @cached_property
-    def ranks(self) -> dict[str, float]:
-        """Rank of each category's word among all words, by their cosines with its mean image; ties share their mean."""
-        count = len(self.categories)
-        cosine_CC = self.matrix_KK[:count, count:]
-        own_C1 = cosine_CC.diagonal()[:, None]
-        rank_C = 0.5 + (cosine_CC > own_C1).sum(1) + (cosine_CC == own_C1).sum(1) / 2
-        return dict(zip(self.categories, rank_C.tolist(), strict=True))
 
 
 class Run:
@@ -208,7 +72,7 @@ class Run:
             UserError: results cannot be read or are empty.
         """
         files = sorted((self.path / "results").glob(f"*{SUFFIX}"))
-        return {printable_line(file.name.removesuffix(SUFFIX)): _read_results(file) for file in files}
+        return {printable_line(file.name.removesuffix(SUFFIX)): read_results(file) for file in files}
 
     def scores(self, column: Column, control: str = "") -> Scores | None:
         """Return the credit of a column's items; None if the run has no such results."""
@@ -261,7 +125,7 @@ class Run:
         if "results" in self.__dict__:
             every = iter([dict(results.metadata) for results in self.results.values()])
         else:
-            every = map(_read_metadata, sorted((self.path / "results").glob(f"*{SUFFIX}")))
+            every = map(read_metadata, sorted((self.path / "results").glob(f"*{SUFFIX}")))
         facts: dict[str, str] = {}
         for metadata in every:
             facts = metadata | facts
@@ -288,7 +152,7 @@ class Run:
     @property
     def is_floor(self) -> bool:
         """Whether the model is a floor under all others, such as a regression on colors (``babyvlm.models.floors``)."""
-        return str(_mapping(self.config.get("model")).get("class_path")).startswith("babyvlm.models.floors.")
+        return str(mapping(self.config.get("model")).get("class_path")).startswith("babyvlm.models.floors.")
 
     @cached_property
     def config(self) -> Config:
@@ -309,11 +173,11 @@ class Run:
     @cached_property
     def config_bytes(self) -> bytes:
         """Content of ``config.yaml``; empty if the file does not exist."""
-        return _read_bytes(self.path / "config.yaml")
+        return read_bytes(self.path / "config.yaml", MAX_BYTES["config.yaml"])
 
     def settings(self, section: str) -> Config:
         """Return ``init_args`` of the ``model`` or the ``data``; empty if there are none."""
-        return _mapping(_mapping(self.config.get(section)).get("init_args"))
+        return mapping(mapping(self.config.get(section)).get("init_args"))
 
     @property
     def seed(self) -> int | None:
@@ -329,7 +193,7 @@ class Run:
             UserError: the file cannot be read, or a value has a wrong type.
         """
         file = self.path / "provenance.json"
-        content = _read_bytes(file)
+        content = read_bytes(file, MAX_BYTES["provenance.json"])
         try:
             recorded = load_json(content, MAX_BYTES[file.name]) if content else {}
             return _check_provenance(recorded)
@@ -343,7 +207,7 @@ class Run:
         folder, sources = data.get("stores"), data.get("sources")
         if not isinstance(folder, str) or not isinstance(sources, list) or not sources:
             return None
-        names = [name for source in sources if isinstance(name := _mapping(source).get("store"), str)]
+        names = [name for source in sources if isinstance(name := mapping(source).get("store"), str)]
         return [Path(folder, name) for name in names] if len(names) == len(sources) else None
 
     @cached_property
@@ -380,8 +244,8 @@ class Run:
         while (parents := run._initialized_from(ALL_WEIGHTS)) and parents[0].path not in seen:
             run = parents[0]
             seen.add(run.path)
-        vision = _mapping(run.settings("model").get("vision"))
-        options = _mapping(vision.get("init_args")) if "class_path" in vision else {}
+        vision = mapping(run.settings("model").get("vision"))
+        options = mapping(vision.get("init_args")) if "class_path" in vision else {}
         return bool(options) and options.get("weights") is None and not options.get("pretrained")
 
     def curve(self, metric: str) -> list[tuple[float, float]]:
@@ -403,7 +267,7 @@ class Run:
         """Samples of an optimizer step; None if unknown."""
         sizes = (
             self.settings("data").get("batch_size"),
-            _mapping(self.config.get("trainer")).get("accumulate_grad_batches"),
+            mapping(self.config.get("trainer")).get("accumulate_grad_batches"),
         )
         batch_size, batches = (size if isinstance(size, int) and 0 < size < MAX_COUNT else None for size in sizes)
         return batch_size * (batches or 1) if batch_size else None
@@ -412,7 +276,7 @@ class Run:
     def _metrics(self) -> list[dict[str, str]]:
         """Complete rows of ``metrics.csv``: the last row of an interrupted run may be incomplete."""
         file = self.path / "metrics.csv"
-        text = _read_bytes(file).decode(errors="replace")
+        text = read_bytes(file, MAX_BYTES["metrics.csv"]).decode(errors="replace")
         try:
             return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
         except csv.Error as error:
@@ -611,28 +475,6 @@ def _reason(folder: Path, error: Exception) -> str:
     return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON // 2]} … {text[-MAX_REASON // 2 :]}"
 
 
-def _read_bytes(file: Path, limit: int | None = None) -> bytes:
-    """Return the content of a file of a run; empty if there is no such file.
-
-    Raises:
-        UserError: it cannot be read, is no regular file, or is too large.
-    """
-    limit = limit or MAX_BYTES[file.name]
-    try:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{file}: is not a regular file")
-        if status.st_size > limit:
-            raise UserError(f"{file}: is larger than {limit >> 20} MiB")
-        return file.read_bytes()
-    except FileNotFoundError:
-        if file.is_symlink():
-            raise UserError(f"{file}: is a link to a missing file") from None
-        return b""
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-
-
 _PROVENANCE: dict[str, type] = {
     "samples": int,
     "parameters": dict,
@@ -665,119 +507,14 @@ def _check_provenance(recorded: object) -> Config:
         raise ValueError("it is not a JSON object")
     if "sha256" in recorded and recorded["sha256"] != json_sha256(recorded):  # version 0.1 wrote none
         raise ValueError("it was edited after it was written")
-    parts = _mapping(recorded.get("mix")).get("contents") or []
+    parts = mapping(recorded.get("mix")).get("contents") or []
     facts = [(recorded.get(name), kind, name) for name, kind in _PROVENANCE.items()]
     facts += [(part[name], kind, f"mix.contents.{name}") for part in parts for name, kind in _MIX.items()]
     for value, kind, name in facts:
         check(value, kind, name)
-    check(_mapping(recorded.get("parameters")).get("total"), int, "parameters.total")
-    for name, store in _mapping(recorded.get("stores")).items():
+    check(mapping(recorded.get("parameters")).get("total"), int, "parameters.total")
+    for name, store in mapping(recorded.get("stores")).items():
         check(store, dict, f"stores.{name}")
-        if not isinstance(_mapping(store).get("fingerprint"), str):
+        if not isinstance(mapping(store).get("fingerprint"), str):
             raise ValueError(f"stores.{name}.fingerprint is not of type str")
     return recorded
-
-
-def _read_results(file: Path) -> Results:
-    try:
-        return _parse_results(file, _read_bytes(file, MAX_RESULTS_BYTES))
-    except UserError:
-        raise
-    except DAMAGE as error:
-        text = first_line(error)
-        raise UserError(f"{file}: cannot be read as results ({text}). Run `python -m babyvlm test` again") from None
-
-
-def _read_metadata(file: Path) -> dict[str, str]:
-    """Return the metadata of a run's results.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    try:
-        metadata = pq.read_schema(pa.BufferReader(_read_bytes(file, MAX_RESULTS_BYTES))).metadata or {}
-    except DAMAGE as error:
-        raise UserError(f"{file}: cannot be read as results ({first_line(error)})") from None
-    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in metadata.items()}
-
-
-def _parse_results(file: Path, content: bytes) -> Results:
-    parquet = pq.ParquetFile(pa.BufferReader(content))
-    if parquet.metadata.num_rows > MAX_RESULTS:
-        raise ValueError(f"more than {MAX_RESULTS:,} rows")
-    optional = [name for name in OPTIONAL_COLUMNS if name in parquet.schema_arrow.names]
-    names = [*RESULT_COLUMNS, *optional]
-    parts = range(parquet.metadata.num_row_groups)
-    require_little_compressed(io.BytesIO(content), parquet.metadata, parts, names, FREE_COLUMN_BYTES)
-    # A text that repeats stays one text until the total length is checked.
-    read_once = [name for name in names if name in parquet.schema_arrow.names and name not in ("credit", *LISTS)]
-    parquet = pq.ParquetFile(pa.BufferReader(content), read_dictionary=read_once)
-    table = parquet.read(columns=names).select(names)
-    if sum(map(_text_length, table.columns)) > MAX_RESULTS_BYTES:
-        raise ValueError(f"over {MAX_RESULTS_BYTES >> 20} MiB of text")
-    if not len(table):
-        raise UserError(f"{file}: contains no item. Run `python -m babyvlm test` again")
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    for fact, parse in COUNTED_FACTS.items():
-        parse(metadata.get(fact, "0"))
-    types_of = {"credit": pa.float64(), "images": pa.list_(pa.string()), "texts": pa.list_(pa.string())}
-    types = [types_of.get(one, pa.string()) for one in names]
-    table = table.cast(pa.schema(list(zip(names, types, strict=True))))
-    if missing := [name for name in RESULT_COLUMNS if name != "category" and table[name].null_count]:
-        raise ValueError(f"column {missing[0]} has empty values")
-    credit_R = table["credit"].to_numpy()
-    wrong_R = np.flatnonzero(~(np.abs(credit_R) <= MAX_CREDIT))
-    if len(wrong_R):
-        raise ValueError(f"credit {credit_R[wrong_R[0]]} of item {table['item'][wrong_R[0]]}")
-    (items, item_R), (measures, measure_R), (controls, control_R) = map(_codes, map(table.column, _KEYS))
-    credit: dict[tuple[str, str], Scores] = {}
-    known: dict[bytes, tuple[str, ...]] = {}  # one tuple for equal lists of items
-    part_R = measure_R * len(controls) + control_R
-    for part in dict.fromkeys(part_R.tolist()):
-        rows_N = np.flatnonzero(part_R == part)
-        last = dict(zip(item_R[rows_N].tolist(), rows_N.tolist(), strict=True))  # of an item that occurs twice
-        listed = known.setdefault(np.array([*last]).tobytes(), tuple(items[code] for code in last))
-        key = measures[part // len(controls)], controls[part % len(controls)]
-        credit[key] = Scores(listed, credit_R[[*last.values()]])
-    first_I = np.unique(item_R, return_index=True)[1]
-    facts = table.select([one for one in names if one not in ("credit", "measure")]).take(first_I).to_pylist()
-    category = {one["item"]: one["category"] or "" for one in facts}
-    groups = {one["item"]: one["group"] for one in facts if one.get("group")}
-    images = {one["item"]: tuple(one["images"]) for one in facts if one.get("images")}
-    texts = {one["item"]: tuple(one["texts"]) for one in facts if one.get("texts")}
-    spoken = next((one for one in ("output", "said") if one in names), None)
-    shown_R = np.flatnonzero(np.array(controls)[control_R] == "")
-    outputs = table.column(spoken).take(shown_R).to_pylist() if spoken and len(shown_R) else []
-    captions = {items[item_R[row]]: output or "" for row, output in zip(shown_R, outputs, strict=False)}
-    name = printable_line(file.name.removesuffix(SUFFIX))
-    declared = declared_columns(name, metadata, dict.fromkeys(measure for measure, _ in credit), str(file))
-    digest = hashlib.sha256(content).hexdigest()
-    results = Results(declared, metadata, digest, credit, category, groups, images, texts, captions)
-    results.floors("")  # so that damaged records are found here
-    _ = results.cosines
-    return results
-
-
-_KEYS = ("item", "measure", "control")
-
-
-def _codes(column: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Return the distinct texts of a column, and the place of each row's text among them."""
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
-
-
-def _text_length(column: pa.ChunkedArray) -> int:
-    """Return the bytes of all texts of a column, each as often as it occurs; 0 for other columns."""
-    total = 0
-    for chunk in column.chunks:
-        if pa.types.is_list(chunk.type):
-            total += pc.sum(pc.binary_length(chunk.flatten())).as_py() or 0
-        elif pa.types.is_dictionary(chunk.type):  # of texts or bytes; Arrow reads nothing else as one
-            lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
-            total += pc.sum(lengths.cast(pa.int64())).as_py() or 0
-    return total
-
-
-def _mapping(value: object) -> Config:
-    return value if isinstance(value, dict) else {}
