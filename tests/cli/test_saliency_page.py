@@ -74,9 +74,9 @@ def test_page_shows_maps_of_every_model(exported, world, tmp_path, capsys):
     assert capsys.readouterr().out.strip().endswith("page.html")
     assert [text.split()[0] for text in re.findall(r"<h2>([^<]+)", page)] == ["ball", "dog"]
     assert re.findall(r"<li>[^<]*/?(cvcl|babyllava|playroom): ([^<]+)</li>", page) == [
-        ("cvcl", "Grad-CAM, 2 x 2 places"),
-        ("babyllava", "attention, 2 x 2 places"),
-        ("playroom", "Grad-CAM, 2 x 2 places"),
+        ("cvcl", "Grad-CAM, 2 x 2 cells"),
+        ("babyllava", "attention, 2 x 2 cells"),
+        ("playroom", "Grad-CAM, 2 x 2 cells"),
     ]
     shown = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
     assert len(shown) == 2 * 2 * 4  # words, pictures, the picture itself and three maps

@@ -166,16 +166,16 @@ def _examples(
 
     try:
         opened = [open_rgb(picture.content) for picture in pictures]
-        whole = [thumbnail(picture.content) for picture in pictures]
     except BrokenImageError as error:
         raise UserError(f"a picture of {word!r} cannot be read ({error})") from None
+    whole = [thumbnail(image) for image in opened]
     columns, captions = [], []
     for name, model in models.items():
         images_BCHW = torch.stack([model.preprocess(image) for image in opened]).to(device)
         maps_Bhw = model.saliency(images_BCHW, [word] * len(opened)).float().cpu()
         columns.append(list(map(overlay, _pixels(model, images_BCHW), maps_Bhw)))
         height, width = maps_Bhw.shape[1:]
-        captions.append((name, f"{model.saliency_method}, {height} x {width} places"))
+        captions.append((name, f"{model.saliency_method}, {height} x {width} cells"))
     for place, picture in enumerate(pictures):
         yield Example([whole[place], *(column[place] for column in columns)], picture.text, captions)
 

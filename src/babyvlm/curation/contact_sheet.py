@@ -11,7 +11,8 @@ from babyvlm.io.images import BrokenImageError, open_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
+
+    from PIL.Image import Image
 
 THUMBNAIL = 224  # maximum length of the longer side in pixels
 LICENSED_NOTE = "Built from a licensed store: this page must not leave this machine."
@@ -61,20 +62,17 @@ def contact_sheet(title: str, note: str, sections: Mapping[str, Sequence[Card]],
 
 def _figure(card: Card) -> str:
     try:
-        image = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(thumbnail(card.image)).decode()}">'
+        content = base64.b64encode(thumbnail(open_rgb(card.image))).decode()
+        image = f'<img alt="" src="data:image/jpeg;base64,{content}">'
     except BrokenImageError as error:
         image = f"<p>image cannot be opened: {html.escape(str(error))}</p>"
     text, detail = (html.escape(words.encode(errors="replace").decode()) for words in (card.text, card.detail))
     return f"<figure>{image}<figcaption>{text}<br><small>{detail}</small></figcaption></figure>\n"
 
 
-def thumbnail(content: bytes | Path) -> bytes:
-    """Return an image as a JPEG of at most ``THUMBNAIL`` pixels, without the metadata of its file.
-
-    Raises:
-        BrokenImageError: the image cannot be decoded.
-    """
-    image = open_rgb(content)
+def thumbnail(image: Image) -> bytes:
+    """Return an image as a JPEG of at most ``THUMBNAIL`` pixels, without the metadata of its file."""
+    image = image.copy()
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from babyvlm.curation.contact_sheet import thumbnail
 from babyvlm.io.files import resolve_inside
-from babyvlm.io.images import BrokenImageError
+from babyvlm.io.images import BrokenImageError, open_rgb
 from babyvlm.report.columns import METEOR_15
 from babyvlm.report.license import free_list, trained_on_free
 from babyvlm.report.runs import Row, Run, benchmarks_of
@@ -143,6 +143,6 @@ def _thumbnail(folder: Path, name: str) -> bytes | None:
     """Return a small JPEG of an image; None if it is missing, broken, or a link out of the folder."""
     path = resolve_inside(folder, name)
     try:
-        return None if path is None else thumbnail(path)
+        return None if path is None else thumbnail(open_rgb(path))
     except BrokenImageError:
         return None
