@@ -90,7 +90,7 @@ def test_wheel_lists_and_copies_configs(installed):
 def test_wheel_runs_demo_and_own_package(installed):
     empty, babyvlm = installed
     printed = babyvlm("demo")
-    assert all(row in printed for row in ("Playroom-CLIP", "CVCL-filtered", "CVCL-filtered-aug"))
+    assert all(row in printed for row in ("Playroom-CLIP", "CVCL-frozen-filtered", "CVCL-frozen-filtered-aug"))
     babyvlm("--allow", "mine", "configs", "copy")
     images = [path.relative_to(empty) for path in sorted((empty / "data/playroom/world/trials").rglob("*.[jp]*g"))[:4]]
     (empty / "pictures.csv").write_text(

@@ -13,15 +13,15 @@ from support.docs_pages import BABYVLM, ROOT, blocks, commands
 from support.small_meteor import small_meteor
 
 README, QUICK_START = ROOT / "README.md", ROOT / "docs/quick-start.md"
-DATA, RUN = "data/playroom", "lightning_logs/CVCL-filtered/version_0"
+DATA, RUN = "data/playroom", "lightning_logs/CVCL-frozen-filtered/version_0"
 # The runs are shorter than a reader's.
 SHORTER = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.batch_size=4", "--data.num_workers=0"]
 # A model that transformers can load.
 OVERLAYS = ["playroom/base", "playroom/babyllava-gpt2", "playroom/phase-1", "mix/filtered", "benchmarks/playroom"]
 BABYLLAVA = ["fit", *(f"--config=configs/{overlay}.yaml" for overlay in OVERLAYS), "--name=BabyLLaVA"]
 PLACEHOLDERS = {
-    "RUN_A": "lightning_logs/CVCL-filtered",
-    "RUN_B": "lightning_logs/CVCL-filtered-aug",
+    "RUN_A": "lightning_logs/CVCL-frozen-filtered",
+    "RUN_B": "lightning_logs/CVCL-frozen-filtered-aug",
     "FOLDER": "exported",
     "RUN": "lightning_logs/BabyLLaVA-filtered/version_0",
     "default": "tiny",

@@ -14,13 +14,14 @@ from babyvlm.workflow.worlds import run_commands
 
 DATA = Path("data/playroom")  # which the configs of Playroom name
 WORKFLOW = Path("configs/playroom/workflow.yaml")
-# After the curation of the workflow: the upper bound, and CVCL on two mixes.
+# After the curation of the workflow: the upper bound, and CVCL on two mixes. With a frozen trunk, whose features are
+# cached, both are trained until their scores no longer rise.
 TRAINING = """
 test --config configs/eval/playroom-clip.yaml --config configs/benchmarks/playroom.yaml
-fit --config configs/playroom/base.yaml --config configs/playroom/cvcl.yaml --config configs/mix/filtered.yaml \
-    --config configs/benchmarks/playroom.yaml
-fit --config configs/playroom/base.yaml --config configs/playroom/cvcl.yaml --config configs/mix/filtered-aug.yaml \
-    --config configs/benchmarks/playroom.yaml
+fit --config configs/playroom/base.yaml --config configs/playroom/cvcl-frozen.yaml \
+    --config configs/mix/filtered.yaml --config configs/benchmarks/playroom.yaml
+fit --config configs/playroom/base.yaml --config configs/playroom/cvcl-frozen.yaml \
+    --config configs/mix/filtered-aug.yaml --config configs/benchmarks/playroom.yaml
 report lightning_logs
 """
 

@@ -49,7 +49,7 @@ def saliency(
     Each map is scaled to its own maximum. Licensed pictures are refused.
 
     For example:
-        python -m babyvlm saliency --models '[lightning_logs/CVCL-filtered/version_0,clip:playroom]' \
+        python -m babyvlm saliency --models '[lightning_logs/CVCL-frozen-filtered/version_0,clip:playroom]' \
             --pictures data/playroom/world/trials/labeled_s.csv --words '[ball,cup]' --out saliency.html
 
     Args:
