@@ -17,6 +17,8 @@ import numpy.typing as npt
 Credits = npt.NDArray[np.float64]
 Groups = npt.NDArray[np.int64]  # (N,) number of each item's group, from 0
 LEVEL = 0.95
+# Range of each kind of mean: its interval where the variance is unknown.
+BOUNDS = {"share": (0.0, 1.0), "correlation": (-1.0, 1.0), "difference": (-1.0, 1.0), "free": (-np.inf, np.inf)}
 MAX_PAIRS = 30_000_000  # dependent pairs in memory, 360 MB; beyond it, items that are connected form a group
 
 
@@ -156,19 +158,18 @@ def mean_interval(
     if not len(credit_N):
         raise ValueError("no item to average over")
     related, mean = related or independent(len(credit_N)), float(credit_N.mean())
-    is_share = not correlation and bool(((credit_N >= 0) & (credit_N <= 1)).all())
+    is_share = bool(((credit_N >= 0) & (credit_N <= 1)).all())
+    kind = "correlation" if correlation else "share" if is_share else "free"
     try:
         variance = float(related.variance_of_mean(credit_N[None])[0])
     except ValueError:  # the variance of one item or group is unknown
-        return (0.0, 1.0) if is_share else (-1.0, 1.0) if correlation else (-np.inf, np.inf)
-    if not is_share:
-        from scipy.stats import t
+        return BOUNDS[kind]
+    if kind == "share":
+        return share_interval(mean, relative_variance(mean, variance, related.units), related.freedom, level)
+    from scipy.stats import t
 
-        half = float(t.ppf((1 + level) / 2, related.freedom)) * variance**0.5
-        if correlation:
-            return correlation_interval(mean, half)
-        return mean - half, mean + half
-    return share_interval(mean, relative_variance(mean, variance, related.units), related.freedom, level)
+    half = float(t.ppf((1 + level) / 2, related.freedom)) * variance**0.5
+    return correlation_interval(mean, half) if correlation else (mean - half, mean + half)
 
 
 def relative_variance(share: float, variance: float, units: float) -> float:

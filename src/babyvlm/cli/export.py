@@ -25,7 +25,7 @@ def export(
     transformers load an exported CVCL or BabyLLaVA.
 
     For example:
-        python -m babyvlm export --run lightning_logs/CVCL-frozen-filtered/version_0 --out CVCL-filtered
+        python -m babyvlm export --run lightning_logs/CVCL-frozen-filtered/version_0 --out CVCL-exported
 
     Args:
         run: folder of a run.

@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from babyvlm.benchmarks.intervals import Credits, Dependence, group_sums
+from babyvlm.benchmarks.intervals import BOUNDS, Credits, Dependence, group_sums
 from babyvlm.report.columns import Column
 from babyvlm.report.estimates import Estimate, Kind, LinearCombination, Term, combine_means
 from babyvlm.report.runs import Row, benchmarks_of, shared
@@ -130,8 +130,7 @@ def _score(row: Row, column: Column, control: str) -> Estimate | None:
     except ValueError:  # the variance of one item, or group of items, is unknown
         means = [term.credit_SN.mean() for (term,) in terms]
         count = sum(term.credit_SN.shape[1] for (term,) in terms)
-        low, high = {"share": (0.0, 1.0), "correlation": (-1.0, 1.0)}.get(_kind(terms, column), (-np.inf, np.inf))
-        return Estimate(float(np.mean(means)), low, high, count)
+        return Estimate(float(np.mean(means)), *BOUNDS[_kind(terms, column)], count)
 
 
 def _kind(worlds: Sequence[Sequence[Term]], column: Column, *, is_difference: bool = False) -> Kind:

@@ -193,7 +193,7 @@ class Run:
             UserError: the file cannot be read, or a value has a wrong type.
         """
         file = self.path / "provenance.json"
-        content = read_bytes(file, MAX_BYTES["provenance.json"])
+        content = read_bytes(file, MAX_BYTES[file.name])
         try:
             recorded = load_json(content, MAX_BYTES[file.name]) if content else {}
             return _check_provenance(recorded)
