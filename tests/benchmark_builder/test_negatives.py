@@ -24,8 +24,7 @@ from babyvlm.benchmarks.results import world_of
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.images import open_rgb
-from babyvlm.playroom.draw import encode_jpeg
-from babyvlm.playroom.web import draw_studio_image
+from babyvlm.playroom.web import draw_web_image, encode_jpeg
 
 PHRASES = ["red ball", "blue ball", "wash cup", "fill cup", "big dog", "blue whatnot"]
 # Each phrase is as often the negative as the positive among the first five; the last has no mirror.
@@ -53,7 +52,8 @@ def make_items(folder, licensed=False, ancestors=None):
         (partial / "images").mkdir()
         items = []
         for n, (positive, negative, word_class) in enumerate(PAIRS):
-            picture = draw_studio_image(Random(n), _topic(PHRASES[positive]))
+            topic = _topic(PHRASES[positive])
+            picture = draw_web_image(Random(n), topic, topic.noun.test_exemplars, 1.0)
             (partial / f"images/{n}.jpg").write_bytes(encode_jpeg(picture))
             items.append(Item(f"p{n}", f"images/{n}.jpg", PHRASES[positive], PHRASES[negative], word_class))
         manifest["sha256"] = write_items(partial, items)
@@ -151,7 +151,8 @@ def picture_of(prompt):
     """A server's answer: the phrase in the prompt, drawn."""
     phrase = " ".join(prompt.split()[-2:])
     content = io.BytesIO()
-    draw_studio_image(Random(0), _topic(phrase) or _topic("red ball")).save(content, "PNG")
+    topic = _topic(phrase) or _topic("red ball")
+    draw_web_image(Random(0), topic, topic.noun.test_exemplars, 1.0).save(content, "PNG")
     return {"created": 1, "data": [{"b64_json": base64.b64encode(content.getvalue()).decode()}]}
 
 
@@ -361,7 +362,7 @@ def test_assemble_builds_folder_with_lists_and_card(pairs, tmp_path, draw_jpeg, 
     assert "9 proposed -> 11 with reversed pairs -> 7 passed checks -> 7 reviewed -> 6 accepted -> 4 kept" in card
     assert "Cohen's kappa" in card
     assert "6 of 7 items with equal verdicts (ann, bob)" in card
-    assert "OpenMoji, CC BY-SA 4.0" in card
+    assert "OpenMoji (HfG Schwäbisch Gmünd), CC-BY-SA-4.0" in card
     with (out / "images.csv").open() as file:
         hashes = {row["image"]: row["sha256"] for row in csv.DictReader(file)}
     assert {name: artifacts.sha256_file(out / name) for name in hashes} == hashes

@@ -70,6 +70,7 @@ def world(tmp_path_factory, copy_world):
     Path("data/saycam").symlink_to("playroom")  # the configs of the real data differ only by the folder's name
     copy_world(DATA / "world")  # as an earlier `make data` leaves it
     (DATA / "trials").symlink_to("world/trials")
+    Path("data/playroom-clean").symlink_to("playroom/world")  # a tiny world has everything
     corpus = replace(read_corpus(demo.WORKFLOW), playroom={"size": "tiny"}, controls=True)
     for words in [*(list(job.command) for job in curation(corpus)), *of_make("playroom-clip")[1:3]]:
         main(words)

@@ -1,4 +1,6 @@
-"""Test the floors: ridge regression from colors and from blurred pixels to words."""
+"""Test the floors, and that colors and blurred pixels do not solve Playroom."""
+
+import random
 
 import numpy as np
 import pytest
@@ -7,6 +9,10 @@ from PIL import Image
 from babyvlm.__main__ import main
 from babyvlm.errors import UserError
 from babyvlm.models.floors import ImageStatistics, WordRegression, image_features
+from babyvlm.playroom import actions, camera, topics, trials
+from babyvlm.playroom.words import zipf_choice
+
+VERBS = list(actions.VERBS)[:16]
 
 
 def patch(color, rng):
@@ -57,6 +63,57 @@ def test_image_statistics_scores_a_benchmark(tmp_path, tiny_store):
     assert model.score(batch, ["red ball", "cup"]).shape == (3, 2)
     with pytest.raises(UserError, match="has no training pairs"):
         ImageStatistics(tiny_store(["red ball"] * 4, splits=["val"] * 4, path=tmp_path / "val").path)
+
+
+def views(rng, shown):
+    """Return a training image of each topic: a frame of one of the three homes."""
+    homes = [topics.Household(0, child) for child in "SAY"]
+    for topic in shown:
+        episode = camera.Episode(rng.choice(topic.noun.places), actions.skin(rng))
+        yield camera.render_still(camera.random_view(rng, episode, topic, rng.choice(homes).exemplars), rng, 64)
+
+
+def choices(regression, images, texts, ways, rng):
+    """Return the accuracy of finding the image of a text among ``ways`` of different texts."""
+    right = []
+    for text in dict.fromkeys(texts):
+        own = [image for image, other in zip(images, texts, strict=True) if other == text]
+        others = [image for image, other in zip(images, texts, strict=True) if other != text]
+        for image in own:
+            for _ in range(20):
+                scores = regression.score(np.stack([image, *rng.sample(others, ways - 1)]), [text])[:, 0]
+                right.append(scores[0] > scores[1:].max())
+    return np.mean(right)
+
+
+def verb_topic(rng, verb):
+    nouns = [noun for noun in topics.home_nouns() if noun.kind in actions.VERBS[verb].kinds]
+    return topics.topic(zipf_choice(rng, nouns, 1.0), verb)
+
+
+@pytest.mark.parametrize(
+    ("per_word", "margin"), [(12, 0.08), pytest.param(150, 0.05, marks=pytest.mark.soak)], ids=["small", "full"]
+)
+def test_colors_and_blurred_pixels_do_not_solve_playroom(per_word, margin):
+    """At most chance + 0.05 (WORLD.md). The small form has a wider margin, for its few images."""
+    rng = random.Random(0)
+    nouns = trials.labeled_nouns()[::2]
+    names = [noun.name for noun in trials.labeled_nouns()]
+    told = [topics.Topic(noun) for noun in nouns for _ in range(per_word)]
+    told += [verb_topic(rng, verb) for verb in VERBS for _ in range(per_word)]
+    seen = list(views(rng, told))
+    asked = [topics.Topic(noun) for noun in nouns for _ in range(max(6, per_word // 4))]
+    acted = [verb_topic(rng, verb) for verb in VERBS for _ in range(max(6, per_word // 4))]
+    shown = [trials.draw_home_image(rng, topic, names if topic in asked else ()) for topic in asked + acted]
+    for features in ("colors", "pixels"):
+        regression = WordRegression(
+            np.stack([image_features(image, features) for image in seen]), [topic.phrase for topic in told]
+        )
+        images = [image_features(image, features) for image in shown]
+        found = choices(regression, images[: len(asked)], [topic.noun.name for topic in asked], 4, rng)
+        assert found <= 0.25 + margin, features
+        done = choices(regression, images[len(asked) :], [topic.verb.name for topic in acted], 4, rng)
+        assert done <= 0.25 + margin, features
 
 
 def test_floors_are_rows_of_the_tables(capsys):

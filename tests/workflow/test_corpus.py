@@ -53,7 +53,7 @@ def test_chain_decontaminates_before_filter_and_match_and_builds_vocabulary_last
     trials = yaml.safe_load(Path(f"configs/{name}/workflow.yaml").read_text())["trials"]
     for job in jobs:
         if job.name.startswith("decontaminate"):
-            assert len(yaml.safe_load(options(job)["--trials"])) == len(trials) == 4
+            assert len(yaml.safe_load(options(job)["--trials"])) == len(trials) >= 4
     places = {job.id: place for place, job in enumerate(jobs)}
     assert all(places[need] < places[job.id] for job in jobs for need in job.needs)
 

@@ -23,7 +23,7 @@ from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.io.files import resolve_inside, write_csv
 from babyvlm.io.images import BrokenImageError, open_rgb
-from babyvlm.playroom.world import CREDIT
+from babyvlm.playroom.credit import CREDIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -13,8 +13,11 @@ from babyvlm.errors import UserError, first_line
 from babyvlm.io.extras import require_extra
 from babyvlm.io.hub import fetch, refuse_code
 from babyvlm.io.images import BrokenImageError, open_rgb
-from babyvlm.playroom.web import draw_studio_image
-from babyvlm.playroom.world import COLOURS, COUNTS, SIZES, VERBS, Topic, home_things, random_stream, things
+from babyvlm.playroom.actions import VERBS
+from babyvlm.playroom.modifiers import MODIFIERS
+from babyvlm.playroom.topics import Topic, random_stream, topic
+from babyvlm.playroom.web import draw_web_image
+from babyvlm.playroom.words import nouns
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,21 +59,20 @@ class PlayroomGenerator:
     model = "playroom"
 
     def generate(self, phrase: str, prompt: str, seed: int, like: Path) -> Image | None:
-        """Return the phrase as a drawing; None for a thing or word that Playroom does not have."""
+        """Return the phrase as a drawing; None for a word that Playroom does not have."""
         del prompt, like
-        topic = _topic(phrase)
-        return draw_studio_image(random_stream(seed, "negative", phrase), topic) if topic else None
+        shown = _topic(phrase)
+        if shown is None:
+            return None
+        return draw_web_image(random_stream(seed, "negative", phrase), shown, shown.noun.test_exemplars, 1, test=True)
 
 
 def _topic(phrase: str) -> Topic | None:
-    *words, noun = phrase.split()
-    named = [thing for thing in (*home_things(), *things()) if noun in (thing.name, thing.plural)]
-    if not words:
-        return Topic(named[0]) if named else None
-    (word,) = words
-    kinds = {"verb": tuple(VERBS), "colour": tuple(COLOURS), "size": SIZES, "count": COUNTS}
-    kind = next((kind for kind, words in kinds.items() if word in words), None)
-    return Topic(named[0], **{kind: word}) if named and kind else None
+    *words, name = phrase.split()
+    named = [noun for noun in nouns() if name in (noun.name, noun.plural)]
+    if not named or len(words) > 1 or not all(word in VERBS or word in MODIFIERS for word in words):
+        return None
+    return topic(named[0], *words)
 
 
 @dataclass

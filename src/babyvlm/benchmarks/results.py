@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from babyvlm.io.artifacts import is_licensed, read_manifest
-from babyvlm.playroom.world import is_in_playroom
+from babyvlm.playroom.credit import is_in_playroom
 from babyvlm.types import TrialResult
 
 if TYPE_CHECKING:

@@ -14,19 +14,11 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from babyvlm.playroom.camera import (
-    HEIGHT,
-    TOPIC_RATE,
-    WIDTH,
-    Episode,
-    View,
-    home_topic,
-    random_episode,
-    random_view,
-    render_frame,
-)
+from babyvlm.playroom.actions import skin
+from babyvlm.playroom.camera import HEIGHT, WIDTH, Episode, View, random_place, random_view, render_frame
 from babyvlm.playroom.language import babble, child_directed_sentence, small_talk
-from babyvlm.playroom.world import VERBS, Topic, pick_home_thing, random_stream, random_topic
+from babyvlm.playroom.topics import EXPONENT, Household, Topic, home_nouns, random_stream, random_topic
+from babyvlm.playroom.words import zipf_choice
 
 if TYPE_CHECKING:
     import random
@@ -34,21 +26,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FPS = 5  # as many as `curate frames` extracts
-NAMING_RATE = 0.8  # share of a parent's sentences that name a thing
-MAX_IN_VIEW = NAMING_RATE * TOPIC_RATE  # maximum share of sentences that name a visible thing
+NAMING_RATE = 0.6  # share of a parent's sentences that name a thing (WORLD.md)
+MAX_IN_VIEW = NAMING_RATE  # maximum share of sentences whose thing is visible
+BARE = 0.35  # share of naming sentences with neither verb nor modifier
+CHILDREN = ("S", "A", "Y")  # as many as in SAYCam
 _CAREGIVERS = ("M", "Mom", "mom", "m", "mother", "Mother", "papa", "the mom")  # as in the SAYCam profile
 _OTHERS = ("C", "Child", "child", "Sam", "Grandma", "TV", "brother", "")
 _ANNOTATIONS = ("*laughs*", "[baby babbling]", "(whispering)", "[unclear]", "(to dad)", "*sings*")
 TRANSCRIPT_COLUMNS = ("Time", "Speaker", "Video Name", "Utterance", "Setting", "Notes")
-TRUTH_COLUMNS = ("video", "row", "start_s", "end_s", "caregiver", "utterance", "thing", "in_view")
+TRUTH_COLUMNS = ("video", "row", "start_s", "end_s", "caregiver", "utterance", "noun", "in_view")
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence: its words, the thing that it names (or ""), and whether that thing is visible."""
+    """One sentence: its words, the noun that it names (or ""), and whether that thing is visible."""
 
     text: str
-    thing: str = ""
+    noun: str = ""
     in_view: bool = False
 
 
@@ -73,52 +67,66 @@ class Recording:
 
 def video_name(index: int) -> str:
     """Return a name like those in SAYCam: child, date, time of day, part."""
-    day = date(2013, 7, 1) + timedelta(days=index // 2)
-    return f"S_{day:%Y%m%d}_{'1803' if index % 2 else '0914'}_{index % 2 + 1:02d}"
+    day = date(2013, 7, 1) + timedelta(days=index // 6)
+    part = index // 3 % 2
+    return f"{CHILDREN[index % 3]}_{day:%Y%m%d}_{('0914', '1803')[part]}_{part + 1:02d}"
 
 
-def simulate_recording(rng: random.Random, rows: int, in_view: float) -> Recording:
-    """Simulate an episode with ``rows`` turns, in which a share ``in_view`` of the sentences names a visible thing."""
-    recording = Recording(random_episode(rng))
-    topic_rate = in_view / MAX_IN_VIEW
+def simulate_recording(rng: random.Random, household: Household, rows: int, in_view: float, lag: int) -> Recording:
+    """Simulate an episode.
+
+    Args:
+        rng: source of randomness.
+        household: the family.
+        rows: number of turns.
+        in_view: share of the sentences that name a visible thing.
+        lag: by how many turns a word may precede or follow its referent.
+    """
+    recording = Recording(Episode(random_place(rng), skin(rng)))
+    place = recording.episode.place
+    topics: list[Topic] = []
     clock = 0
-    while len(recording.rows) < rows:
-        topic = home_topic(rng, recording.episode) if rng.random() < TOPIC_RATE else None
-        view = random_view(rng, recording.episode, topic)
-        start = clock
-        for _ in range(min(rng.choice((1, 2, 2, 3)), rows - len(recording.rows))):
-            row = _random_turn(rng, view, clock, topic_rate)
-            recording.rows.append(row)
-            clock = row.end
-        recording.views.append((view, start, clock))
+    for _ in range(rows):  # a view for each turn; the next one often shows the same topic
+        if topics and rng.random() < 0.5:
+            topics.append(topics[-1])
+        else:
+            noun = zipf_choice(rng, home_nouns(place), EXPONENT)
+            topics.append(random_topic(rng, noun, BARE))
+    for turn, topic in enumerate(topics):
+        view = random_view(rng, recording.episode, topic, household.exemplars)
+        about = topics[min(max(turn + rng.randint(-lag, lag), 0), rows - 1)]
+        row = _random_turn(rng, view, about, clock, in_view / MAX_IN_VIEW)
+        recording.rows.append(row)
+        recording.views.append((view, clock, row.end))
+        clock = row.end
     return recording
 
 
-def _random_turn(rng: random.Random, view: View, start: int, topic_rate: float) -> Row:
+def _random_turn(rng: random.Random, view: View, about: Topic, start: int, topic_rate: float) -> Row:
     if rng.random() < 0.15:
         return Row(start, start + 1, False, (Sentence(babble(rng)),))
     if rng.random() < 0.02:
         return Row(start, start + 1, True, ())  # only an annotation, so that no words are left
     count = 2 if rng.random() < 0.35 else 1
-    sentences = tuple(_random_sentence(rng, view, topic_rate) for _ in range(count))
+    sentences = tuple(_random_sentence(rng, view, about, topic_rate) for _ in range(count))
     pause = 2 if rng.random() < 0.05 else 0
     return Row(start, start + count + (1 if rng.random() < 0.4 else 0) + pause, True, sentences)
 
 
-def _random_sentence(rng: random.Random, view: View, topic_rate: float) -> Sentence:
+def _random_sentence(rng: random.Random, view: View, about: Topic, topic_rate: float) -> Sentence:
     if rng.random() > NAMING_RATE:
         return Sentence(small_talk(rng))
-    topic = view.topic
-    if topic and rng.random() < topic_rate:
-        if not topic.count and rng.random() < 0.25:  # people often omit what is obvious
-            topic = Topic(topic.thing)
-        return Sentence(child_directed_sentence(topic, rng), topic.thing.name, True)
-    hidden = {*view.visible, *(VERBS[topic.verb].hides if topic and topic.verb else ())}
-    absent = pick_home_thing(rng, hidden=hidden)
-    return Sentence(child_directed_sentence(random_topic(rng, absent), rng), absent.name, False)
+    if rng.random() < topic_rate:
+        if about.modifier and about.count == 1 and rng.random() < 0.25:  # people often omit what is obvious
+            about = Topic(about.noun)
+        return Sentence(child_directed_sentence(about, rng), about.noun.name, about.noun.name in view.visible)
+    absent = view.topic.noun if view.topic else about.noun
+    while absent.name in view.visible:
+        absent = zipf_choice(rng, home_nouns(), EXPONENT)
+    return Sentence(child_directed_sentence(random_topic(rng, absent, BARE), rng), absent.name, False)
 
 
-def write_video_file(recording: Recording, path: Path, rng: random.Random) -> None:
+def write_video_file(recording: Recording, path: Path) -> None:
     """Write the video: H.264, 5 frames per second, upside down like SAYCam's camera."""
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         # One encoder thread, so that the bytes do not depend on the machine's cores.
@@ -127,7 +135,7 @@ def write_video_file(recording: Recording, path: Path, rng: random.Random) -> No
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for view, start, end in recording.views:
             for step in range((end - start) * FPS):
-                image = render_frame(view, step / FPS, rng, upside_down=True)
+                image = render_frame(view, step / FPS, upside_down=True)
                 container.mux(video.encode(av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")))
         container.mux(video.encode())
 
@@ -196,14 +204,15 @@ def _typed_utterance(rng: random.Random, row: Row) -> str:
     return " ".join(parts)
 
 
-def write_video(home: Path, seed: int, index: int, rows: int, in_view: float) -> list[tuple[object, ...]]:
+def write_video(home: Path, seed: int, index: int, rows: int, in_view: float, lag: int) -> list[tuple[object, ...]]:
     """Write one video and its transcript to ``home/videos`` and ``home/transcripts``. Return its rows of truth.csv."""
     name = video_name(index)
-    recording = simulate_recording(random_stream(seed, "home", index), rows, in_view)
-    write_video_file(recording, home / "videos" / f"{name}.mp4", random_stream(seed, "film", index))
+    household = Household(seed, name[0])
+    recording = simulate_recording(random_stream(seed, "home", index), household, rows, in_view, lag)
+    write_video_file(recording, home / "videos" / f"{name}.mp4")
     write_transcript(recording, name, home / "transcripts" / f"{name}.csv", random_stream(seed, "transcript", index))
     return [
-        (name, number, row.start, row.end, int(row.caregiver), sentence.text, sentence.thing, int(sentence.in_view))
+        (name, number, row.start, row.end, int(row.caregiver), sentence.text, sentence.noun, int(sentence.in_view))
         for number, row in enumerate(recording.rows)
         for sentence in row.sentences
     ]

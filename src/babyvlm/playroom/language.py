@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from babyvlm.playroom.world import VERBS, Topic
+from babyvlm.playroom.modifiers import NUMBERS
 
 if TYPE_CHECKING:
     import random
+
+    from babyvlm.playroom.topics import Topic
 
 _SINGULAR = (
     "look at the {x}",
@@ -60,22 +62,8 @@ _PLURAL = (
     "let's find {x}",
     "can you say {x}?",
 )
-_COUNT_ONE = (
-    "look {x}",
-    "I see {x}",
-    "just {x}",
-    "there's {x}",
-    "that's {x}",
-    "you have {x}",
-    "only {x}",
-    "{x}",
-    "we have {x}",
-    "you want {x}?",
-    "here's {x}",
-    "yes {x}",
-    "can you say {x}?",
-)
-_COLOR = ("the {n} is {a}", "your {n} is {a}", "see how {a} the {n} is?")
+_PROPERTY = ("the {n} is {a}", "your {n} is {a}", "see how {a} the {n} is?")
+_FORMAL = {"little": ("small", "little", "tiny"), "big": ("big", "large"), "huge": ("huge", "giant")}
 _ACTION = (
     "let's {v} the {n}",
     "{v} the {n}",
@@ -192,32 +180,39 @@ _JUNK = (
 )
 
 
-def article(words: str) -> str:
-    """Put ``a`` or ``an`` before words, or nothing if they start with a number word."""
+def article(words: str, counted: bool = True) -> str:
+    """Put ``a``, ``an``, or for what is not counted ``some`` before words, or nothing if they start with a number."""
+    if not counted:
+        return f"some {words}"
     first = words.split(" ", 1)[0]
-    if first in ("one", "two", "three"):
+    if first in NUMBERS:
         return words
-    return f"an {words}" if first[0] in "aeio" or first.startswith("um") else f"a {words}"
+    vowel = first[0] in "aeio" or (first[0] == "u" and not first.startswith("uni"))
+    return f"an {words}" if vowel else f"a {words}"
 
 
 def child_directed_sentence(topic: Topic, rng: random.Random) -> str:
     """Return a parent's sentence about a topic, in lower case, with a question mark if it is a question."""
     if topic.verb:
-        verb = VERBS[topic.verb]
-        text = rng.choice(_ACTION).format(v=verb.name, ing=verb.ing, n=topic.thing.name)
-    elif topic.colour and rng.random() < 0.2:
-        text = rng.choice(_COLOR).format(n=topic.thing.name, a=topic.colour)
+        text = rng.choice(_ACTION).format(v=topic.verb.name, ing=topic.verb.ing, n=topic.noun.name)
+    elif topic.modifier and topic.count == 1 and rng.random() < 0.2:
+        text = rng.choice(_PROPERTY).format(n=topic.noun.name, a=topic.modifier.name)
     else:
-        many = topic.count in ("two", "three")
+        many = topic.count > 1
         # Parents often use the plural without a number.
-        x = topic.noun if many and rng.random() < 0.4 else topic.phrase
-        patterns = _PLURAL if many else _COUNT_ONE if topic.count else _SINGULAR
-        text = rng.choice(patterns).format(x=x, ax=article(x))
+        x = topic.noun_form if many and rng.random() < 0.4 else topic.phrase
+        text = rng.choice(_PLURAL if many else _SINGULAR).format(x=x, ax=article(x, topic.noun.counted))
     if rng.random() < 0.15:
         text = rng.choice(_OPENERS) + text
     if rng.random() < 0.08 and not text.endswith("?"):
         text += rng.choice(_CLOSERS)
     return text
+
+
+def written_sentence(topic: Topic, rng: random.Random) -> str:
+    """Return a parent's sentence about a topic, with its final sign."""
+    text = child_directed_sentence(topic, rng)
+    return text if text.endswith("?") else f"{text}."
 
 
 def small_talk(rng: random.Random) -> str:
@@ -230,26 +225,22 @@ def babble(rng: random.Random) -> str:
     return rng.choice(_BABBLE)
 
 
-def noun_phrase(topic: Topic, formal: bool = False) -> str:
-    """Return a topic as a noun phrase, in the words of the home or, if ``formal``, of the web."""
-    thing = topic.thing
+def noun_phrase(topic: Topic) -> str:
+    """Return a topic as a noun phrase."""
     if topic.verb:
-        return f"{VERBS[topic.verb].ing} {article(thing.formal if formal else thing.name)}"
-    noun = topic.noun
-    if formal and noun == thing.name:
-        noun = thing.formal
-    return article(f"{topic.adjective} {noun}" if topic.adjective else noun)
+        return f"{topic.verb.ing} {article(topic.noun.name, topic.noun.counted)}"
+    return article(topic.phrase, topic.noun.counted)
 
 
 def web_caption(topic: Topic, rng: random.Random) -> str:
     """Return a caption in the style of the web that describes the topic."""
-    phrase = noun_phrase(topic, formal=rng.random() < 0.4)
-    if topic.size:
-        phrase = phrase.replace("little", rng.choice(("small", "little", "tiny")))
-        phrase = re.sub(r"\bbig\b", rng.choice(("big", "large")), phrase)
+    phrase = noun_phrase(topic)
+    formal = _FORMAL.get(topic.word)
+    if formal:
+        phrase = re.sub(rf"\b{topic.word}\b", rng.choice(formal), phrase)
     if topic.verb:
         phrase = f"{rng.choice(('someone', 'woman', 'man', 'person', 'child'))} {phrase}"
-    patterns = _WEB if topic.thing.baby else _WEB + _BUSINESS * 2
+    patterns = _WEB if topic.noun.home else _WEB + _BUSINESS * 2
     return _fill_template(rng.choice(patterns), phrase, rng)
 
 
@@ -259,7 +250,7 @@ def junk_caption(rng: random.Random) -> str:
 
 
 def _fill_template(pattern: str, phrase: str, rng: random.Random) -> str:
-    bare = re.sub(r"^an? ", "", phrase)
+    bare = re.sub(r"^(an?|some) ", "", phrase)
     words = {"np": phrase, "Np": _capitalize(phrase), "bare": bare, "Bare": _capitalize(bare)}
     return pattern.format(id=rng.randint(1000, 99999), px=rng.choice((64, 128, 256, 512, 1024)), **words)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,46 +19,48 @@ from babyvlm.io import artifacts
 from babyvlm.io.printing import Console
 from babyvlm.io.processes import process_pool
 from babyvlm.playroom import home, trials, web
-from babyvlm.playroom.world import CREDIT, WORLD_VERSION, labeled_things
+from babyvlm.playroom.credit import CREDIT
+from babyvlm.playroom.topics import WORLD_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-_SHARD = 500  # items per job; an image takes about 2 ms
+_SHARD = 250  # items per job; an image takes about 5 ms
 
 
 @dataclass(frozen=True)
 class WorldSize:
-    """Size of the world. The benchmarks have two splits, dev and test.
+    """Size of the world. The benchmarks have two splits, dev and test; the dev split has a fifth of the items.
 
     Attributes:
         videos: number of home recordings.
         rows: turns per recording.
         web: number of web items, divided evenly among the three formats.
-        clean: number of clean scenes.
-        labeled_images: Labeled-S images per category and split.
-        labeled_trials: Labeled-S trials per category and split.
-        vtwt_pairs: mirrored pairs of VTWT items per split.
-        winoground_pairs: mirrored pairs of Baby Winoground instances per split.
-        captions: caption items per split.
+        clean: number of clean scenes, for training CLIP.
+        labeled: Labeled-S images, and trials, per category in the test split.
+        vtwt: pairs of mirrored VTWT items, and half the number of items at natural frequencies, in the test split.
+        winoground: pairs of Baby Winoground instances in the test split.
+        captions: caption images in the test split.
     """
 
     videos: int
     rows: int
     web: int
     clean: int
-    labeled_images: int
-    labeled_trials: int
-    vtwt_pairs: int
-    winoground_pairs: int
+    labeled: int
+    vtwt: int
+    winoground: int
     captions: int
 
 
-# default: the authors' numbers of trials, and as much training data as two cores can create in a minute.
+# The benchmarks of `default` have at least the authors' number of items (2,200, 967, 365, and 294); `large`, for the
+# study, has 4,400, 4,000, 2,000, and 1,200. `clean` is what the shipped CLIP is trained on: ten times as many images as
+# `default` has pairs after the CLIP filter.
 SIZES = {
-    "tiny": WorldSize(3, 16, 150, 300, 3, 2, 10, 6, 10),
-    "default": WorldSize(72, 50, 12_000, 6_000, 25, 50, 244, 92, 148),
-    "large": WorldSize(360, 50, 60_000, 30_000, 50, 50, 244, 92, 148),  # the benchmarks keep the authors' size
+    "tiny": WorldSize(3, 24, 120, 90, 2, 8, 4, 8),
+    "default": WorldSize(120, 60, 12_000, 0, 100, 484, 183, 294),
+    "large": WorldSize(600, 60, 60_000, 0, 200, 2_000, 1_000, 1_200),
+    "clean": WorldSize(0, 0, 0, 24_000, 0, 0, 0, 0),
 }
 
 
@@ -70,44 +73,53 @@ class _Job:
 @stage
 def playroom(
     out: Path,
-    size: Literal["tiny", "default", "large"] = "default",
+    size: Literal["tiny", "default", "large", "clean"] = "default",
     seed: int = 0,
     num_workers: int = 2,
-    in_view: float = 0.4,
+    in_view: float = 0.2,
+    lag: int = 1,
+    style_gap: float = 1.0,
 ) -> Stage:
-    """Generate Playroom: home videos with transcripts, a web corpus, clean scenes, and the four benchmarks.
+    """Generate Playroom: home videos with transcripts, a web corpus, and the four benchmarks.
 
     Playroom is a small synthetic dataset that may be shared, in the raw file formats of the real data, so that every
     stage can be tried on it. `OUT/home` contains videos and transcripts like SAYCam's; `OUT/web` contains captioned
     images as tar files, as LLaVA's list and as Parquet; `OUT/trials` contains the lists and images of the benchmarks.
-    The output depends only on size, seed and in_view, not on the number of processes.
+    The output depends only on size, seed, in_view, lag, and style_gap, not on the number of processes.
 
     For example:
         python -m babyvlm playroom --size tiny --out data/playroom/world
 
     Args:
         out: folder to create.
-        size: tiny (seconds), default (under a minute on two cores) or large (five times the training data).
+        size: tiny (seconds), default (about two minutes on two cores), large (five times the training data), or clean
+            (only scenes for training Playroom's CLIP).
         seed: random seed.
         num_workers: number of processes.
-        in_view: share of the parent's sentences that name a visible object, at most 0.68.
+        in_view: share of the parent's sentences that name a visible object, at most 0.6. Before `lag` is applied.
+        lag: by how many turns a sentence may precede or follow its object.
+        style_gap: how much web images differ in style from home videos, from 0 to 1.
 
     Raises:
         UserError: an option is out of range, or ``out`` was created with different ones.
     """
     if not 0 <= in_view <= home.MAX_IN_VIEW:
         raise UserError(f"--in_view {in_view}: must be between 0 and {home.MAX_IN_VIEW:.2f}")
+    if not 0 <= style_gap <= 1:
+        raise UserError(f"--style_gap {style_gap}: must be between 0 and 1")
     require_at_least(1, num_workers=num_workers)
-    arguments = {"size": size, "seed": seed, "in_view": in_view, "world_version": WORLD_VERSION}
+    require_at_least(0, lag=lag)
+    arguments: dict[str, object] = {"size": size, "seed": seed, "in_view": in_view, "lag": lag, "style_gap": style_gap}
+    arguments["world_version"] = WORLD_VERSION
     artifact = Artifact("playroom", arguments, manifest={"sizes": asdict(SIZES[size]), "credit": CREDIT})
     folder = yield artifact
     _make_folders(folder)
-    jobs = _jobs(folder, SIZES[size], seed, in_view)
-    rows: dict[str, list[Any]] = {}
+    jobs = _jobs(folder, SIZES[size], seed, in_view, lag, style_gap)
+    rows: defaultdict[str, list[Any]] = defaultdict(list)
     for job, job_rows in zip(jobs, _run(jobs, num_workers), strict=True):
         if job.table:
-            rows.setdefault(job.table, []).extend(job_rows)
-    rows["labeled_s"] = trials.labeled_trials(seed, SIZES[size].labeled_images, SIZES[size].labeled_trials)
+            rows[job.table].extend(job_rows)
+    rows["labeled_s"] = trials.labeled_trials(seed, SIZES[size].labeled)
     _write_lists(folder, rows)
     counts = _counts(rows, SIZES[size])
     checksums = {tree: tree_checksum(folder / tree) for tree in ("home", "web", "clean", "trials")}
@@ -135,38 +147,44 @@ def _make_folders(out: Path) -> None:
         "clean",
         "trials/labeled_s",
         "trials/vtwt",
+        "trials/vtwt_natural",
         "trials/baby_winoground",
         "trials/caption",
     ):
         (out / name).mkdir(parents=True)
 
 
-def _jobs(out: Path, sizes: WorldSize, seed: int, in_view: float) -> list[_Job]:
+def _jobs(out: Path, sizes: WorldSize, seed: int, in_view: float, lag: int, style_gap: float) -> list[_Job]:
     jobs = [
-        _Job("truth", partial(home.write_video, out / "home", seed, index, sizes.rows, in_view))
+        _Job("truth", partial(home.write_video, out / "home", seed, index, sizes.rows, in_view, lag))
         for index in range(sizes.videos)
     ]
     third = sizes.web // 3
     for shard, start, count in _shards(third):
         tar = out / "web" / "tars" / f"{shard:05d}.tar"
-        jobs.append(_Job("", partial(web.write_tar_shard, tar, seed, shard, start, count)))
+        jobs.append(_Job("", partial(web.write_tar_shard, tar, seed, shard, start, count, style_gap)))
+    llava = out / "web" / "llava"
     for shard, start, count in _shards(third):
-        jobs.append(_Job("llava", partial(web.write_llava_shard, out / "web" / "llava", seed, shard, start, count)))
+        jobs.append(_Job("llava", partial(web.write_llava_shard, llava, seed, shard, start, count, style_gap)))
     for shard, _, count in _shards(sizes.web - 2 * third):
         parquet = out / "web" / "parquet" / f"{shard:05d}.parquet"
-        jobs.append(_Job("", partial(web.write_parquet_shard, parquet, seed, shard, count)))
+        jobs.append(_Job("", partial(web.write_parquet_shard, parquet, seed, shard, count, style_gap)))
     for shard, start, count in _shards(sizes.clean):
         tar = out / "clean" / f"{shard:05d}.tar"
         jobs.append(_Job("", partial(web.write_clean_shard, tar, seed, shard, start, count)))
-    trials_folder = out / "trials"
-    for category in range(len(labeled_things())):
-        jobs.append(_Job("", partial(trials.write_labeled_images, trials_folder, seed, category, sizes.labeled_images)))
-    for split in trials.SPLITS:
-        jobs.append(_Job("vtwt", partial(trials.write_vtwt, trials_folder, seed, split, sizes.vtwt_pairs)))
-        jobs.append(
-            _Job("winoground", partial(trials.write_winoground, trials_folder, seed, split, sizes.winoground_pairs))
-        )
-        jobs.append(_Job("caption", partial(trials.write_captions, trials_folder, seed, split, sizes.captions)))
+    folder = out / "trials"
+    for category in range(trials.CATEGORIES):
+        jobs.append(_Job("", partial(trials.write_labeled_images, folder, seed, category, sizes.labeled)))
+    writers = {
+        "vtwt": (trials.write_vtwt, sizes.vtwt),
+        "vtwt_natural": (trials.write_vtwt_natural, 2 * sizes.vtwt),
+        "baby_winoground": (trials.write_winoground, sizes.winoground),
+        "caption": (trials.write_captions, sizes.captions),
+    }
+    for table, (write, total) in writers.items():
+        for split, items in (("dev", -(-total // 5)), ("test", total)):
+            for _, start, count in _shards(items):
+                jobs.append(_Job(table, partial(write, folder, seed, split, start, count)))
     return jobs
 
 
@@ -191,7 +209,8 @@ def _write_lists(out: Path, rows: dict[str, list[Any]]) -> None:
     trials_folder = out / "trials"
     _write_csv(trials_folder / "labeled_s.csv", trials.LABELED_COLUMNS, rows["labeled_s"])
     _write_csv(trials_folder / "vtwt.csv", trials.VTWT_COLUMNS, rows["vtwt"])
-    _write_csv(trials_folder / "baby_winoground.csv", trials.WINOGROUND_COLUMNS, rows["winoground"])
+    _write_csv(trials_folder / "vtwt_natural.csv", trials.VTWT_COLUMNS, rows["vtwt_natural"])
+    _write_csv(trials_folder / "baby_winoground.csv", trials.WINOGROUND_COLUMNS, rows["baby_winoground"])
     _write_csv(trials_folder / "caption.csv", trials.CAPTION_COLUMNS, rows["caption"])
     _write_csv(out / "truth.csv", home.TRUTH_COLUMNS, rows["truth"])
 
@@ -213,8 +232,8 @@ def _counts(rows: dict[str, list[Any]], sizes: WorldSize) -> dict[str, int]:
         "web items": sizes.web,
         "clean scenes": sizes.clean,
         "labeled_s trials": len(rows["labeled_s"]) // 4,
-        "labeled_s images": 2 * sizes.labeled_images * len(labeled_things()),
         "vtwt items": len(rows["vtwt"]),
-        "baby_winoground instances": len(rows["winoground"]) // 2,
-        "caption items": len(rows["caption"]),
+        "vtwt items at natural frequencies": len(rows["vtwt_natural"]),
+        "baby_winoground instances": len(rows["baby_winoground"]) // 2,
+        "caption images": len(rows["caption"]) // trials.REFERENCES,
     }

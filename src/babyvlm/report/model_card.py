@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from babyvlm.io.printing import printable, printable_line
+from babyvlm.playroom.credit import CREDIT
 from babyvlm.report.reading import Config
 from babyvlm.report.runs import Row, Run, main_columns
 from babyvlm.report.tables import PLAYROOM, cell, chance, escape_markdown, main_note
@@ -45,9 +46,9 @@ print(processor.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 """
 LICENSE_NOTE = (
     "Model weights may reveal their training data. If the training data were SAYCam or another licensed corpus, its "
-    "terms apply to the weights too. Images of Playroom are adaptations of OpenMoji and under CC BY-SA 4.0. Whether "
-    "that extends to weights trained on them is not settled: distribute such weights under CC BY-SA 4.0, with "
-    "attribution to OpenMoji."
+    "terms apply to the weights too. Images of Playroom are under CC BY-SA 4.0. Whether that extends to weights "
+    "trained on them is not settled: distribute such weights under CC BY-SA 4.0, with attribution to Playroom's icon "
+    f"sets: {CREDIT}."
 )
 LICENSED_NOTE = (
     "**Trained on licensed data, or on data that is not known to be free.** Do not share the weights or the vocabulary "

@@ -11,7 +11,7 @@ from typing import get_args
 
 from babyvlm.curation.plots import funnel_figure
 from babyvlm.io.printing import printable
-from babyvlm.playroom.world import CREDIT
+from babyvlm.playroom.credit import CREDIT
 from babyvlm.report.alignment import PREFIX, alignment_charts
 from babyvlm.report.examples import CaptionExamples, ChangedItems, Example, caption_examples
 from babyvlm.report.figures import Chart, charts

@@ -34,7 +34,7 @@ from babyvlm.curation.store.pair_store import RECORDING_FIELDS, SplitBy, split_o
 from babyvlm.errors import UserError, require_at_least, require_fraction
 from babyvlm.io.files import combine_hashes, files_below, fingerprint_files, require_outside
 from babyvlm.io.printing import Console, echo
-from babyvlm.playroom.world import is_in_playroom
+from babyvlm.playroom.credit import is_in_playroom
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
