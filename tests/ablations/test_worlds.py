@@ -145,3 +145,12 @@ def test_study_has_both_budgets_for_every_mix_and_three_worlds_and_seeds(monkeyp
         assert equal_epochs.options["trainer.max_epochs"] > 0
     chain = {job.name for job in curation(corpora(Path("configs/study/ablations.yaml"))[2])}
     assert {"match_raw", "random_rewritten"} <= chain
+
+
+def test_sweeps_vary_alignment_and_style_gap(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    file = Path("configs/study/sweeps.yaml")
+    assert {task.model for task in Plan(file).tasks if task.mix} == {"CVCL", "CVCL-epochs"}
+    worlds = [corpus.playroom for corpus in corpora(file)]
+    assert {world.get("in_view", 0.2) for world in worlds} == {0.1, 0.2, 0.4}
+    assert {world.get("style_gap", 1) for world in worlds} == {0, 0.5, 1}

@@ -140,7 +140,7 @@ def test_mixes_have_equal_size(world):
 
 
 # Run by test_runner.py, test_workflow.py and test_stream.py, and, on two processes, by test_sharding.py.
-ELSEWHERE = ("ablations.yaml", "scaling.yaml", "stream.yaml", "workflow.yaml", "sharded.yaml")
+ELSEWHERE = ("ablations.yaml", "sweeps.yaml", "scaling.yaml", "stream.yaml", "workflow.yaml", "sharded.yaml")
 OVERLAYS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml") if path.name not in ELSEWHERE)
 
 
