@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from babyvlm.benchmarks import ObjectTrials
 from babyvlm.errors import UserError
 from babyvlm.io import artifacts
 from babyvlm.playroom import actions, camera, home, language, modifiers, sprites, topics, trials, words
@@ -343,6 +344,16 @@ def test_trial_images_exist_and_splits_are_disjoint(room):
         assert images_of["dev"]
         assert images_of["test"]
         assert not images_of["dev"] & images_of["test"]
+
+
+def test_single_objects_are_drawn_from_exemplars_of_benchmarks_only(room):
+    pictures = ObjectTrials(room / "trials/objects", per_category=2).pictures(room / "trials/objects")
+    assert len(pictures) == 64
+    assert {len(files) for files in pictures.values()} == {TINY.objects}
+    for noun in trials.object_nouns():
+        assert not set(noun.test_exemplars) & set(noun.training_exemplars)
+        image = Image.open(room / "trials/objects" / pictures[noun.name][0])
+        assert all(min(image.getpixel(corner)) > 240 for corner in ((1, 1), (110, 1), (1, 110), (110, 110)))
 
 
 def test_labeled_trials_are_balanced(room):

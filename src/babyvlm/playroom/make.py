@@ -41,6 +41,7 @@ class WorldSize:
         vtwt: pairs of mirrored VTWT items, and half the number of items at natural frequencies, in the test split.
         winoground: pairs of Baby Winoground instances in the test split.
         captions: caption images in the test split.
+        objects: pictures per category of single objects.
     """
 
     videos: int
@@ -51,16 +52,17 @@ class WorldSize:
     vtwt: int
     winoground: int
     captions: int
+    objects: int
 
 
 # The benchmarks of `default` have at least the authors' number of items (2,200, 967, 365, and 294); `large`, for the
 # study, has 4,400, 4,000, 2,000, and 1,200. `clean` is what the shipped CLIP is trained on: ten times as many images as
 # `default` has pairs after the CLIP filter.
 SIZES = {
-    "tiny": WorldSize(3, 24, 120, 90, 2, 8, 4, 8),
-    "default": WorldSize(120, 60, 12_000, 0, 100, 484, 183, 294),
-    "large": WorldSize(600, 60, 60_000, 0, 200, 2_000, 1_000, 1_200),
-    "clean": WorldSize(0, 0, 0, 24_000, 0, 0, 0, 0),
+    "tiny": WorldSize(3, 24, 120, 90, 2, 8, 4, 8, 1),
+    "default": WorldSize(120, 60, 12_000, 0, 100, 484, 183, 294, 10),
+    "large": WorldSize(600, 60, 60_000, 0, 200, 2_000, 1_000, 1_200, 20),
+    "clean": WorldSize(0, 0, 0, 24_000, 0, 0, 0, 0, 0),
 }
 
 
@@ -84,7 +86,8 @@ def playroom(
 
     Playroom is a small synthetic dataset that may be shared, in the raw file formats of the real data, so that every
     stage can be tried on it. `OUT/home` contains videos and transcripts like SAYCam's; `OUT/web` contains captioned
-    images as tar files, as LLaVA's list and as Parquet; `OUT/trials` contains the lists and images of the benchmarks.
+    images as tar files, as LLaVA's list and as Parquet; `OUT/trials` contains the lists and images of the benchmarks,
+    and in `objects` pictures of single things.
     The output depends only on size, seed, in_view, lag, and style_gap, not on the number of processes.
 
     For example:
@@ -146,6 +149,7 @@ def _make_folders(out: Path) -> None:
         "web/parquet",
         "clean",
         "trials/labeled_s",
+        "trials/objects",
         "trials/vtwt",
         "trials/vtwt_natural",
         "trials/baby_winoground",
@@ -175,6 +179,11 @@ def _jobs(out: Path, sizes: WorldSize, seed: int, in_view: float, lag: int, styl
     folder = out / "trials"
     for category in range(trials.CATEGORIES):
         jobs.append(_Job("", partial(trials.write_labeled_images, folder, seed, category, sizes.labeled)))
+    if sizes.objects:
+        jobs += [
+            _Job("", partial(trials.write_object_images, folder, seed, category, sizes.objects))
+            for category in range(len(trials.object_nouns()))
+        ]
     writers = {
         "vtwt": (trials.write_vtwt, sizes.vtwt),
         "vtwt_natural": (trials.write_vtwt_natural, 2 * sizes.vtwt),
@@ -235,5 +244,6 @@ def _counts(rows: dict[str, list[Any]], sizes: WorldSize) -> dict[str, int]:
         "vtwt items": len(rows["vtwt"]),
         "vtwt items at natural frequencies": len(rows["vtwt_natural"]),
         "baby_winoground instances": len(rows["baby_winoground"]) // 2,
+        "pictures of single objects": sizes.objects * len(trials.object_nouns()),
         "caption images": len(rows["caption"]) // trials.REFERENCES,
     }

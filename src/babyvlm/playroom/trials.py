@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from PIL.Image import new as new_image
+
 from babyvlm.playroom.actions import VERBS, skin
 from babyvlm.playroom.camera import Episode, random_view, render_still
 from babyvlm.playroom.language import written_sentence
 from babyvlm.playroom.modifiers import MODIFIERS
+from babyvlm.playroom.sprites import draw_sprite, paste, random_look, random_pose
 from babyvlm.playroom.topics import (
     EXPONENT,
     Household,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("dev", "test")
 CATEGORIES = 22  # as many as Labeled-S of SAYCam has
+OBJECTS = 64  # as many categories as CVCL was tested on with the pictures of Konkle et al. (2010)
 REFERENCES = 5
 WORD_CLASSES = ("noun", "verb", "adjective", "both")
 LABELED_COLUMNS = ("trial_id", "target_category", "real_category", "image", "half")
@@ -98,6 +102,25 @@ def labeled_trials(seed: int, images: int) -> CsvRows:
                 for real, number in shown:
                     rows.append((trial, target, real, f"labeled_s/{real}/{real}_{split}_{number:03d}.jpg", split))
     return rows
+
+
+def object_nouns() -> tuple[Noun, ...]:
+    """Return the categories of single objects: the most frequent nouns of one word."""
+    return tuple(noun for noun in home_nouns() if " " not in noun.name)[:OBJECTS]
+
+
+def write_object_images(trials: Path, seed: int, category: int, count: int) -> None:
+    """Draw a thing alone on white, as the pictures of Konkle et al. (2010) show it: ``count`` pictures of one noun."""
+    noun = object_nouns()[category]
+    folder = trials / "objects" / noun.name
+    folder.mkdir(parents=True)
+    for index in range(count):
+        rng = random_stream(seed, "objects", noun.name, index)
+        canvas = new_image("RGB", (SIDE, SIDE), "white")
+        exemplar = noun.test_exemplars[index % len(noun.test_exemplars)]
+        thing = draw_sprite(exemplar, rng.uniform(0.62, 0.8) * SIDE, random_look(rng), random_pose(rng))
+        paste(canvas, thing, SIDE / 2, SIDE / 2)
+        (folder / f"{noun.name}_{index:02d}.jpg").write_bytes(encode_jpeg(canvas))
 
 
 def phrase_pair(rng: random.Random, word_class: str) -> tuple[Topic, Topic]:
