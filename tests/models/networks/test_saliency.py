@@ -18,8 +18,8 @@ from babyvlm.models.networks.language import LanguageShape
 from babyvlm.models.networks.saliency import clip_grad_cam, grad_cam
 from babyvlm.models.networks.vision import VisionEncoder
 from babyvlm.models.zero_shot import OpenClip
-from babyvlm.playroom.trials import draw_home_image
-from babyvlm.playroom.world import Topic, labeled_things
+from babyvlm.playroom.topics import Topic
+from babyvlm.playroom.trials import draw_home_image, labeled_nouns
 from babyvlm.types import SaliencyModel
 
 SIZE = 64
@@ -110,13 +110,13 @@ def test_cvcl_with_vision_transformer_has_no_maps(vocabulary):
 def test_clip_finds_planted_object_better_than_chance():
     """Four pictures of Playroom side by side; a word names one of them."""
     rng, clip = random.Random(0), OpenClip("playroom").eval()
-    things, shares, hits = labeled_things(), [], Counter()
-    for wanted in things:
-        shown = [wanted, *rng.sample([thing for thing in things if thing != wanted], 3)]
+    nouns, shares, hits = labeled_nouns(), [], Counter()
+    for wanted in nouns:
+        shown = [wanted, *rng.sample([noun for noun in nouns if noun != wanted], 3)]
         rng.shuffle(shown)
         mosaic = Image.new("RGB", (128, 128))
-        for place, thing in enumerate(shown):
-            picture = draw_home_image(rng, Topic(thing), avoid=things).resize((64, 64))
+        for place, noun in enumerate(shown):
+            picture = draw_home_image(rng, Topic(noun), avoid=[noun.name for noun in nouns]).resize((64, 64))
             mosaic.paste(picture, (place % 2 * 64, place // 2 * 64))
         map_hw = clip.saliency(clip.preprocess(mosaic)[None], [wanted.name])[0]
         quadrants = interpolate(map_hw[None, None], (64, 64), mode="bilinear").unfold(2, 32, 32).unfold(3, 32, 32)
@@ -124,7 +124,7 @@ def test_clip_finds_planted_object_better_than_chance():
         shares.append(float(sums[shown.index(wanted)] / sums.sum().clamp(min=1e-9)))
         hits[bool(sums.argmax() == shown.index(wanted))] += 1
     assert sum(shares) / len(shares) > 0.4  # chance: 0.25
-    assert hits[True] > 0.5 * len(things)
+    assert hits[True] > 0.5 * len(nouns)
 
 
 @pytest.mark.parametrize("template", ["sos_eos", "plain"])
