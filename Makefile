@@ -121,7 +121,7 @@ playroom-sprites: setup ## render the sprite bank of Playroom from the npm packa
 
 playroom-clip: SIZE = clean
 playroom-clip: setup ## train the CLIP model shipped in src/babyvlm/playroom/clip, on scenes of other households
-	$(RUN) playroom --out $(CLEAN) --size $(SIZE) --seed 1000
+	$(RUN) playroom --out $(CLEAN) --size $(SIZE)
 	$(RUN) curate web --sources '[$(CLEAN)/clean]' --hold_out true --out $(STORES)/clean
 	$(RUN) curate vocabulary --stores '[$(STORES)/clean]' --out $(DATA)/clip-vocabulary
 	$(FIT) --config configs/playroom/clip.yaml --config configs/mix/clean.yaml

@@ -32,10 +32,11 @@ _CENTER = (104, 84)
 CROP = 84
 CROP_SHIFT = 6
 OTHERS = (2, 7)  # things beside the topic in a view
-EXTENT = (0.42, 0.85)  # of the topic, as a share of the crop's side
-OTHER_EXTENT = (0.18, 0.45)
+EXTENT = (0.55, 0.9)  # of the topic, as a share of the crop's side
+OTHER_EXTENT = (0.15, 0.35)
+OFFSET = 10  # of the topic from the center, at most, along each axis
 OCCLUSION = 0.25  # share of other things that are drawn after the topic, and may cover it
-BLUR = 0.3  # share of views in which the camera moves fast
+BLUR = 0.2  # share of views in which the camera moves fast
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def random_view(
     excluded = {*avoid, *([topic.noun.name] if topic else [])}
     others = _others(rng, episode.place, excluded, rng.randint(*OTHERS))
     visible = {noun.name for noun in others} | ({topic.noun.name} if topic else set())
-    blur = (rng.uniform(0, 180), rng.uniform(2, 6)) if rng.random() < BLUR else (0.0, 0.0)
+    blur = (rng.uniform(0, 180), rng.uniform(2, 4)) if rng.random() < BLUR else (0.0, 0.0)
     pan = (rng.uniform(-4, 4), rng.uniform(-3, 3))
     tilt, zoom, phase = rng.gauss(0, 7), rng.uniform(0.9, 1.15), rng.uniform(0, 2 * math.pi)
     draw = partial(_draw_scene, random.Random(rng.random()), episode, topic, others, exemplars, test=test)
@@ -164,7 +165,7 @@ def _draw_scene(
     if topic:
         side = CROP * rng.uniform(*EXTENT) * relative_extent(topic.noun)
         images = draw_topic(rng, topic, rng.choice(sorted(exemplars(topic.noun))), side, episode.skin, test=test)
-        center = _CENTER[0] + rng.uniform(-18, 18), _CENTER[1] + CROP_SHIFT + rng.uniform(-18, 18)
+        center = _CENTER[0] + rng.uniform(-OFFSET, OFFSET), _CENTER[1] + CROP_SHIFT + rng.uniform(-OFFSET, OFFSET)
         start = rng.uniform(0, 2 * math.pi)
         for index, image in enumerate(images):
             angle = start + 2 * math.pi * index / len(images)
@@ -218,7 +219,7 @@ def background(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     pen = ImageDraw.Draw(canvas)
     horizon = round(size[1] * rng.uniform(0.25, 0.7))
     pen.rectangle((0, horizon, *size), random_color(rng))
-    for _ in range(rng.randint(2, 7)):
+    for _ in range(rng.randint(1, 5)):
         x, y = rng.uniform(-0.2, 1) * size[0], rng.uniform(-0.2, 1) * size[1]
         wide, high = rng.uniform(0.1, 0.6) * size[0], rng.uniform(0.1, 0.6) * size[1]
         color = random_color(rng)
