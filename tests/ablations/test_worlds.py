@@ -152,5 +152,5 @@ def test_sweeps_vary_alignment_and_style_gap(monkeypatch):
     file = Path("configs/study/sweeps.yaml")
     assert {task.model for task in Plan(file).tasks if task.mix} == {"CVCL", "CVCL-epochs"}
     worlds = [corpus.playroom for corpus in corpora(file)]
-    assert {world.get("in_view", 0.2) for world in worlds} == {0.1, 0.2, 0.4}
+    assert {world.get("in_view", 0.4) for world in worlds} == {0.1, 0.2, 0.4}
     assert {world.get("style_gap", 1) for world in worlds} == {0, 0.5, 1}

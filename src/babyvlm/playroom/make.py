@@ -78,7 +78,7 @@ def playroom(
     size: Literal["tiny", "default", "large", "clean"] = "default",
     seed: int = 0,
     num_workers: int = 2,
-    in_view: float = 0.2,
+    in_view: float = 0.4,
     lag: int = 1,
     style_gap: float = 1.0,
 ) -> Stage:
