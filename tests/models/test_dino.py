@@ -118,6 +118,12 @@ def hue(view_CHW):
     return [colorsys.rgb_to_hsv(*pixel)[0] for pixel in (view_CHW / 255).flatten(1).T.tolist()]
 
 
+@pytest.mark.parametrize("made_by", ["pillow", "opencv", "device"])
+def test_fit_without_small_views(stores, tmp_path, made_by):
+    data = frames(stores, crops=Crops(local_count=0, local_size=SMALL), views=made_by)
+    assert np.isfinite(fit(tmp_path, model(), data, steps=2).losses).all()
+
+
 def test_views_are_pinned_with_their_draws(stores, monkeypatch):
     data = frames(stores, views="device")
     data.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
@@ -163,6 +169,27 @@ def test_loss_equals_dino_and_center_follows_teacher(tmp_path, stores):
         center = 0.75 * center + 0.25 * teacher.mean(0)
         np.testing.assert_allclose(dino.loss.center[0, 0].numpy(), center, atol=1e-6)
     assert abs(center).max() > 1e-3
+
+
+def test_sinkhorn_targets_use_prototypes_evenly_and_give_loss_by_hand(tmp_path, stores):
+    dino = model(centering="sinkhorn", loss={"warmup_teacher_temp": 0.1, "teacher_temp": 0.04})
+    dino.log = lambda *_, **__: None
+    batch = Views([*"abcd"], torch.randn(2, 4, 3, SIZE, SIZE), torch.randn(LOCALS, 4, 3, SMALL, SMALL))
+    large, small = batch.large_VBCHW.flatten(0, 1), batch.small_VBCHW.flatten(0, 1)
+    with torch.no_grad():
+        teacher_VBK = dino.network.teacher_head(dino.network.teacher(large)).double().numpy().reshape(2, 4, PROTOTYPES)
+        parts = [dino.network.student_head(dino.network.student(views)) for views in (large, small)]
+    student_VBK = log_softmax(torch.cat(parts).double().numpy() / 0.1, -1).reshape(2 + LOCALS, 4, PROTOTYPES)
+    targets = []
+    for view_BK in teacher_VBK:
+        target_BK = np.exp(view_BK / 0.1)  # of the first epoch
+        for _ in range(3):
+            target_BK = target_BK / target_BK.sum(0) / PROTOTYPES
+            target_BK = target_BK / target_BK.sum(1, keepdims=True) / 4
+        targets.append(4 * target_BK)
+    terms = [-(targets[t] * student_VBK[s]).sum(-1).mean() for t in range(2) for s in range(2 + LOCALS) if s != t]
+    assert dino.training_step(batch, 0).item() == pytest.approx(np.mean(terms), rel=1e-4)
+    assert not dino.loss.center.any()
 
 
 def test_teacher_is_moving_average_of_student(tmp_path, stores):

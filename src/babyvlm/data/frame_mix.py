@@ -95,13 +95,13 @@ class DrawnFrames:
         keys: B store keys.
         frames_BCHW: uint8, padded to one size.
         large: draws of the large views.
-        small: draws of the small views.
+        small: draws of the small views, or None if there are none.
     """
 
     keys: list[str]
     frames_BCHW: Tensor
     large: DrawnViews
-    small: DrawnViews
+    small: DrawnViews | None
 
     def pin_memory(self) -> DrawnFrames:
         """Return the batch in page-locked memory; for DataLoader."""
@@ -119,6 +119,7 @@ class MultiCrop:
     """
 
     def __init__(self, size: int, crops: Crops) -> None:
+        self.sides = (size, crops.local_size)
         self.large = [
             self._view(size, crops.global_scale, crops, blur=1.0),
             self._view(size, crops.global_scale, crops, blur=0.1, solarize=crops.solarize),
@@ -141,7 +142,8 @@ class MultiCrop:
 
     def __call__(self, image: Image) -> tuple[Tensor, Tensor]:
         """Return (2, C, H, W) large and (local_count, C, h, w) small views."""
-        large, small = (torch.stack([view(image) for view in views]) for views in (self.large, self.small))
+        views = ([view(image) for view in views] for views in (self.large, self.small))
+        large, small = (_stack(views_CHW, side) for views_CHW, side in zip(views, self.sides, strict=True))
         return large, small
 
 
@@ -185,7 +187,12 @@ class DrawnCrops:
             [torch.from_numpy(render(pixels_HWC, draw, side)).permute(2, 0, 1) for draw in draws]
             for draws, side in zip((large, small), self.sides, strict=True)
         )
-        return Views([key], *(torch.stack(views_CHW) for views_CHW in views))
+        return Views([key], *(_stack(views_CHW, side) for views_CHW, side in zip(views, self.sides, strict=True)))
+
+
+def _stack(views_CHW: list[Tensor], side: int) -> Tensor:
+    """Return (V, 3, side, side), also for V = 0."""
+    return torch.stack(views_CHW) if views_CHW else torch.empty(0, 3, side, side, dtype=torch.uint8)
 
 
 class Frames(Dataset[Views | DrawnItem]):
@@ -258,15 +265,17 @@ def _collate_drawn(items: Sequence[DrawnItem]) -> DrawnFrames:
         [item.key for item in items],
         torch.from_numpy(frames_BHWC).permute(0, 3, 1, 2),
         DrawnViews.stack([item.large for item in items], items[0].sides[0]),
-        DrawnViews.stack([item.small for item in items], items[0].sides[1]),
+        DrawnViews.stack([item.small for item in items], items[0].sides[1]) if items[0].small else None,
     )
 
 
 def finished(batch: Views | DrawnFrames) -> Views:
     """Return normalized views, made on the device of the batch if they are not made yet."""
     if isinstance(batch, DrawnFrames):
-        large, small = (render_views(batch.frames_BCHW, draws) for draws in (batch.large, batch.small))
-        return Views(batch.keys, *(normalized_pixels(views) for views in (large, small)))
+        large = normalized_pixels(render_views(batch.frames_BCHW, batch.large))
+        if batch.small is None:
+            return Views(batch.keys, large, large[:0])
+        return Views(batch.keys, large, normalized_pixels(render_views(batch.frames_BCHW, batch.small)))
     if batch.large_VBCHW.dtype != torch.uint8:
         return batch
     return Views(batch.keys, *(normalized_pixels(views) for views in (batch.large_VBCHW, batch.small_VBCHW)))

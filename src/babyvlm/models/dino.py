@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningModule
@@ -28,6 +29,7 @@ from babyvlm.ranges import require_in_range
 
 with require_extra("dino", "DINO"):
     from lightly.loss import DINOLoss
+    from lightly.loss.swav_loss import sinkhorn
     from lightly.utils.scheduler import cosine_schedule
 
     from babyvlm.models.networks.dino import DINONetwork
@@ -52,6 +54,9 @@ class DINO(LightningModule):
         prototypes: K, width of the head's output.
         head: further arguments of lightly's ``DINOProjectionHead``.
         loss: further arguments of lightly's ``DINOLoss``: temperatures, warm-up, centering.
+        centering: what prevents a collapse: ``mean`` subtracts a moving mean of the teacher's output, as in DINO;
+            ``sinkhorn`` assigns each batch evenly to the prototypes, as in SwAV (Caron et al. 2020) and DINOv2 (Oquab
+            et al. 2023). Small models and short runs, where the mean collapses or the targets stay flat, need it.
         momentum: of the teacher at the first step; rises to 1 along a cosine over the run.
         half_precision: write the trunk in float16.
         scheduler: called with the optimizer and the run's number of steps; stepped after each step.
@@ -69,6 +74,7 @@ class DINO(LightningModule):
         prototypes: int = 65536,
         head: dict[str, int | float | bool] | None = None,
         loss: dict[str, int | float | bool] | None = None,
+        centering: Literal["mean", "sinkhorn"] = "mean",
         momentum: float = 0.996,
         half_precision: bool = False,
         scheduler: TimedScheduler = CosineWithWarmup,
@@ -82,7 +88,7 @@ class DINO(LightningModule):
             self.loss = DINOLoss(prototypes, **cast("dict[str, Any]", loss or {}))
         except TypeError as error:
             raise UserError(f"model.loss: not accepted by lightly ({first_line(error)})") from error
-        self.momentum, self.half_precision = momentum, half_precision
+        self.centering, self.momentum, self.half_precision = centering, momentum, half_precision
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
 
     def setup(self, stage: str) -> None:
@@ -102,7 +108,10 @@ class DINO(LightningModule):
         teacher_NK, student_NK = teacher_NK.float(), student_NK.float()
         with torch.autocast(teacher_NK.device.type, enabled=False):  # softmax and center in float32 under any precision
             parts = list(teacher_NK.chunk(len(large))), list(student_NK.chunk(views))
-            loss = self.loss(*parts, epoch=self.current_epoch)
+            if self.centering == "sinkhorn":
+                loss = _sinkhorn_loss(*parts, self.loss, self.current_epoch)
+            else:
+                loss = self.loss(*parts, epoch=self.current_epoch)
         self.log("train_loss", loss, batch_size=len(batch.keys))
         self.log("teacher_entropy", _entropy(teacher_NK, self.loss), batch_size=len(batch.keys))
         return cast("Tensor", loss)
@@ -145,6 +154,30 @@ class DINO(LightningModule):
             self.make_optimizer,
             lambda optimizer: self.make_scheduler(optimizer, steps),
         )
+
+
+def _sinkhorn_loss(
+    teacher_BK: Sequence[Tensor], student_BK: Sequence[Tensor], settings: DINOLoss, epoch: int
+) -> Tensor:
+    """Return DINO's cross-entropy with targets that use all prototypes equally in each view of the batch of all ranks.
+
+    Args:
+        teacher_BK: outputs for each large view.
+        student_BK: outputs for each view, the same large views first.
+        settings: has the temperatures.
+        epoch: during the warm-up, it determines the temperature of the teacher.
+    """
+    warming = epoch < settings.warmup_teacher_temp_epochs
+    temperature = float(settings.teacher_temp_schedule[epoch] if warming else settings.teacher_temp)
+    targets = [sinkhorn(view_BK, epsilon=temperature, gather_distributed=True) for view_BK in teacher_BK]
+    outputs = [(view_BK / settings.student_temp).log_softmax(-1) for view_BK in student_BK]
+    terms = [
+        -(target_BK * output_BK).sum(-1).mean()
+        for large, target_BK in enumerate(targets)
+        for view, output_BK in enumerate(outputs)
+        if view != large
+    ]
+    return torch.stack(terms).mean()
 
 
 def _entropy(teacher_NK: Tensor, loss: DINOLoss) -> Tensor:

@@ -59,7 +59,9 @@ class DINONetwork(nn.Module):
         with torch.no_grad():
             # In training mode, as in the original: its batch norm uses and updates statistics of batches too.
             teacher_NK = self.teacher_head(self.teacher(large_NCHW))
-        student_ND = torch.cat([self.student(large_NCHW), self.student(small_NCHW)])
+        student_ND = self.student(large_NCHW)
+        if len(small_NCHW):
+            student_ND = torch.cat([student_ND, self.student(small_NCHW)])
         return teacher_NK, self.student_head(student_ND)
 
     def student_parameters(self) -> list[nn.Parameter]:
