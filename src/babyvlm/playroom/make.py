@@ -59,7 +59,7 @@ class WorldSize:
 # study, has 4,400, 4,000, 2,000, and 1,200. `clean` is what the shipped CLIP is trained on: ten times as many images as
 # `default` has pairs after the CLIP filter.
 SIZES = {
-    "tiny": WorldSize(3, 24, 120, 90, 2, 8, 4, 8, 1),
+    "tiny": WorldSize(3, 48, 330, 90, 2, 8, 4, 8, 1),
     "default": WorldSize(120, 60, 12_000, 0, 100, 484, 183, 294, 10),
     "large": WorldSize(600, 60, 60_000, 0, 200, 2_000, 1_000, 1_200, 20),
     "clean": WorldSize(0, 0, 0, 24_000, 0, 0, 0, 0, 0),
