@@ -116,7 +116,7 @@ def test_demo_table_has_all_rows_and_benchmarks(ran, capsys):
     assert len(rows) == 4
     assert all(row in printed for row in rows)
     results = {path.stem for path in Path(RUN, "results").glob("*-test.parquet")}
-    assert results == {"labeled_s-test", "vtwt-test", "baby_winoground-test"}
+    assert results == {"labeled_s-test", "vtwt-test", "vtwt_natural-test", "baby_winoground-test"}
 
 
 def test_readme_is_short():

@@ -220,7 +220,7 @@ def test_write_video_is_upside_down_at_five_fps(room):
     assert frames[0].shape == (96, 128, 3)
     index = next(index for index in range(TINY.videos) if home.video_name(index) == path.stem)
     household = topics.Household(0, path.stem[0])
-    recording = home.simulate_recording(topics.random_stream(0, "home", index), household, TINY.rows, 0.2, 1)
+    recording = home.simulate_recording(topics.random_stream(0, "home", index), household, TINY.rows, 0.4, 1)
     assert len(frames) == recording.views[-1][2] * home.FPS
     for view, start, _ in recording.views:
         upright = np.asarray(camera.render_frame(view, 0.0, upside_down=False)).astype(float)

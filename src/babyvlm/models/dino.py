@@ -54,12 +54,12 @@ class DINO(LightningModule):
         prototypes: K, width of the head's output.
         head: further arguments of lightly's ``DINOProjectionHead``.
         loss: further arguments of lightly's ``DINOLoss``: temperatures, warm-up, centering.
-        centering: what prevents a collapse: ``mean`` subtracts a moving mean of the teacher's output, as in DINO;
-            ``sinkhorn`` assigns each batch evenly to the prototypes, as in SwAV (Caron et al. 2020) and DINOv2 (Oquab
-            et al. 2023). Small models and short runs, where the mean collapses or the targets stay flat, need it.
         momentum: of the teacher at the first step; rises to 1 along a cosine over the run.
         half_precision: write the trunk in float16.
         scheduler: called with the optimizer and the run's number of steps; stepped after each step.
+        centering: what prevents a collapse: ``mean`` subtracts a moving mean of the teacher's output, as in DINO;
+            ``sinkhorn`` assigns each batch evenly to the prototypes, as in SwAV (Caron et al. 2020) and DINOv2 (Oquab
+            et al. 2023). Small models and short runs, where the mean collapses or the targets stay flat, need it.
 
     Raises:
         UserError: the encoder is frozen, a number is out of range, or lightly does not accept an argument.
@@ -74,10 +74,10 @@ class DINO(LightningModule):
         prototypes: int = 65536,
         head: dict[str, int | float | bool] | None = None,
         loss: dict[str, int | float | bool] | None = None,
-        centering: Literal["mean", "sinkhorn"] = "mean",
         momentum: float = 0.996,
         half_precision: bool = False,
         scheduler: TimedScheduler = CosineWithWarmup,
+        centering: Literal["mean", "sinkhorn"] = "mean",
     ) -> None:
         super().__init__()
         require_in_range(prototypes=prototypes, momentum=momentum)

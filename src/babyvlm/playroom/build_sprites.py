@@ -24,6 +24,7 @@ from PIL import Image
 from rich.progress import track
 
 from babyvlm.errors import UserError
+from babyvlm.io.printing import echo
 from babyvlm.playroom.credit import ICON_SETS, IconSet
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def build_sprites(packs: Path, out: Path = HERE / "sprites.zip") -> None:
         csv.writer(text, lineterminator="\n").writerows([("file", "noun", "icon_set", "icon"), *rows])
         bank.writestr(zipfile.ZipInfo("sprites.csv", _TIME), text.getvalue())
     partial.replace(out)
-    print(f"{out}: {len(rows)} exemplars of {len(nouns)} nouns, {out.stat().st_size / 1e6:.1f} MB")
+    echo(f"{out}: {len(rows)} exemplars of {len(nouns)} nouns, {out.stat().st_size / 1e6:.1f} MB")
 
 
 def _read_icons(path: Path, pack: IconSet) -> dict[str, list[tuple[str, str]]]:
@@ -130,4 +131,4 @@ if __name__ == "__main__":
     if sys.argv[1:]:
         build_sprites(*map(Path, sys.argv[1:]))
     else:
-        print(*(f"@iconify-json/{pack.name}@{pack.version}" for pack in ICON_SETS))
+        echo(" ".join(f"@iconify-json/{pack.name}@{pack.version}" for pack in ICON_SETS))
