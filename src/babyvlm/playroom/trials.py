@@ -69,28 +69,33 @@ def labeled_nouns() -> tuple[Noun, ...]:
 
 
 def write_labeled_images(trials: Path, seed: int, category: int, count: int) -> None:
-    """Draw the frames of one Labeled-S category: ``count`` per split."""
+    """Draw the frames of one Labeled-S category: ``count`` of the test split, a fifth as many of the dev split."""
     noun = labeled_nouns()[category]
     folder = trials / "labeled_s" / noun.name
     folder.mkdir(parents=True)
     names = [noun.name for noun in labeled_nouns()]  # one category per image
-    for split in SPLITS:
-        for index in range(count):
+    for split, images in _labeled_images(count).items():
+        for index in range(images):
             rng = random_stream(seed, "labeled", noun.name, split, index)
             image = draw_home_image(rng, Topic(noun), names)
             (folder / f"{noun.name}_{split}_{index:03d}.jpg").write_bytes(encode_jpeg(image))
 
 
-def labeled_trials(seed: int, images: int) -> CsvRows:
+def _labeled_images(count: int) -> dict[str, int]:
+    """Return the images of each category by split."""
+    return dict(zip(SPLITS, (-(-count // 5), count), strict=True))
+
+
+def labeled_trials(seed: int, count: int) -> CsvRows:
     """Return four-image trials. Each image is the target of one trial, and every category a distractor equally often.
 
     Args:
         seed: seed of the world.
-        images: number of images, and of trials, per category and split.
+        count: number of images, and of trials, per category of the test split; the dev split has a fifth as many.
     """
     names = [noun.name for noun in labeled_nouns()]
     rows: CsvRows = []
-    for split in SPLITS:
+    for split, images in _labeled_images(count).items():
         rng = random_stream(seed, "labeled trials", split)
         for index in range(images):
             shifts = rng.sample(range(1, len(names)), 3)  # the same for all targets: this balances the distractors
