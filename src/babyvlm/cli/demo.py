@@ -37,7 +37,7 @@ def demo(data: Path = DATA, size: Literal["tiny", "default", "large"] = "default
     """Run the complete pipeline on Playroom in the current folder, from raw video to a results table.
 
     Generates Playroom, curates pair stores from it, evaluates Playroom-CLIP, and trains and tests CVCL on two mixes.
-    Each command is printed before it runs. The configs are copied to `configs` if they are not there. Takes about 6
+    Each command is printed before it runs. The configs are copied to `configs` if they are not there. Takes about 7
     minutes on two CPU cores. After an interruption, run it again: completed curation stages are skipped, models are
     trained again.
 
