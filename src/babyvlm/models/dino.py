@@ -114,7 +114,7 @@ class DINO(LightningModule):
                 loss = self.loss(*parts, epoch=self.current_epoch)
         self.log("train_loss", loss, batch_size=len(batch.keys))
         self.log("teacher_entropy", _entropy(teacher_NK, self.loss), batch_size=len(batch.keys))
-        return cast("Tensor", loss)
+        return loss
 
     def on_after_backward(self) -> None:
         """Keep the prototypes fixed during the first epochs."""

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
+
 from babyvlm.ablations.matrix import read_matrix
 from babyvlm.errors import UserError
 from babyvlm.io.printing import echo
-from babyvlm.io.processes import run_command
+from babyvlm.io.processes import run_command, run_together
 from babyvlm.workflow.corpus import Corpus, curation, read_corpus
 
 
@@ -57,3 +59,20 @@ def run_commands(commands: Iterable[Sequence[str]]) -> None:
         echo(f"\n$ python -m babyvlm {shlex.join(words)}", flush=True)
         if code := run_command([sys.executable, "-m", "babyvlm", *words]):
             raise SystemExit(code)
+
+
+def run_commands_together(commands: Sequence[Sequence[str]]) -> None:
+    """Run commands of babyvlm at the same time; print each with its output, in their order.
+
+    Raises:
+        SystemExit: with the exit code of the first one that failed.
+    """
+    lines = iter([f"\n$ python -m babyvlm {shlex.join(words)}" for words in commands])
+
+    def show(output: str) -> None:
+        echo(f"{next(lines)}\n{output}", end="", flush=True)
+
+    with Console(stderr=True).status(f"running {len(commands)} commands at the same time"):
+        code = run_together([[sys.executable, "-m", "babyvlm", *words] for words in commands], show)
+    if code:
+        raise SystemExit(code)
