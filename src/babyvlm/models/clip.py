@@ -90,7 +90,7 @@ class ClipTraining(ContrastiveModule, VocabularyModule):
         self.image_size = image_size
         self.network = open_clip.CLIP(**self.config)
         # Convolutions take three quarters of the time in this layout.
-        self.network.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.visual.to(memory_format=torch.channels_last)
         tokenize = open_clip.tokenizer.HFTokenizer(
             str(vocabulary), context_length=cast("int", text["context_length"]), trust_remote_code=False
         )
