@@ -45,7 +45,7 @@ def demo(data: Path = DATA, size: Literal["tiny", "default", "large"] = "default
 
     Generates Playroom, curates pair stores from it, evaluates Playroom-CLIP, and trains and tests CVCL on two mixes.
     Each command is printed. The models are trained and tested at the same time. The configs are copied to `configs` if
-    they are not there. Takes about 6 minutes on two CPU cores. After an interruption, run it again: completed curation
+    they are not there. Takes 7 to 8 minutes on two CPU cores. After an interruption, run it again: completed curation
     stages are skipped, models are trained again.
 
     For example:
