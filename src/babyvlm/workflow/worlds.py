@@ -8,11 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from babyvlm.ablations.matrix import read_matrix
 from babyvlm.errors import UserError
-from babyvlm.io.printing import echo
+from babyvlm.io.printing import Console, echo
 from babyvlm.io.processes import run_command, run_together
 from babyvlm.workflow.corpus import Corpus, curation, read_corpus
 
