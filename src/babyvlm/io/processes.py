@@ -78,7 +78,7 @@ def run_together(programs: Sequence[Sequence[str]], show: Callable[[str], None])
                         return code
         finally:
             for process in running:
-                process.terminate()  # does nothing to one that has ended
+                process.terminate()  # no effect if it has already exited
                 process.wait()
     return 0
 

@@ -89,7 +89,7 @@ class ClipTraining(ContrastiveModule, VocabularyModule):
         self.config: dict[str, int | TrunkOptions] = {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}
         self.image_size = image_size
         self.network = open_clip.CLIP(**self.config)
-        # Convolutions take three quarters of the time in this layout.
+        # Convolutions are faster in this layout: training takes three quarters of the time on a CPU.
         self.network.visual.to(memory_format=torch.channels_last)
         tokenize = open_clip.tokenizer.HFTokenizer(
             str(vocabulary), context_length=cast("int", text["context_length"]), trust_remote_code=False

@@ -2,7 +2,7 @@
 
 A verb is recognizable from one frame: from hands, tools, and what happens to the thing. Hands, tools, and colors are
 shared by many verbs, so that none of them names a verb alone. Which things a verb applies to is a matter of kinds
-(``food``, ``animal``, ...); a third of all pairs of verb and noun is held out for the benchmarks (``world.py``).
+(``food``, ``animal``, ...); a third of all pairs of verb and noun is held out for the benchmarks (``topics.py``).
 """
 
 from __future__ import annotations

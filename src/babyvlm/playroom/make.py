@@ -56,8 +56,8 @@ class WorldSize:
 
 
 # The benchmarks of `default` have at least the authors' number of items (2,200, 967, 365, and 294); `large`, for the
-# study, has 4,400, 4,000, 2,000, and 1,200. `clean` is what the shipped CLIP is trained on: ten times as many images as
-# `default` has pairs after the CLIP filter.
+# study, has 4,400, 4,000, 2,000, and 1,200. `clean` is what the shipped CLIP is trained on: five times as many images
+# as `default` has pairs after the CLIP filter.
 SIZES = {
     "tiny": WorldSize(3, 48, 330, 90, 2, 8, 4, 8, 1),
     "default": WorldSize(120, 60, 12_000, 0, 100, 484, 183, 294, 10),

@@ -54,8 +54,8 @@ def run_commands(commands: Iterable[Sequence[str]]) -> None:
         SystemExit: with the exit code of the one that failed.
     """
     for words in commands:
-        echo(f"\n$ python -m babyvlm {shlex.join(words)}", flush=True)
-        if code := run_command([sys.executable, "-m", "babyvlm", *words]):
+        echo(_prompt(words), flush=True)
+        if code := run_command(_program(words)):
             raise SystemExit(code)
 
 
@@ -65,12 +65,20 @@ def run_commands_together(commands: Sequence[Sequence[str]]) -> None:
     Raises:
         SystemExit: with the exit code of the first one that failed.
     """
-    lines = iter([f"\n$ python -m babyvlm {shlex.join(words)}" for words in commands])
+    prompts = map(_prompt, commands)
 
     def show(output: str) -> None:
-        echo(f"{next(lines)}\n{output}", end="", flush=True)
+        echo(f"{next(prompts)}\n{output}", end="", flush=True)
 
     with Console(stderr=True).status(f"running {len(commands)} commands at the same time"):
-        code = run_together([[sys.executable, "-m", "babyvlm", *words] for words in commands], show)
+        code = run_together([_program(words) for words in commands], show)
     if code:
         raise SystemExit(code)
+
+
+def _program(words: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "babyvlm", *words]
+
+
+def _prompt(words: Sequence[str]) -> str:
+    return f"\n$ python -m babyvlm {shlex.join(words)}"
