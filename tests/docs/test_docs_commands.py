@@ -126,7 +126,7 @@ def test_makefile_has_only_valid_commands(checker):
     assert not done.stderr
     found = [words[3:] for words in shell_lines(done.stdout) if words[1:3] == BABYVLM[1:]]
     assert len(found) > 20
-    found += demo.commands()  # which `make demo` and `make data` run
+    found += [list(job.command) for job in demo.jobs()]  # which `make demo` and `make data` run
     problems = {" ".join(words): checker.problem(words) for words in found}
     assert not {command: problem for command, problem in problems.items() if problem}
 

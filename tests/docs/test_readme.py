@@ -80,7 +80,7 @@ def ran(tmp_path_factory, copy_world):
         patch.chdir(folder)
         Path(DATA).mkdir(parents=True)
         copy_world(Path(DATA, "world"))  # as an earlier `make data` leaves it
-        for words in demo.commands(size="tiny"):
+        for words in [job.command for job in demo.jobs(size="tiny")]:
             run(words)
         run(BABYLLAVA)
         with forking.server(folder) as command:

@@ -10,18 +10,16 @@ import errno
 import multiprocessing
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from babyvlm.errors import UserError
@@ -45,53 +43,19 @@ def available_cores() -> int:
 def run_command(words: Sequence[str]) -> int:
     """Run a program until it ends, pass signals on to it, and return its exit code; 128 + N if signal N killed it."""
     process = subprocess.Popen(words)
-    with _signals_passed_to([process]):
-        return _exit_code(process)
+    with signals_passed_to([process]):
+        return exit_code(process)
 
 
-def run_together(programs: Sequence[Sequence[str]], show: Callable[[str], None]) -> int:
-    """Run programs at the same time, each on its share of the cores, and pass signals on to them.
-
-    Args:
-        programs: words of each.
-        show: called with all that a program printed, in the order of the programs, when it has ended.
-
-    Returns:
-        0, or the exit code of the first one that failed; the programs after it are ended.
-    """
-    threads = str(max(1, available_cores() // len(programs)))
-    columns = str(shutil.get_terminal_size().columns)
-    environment = {"OMP_NUM_THREADS": threads, "COLUMNS": columns, **os.environ}
-    with ExitStack() as files:
-        outputs = [files.enter_context(TemporaryFile("w+", errors="replace")) for _ in programs]
-        running = [
-            subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment)
-            for words, output in zip(programs, outputs, strict=True)
-        ]
-        try:
-            with _signals_passed_to(running):
-                for process, output in zip(running, outputs, strict=True):
-                    code = _exit_code(process)
-                    output.seek(0)
-                    show(output.read())
-                    if code:
-                        return code
-        finally:
-            for process in running:
-                process.terminate()  # no effect if it has already exited
-                process.wait()
-    return 0
-
-
-def _exit_code(process: subprocess.Popen[bytes]) -> int:
+def exit_code(process: subprocess.Popen[bytes]) -> int:
     """Wait for a program; return its exit code, or 128 + N if signal N killed it."""
     code = process.wait()
     return 128 - code if code < 0 else code
 
 
 @contextmanager
-def _signals_passed_to(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Pass signals on; SIGINT is ignored, because the terminal sends it to the programs too."""
+def signals_passed_to(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Pass signals on to the processes of a list, which can change, but not SIGINT: the terminal sends it to them."""
 
     def pass_on(number: int, _: FrameType | None) -> None:
         for process in processes:
