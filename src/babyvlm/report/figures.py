@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette (jfly.uni-koeln.de/color) without its yellow, which is too faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", "-.", ":")
+DASHES = ("-", "--", (0, (5, 1, 1, 1, 1, 1)), "-.", (0, (9, 2, 1, 2)), ":")  # of each mix
 DOT_SPACING = 0.22  # between the dots of a label, as a share of its height, for up to four dots
 ROW_INCHES, PANEL_INCHES, LABEL_INCHES, CURVE_INCHES = 0.3, 2.1, 2.3, 2.8
 STYLE: dict[Any, Any] = {

@@ -21,7 +21,14 @@ BABYCL: dict[str, dict[str, float]] = {
 BABYCL_SEEDS = 0.0113  # spread of its Labeled-S over seeds, as printed
 CONTRASTIVE, GENERATIVE, LARGER = "CVCL", "BabyLLaVA-GPT2", "BabyLLaVA-Llama"
 MODELS = (CONTRASTIVE, GENERATIVE, LARGER)
-MIXES = ("filtered", "filtered-aug", "filtered-random", "aug-only")
+MIXES = (  # of the paper, and those that tell matching and rewriting apart
+    "filtered",
+    "filtered-aug",
+    "filtered-aug-raw",
+    "filtered-random",
+    "filtered-random-rewritten",
+    "aug-only",
+)
 
 
 def paper_value(row: str, benchmark: str, measure: str) -> float | None:
