@@ -120,6 +120,23 @@ def test_scaling_needs_three_sizes_without_web_pairs(tmp_path):
     assert scaling_chart([]) is None
 
 
+def test_scaling_counts_sizes_within_a_world(tmp_path):
+    """Three worlds with one number of home pairs each are no scaling."""
+    for world in range(3):
+        for kind in ("", "aug"):
+            part = {"items": 400 + world, "utterances": 9, "share": 0.5}
+            parts = [part | {"store": name} for name in ("filtered", kind)]
+            facts = {"world_seed": str(world), "world_parameters": "tiny"}
+            config = "name: CVCL\ndata: {init_args: {validation: filtered}}\n"
+            credits = {"vtwt": [1, 0, 1, world % 2] * 5}
+            name = f"CVCL-{kind or 'filtered'}"
+            run = make_run(tmp_path, name, world, seed=0, config=config, world="playroom", facts=facts, **credits)
+            mix = {"unit": "pairs", "contents": parts if kind else parts[:1]}
+            (run / "provenance.json").write_text(json.dumps({"mix": mix}))
+    assert len(find_rows(tmp_path)[0]) == 2
+    assert fits(tmp_path) == []
+
+
 def test_scaling_leaves_out_benchmark_of_one_item(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "ITEMS", 1)
     simulate(tmp_path, {"aug": 0.5}, seeds=2)

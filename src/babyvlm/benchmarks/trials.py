@@ -33,8 +33,8 @@ class Trial:
         category: the trial's object category or word class, for results by category.
         options: the pairs.
         answer: index of the right option.
-        group: trials of one group are not independent, so intervals resample them together; empty for a trial that is
-            independent of all others.
+        group: trials of one group are not independent, which intervals take into account; empty for a trial that
+            is in none.
         composition: ``seen`` if the combinations of words that its images show occur in training, ``unseen`` if one of
             them does not, empty if the list does not say.
     """

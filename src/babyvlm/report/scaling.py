@@ -11,6 +11,7 @@ Kept by hand: the curve is linear but for one parameter, so that a search over i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -118,8 +119,9 @@ def scaling_fits(rows: Sequence[Row]) -> list[Fit]:
         for kind in dict.fromkeys(point.kind for point in points if point.kind and point.home):
             for column in main_columns(rows):
                 own = [one for one in points if one.kind in ("", kind) and one.home and one.row.tested(column)]
-                sizes = {round(point.home) for point in own if not point.kind}
-                if len(sizes) >= MIN_SIZES and any(point.kind for point in own):
+                # Within a world: worlds differ a little in their number of home pairs, which is no scaling.
+                sizes = Counter(world for world, _ in {(one.world, round(one.home)) for one in own if not one.kind})
+                if max(sizes.values(), default=0) >= MIN_SIZES and any(point.kind for point in own):
                     with suppress(ValueError):  # fewer than two independent items
                         fits.append(_fit(model, kind, own, column))
     return fits
