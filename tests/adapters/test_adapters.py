@@ -1,8 +1,11 @@
 """Models in transformers, timm and the evaluation harnesses of others: the same numbers as here."""
 
+import importlib
 import json
+import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import timm
@@ -24,6 +27,7 @@ from babyvlm.models.networks.auto_classes import CVCLConfig
 from babyvlm.models.networks.language import LanguageShape
 from babyvlm.models.networks.text import LSTMText, MeanEmbedding, TransformerText
 from babyvlm.models.networks.vision import VisionEncoder
+from support.scorers import Oracle, draw_things
 from support.small_meteor import small_meteor
 
 ROOT = Path(__file__).parents[2]
@@ -230,6 +234,117 @@ def test_submission_has_format_of_leaderboard(tmp_path, exported):
         given = {"export": folder, "checkpoint": "me/x", "out": tmp_path / "t", "name": "x"} | options
         with pytest.raises(UserError, match=message):
             submission(**given)
+
+
+@pytest.fixture
+def old_lmms_eval(monkeypatch):
+    """A stub of lmms-eval 0.3: ``api.instance``, ``api.model`` and ``api.registry``. Yields the registered models."""
+    registered = {}
+
+    def register_model(name):
+        return lambda one: registered.setdefault(name, one)
+
+    class Base:
+        def __init__(self):
+            self.task_dict = {}
+
+    contents = {"api.instance": {"Instance": object}, "api.model": {"lmms": Base}}
+    contents |= {"": {}, "api": {}, "api.registry": {"register_model": register_model}}
+    for name, content in contents.items():
+        module = ModuleType(".".join(filter(None, ["lmms_eval", name])))
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name in ("models", "models.registry_v2"):
+        monkeypatch.setitem(sys.modules, f"lmms_eval.{name}", None)  # cannot be imported, also where 0.7 is installed
+    plugin = "babyvlm.adapters.lmms_eval_model"
+    monkeypatch.setitem(sys.modules, plugin, None)
+    del sys.modules[plugin]  # imported anew; pytest restores what was there before, or removes it
+    yield registered
+    sys.modules.pop(plugin, None)
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    """Four documents of each DevCV task of which stand-ins exist, with paths of images that can be opened."""
+    folder = tmp_path_factory.mktemp("questions")
+    given = ["--category_folders", str(draw_things(folder / "things")), "--items", "4", "--licensed", "false"]
+    main(["benchmark", "build", "stand-ins", *given, "--out", str(folder / "lists")])
+    found = {}
+    for file in (folder / "lists" / "devcv").glob("*/data.json"):
+        found[file.parent.name] = documents = json.loads(file.read_text())
+        for one in documents:
+            images = [one["image"]] if isinstance(one["image"], str) else one["image"]
+            one["image"] = [file.parent / image for image in images]
+    return found
+
+
+def submitted(registered, folder, out):
+    """The model of a bundle, as the leaderboard's runner loads it: a file that it copies into its lmms-eval."""
+    submission(folder, "me/cvcl", out, "my-cvcl")
+    exec(compile((out / "model.py").read_text(), "model.py", "exec"), {})
+    return registered["my_cvcl"](pretrained=str(folder), device="cpu", batch_size=3, conv_template="")
+
+
+def requests_of(model, task, documents, question=lambda one: one["conversations"][0]["value"]):
+    """Requests for generated text with the arguments that lmms-eval gives."""
+    model.task_dict[task] = {"test": documents}
+    return [
+        SimpleNamespace(
+            args=(question(one), {}, lambda doc: [Image.open(image) for image in doc["image"]], number, task, "test")
+        )
+        for number, one in enumerate(documents)
+    ]
+
+
+def test_submission_answers_questions_by_likelihood(old_lmms_eval, questions, exported, tmp_path):
+    """An oracle in place of the model answers all questions right, a CVCL answers all; neither raises."""
+    model = submitted(old_lmms_eval, exported[0], tmp_path / "s")
+    trained, model.model = model.model, Oracle()
+    assert set(questions) == {"picture_vocabulary", "localize", "count", "compare_synthetic", "leftright"}
+    for task, documents in questions.items():
+        expected = [one["conversations"][1]["value"] for one in documents]
+        assert len(set(expected)) > 1
+        requests = requests_of(model, task, documents)
+        assert model.generate_until(requests) == expected
+        model.model = trained
+        assert all(answer in [*"ABCD", *map(str, range(1, 13))] for answer in model.generate_until(requests))
+        model.model = Oracle()
+
+
+def test_submission_skips_what_it_cannot_answer(old_lmms_eval, questions, exported, tmp_path, capsys):
+    model = submitted(old_lmms_eval, exported[0], tmp_path / "s")
+    frames = questions["leftright"]
+    asked = "does the lamp leave the frame through the right side of the frame or the left side of the frame?"
+    assert model.generate_until(requests_of(model, "baby_vdr_binary", frames, lambda one: asked)) == [""] * 4
+    turns = [{"from": one, "value": "A"} for one in ("human", "human", "gpt", "human", "gpt")]
+    model.task_dict["baby_memory"] = {"test": [{"conversations": turns}]}
+    request = SimpleNamespace(args=("", {}, None, None, 0, "baby_memory", "test"))
+    assert [json.loads(answer) for answer in model.generate_until_multi_round([request] * 2)] == [["", ""]] * 2
+    warnings = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[2].partition(":")[0] for line in warnings] == [
+        " task baby_vdr_binary",
+        " task baby_memory",
+    ]
+    model.model.caption = lambda images_BCHW, tokens: [f"{len(images_BCHW)} images"] * len(images_BCHW)
+    captioned = requests_of(model, "caption", [{**one, "image": one["image"][:1]} for one in frames], lambda one: "")
+    mixed = [*captioned[:2], *requests_of(model, "count", questions["count"][:1]), *captioned[2:]]
+    assert [answer for answer in model.generate_until(mixed) if not answer.isdigit()] == ["2 images"] * 4
+
+
+def test_plugin_refuses_what_it_cannot_answer(old_lmms_eval, questions, exported):
+    """Unlike a submission, of which many tasks must not fail by one."""
+    plugin = importlib.import_module("babyvlm.adapters.lmms_eval_model")
+    model = plugin.BabyVLM(str(exported[0]))
+    requests = requests_of(model, "x", questions["leftright"], lambda one: "Describe the images")
+    with pytest.raises(UserError, match=r"task x: CVCL has no caption\(\) and answers DevCV questions only\. Leave it"):
+        model.generate_until(requests)
+    model.model.caption = lambda images_BCHW, tokens: []
+    with pytest.raises(UserError, match="task x: shows 4 images at once; babyvlm models read one"):
+        model.generate_until(requests)
+    with pytest.raises(UserError, match="task x: is a conversation"):
+        model.generate_until_multi_round(requests)
+    with pytest.raises(ImportError):
+        plugin.manifest()  # of lmms-eval 0.7 only
 
 
 def test_entry_point_names_function_of_the_plugin():

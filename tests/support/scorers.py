@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 THINGS = ("ball", "cup", "dog", "hat", "key")
-NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 CELL = 6  # pixels of a cell of a 3 x 3 mosaic, as the oracle sees it
 COPIES = 3
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal
 
 from babyvlm.benchmarks.base import ForcedChoice, Measure
@@ -27,6 +28,7 @@ NUMBERS = (
     *("fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
 )
 LETTERS = "ABCDEFGH"
+MOST = 12  # the largest number of things in the public samples
 
 TextTask = Literal["picture_vocabulary", "localization", "counting", "comparison"]
 ImageTask = Literal["left_right", "spatial_details"]
@@ -51,17 +53,33 @@ class _Task:
         title: in tables.
         question: pattern of the human's turn; its group is what the question is about.
         template: the text that is scored, by our choice the words of the question.
+        fields: what a template may contain.
     """
 
     title: str
     question: re.Pattern[str]
     template: str
+    fields: tuple[str, ...] = ("word",)
+
+    def word(self, question: str) -> str:
+        """Return what a question is about; empty if it is no question of the task."""
+        found = self.question.search(question)
+        return found[1].partition("/")[0].strip().lower() if found else ""  # `rug/carpet`
 
 
 _TASKS: Mapping[TextTask, _Task] = {
-    "picture_vocabulary": _Task("Picture Vocabulary", re.compile(r"Touch the image of '(.+?)'", re.I), "{word}"),
-    "localization": _Task("Localization", re.compile(r"Point at the (.+?)\. Is it in", re.I), "{word}"),
-    "counting": _Task("Counting", re.compile(r"How many (.+?) do you see", re.I), "{number} {word}"),
+    "picture_vocabulary": _Task(
+        # The quotation mark that closes is the one before the options: `'rubik's cube' (A)`.
+        "Picture Vocabulary",
+        re.compile(r"Touch the image of '(.+?)'(?=[\s.?!]*(?:\(A\)|$))", re.I),
+        "{word}",
+    ),
+    "localization": _Task(
+        "Localization", re.compile(r"Point at the (.+?)\. Is it in", re.I), "{word}", ("word", "place")
+    ),
+    "counting": _Task(
+        "Counting", re.compile(r"How many (.+?) do you see", re.I), "{number} {word}", ("word", "number")
+    ),
     "comparison": _Task("Comparison", re.compile(r"Which image has more (.+?)\?", re.I), "more {word}"),
 }
 
@@ -91,6 +109,9 @@ class DevCV(ForcedChoice):
         allow_missing: as in ``Benchmark``.
         template: the text that is scored.
         variant: as in ``Benchmark``: ``real`` and ``synthetic``, for example.
+
+    Raises:
+        UserError: the template lacks ``{word}``, or contains something else than the fields above.
     """
 
     suite = SUITE
@@ -110,8 +131,7 @@ class DevCV(ForcedChoice):
         self.name, self.title = f"devcv_{task}", self._rules.title
         self.order += list(_TASKS).index(task)
         self.template = template or self._rules.template
-        if "{word}" not in self.template:
-            raise UserError(f"template {self.template!r}: must contain {{word}}")
+        self._check_template()
         if task == "counting":
             self.category = "number"
         super().__init__(trials, images, dev_fraction, allow_missing, variant)
@@ -129,42 +149,64 @@ class DevCV(ForcedChoice):
         self.measures = {"accuracy": Measure(chance=1 / len(trials[0].options))}
         return trials
 
+    def _check_template(self) -> None:
+        allowed = self._rules.fields
+        try:
+            found = [part[1:] for part in Formatter().parse(self.template) if part[1] is not None]
+        except ValueError as error:
+            raise UserError(f"template {self.template!r}: {error}") from None
+        if wrong := [name for name, *others in found if name not in allowed or any(others)]:
+            names = " and ".join(f"{{{name}}}" for name in allowed)
+            raise UserError(f"template {self.template!r}: {wrong[0]!r} is not a field of {self.task}; there is {names}")
+        if "word" not in {name for name, *_ in found}:
+            raise UserError(f"template {self.template!r}: must contain {{word}}")
+
     def _number(self, item: Item, path: Path) -> int:
-        if not item.answer.isdigit() or not 1 <= int(item.answer) <= len(NUMBERS):
+        if not item.answer.isdecimal() or not 1 <= int(item.answer) <= len(NUMBERS):
             raise UserError(f"{path}: {item.name}: answer {item.answer!r} is not a number from 1 to {len(NUMBERS)}")
         return int(item.answer)
 
     def _word(self, item: Item, path: Path) -> str:
-        found = self._rules.question.search(item.question)
-        if not found:
+        word = self._rules.word(item.question)
+        if not word:
             raise UserError(f"{path}: {item.name}: not a question of {self.task}: {item.question!r}")
-        return found[1].partition("/")[0].strip().lower()  # `rug/carpet`
+        return word
 
     def _trial(self, item: Item, word: str, path: Path, top: int) -> Trial:
-        if self.task == "counting":
-            wanted, options = 1, self._numbers(item, word, top)
-        elif self.task == "localization" and "{place}" in self.template:
-            wanted = 1
-            options = [(item.images[0], self.template.format(word=word, place=place)) for place in QUADRANTS]
-        elif self.task != "comparison" and len(item.images) == 1:
-            wanted, text = 1, self.template.format(word=word)
-            options = [(part_of(item.images[0], place), text) for place in QUADRANTS]
-        else:
-            wanted, text = (2 if self.task == "comparison" else 4), self.template.format(word=word)
-            options = [(image, text) for image in item.images]
+        wanted = self.images_of_question(len(item.images))
         if len(item.images) != wanted:
             raise UserError(f"{path}: {item.name}: has {len(item.images)} images; {self.task} needs {wanted}")
+        options = self.options(word, item.images, top)
         answer = int(item.answer) - 1 if self.task == "counting" else letter_of(item, len(options), path)
         split = split_of(item.row, item.name, self.dev_fraction, path)
         category = item.answer if self.task == "counting" else ""
         return Trial(item.name, split, category, tuple(options), answer)
 
-    def _numbers(self, item: Item, word: str, top: int) -> list[ImageText]:
-        one = singular_of(word)
-        return [
-            (item.images[0], self.template.format(word=one if number == "one" else word, number=number))
-            for number in NUMBERS[:top]
-        ]
+    def images_of_question(self, shown: int) -> int:
+        """Return how many images a question needs, given how many it shows."""
+        if self.task == "comparison":
+            return 2
+        return 4 if self.task == "picture_vocabulary" and shown != 1 else 1
+
+    def options(self, word: str, images: Sequence[str], top: int = MOST) -> list[ImageText]:
+        """Return what is scored for each answer, in the order of the letters or numbers.
+
+        Args:
+            word: what the question is about.
+            images: as many as ``images_of_question``.
+            top: largest number, for counting.
+        """
+        if self.task == "counting":
+            one = singular_of(word)
+            return [
+                (images[0], self.template.format(word=one if number == "one" else word, number=number))
+                for number in NUMBERS[:top]
+            ]
+        if self.task == "localization" and "{place}" in self.template:
+            return [(images[0], self.template.format(word=word, place=place)) for place in QUADRANTS]
+        text = self.template.format(word=word)
+        parts = [part_of(images[0], place) for place in QUADRANTS] if len(images) == 1 else images
+        return [(image, text) for image in parts]
 
     def floors(self, trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
         """Return what a constant, and the most frequent answer, reach without an image."""
@@ -176,7 +218,10 @@ class DevCV(ForcedChoice):
 
 
 class DevCVMatching(ImageChoice):
-    """Correct if the option that is the same as the first image is most similar to it. Chance: 1/3.
+    """Correct if the option that is the same as the first image is most similar to it.
+
+    Chance is 1/3 for three options. Questions may have different numbers of options, as those of the public sample of
+    the NIH Toolbox do; chance is then the mean over the questions.
 
     The tasks Left/Right (which option is not mirrored?) and Spatial Details (which option contains this object?). The
     similarity is the cosine of the model's image embeddings; a model without them skips the benchmark. ``pixel match``
@@ -193,7 +238,7 @@ class DevCVMatching(ImageChoice):
 
     suite = SUITE
     order = 210
-    _QUESTION = re.compile(r"Which of the following (is the same as this|contains exactly this object)", re.I)
+    QUESTION = re.compile(r"Which of the following (is the same as this|contains exactly this object)", re.I)
 
     def __init__(
         self,
@@ -218,22 +263,56 @@ class DevCVMatching(ImageChoice):
         """
         trials = []
         for item in read_items(path):
-            found = self._QUESTION.search(item.question)
-            if not found or found[1].lower() != self._wanted or len(item.images) < 3:
+            found = self.QUESTION.search(item.question)
+            if not found or found[1].lower() != self._wanted or not 3 <= len(item.images) <= len(LETTERS) + 1:
                 raise UserError(f"{path}: {item.name}: not a question of {self.name}: {item.question!r}")
-            query, *shown = item.images
             split = split_of(item.row, item.name, self.dev_fraction, path)
-            options = tuple((image, query) for image in shown)
-            trials.append(Trial(item.name, split, "", options, letter_of(item, len(shown), path)))
-        counts = {len(trial.options) for trial in trials}
-        if len(counts) > 1:
-            raise UserError(f"{path}: questions have {min(counts)} to {max(counts)} options; all need the same number")
-        self.measures = {"accuracy": Measure(chance=1 / counts.pop())}
+            options = self.options(item.images)
+            trials.append(Trial(item.name, split, "", tuple(options), letter_of(item, len(options), path)))
+        self.measures = {"accuracy": Measure(chance=sum(1 / len(one.options) for one in trials) / len(trials))}
         return trials
+
+    @staticmethod
+    def options(images: Sequence[str]) -> list[ImageText]:
+        """Return pairs of each option with the first image, which is the query."""
+        query, *shown = images
+        return [(image, query) for image in shown]
 
     def floors(self, trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
         """Return what a constant, the most frequent answer, and a comparison of pixels reach."""
         return with_most_frequent_answer(super().floors(trials), trials)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of the Toolbox that a model of single images can answer, without the right answer.
+
+    Attributes:
+        answers: letters or numbers.
+        options: what is scored for each answer: an image and a text, or two images.
+        compares_images: whether it is two images.
+    """
+
+    answers: tuple[str, ...]
+    options: tuple[ImageText, ...]
+    compares_images: bool = False
+
+
+def question_of(text: str, images: Sequence[str]) -> Question | None:
+    """Return the question that a prompt asks about some images; None if it is of no task here.
+
+    >>> question_of("<image> How many cups do you see?", ["a.jpg"]).options[1]
+    ('a.jpg', 'two cups')
+    """
+    for task, rules in _TASKS.items():
+        word, benchmark = rules.word(text), DevCV("", task)
+        if word and len(images) == benchmark.images_of_question(len(images)):
+            options = tuple(benchmark.options(word, images))
+            letters = LETTERS if task != "counting" else [str(number + 1) for number in range(len(options))]
+            return Question(tuple(letters[: len(options)]), options)
+    if DevCVMatching.QUESTION.search(text) and 3 <= len(images) <= len(LETTERS) + 1:
+        return Question(tuple(LETTERS[: len(images) - 1]), tuple(DevCVMatching.options(images)), compares_images=True)
+    return None
 
 
 def read_items(path: Path) -> list[Item]:

@@ -102,11 +102,16 @@ def _open(root: Path, image: str) -> Image.Image:
         opened = open_rgb(root / file)
     except BrokenImageError as error:
         raise UserError(f"{root / file}: cannot be read as an image ({error})") from None
+    return cut(opened, part)
+
+
+def cut(image: Image.Image, part: str) -> Image.Image:
+    """Return a part of an image (``QUADRANTS``); all of it if the part is empty."""
     if not part:
-        return opened
-    box = (share * side for share, side in zip(QUADRANTS[part], opened.size * 2, strict=True))
+        return image
+    box = (share * side for share, side in zip(QUADRANTS[part], image.size * 2, strict=True))
     left, top, right, bottom = map(round, box)
-    return opened.crop((left, top, right, bottom))
+    return image.crop((left, top, right, bottom))
 
 
 def embed_images(
