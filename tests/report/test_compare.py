@@ -34,15 +34,16 @@ def test_compare_tests_runs_item_by_item(logs, capsys):
     assert "A - B" in printed
     found = rows(printed)
     assert [*found] == ["VTWT", "Caption METEOR 1.5"]
-    difference, items, p, corrected, test = found["VTWT"]
+    difference, items, images, seeds, worlds, p, corrected, test = found["VTWT"]
+    assert (images, seeds, worlds) == ("40", "1", "1")
     assert difference.startswith("+0.250 [+0.09")
     assert (items, p, test) == ("40", "0.002", "McNemar")
-    assert float(corrected) == pytest.approx(holm([2 / 1024, float(found["Caption METEOR 1.5"][2])])[0], abs=2e-4)
+    assert float(corrected) == pytest.approx(holm([2 / 1024, float(found["Caption METEOR 1.5"][5])])[0], abs=2e-4)
     assert found["Caption METEOR 1.5"][-1] == "permutation"
     compare(logs / "B", logs / "A")
     assert rows(capsys.readouterr().out)["VTWT"][0].startswith("-0.250 [-0.4")
     compare(logs / "A", logs / "C")
-    assert rows(capsys.readouterr().out)["VTWT"][1::3] == ["39", "permutation"]
+    assert rows(capsys.readouterr().out)["VTWT"][1::6] == ["39", "permutation"]
 
 
 def test_compare_tests_over_seeds(logs, capsys):
@@ -51,7 +52,8 @@ def test_compare_tests_over_seeds(logs, capsys):
     for seed in range(3):
         make_run(logs, "S", seed, vtwt=credit[seed].tolist(), seed=seed)
     compare(logs / "A", logs / "S")
-    difference, items, p, _, test = rows(capsys.readouterr().out)["VTWT"]
+    difference, items, _, seeds, _, p, _, test = rows(capsys.readouterr().out)["VTWT"]
+    assert seeds == "1/3"
     assert (items, test) == ("40", "t over items and seeds")
     one, other = np.array([1] * 30 + [0] * 10), credit[:, :40]
     assert difference.startswith(f"{(one - other.mean(0)).mean():+.3f} [")
@@ -63,7 +65,7 @@ def test_compare_permutes_groups_of_vtwt_items(tmp_path, capsys):
     for row, credit in (("A", [1] * 24), ("B", [0] * 12 + [1] * 12)):
         make_run(tmp_path / "logs", row, 0, config=config, items={"vtwt": items}, vtwt=credit, images=False)
     compare(tmp_path / "logs/A", tmp_path / "logs/B")
-    difference, items, p, _, test = rows(capsys.readouterr().out)["VTWT"]
+    difference, items, *_, p, _, test = rows(capsys.readouterr().out)["VTWT"]
     assert (difference.split()[0], items, p) == ("+0.500", "24", "0.031")  # six of six groups: 2 / 2^6
     assert test == "permutation of groups"
 

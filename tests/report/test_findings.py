@@ -89,7 +89,7 @@ def test_findings_table_shows_effects_before_verdicts():
     assert list(table.heading).index("effect") < list(table.heading).index("verdict")
     first = dict(zip(table.heading, table.rows[0], strict=True))
     assert first["paper"] == "+0.044"  # mean of 0.581 - 0.609 and 0.536 - 0.420
-    assert (first["items"], first["seeds"], first["worlds"]) == ("600", "3", "1")
+    assert (first["items"], first["images"], first["seeds"], first["worlds"]) == ("600", "unknown", "3", "1")
 
 
 def test_coverage_of_intervals_is_nominal():
@@ -134,7 +134,7 @@ def test_findings_use_only_informative_blind_items(tmp_path):
     more = [(f"big {n}", f"red {n}") for n in range(30)]
     found = blind(tmp_path, [*both_orders(40), *more, *more[:10], *[(other, one) for one, other in more[:10]]])
     effect = found.statements[0].effect
-    assert effect.items == 50  # ten pairs occur twice in one order and once in the other
+    assert (effect.items, effect.images) == (50, 50)  # ten pairs occur twice in one order and once in the other
     assert effect.units == pytest.approx(50**2 / (20 * 1 + 10 * 9))  # Kish's number of 20 groups of 1 and 10 of 3
     assert found.verdict == "undecided"
 
@@ -194,7 +194,7 @@ def test_rows_of_several_worlds_are_compared_over_worlds(tmp_path):
             (make_run(tmp_path, row, world, seed=world, **made) / "checkpoints").mkdir()
     found = next(one for one in evaluate_findings(find_rows(tmp_path)[0]) if one.hypothesis.name == "F2")
     effect = found.statements[0].effect
-    assert (effect.worlds, effect.items, effect.test) == (3, 240, "t over worlds")
+    assert (effect.worlds, effect.items, effect.images, effect.test) == (3, 240, 240, "t over worlds")
     assert effect.mean == pytest.approx(np.mean(means))
     assert effect.variance == pytest.approx(np.var(means, ddof=1) / 3 + 2 / 82**2 / 3)
     assert found.verdict in ("undecided", "supported")

@@ -88,6 +88,7 @@ def test_scaling_recovers_rates_of_simulated_runs(tmp_path):
     table = scaling_table([matched, random])
     assert table.rows[0][:4] == ["CVCL", "VTWT", "aug (3,664)", "458 to 3,664"]
     assert table.rows[0][5].startswith(f"{matched.rate.mean:.2f} [")
+    assert table.rows[0][-5:] == ["8", "600", "600", "3", "1"]
 
 
 def test_scaling_intervals_cover_the_true_rate(tmp_path):

@@ -243,6 +243,18 @@ def test_ablation_table_pairs_items_with_filtered(tmp_path):
     assert (low, high) == pytest.approx((interval.low, interval.high), abs=0.15)
     assert (low < interval.low, high > interval.high) == (True, True)
     assert numbers(table)[1][1:3] == ["-", "-0.028"]
+    assert cells_of(table, "items")["VTWT"] == cells_of(table, "images")["VTWT"] == "8"
+
+
+def test_ablation_table_counts_the_worlds_that_both_rows_have(tmp_path):
+    for row, worlds in (("CVCL-filtered", 2), ("CVCL-filtered-aug", 3)):
+        for world in range(worlds):
+            for seed in range(1 + (row == "CVCL-filtered-aug")):
+                facts = {"world_seed": str(world)}
+                number = 10 * world + seed
+                make_run(tmp_path, row, number, world="playroom", facts=facts, seed=seed, vtwt=[1, 0, 1, seed] * 3)
+    gain = cells_of(ablation_table(find_rows(tmp_path)[0]), "CVCL-filtered-aug")
+    assert (gain["seeds"], gain["worlds"]) == ("2/1", "2")
 
 
 def test_controls_and_details_have_own_tables(tmp_path):
@@ -300,9 +312,9 @@ def test_controls_and_details_have_own_tables(tmp_path):
     assert winoground[1][1:] == ["0.250", "0.250", "0.500", "0.333", "0.500", "0.333"]
     assert winoground[3] == ["reader", "0.500", "0.500", "1.000", "0.750", "0.500", "0.250"]
     assert tables["Labeled-S by category"] == [
-        ["category", "looker", "reader", "writer"],
-        ["noun", "-", "1.000", "-"],
-        ["verb", "-", "0.000", "-"],
+        ["category", "chance", "looker", "reader", "writer"],
+        ["noun", "0.250", "-", "1.000", "-"],
+        ["verb", "0.250", "-", "0.000", "-"],
     ]
     assert "0.250 by construction" in detail_tables(rows)[-1].note
 
@@ -421,6 +433,27 @@ def test_floors_stand_beside_chance(tmp_path):
     assert cells_of(table, "prior, no image")["VTWT"] == "0.696"
 
 
+def test_floors_of_categories_stand_beside_chance(tmp_path):
+    phrases = [("wash cup", "eat cup"), ("wash cup", "see cup"), ("a dog", "a cat"), ("a cat", "a dog")]
+    items, config = make_vtwt(tmp_path, phrases)
+    facts = {"floors": json.dumps({"accuracy": {"constant": 0.5}}), "prior": "0.7500"}
+    made = {"items": {"vtwt": items}, "vtwt": [1, 0, 1, 1], "controls": {"": 1, "shuffled": 0.5}}
+    make_run(tmp_path / "logs", "a", 0, config=config, facts=facts, categories=["verb"] * 2 + ["noun"] * 2, **made)
+    (table,) = detail_tables(find_rows(tmp_path / "logs")[0])
+    assert cells_of(table, "constant")["verb"] == cells_of(table, "constant")["noun"] == "0.500"
+    prior = cells_of(table, "prior, no image")
+    assert (prior["verb"], prior["noun"]) == ("1.000", "0.500")  # their mean is that of the list
+    assert cells_of(table, "shuffled images")["verb"] == "0.250"
+
+
+def test_floors_of_the_list_that_are_not_at_chance_are_not_those_of_a_category(tmp_path):
+    facts = {"floors": json.dumps({"accuracy": {"constant": 0.6, "pixel match": 0.5}})}
+    make_run(tmp_path, "a", 0, facts=facts, labeled_s=[1, 0, 1, 1], categories=["cup", "dog"] * 2)
+    (table,) = detail_tables(find_rows(tmp_path)[0])
+    assert table.heading == ["category", "chance", "items", "images", "a"]
+    assert ["cup", "0.250", "2", "2"] in [list(row[:4]) for row in table.rows]
+
+
 def test_shuffled_images_stand_beside_chance_as_a_range(tmp_path):
     for row, credit in (("a", [1, 0, 1, 0]), ("b", [1, 1, 1, 0])):
         make_run(tmp_path, row, 0, controls={"": 1, "shuffled": 0.4}, vtwt=credit, seed=0)
@@ -453,7 +486,8 @@ def test_category_intervals_hold_together(tmp_path):
     make_run(tmp_path, "a", 0, labeled_s=draw.binomial(1, 0.6, 400).tolist(), categories=categories)
     (table,) = [one for one in detail_tables(find_rows(tmp_path)[0]) if "by category" in one.title]
     assert "hold together at 95% (Bonferroni: each at 99.00%)" in table.note
-    low, high = (float(end) for end in table.rows[0][-1].split("[")[1].strip("]*").split(", "))
+    assert [row[0] for row in table.rows[:3]] == ["seeds", "worlds", "tested step"]
+    low, high = (float(end) for end in table.rows[3][-1].split("[")[1].strip("]*").split(", "))
     assert high - low > 0.24  # 0.21 at 95%
 
 

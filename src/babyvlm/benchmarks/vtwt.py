@@ -81,6 +81,12 @@ def phrase_prior(pairs: Sequence[tuple[str, str]]) -> float:
     Args:
         pairs: right and wrong phrase of each item.
     """
+    credits = phrase_prior_credits(pairs)
+    return sum(credits) / len(credits)
+
+
+def phrase_prior_credits(pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """Return the credit of each item by ``phrase_prior``: 1, 0, or 0.5 where the prior is undecided."""
     balance, in_group = Counter[str](), Counter[tuple[frozenset[str], str]]()
     for right, wrong in pairs:
         for phrase, sign in ((right, 1), (wrong, -1)):
@@ -90,4 +96,4 @@ def phrase_prior(pairs: Sequence[tuple[str, str]]) -> float:
     for pair in pairs:
         ahead, behind = (balance[phrase] - in_group[frozenset(pair), phrase] for phrase in pair)
         credits.append(1.0 if ahead > behind else 0.5 * (ahead == behind))
-    return sum(credits) / len(credits)
+    return credits

@@ -12,14 +12,14 @@ from babyvlm.io import artifacts
 from babyvlm.io.extras import require_extra
 from babyvlm.io.files import atomic_write, require_replaceable
 from babyvlm.io.printing import echo
-from babyvlm.report.comparisons import compare_rows, holm, p_text
+from babyvlm.report.comparisons import compare_rows, holm, p_text, pair_facts
 from babyvlm.report.examples import caption_examples, caption_table, changed_items
 from babyvlm.report.runs import Row, Run, SkippedRun, find_rows, has_test_results, newest_runs
-from babyvlm.report.tables import Table, control_table, detail_tables, main_table, suite_tables
+from babyvlm.report.tables import Table, control_table, count_text, detail_tables, main_table, suite_tables
 from babyvlm.report.word_frequency import read_norms, word_table
 
 KIND = "report-of-runs"
-COMPARE_HEADING = ("benchmark", "difference", "items", "p", "p (Holm)", "test")
+COMPARE_HEADING = ("benchmark", "difference", "items", "images", "seeds", "worlds", "p", "p (Holm)", "test")
 COMPARE_NOTE = (
     "Difference of the means over the test items that both were scored on, with its 95% t interval over items, seeds "
     "and worlds where they vary. p, for two single runs: by McNemar's exact test where choices have no ties, by paired "
@@ -165,6 +165,8 @@ def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
             column.title,
             comparison.difference.text("+"),
             str(comparison.difference.items),
+            count_text(comparison.images),
+            *pair_facts(row_a, row_b),
             p_text(comparison.p),
             p_text(corrected_p),
             comparison.test,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -12,7 +12,7 @@ from babyvlm.benchmarks.intervals import BOUNDS, Credits, Dependence, group_sums
 from babyvlm.report.columns import Column
 from babyvlm.report.estimates import Estimate, Kind, LinearCombination, Term, combine_means
 from babyvlm.report.runs import Row, benchmarks_of, shared
-from babyvlm.report.trial_lists import dependence_of
+from babyvlm.report.trial_lists import dependence_of, images_of
 
 PERMUTATIONS = 9999  # our choice: the smallest p value is 0.0001
 
@@ -23,11 +23,19 @@ class MissingResultsError(Exception):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A difference of two models' means over the same items, and its two-sided p value."""
+    """A difference of two models' means over the same items, and its two-sided p value.
+
+    Attributes:
+        difference: the difference.
+        p: its p value.
+        test: name of the test.
+        images: number of different images that the items show; 0 if it is not known.
+    """
 
     difference: Estimate
     p: float
     test: str
+    images: int = 0
 
 
 def paired_test(
@@ -165,14 +173,44 @@ def _terms(
 ) -> list[Term]:
     """Return the terms of several rows in a world, on the items that all were tested on."""
     rows = [row for _, row in weighted]
-    items: Sequence[str] = shared([row.items(column, control, world) for row in rows])
-    if only is not None:
-        items = [item for item in items if item in only]
+    items = _shared_items(rows, column, control, world, only)
     related = _related(rows, column, items, world)
     name = column.category or ""
     return [
         Term(weight, row.name, row.credits(column, control, world, items), related, name) for weight, row in weighted
     ]
+
+
+def _shared_items(
+    rows: Sequence[Row], column: Column, control: str, world: str, only: frozenset[str] | None = None
+) -> Sequence[str]:
+    items: Sequence[str] = shared([row.items(column, control, world) for row in rows])
+    return items if only is None else [item for item in items if item in only]
+
+
+def _count_images(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    control: str,
+    worlds: Sequence[str],
+    only: Sequence[frozenset[str] | None],
+) -> int:
+    """Return the number of different images of the items that rows share in columns of one benchmark."""
+    count = 0
+    for world, chosen in zip(worlds, only, strict=True):
+        items = [item for column in columns for item in _shared_items(rows, column, control, world, chosen)]
+        count += len(images_of(rows, columns[0].benchmark, world, items))
+    return count
+
+
+def pair_facts(row: Row, other: Row) -> list[str]:
+    """Return the numbers of seeds and of worlds in a difference of two rows: those of the worlds that they share.
+
+    Where the rows have different numbers of seeds, both are named.
+    """
+    worlds = {run.world for run in row.runs} & {run.world for run in other.runs}
+    seeds = [len({run.seed for run in each.runs if run.world in worlds}) for each in (row, other)]
+    return ["/".join(map(str, dict.fromkeys(seeds))), str(len(worlds))]
 
 
 def _related(rows: Sequence[Row], column: Column, items: Sequence[str], world: str) -> Dependence:
@@ -209,6 +247,7 @@ def combination(
         for world in shared_worlds(rows, first, control)
         if all(world in row.worlds(column, control) for row in rows for _, column in columns)
     ]
+    chosen = [None if only is None else only(world) for world in worlds]
     terms = [
         [
             term
@@ -218,15 +257,16 @@ def combination(
                 column,
                 control,
                 world,
-                None if only is None else only(world),
+                these,
             )
         ]
-        for world in worlds
+        for world, these in zip(worlds, chosen, strict=True)
     ]
     try:
         if not terms:
             raise ValueError
-        return combine_means(terms, _kind(terms, first, is_difference=is_difference))
+        found = combine_means(terms, _kind(terms, first, is_difference=is_difference))
+        return replace(found, images=_count_images(rows, [column for _, column in columns], control, worlds, chosen))
     except ValueError:
         raise MissingResultsError(f"too few shared items of {first.title}") from None
 
@@ -251,11 +291,13 @@ def compare_rows(row_a: Row, row_b: Row) -> Iterator[tuple[Column, Comparison]]:
             try:
                 worlds = shared_worlds([row_a, row_b], column)
                 terms = [_terms([(1.0, row_a), (-1.0, row_b)], column, "", world) for world in worlds]
+                images = _count_images([row_a, row_b], [column], "", worlds, [None] * len(worlds))
                 if len(terms) == 1 and all(len(term.credit_SN) == 1 for term in terms[0]):
                     (a, b), choices = terms[0], column.chance is not None
-                    yield column, paired_test(a.credit_SN[0], b.credit_SN[0], a.related, choices=choices)
+                    tested = paired_test(a.credit_SN[0], b.credit_SN[0], a.related, choices=choices)
+                    yield column, replace(tested, images=images)
                 else:
                     found = combine_means(terms, _kind(terms, column, is_difference=True))
-                    yield column, Comparison(found.interval(), found.p_two_sided, found.test)
+                    yield column, Comparison(found.interval(), found.p_two_sided, found.test, images)
             except (MissingResultsError, ValueError):  # no shared items, or a single one
                 continue

@@ -66,6 +66,7 @@ class LinearCombination:
         worlds: number of worlds.
         kind: ``share``: a mean from 0 to 1, whose interval is Wilson's; ``difference``: of two such means, from -1 to
             1; ``correlation``: from -1 to 1, whose interval is that of its Fisher transform; ``free``: any number.
+        images: number of different images that the items show, over all worlds; 0 if it is not known.
     """
 
     mean: float
@@ -78,6 +79,7 @@ class LinearCombination:
     seeds: int
     worlds: int
     kind: Kind
+    images: int = 0
 
     @property
     def test(self) -> str:

@@ -38,6 +38,7 @@ COUNTED_FACTS: dict[str, type[int] | type[float]] = {
     "unknown_words": float,
     "prior": float,
 }
+PRIOR = "prior, no image"  # name of the floor of a prior over the answers
 _KEYS = ("item", "measure", "control")
 
 
@@ -91,7 +92,7 @@ class Results:
             UserError: the results' record of it is damaged.
         """
         is_first = measure == self.columns.main[0].measure
-        found = {"prior, no image": float(self.metadata["prior"])} if is_first and "prior" in self.metadata else {}
+        found = {PRIOR: float(self.metadata["prior"])} if is_first and "prior" in self.metadata else {}
         recorded = load_json(self.metadata.get("floors", "{}").encode())
         if not isinstance(recorded, dict):
             raise UserError(f"metadata 'floors' of {self.columns.name} is not an object")

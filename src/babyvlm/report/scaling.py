@@ -27,7 +27,7 @@ from babyvlm.report.comparisons import score
 from babyvlm.report.estimates import Estimate
 from babyvlm.report.figures import CURVE_INCHES, Chart, Layout, figure_with_panels, with_legend
 from babyvlm.report.runs import Row, main_columns, shared
-from babyvlm.report.tables import Table
+from babyvlm.report.tables import Table, count_items, range_text
 from babyvlm.report.trial_lists import dependence_of
 
 if TYPE_CHECKING:
@@ -337,7 +337,7 @@ def scaling_table(fits: Sequence[Fit]) -> Table | None:
     """Return what a web pair is worth, by model, benchmark and kind of web pairs; None if nothing was fitted."""
     heading = [
         *("model", "benchmark", "web pairs", "home pairs", "gain per doubling"),
-        *("home pairs per web pair", "by power law", "spread", "rows"),
+        *("home pairs per web pair", "by power law", "spread", "rows", "items", "images", "seeds", "worlds"),
     ]
     body = [
         [
@@ -350,6 +350,9 @@ def scaling_table(fits: Sequence[Fit]) -> Table | None:
             rate_text(fit, fit.power_rate),
             f"{fit.spread:.3f}",
             str(len(fit.points)),
+            *count_items([point.row for point in fit.points], fit.column),
+            range_text([len(point.row.seeds) for point in fit.points]),
+            str(len(fit.intercepts)),
         ]
         for fit in fits
     ]

@@ -25,11 +25,12 @@ from babyvlm.report.columns import (
     BenchmarkColumns,
     Column,
 )
-from babyvlm.report.comparisons import MissingResultsError, difference, p_text, score
+from babyvlm.report.comparisons import MissingResultsError, difference, p_text, pair_facts, score
 from babyvlm.report.findings import ALPHA, HYPOTHESES, MIN_TRAININGS, RULES, Finding
 from babyvlm.report.paper import MIXES, NUMBERS, mix_of, model_of, paper_order, paper_value
+from babyvlm.report.results import PRIOR
 from babyvlm.report.runs import Row, benchmarks_of, main_columns, tested_columns
-from babyvlm.report.trial_lists import count_images, knows_images
+from babyvlm.report.trial_lists import images_of, knows_images, prior_credits
 
 WIDTH, NAME_WIDTH = 120, 40
 PLAYROOM = "Playroom: a synthetic stand-in for SAYCam; not comparable with the paper's numbers"
@@ -79,6 +80,7 @@ FINDINGS_HEADING = (
     "expected",
     "paper",
     "items",
+    "images",
     "seeds",
     "worlds",
     "p for",
@@ -186,13 +188,14 @@ def _escape_latex(text: str) -> str:
 
 
 def cell(row: Row, column: Column, control: str = "") -> str:
-    """Return a row's mean with its interval and marks, or a dash."""
+    """Return a row's mean with its interval, marks, and a category's rank, or a dash."""
     found = score(row, column, control)
     if found is None:
         return "-"
     at_chance = column.chance is not None and found.low <= column.chance <= found.high
     unknown = not knows_images(row, column.benchmark)
-    return found.text() + "*" * at_chance + "‡" * bool(row.missing(column.benchmark)) + "#" * unknown
+    marks = "*" * at_chance + "‡" * bool(row.missing(column.benchmark)) + "#" * unknown
+    return found.text() + marks + ("" if control else rank_text(row, column))
 
 
 def chance(column: Column) -> str:
@@ -218,9 +221,8 @@ ROW_FACTS = ("seeds", "worlds", "tested step")
 
 def row_facts(row: Row) -> list[str]:
     """Return a row's number of seeds, number of worlds, and the training step of the tested checkpoints."""
-    steps = sorted({best.step for run in row.runs if (best := run.tested_checkpoint) and best.step is not None})
-    shown = "-".join(f"{step:,}" for step in dict.fromkeys((steps[0], steps[-1]))) if steps else "-"
-    return [str(len(row.seeds)), str(len({run.world for run in row.runs})), shown]
+    steps = [best.step for run in row.runs if (best := run.tested_checkpoint) and best.step is not None]
+    return [str(len(row.seeds)), str(len({run.world for run in row.runs})), range_text(steps) if steps else "-"]
 
 
 def main_table(rows: Sequence[Row]) -> Table:
@@ -270,22 +272,32 @@ def paper_values_table() -> Table:
 
 def _rows_above(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
     """Return the rows that stand above the models': chance, floors, and numbers of items and images."""
-    counts = [_counts(rows, column) for column in columns]
+    counts = [count_items(rows, column) for column in columns]
     above = [["chance", *map(chance, columns)], *floor_rows(rows, columns)]
     above += [["items", *(items for items, _ in counts)], ["images", *(images for _, images in counts)]]
     return [[name, *("-" for _ in ROW_FACTS), *cells] for name, *cells in above]
 
 
-def _counts(rows: Sequence[Row], column: Column) -> tuple[str, str]:
+def count_items(rows: Sequence[Row], column: Column) -> tuple[str, str]:
     """Return the numbers of items and of different images of a column, over all worlds."""
     tested = [row for row in rows if row.tested(column)]
-    numbers = sorted({sum(len(row.items(column, "", world)) for world in row.worlds(column)) for row in tested})
+    numbers = [sum(len(row.items(column, "", world)) for world in row.worlds(column)) for row in tested]
     if not numbers:
         return "-", "-"
-    items = "-".join(f"{number:,}" for number in dict.fromkeys((numbers[0], numbers[-1])))
     largest = max(tested, key=lambda row: len(row.worlds(column)))
-    images = sum(count_images(largest, column, world) for world in largest.worlds(column))
-    return items, f"{images:,}" if images else "unknown"
+    worlds = largest.worlds(column)
+    shown = (images_of([largest], column.benchmark, world, largest.items(column, "", world)) for world in worlds)
+    return range_text(numbers), count_text(sum(map(len, shown)))
+
+
+def range_text(numbers: Sequence[int]) -> str:
+    """Return the smallest and the largest of some numbers as a table shows them, or the only one."""
+    return "-".join(f"{number:,}" for number in dict.fromkeys((min(numbers), max(numbers))))
+
+
+def count_text(images: int) -> str:
+    """Return a number of images as a table shows it; 0 stands for an unknown number."""
+    return f"{images:,}" if images else "unknown"
 
 
 def ablation_table(rows: Sequence[Row]) -> Table | None:
@@ -297,12 +309,19 @@ def ablation_table(rows: Sequence[Row]) -> Table | None:
         base = by_name.get(f"{model_of(row.name)}-{MIXES[0]}")
         if base is not None and base is not row and mix_of(row.name):
             cells = [[_gain(row, base, column), _paper_gain(row, base, column)] for column in columns]
-            body.append([row.name, *row_facts(row), *(text for pair in cells for text in pair)])
+            facts = [*pair_facts(row, base), row_facts(row)[-1]]
+            body.append([row.name, *facts, *(text for pair in cells for text in pair)])
+    if not body:
+        return None
     heading = ["model and mix", *ROW_FACTS, *(text for column in columns for text in (column.title, "paper"))]
-    counts = (text for column in columns for text in (_counts(rows, column)[0], "-"))
-    body.insert(0, ["items", *("-" for _ in ROW_FACTS), *counts])
-    note = "Mean minus the mean of the same model trained on filtered only, paired by item, with its 95% t interval."
-    return _without_empty_paper_columns("Ablation: gain over filtered", heading, body, note) if len(body) > 1 else None
+    counts = [count_items(rows, column) for column in columns]
+    for place, name in enumerate(("items", "images")):
+        body.insert(place, [name, *("-" for _ in ROW_FACTS), *(text for one in counts for text in (one[place], "-"))])
+    note = (
+        "Mean minus the mean of the same model trained on filtered only, paired by item, with its 95% t interval, over "
+        "the worlds that both have. Chance and what is reached without the image of an item are the same for both."
+    )
+    return _without_empty_paper_columns("Ablation: gain over filtered", heading, body, note)
 
 
 def _without_empty_paper_columns(title: str, heading: list[str], body: Sequence[Sequence[str]], note: str) -> Table:
@@ -373,18 +392,15 @@ def detail_tables(rows: Sequence[Row]) -> list[Table]:
             if columns:
                 tables.append(_scores("VTWT by word class", rows, columns, note, controls=True))
         elif benchmark.category and (categories := category_columns(rows, benchmark)):  # too many for columns
-            body = [
-                [column.title, *_counts(rows, column), *(cell(row, column) + rank_text(row, column) for row in rows)]
-                for column in categories
-            ]
             notes = [
                 _simultaneous(categories, "categories"),
                 ONE_IMAGE if benchmark.name == LABELED_S.benchmark else "",
                 RANKS if any(rank_text(row, categories[0]) for row in rows) else "",
             ]
-            heading = [benchmark.category, "items", "images", *map(row_title, rows)]
             title = f"{benchmark.title} by {benchmark.category}"
-            by_category.append(Table(title, heading, body, " ".join(filter(None, notes))))
+            table = _scores(title, rows, categories, " ".join(filter(None, notes)))
+            (_, *heading), *body = zip(table.heading, *table.rows, strict=True)
+            by_category.append(replace(table, heading=[benchmark.category, *heading], rows=body))
         if columns := tested_columns(rows, benchmark.details):
             tables.append(_scores(f"{benchmark.title} by measure", rows, columns, NOTE, controls=True))
     return tables + by_category
@@ -392,8 +408,10 @@ def detail_tables(rows: Sequence[Row]) -> list[Table]:
 
 def rank_text(row: Row, column: Column) -> str:
     """Return the mean rank of a category's word over the row's runs; empty if its benchmark records no cosines."""
+    if column.category is None:
+        return ""
     results = [run.results[column.benchmark] for run in row.runs if column.benchmark in run.results]
-    found = [one.ranks.get(column.category or "", math.nan) for one in (r.cosines for r in results) if one]
+    found = [one.ranks.get(column.category, math.nan) for one in (r.cosines for r in results) if one]
     return f", rank {sum(found) / len(found):.3g}" if found else ""
 
 
@@ -451,7 +469,7 @@ def floor_rows(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]
 
     The last row is the range of the models' scores with shuffled images.
     """
-    found = [{} if column.category else floors_of(rows, column) for column in columns]
+    found = [floors_of(rows, column) for column in columns]
     names = dict.fromkeys(name for floors in found for name in floors)
     body = [[name, *("-" if name not in one else f"{one[name]:.3f}" for one in found)] for name in names]
     shuffled = [_shuffled_range(rows, column) for column in columns]
@@ -465,11 +483,22 @@ def _shuffled_range(rows: Sequence[Row], column: Column) -> str:
 
 
 def floors_of(rows: Sequence[Row], column: Column) -> dict[str, float]:
-    """Return the floors that results of a column's benchmark name; means over worlds."""
+    """Return the floors that results of a column's benchmark name; means over worlds.
+
+    Results name those of the complete list. In a category, a constant that is at chance on the list is so, too, because
+    its answers are ties, and the phrases' prior is computed here.
+    """
     by_name: dict[str, dict[str, float]] = {}
     for run in (run for row in rows for run in row.runs if column.benchmark in run.results):
         for name, value in run.results[column.benchmark].floors(column.measure).items():
-            by_name.setdefault(name, {}).setdefault(run.world, value)
+            if column.category is None or (name == "constant" and value == column.chance):
+                by_name.setdefault(name, {}).setdefault(run.world, value)
+    if PRIOR not in by_name:
+        for world in dict.fromkeys(run.world for row in rows for run in row.runs):
+            credits = prior_credits(rows, column.benchmark, world)
+            items = max((row.items(column, "", world) for row in rows), key=len)
+            if found := [credits[item] for item in items if item in credits]:
+                by_name.setdefault(PRIOR, {})[world] = sum(found) / len(found)
     return {name: sum(values.values()) / len(values) for name, values in by_name.items()}
 
 
@@ -508,6 +537,7 @@ def finding_rows(finding: Finding) -> list[list[str]]:
             statement.expected_text,
             statement.paper_text,
             f"{statement.effect.items:,}",
+            count_text(statement.effect.images),
             str(statement.seeds),
             str(statement.effect.worlds),
             p_text(statement.p_for),

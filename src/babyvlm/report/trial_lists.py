@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from babyvlm.benchmarks.intervals import Dependence, dependence, units_of
 from babyvlm.benchmarks.trials import group_rows, read_rows
+from babyvlm.benchmarks.vtwt import phrase_prior_credits
 from babyvlm.errors import UserError
 from babyvlm.report.columns import VTWT, VTWT_NATURAL, Column
 from babyvlm.report.runs import Row, Run, is_file
@@ -103,11 +104,20 @@ def knows_images(row: Row, benchmark: str) -> bool:
     )
 
 
-def count_images(row: Row, column: Column, world: str) -> int:
-    """Return the number of different images of a column's items in a world; 0 if it is not known."""
-    units = _units([row], column.benchmark, world)
-    own = (units.get(item, ()) for item in row.items(column, "", world))
-    return len({name for unit in own for kind, name in unit if kind == "image"})
+def images_of(rows: Sequence[Row], benchmark: str, world: str, items: Iterable[str]) -> set[str]:
+    """Return the images that items of a benchmark show in a world; none if they are not known."""
+    units = _units(rows, benchmark, world)
+    return {name for item in items for kind, name in units.get(item, ()) if kind == "image"}
+
+
+def prior_credits(rows: Sequence[Row], benchmark: str, world: str) -> dict[str, float]:
+    """Return item -> credit of the phrases' prior in a world; empty without a list of phrase pairs that is known."""
+    if benchmark not in (VTWT.benchmark, VTWT_NATURAL.benchmark):
+        return {}
+    tested = (run for row in rows for run in row.runs if run.world == world and benchmark in run.results)
+    items = max((run.results[benchmark].category for run in tested), key=len, default={})
+    phrases = vtwt_phrases(rows, list(items), world, benchmark) if items else None
+    return dict(zip(phrases, phrase_prior_credits([*phrases.values()]), strict=True)) if phrases else {}
 
 
 def _units(rows: Sequence[Row], benchmark: str, world: str) -> Mapping[str, set[tuple[str, str]]]:
