@@ -16,7 +16,7 @@ from babyvlm.report.command import report
 from babyvlm.report.provenance import budget_lines
 from babyvlm.report.runs import Run, find_rows
 from babyvlm.report.tables import Table
-from support.made_runs import make_run
+from support.made_runs import make_run, make_vtwt
 
 EVIL = "<script>alert(1)</script>|$x_1$ & \"q\" 'z' %d {y} \\\n~^"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -143,6 +143,39 @@ def test_report_writes_all_formats_reproducibly(logs, tmp_path, drawn):
     report(logs, tmp_path / "out")
     assert {name: (tmp_path / "out" / name).read_bytes() for name in made} == before
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def test_report_does_not_depend_on_the_working_directory(tmp_path, tiny_store, monkeypatch, drawn):
+    """Runs name their stores, list, and parent by relative paths; elsewhere, there is another list of the same name."""
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    make_vtwt(elsewhere / "data", [("big cup", "big dog")])
+    items, _ = make_vtwt(project / "data", [("big cup", "big dog"), ("big dog", "big cup"), ("cut pear", "wash pear")])
+    tiny_store(["a cup"], path=project / "stores" / "home")
+    before = make_run(project / "phases", "language", 0, config="data: {init_args: {batch_size: 2}}")
+    (before / "metrics.csv").write_text("step,train_loss\n4,1.0\n")
+    config = (
+        "trainer: {callbacks: [{class_path: x.VTWT, init_args: {trials: data/vtwt.csv}}]}\n"
+        "data: {init_args: {batch_size: 4, stores: stores, sources: [{store: home}, {store: gone}]}}\n"
+        "model: {init_args: {init_from: phases/language/version_0}}\n"
+    )
+    for seed in range(2):
+        old = {"images": False, "items": {"vtwt": items}, "vtwt": [0, 1, seed]}
+        make_run(project / "logs", "CVCL-filtered", seed, seed=seed, config=config, **old)
+    damaged = make_run(project / "logs", "CVCL-filtered", 2, vtwt=[1])
+    next((damaged / "results").iterdir()).write_bytes(b"damaged")
+    made = []
+    for folder, logs in ((project, "logs"), (elsewhere, "../project/logs")):
+        monkeypatch.chdir(folder)
+        drawn.clear()
+        report(Path(logs), Path("out"))
+        made.append({path.relative_to("out"): path.read_bytes() for path in Path("out").rglob("*") if path.is_file()})
+    assert made[0] == made[1]
+    text = made[0][Path("report.md")].decode()
+    for words in ("| tiny |", "10 + unknown samples", "CVCL-filtered/version\\_2: not reported"):
+        assert words in text
+    assert "#" not in made[0][Path("tables/main-table.csv")].decode()  # the images of the list are known
+    assert "are not shown: stores/gone." in made[0][Path("report.html")].decode()
+    assert str(tmp_path) not in text + made[0][Path("report.html")].decode()
 
 
 def test_report_refuses_to_replace_other_folders(logs, tmp_path):

@@ -389,18 +389,23 @@ trainer:
 @pytest.mark.parametrize(
     ("config", "facts", "expected"),
     [
-        (OLD_CONFIG, {}, ("l/v.csv", "l")),
-        (NEW_CONFIG, {}, ("l/v.csv", "i")),
+        (OLD_CONFIG, {}, ("L/l/v.csv", "L/l")),
+        (NEW_CONFIG, {}, ("L/l/v.csv", "L/i")),
         (OLD_CONFIG, {"trials": "/x/v.csv", "images": "/y"}, ("/x/v.csv", "/y")),
-        ("trainer: {callbacks: {class_path: x.VTWT, init_args: {trials: l/v.csv}}}", {}, ("l/v.csv", "l")),
+        ("trainer: {callbacks: {class_path: x.VTWT, init_args: {trials: l/v.csv}}}", {}, ("L/l/v.csv", "L/l")),
         ("trainer: {callbacks: null}", {}, None),
         ("trainer: fast", {}, None),
     ],
 )
 def test_trial_list_reads_old_and_new_configs(tmp_path, config, facts, expected):
-    run = Run(make_run(tmp_path, "cvcl-filtered", 0, config=config, facts=facts, vtwt=[1, 0]))
+    """L stands for a folder above the logs in which the list exists."""
+    logs = tmp_path / "project" / "logs"
+    run = Run(make_run(logs, "cvcl-filtered", 0, config=config, facts=facts, vtwt=[1, 0]))
+    for folder in ("l", "i"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "l" / "v.csv").touch()
     found = trial_list(run, "vtwt")
-    assert (found and tuple(map(str, found))) == expected
+    assert (found and tuple(str(path).replace(str(tmp_path), "L") for path in found)) == expected
 
 
 def test_tables_state_the_tested_step_and_its_rule(tmp_path):

@@ -82,7 +82,7 @@ def write_report(
 
     _require_replaceable(out)
     hashes = {
-        str(run.path): {f"{name}-test.parquet": results.sha256 for name, results in run.results.items()}
+        run.name: {f"{name}-test.parquet": results.sha256 for name, results in run.results.items()}
         for row in rows
         for run in row.runs
     }

@@ -45,7 +45,7 @@ def trained_on_free(run: Run) -> bool:
             continue
         seen.add(phase.path)
         try:
-            trunks = list(map(_run_of_trunk, _trunk_files(phase.config.get("model"))))
+            trunks = [_run_of_trunk(phase.located(file)) for file in _trunk_files(phase.config.get("model"))]
             if None in trunks or not _phase_is_free(phase):
                 return False
         except DAMAGE:
@@ -76,7 +76,7 @@ def _vocabulary_is_free(run: Run) -> bool:
     copy = run.path / "vocabulary"
     if named is None and not copy.is_dir():
         return True
-    folder = copy if copy.is_dir() else Path(str(named))
+    folder = copy if copy.is_dir() else run.located(str(named))
     manifest = read_manifest(folder, "vocabulary")
     if "ancestors" in manifest:
         return not is_licensed(manifest)
@@ -99,9 +99,8 @@ def _trunk_files(settings: object) -> Iterator[str]:
             yield from _trunk_files(value)
 
 
-def _run_of_trunk(file: str) -> Run | None:
+def _run_of_trunk(path: Path) -> Run | None:
     """Return the run that wrote a trunk; None if it is unknown what the trunk was trained on."""
-    path = Path(file)
     # backbone.safetensors, checkpoints/last.ckpt, or the run's folder
     folders = (path.parent, path.parent.parent) if is_file(path) else (path,)
     return next((Run(folder) for folder in folders if is_file(folder / "config.yaml")), None)

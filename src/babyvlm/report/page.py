@@ -245,7 +245,11 @@ def write_files(
             (below / "tables" / f"{table.file_stem}.tex").write_text(table.latex(), encoding="utf-8")
             (below / "tables" / f"{table.file_stem}.csv").write_text(table.csv(), encoding="utf-8")
     if skipped:
-        lines += [f"## {SKIPPED}", "", *(f"- {escape_markdown(str(run))}" for run in skipped)]
+        lines += [
+            f"## {SKIPPED}",
+            "",
+            *(f"- {escape_markdown(f'{run.name}: not reported: {run.reason}')}" for run in skipped),
+        ]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -114,21 +114,21 @@ def package_lines(rows: Sequence[Row]) -> list[str]:
         if run.provenance.get("packages"):
             packages = ", ".join(f"{name} {version}" for name, version in run.provenance["packages"].items())
             versions = f"Python {run.provenance.get('python')} on {run.provenance.get('platform')}; {packages}"
-            runs_by_versions.setdefault(versions, []).append(f"{run.row}/{run.path.name}")
+            runs_by_versions.setdefault(versions, []).append(run.name)
     return [f"{', '.join(runs)}: {versions}" for versions, runs in runs_by_versions.items()]
 
 
 def funnel_stages(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the funnel of every stage behind the rows' stores, and the stores that are not on this machine."""
-    paths = dict.fromkeys(path for row in rows for run in row.runs for path in run.stores or ())
+    paths = {run.located(name): name for row in rows for run in row.runs for name in run.recorded_stores or ()}
     present, missing = [], []
-    for path in paths:
+    for path, recorded in paths.items():
         try:
             stages = pipeline_funnels([path])
             funnel_table(stages)
             present.append(path)
         except DAMAGE:
-            missing.append(str(path))
+            missing.append(str(recorded))
     return (pipeline_funnels(present) if present else []), missing
 
 

@@ -49,7 +49,23 @@ class Run:
         self.row = printable_line(row or path.parent.name)
         self._by_category: dict[tuple[Column, str], Scores | None] = {}
         self._opened = {} if opened is None else opened
-        self._opened[path] = self
+        self._opened[path.absolute()] = self
+
+    @property
+    def name(self) -> str:
+        """Its row and folder, by which a report names it wherever the report is made."""
+        return f"{self.row}/{self.path.name}"
+
+    def located(self, recorded: str | Path) -> Path:
+        """Return where a file or folder is that the run names.
+
+        A relative path starts from the folder that the run was started in, which is not recorded: it is the closest
+        folder above the run in which the path exists. The working directory does not count, so that the same runs give
+        the same report everywhere.
+        """
+        path = Path(recorded)
+        folders = [*self.path.absolute().parents] or [self.path]
+        return next((folder / path for folder in folders if _exists(folder / path)), folders[0] / path)
 
     def check(self) -> None:
         """Read all files of the run, and the settings of the runs that it was initialized from.
@@ -203,6 +219,12 @@ class Run:
     @property
     def stores(self) -> list[Path] | None:
         """Folders of the stores that the model was trained on; None if the settings do not name them in our form."""
+        recorded = self.recorded_stores
+        return None if recorded is None else list(map(self.located, recorded))
+
+    @property
+    def recorded_stores(self) -> list[Path] | None:
+        """The same as the settings name them."""
         data = self.settings("data")
         folder, sources = data.get("stores"), data.get("sources")
         if not isinstance(folder, str) or not isinstance(sources, list) or not sources:
@@ -218,7 +240,7 @@ class Run:
     def _initialized_from(self, settings: Sequence[str]) -> list[Run]:
         # A run that tested a checkpoint, or started from one, has its weights.
         named = [*(self.settings("model").get(name) for name in settings), self.config.get("ckpt_path")]
-        paths = [Path(name) for name in named if isinstance(name, str) and name]
+        paths = [self.located(name) for name in named if isinstance(name, str) and name]
         folders = [_run_of(path) if is_file(path) else path for path in paths]
         return [self._opened.get(folder) or Run(folder, opened=self._opened) for folder in folders]
 
@@ -385,6 +407,11 @@ class SkippedRun:
     path: Path
     reason: str
 
+    @property
+    def name(self) -> str:
+        """Its row and folder, by which a report names it wherever the report is made."""
+        return printable_line(f"{self.path.parent.name}/{self.path.name}")
+
     def __str__(self) -> str:
         return f"{self.path}: not reported: {self.reason}"
 
@@ -458,6 +485,13 @@ def is_file(path: Path) -> bool:
     """Return whether a path, which a run names, is a file; False if that cannot be determined."""
     try:
         return path.is_file()
+    except (OSError, ValueError):  # too long, or no permission
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
     except (OSError, ValueError):  # too long, or no permission
         return False
 

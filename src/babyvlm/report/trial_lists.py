@@ -46,15 +46,15 @@ def trial_list(run: Run, benchmark: str) -> TrialList | None:
     """Return the list that a run's results or config name for a benchmark; None if they name none."""
     metadata = run.metadata(benchmark)
     if "trials" in metadata:
-        trials = Path(metadata["trials"])
-        return TrialList(trials, Path(metadata.get("images") or trials.parent))
+        images = metadata.get("images") or Path(metadata["trials"]).parent
+        return TrialList(run.located(metadata["trials"]), run.located(images))
     for test in _configured_benchmarks(run):
         if CLASSES.get(str(test.get("class_path")).rpartition(".")[2]) == benchmark:
             options = test.get("init_args")
             if isinstance(options, dict) and isinstance(options.get("trials"), str):
-                trials = Path(options["trials"])
-                image_root = options.get("image_root") or options.get("images") or str(trials.parent)
-                return TrialList(trials, Path(image_root)) if isinstance(image_root, str) else None
+                trials = options["trials"]
+                images = options.get("image_root") or options.get("images") or str(Path(trials).parent)
+                return TrialList(run.located(trials), run.located(images)) if isinstance(images, str) else None
     return None
 
 
