@@ -15,6 +15,8 @@ from babyvlm.benchmarks.devbench import correlation_credits, fitted_divergence, 
 from babyvlm.benchmarks.evaluate import evaluate
 from babyvlm.benchmarks.intervals import mean_interval
 from babyvlm.errors import UserError
+from babyvlm.report.runs import find_rows
+from babyvlm.report.tables import suite_tables
 from support.scorers import Constant, Noise, Oracle
 
 RNG = np.random.default_rng(0)
@@ -122,6 +124,28 @@ def test_choices_read_the_layout_of_egobabyvlm_and_partial_ages(stand_ins, tmp_p
     assert benchmark.measures["kl_1_5"].title == "KL, age 1.5"
 
 
+def test_missing_responses_are_left_out_and_ages_are_numbers(stand_ins, tmp_path):
+    """A response that is missing is not a share of 0; 4 comes before 10."""
+    rows = "trial,age_bin,image1,image2\n1,10,3,1\n2,10,NA,NA\n1,4,,\n2,4,0,2\n3,25,NaN,NaN\n"
+    benchmark = with_people(stand_ins, tmp_path, rows)
+    benchmark.load()
+    assert list(benchmark.measures) == ["accuracy", "kl_4", "kl_10"]
+    first, second = items_of(benchmark)[:2]
+    assert benchmark._people == {"kl_4": {second: (0, 1)}, "kl_10": {first: (0.75, 0.25)}}
+    floors = benchmark.floors(benchmark.load()[0])["accuracy"]
+    assert (floors["people, age 4"], floors["people, age 10"]) == (0, 0.75)
+
+
+def with_people(stand_ins, folder, people):
+    """Looking while listening with other responses."""
+    (folder / "lex-lwl").mkdir()
+    source = stand_ins / "devbench/assets/lex-lwl"
+    (folder / "lex-lwl" / "images").symlink_to(source / "images")
+    (folder / "lex-lwl" / "manifest.csv").write_text((source / "manifest.csv").read_text())
+    (folder / "lex-lwl" / "human.csv").write_text(people)
+    return DevBenchChoice(folder)
+
+
 def items_of(benchmark):
     return [trial.item for trial in benchmark.load()[0]]
 
@@ -133,15 +157,24 @@ def items_of(benchmark):
         ("trial,prop\n1,much\n", "prop is 'much', must be a number"),
         ("trial,image1,image2\n1,0,0\n", "the shares of the pictures must be at least 0"),
         ("trial,prop\n1,1.5\n", "the shares of the pictures must be at least 0"),
+        ("trial,image1,image2\n1,1,NA\n", "row 2: image2 is '', must be a number"),
+        ("trial,image1,picture2\n1,1,0\n", r"human\.csv: no column 'image2'"),
+        ("trial,image1,image2\n1,NA,NA\n", r"human\.csv: has no responses"),
+        ("trial,age_bin,prop\n1,2,0.5\n1,,0.5\n", "row 3: age_bin is '', must be a number"),
+        ("trial,age_bin,prop\n1,2,0.5\n1,2.0,0.9\n", "row 3: trial 1 at age 2 occurs twice"),
+        ("trial,prop\n1,0.5\n1,0.5\n", "row 3: trial 1 occurs twice"),
     ],
 )
 def test_malformed_responses_are_user_errors(stand_ins, tmp_path, people, message):
-    (tmp_path / "lex-lwl").mkdir()
-    manifest = (stand_ins / "devbench/assets/lex-lwl/manifest.csv").read_text()
-    (tmp_path / "lex-lwl" / "manifest.csv").write_text(manifest)
-    (tmp_path / "lex-lwl" / "human.csv").write_text(people)
     with pytest.raises(UserError, match=message):
-        DevBenchChoice(tmp_path).read(tmp_path / "lex-lwl" / "manifest.csv")
+        with_people(stand_ins, tmp_path, people).load()
+
+
+def test_manifest_with_an_empty_cell_is_user_error(stand_ins, tmp_path):
+    benchmark = with_people(stand_ins, tmp_path, "trial,prop\n1,1\n")
+    benchmark.path.write_text("text1,image1,image2,image3\nball,a.png,b.png,\n")
+    with pytest.raises(UserError, match="row 2: image3 is empty"):
+        benchmark.load()
 
 
 def test_folder_without_a_task_is_user_error(tmp_path):
@@ -179,6 +212,8 @@ def test_similarity_of_categories_and_pictures(stand_ins, tmp_path):
     assert result.means("blank") == {"rsa_2": pytest.approx(0)}
     assert result.metrics() == {"devbench_sem_viz_obj_cat_test": result.mean}
     assert result.table().num_rows == 3 * len(names)
+    shown = {one.item: one.images for one in result.results}
+    assert shown == {name: tuple(rows[place]["image1"] for place in own) for name, own in zip(names, of, strict=True)}
     savemat(tmp_path / "own.mat", {"spose_sim": cosines, "other": np.zeros((1, 3))})
     np.save(tmp_path / "own.npy", -cosines)
     matrices = {"adults": tmp_path / "own.mat", "opposite": tmp_path / "own.npy"}
@@ -238,6 +273,11 @@ def test_similarity_needs_a_matrix_that_fits(stand_ins, tmp_path):
     (tmp_path / "wide.csv").write_text("1,2\n")
     with pytest.raises(UserError, match=r"wide\.csv: is not a square matrix"):
         similarity(stand_ins, x=tmp_path / "wide.csv")
+    (tmp_path / "names.csv").write_text("a,b\nc,d\n")
+    with pytest.raises(UserError, match=r"names\.csv: has no finite number below its diagonal"):
+        similarity(stand_ins, x=tmp_path / "names.csv")
+    with pytest.raises(UserError, match=r"two of 1\.5, 1 5 have the same name"):
+        similarity(stand_ins, **dict.fromkeys(("1.5", "1 5"), tmp_path / "small.npy"))
     (tmp_path / "bad.mat").write_bytes(b"no matrix")
     with pytest.raises(UserError, match=r"bad\.mat: cannot be read as a matrix"):
         similarity(stand_ins, x=tmp_path / "bad.mat")
@@ -285,3 +325,51 @@ def test_word_associations_are_compared_by_age(tmp_path):
 def test_word_associations_of_the_stand_in(stand_ins):
     result = evaluate(Associations({}), DevBenchWordAssociation(stand_ins / "devbench"))
     assert list(result.means()) == ["kl_5", "kl_6", "kl_8", "kl_10"]
+
+
+NORMS = "cue,response,kindergarten,first,third,fifth"
+
+
+def test_word_associations_that_occur_twice_are_added(tmp_path):
+    """As the sum over `group_by(age, cue, target)` in `sem-wat.R`, where underscores are blanks."""
+    (tmp_path / "sem-wat").mkdir()
+    rows = [NORMS, "dog,big_bone,30,,,", "dog,cat,20,,,5", "dog,big bone,30,,,", "dog,cat,,,,15"]
+    (tmp_path / "sem-wat" / "entwisle_norms.csv").write_text("\n".join(rows) + "\n")
+    benchmark = DevBenchWordAssociation(tmp_path)
+    assert [[text for _, text in trial.options] for trial in benchmark.load()[0]] == [
+        ["big bone", "cat"],
+        ["cat", "big bone"],
+    ]
+    assert benchmark._shares == {"dog, age 5": ("kl_5", (0.75, 0.25)), "dog, age 10": ("kl_10", (1.0, 0.0))}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{NORMS}\ndog,cat,4,-3,,\n", "row 2: first is '-3', must be at least 0"),
+        (f"{NORMS}\ndog,cat,many,,,\n", "row 2: kindergarten is 'many', must be a number"),
+        ("cue,response,kindergarden,first,third,fifth\ndog,cat,4,,,\n", r"norms\.csv: no column 'kindergarten'"),
+        (f"{NORMS}\ndog,cat,,,,\n", "has no counts in the columns kindergarten, first"),
+    ],
+)
+def test_malformed_norms_are_user_errors(tmp_path, text, message):
+    (tmp_path / "sem-wat").mkdir()
+    (tmp_path / "sem-wat" / "entwisle_norms.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        DevBenchWordAssociation(tmp_path).load()
+
+
+def test_report_knows_which_benchmarks_show_images(stand_ins, tmp_path):
+    """Words show none: a dash, and no mark of older results."""
+    folder = stand_ins / "devbench/assets/sem-viz_obj_cat"
+    out = tmp_path / "Same" / "version_0" / "results"
+    words, pictures = (
+        DevBenchWordAssociation(stand_ins / "devbench"),
+        similarity(stand_ins, **{"2": folder / "human-2.csv"}),
+    )
+    for benchmark in (words, pictures):
+        evaluate(Same(), benchmark, controls=False).save(out / f"{benchmark.name}-test.parquet")
+    (table,) = suite_tables(find_rows(tmp_path)[0])
+    (counts,) = (dict(zip(table.heading, row, strict=True)) for row in table.rows if row[0] == "images")
+    assert (counts["Object categories RSA, age 2"], counts["Word association KL, age 5"]) == ("15", "-")
+    assert not any("#" in cell for row in table.rows for cell in row)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -78,15 +79,17 @@ class DevBenchChoice(ForcedChoice):
         Raises:
             UserError: the manifest or the responses are malformed.
         """
-        rows = read_rows(path, ("text1", "image1", "image2"))
-        columns = sorted(name for name in rows[0].cells if name.startswith("image"))
+        listed = read_rows(path, ("text1", "image1", "image2"))[0].cells
+        columns = sorted((one for one in listed if re.fullmatch(r"image\d+", one)), key=lambda one: int(one[5:]))
+        rows = read_rows(path, ("text1", *columns))
         trials = []
         for number, row in enumerate(rows, start=1):
             options = tuple((row[column], row["text1"]) for column in columns)
             trials.append(Trial(f"{number}:{row['text1']}", split_of(row, str(number), 0.0, path), "", options))
         people = _responses(self._human_file, {str(number): trial for number, trial in enumerate(trials, start=1)})
-        self._people = {_measure("kl", age): people[age] for age in sorted(people)}
-        kinds = {_measure("kl", age): Measure(_title("KL", age)) for age in sorted(people)}
+        ages = sorted(people, key=lambda age: float(age or 0))
+        self._people = {_measure("kl", age): people[age] for age in ages}
+        kinds = {_measure("kl", age): Measure(_title("KL", age)) for age in ages}
         self.measures = {"accuracy": Measure(chance=1 / len(columns)), **kinds}
         return trials
 
@@ -154,6 +157,8 @@ class DevBenchSimilarity(Benchmark):
         if missing:
             raise UserError(f"{missing[0]}: no such file. Pass people: {{AGE: MATRIX}}; see docs/how-to/suites.md")
         self._matrices = {_measure("rsa", age): read_matrix(Path(file)) for age, file in matrices.items()}
+        if len(self._matrices) < len(matrices):
+            raise UserError(f"people: two of {', '.join(matrices)} have the same name in results. Rename one of them")
         self.measures = {_measure("rsa", age): Measure(_title("RSA", age), correlation=True) for age in matrices}
         self._all: list[Trial] = []
 
@@ -200,7 +205,10 @@ class DevBenchSimilarity(Benchmark):
                 raise UserError(f"{self.path}: a category has lost all of its pictures")
             member_MN /= member_MN.sum(1, keepdims=True)
             model_NN = member_MN @ model_NN @ member_MN.T
-            names, pictures = categories, [() for _ in categories]
+            names = categories
+            pictures = [
+                tuple(image for one in trials if one.options[0][1] == name for image in one.images) for name in names
+            ]
         else:
             raise UserError(
                 f"{self.path}: has {len(self._all)} pictures of {len(categories)} categories, but the matrix of "
@@ -216,8 +224,9 @@ class DevBenchWordAssociation(Benchmark):
 
     For each cue, the shares of children who gave each response are compared with ``softmax(beta * cosine)`` of the text
     embeddings, over the responses and random words from the norms, 20 in all. A model without ``embed_texts`` skips the
-    benchmark. ``beta`` is fitted for each age. Unlike in ``sem-wat.R``, shares are normalized over the listed
-    responses, so that a model that gives the same reaches 0. Adults are left out, whose norms are elsewhere.
+    benchmark. ``beta`` is fitted for each age. As in ``sem-wat.R``, counts of rows with the same cue and response are
+    added. Unlike there, shares are normalized over the listed responses, so that a model that gives the same reaches 0.
+    Adults are left out, whose norms are elsewhere.
 
     Args:
         trials: the checkout, as for ``DevBenchChoice``; ``assets/sem-wat/entwisle_norms.csv`` is read.
@@ -245,23 +254,26 @@ class DevBenchWordAssociation(Benchmark):
             UserError: the norms are malformed.
         """
         rows = read_rows(path, ("cue", "response"))
-        words = sorted({row[column] for row in rows for column in ("cue", "response")})
+        if missing := [grade for grade in GRADES if grade not in rows[0].cells]:
+            raise UserError(f"{path}: no column {missing[0]!r}")
+        pairs = [(row["cue"].replace("_", " "), row["response"].replace("_", " ")) for row in rows]
+        words = sorted({word for pair in pairs for word in pair})
         trials = []
-        for grade, (age, children) in GRADES.items():
+        for grade, (age, _) in GRADES.items():
             by_cue: dict[str, dict[str, float]] = {}
-            for row in rows:
-                count = _number(row, grade, path)
+            for row, (cue, response) in zip(rows, pairs, strict=True):
+                count = _count(row, grade, path)
                 if count:
-                    by_cue.setdefault(row["cue"], {})[row["response"]] = count / children
-            for cue, shares in by_cue.items():
+                    counts = by_cue.setdefault(cue, {})
+                    counts[response] = counts.get(response, 0.0) + count
+            for cue, counts in by_cue.items():
                 rng = random.Random(f"{self.seed} {grade} {cue}")
-                others = [word for word in words if word != cue and word not in shares]
-                shown = [*shares, *rng.sample(others, min(len(others), max(0, MOST_RESPONSES - len(shares))))]
-                item, total = f"{cue}, age {age:g}", sum(shares.values())
-                wanted = tuple(shares.get(word, 0.0) / total for word in shown)
+                others = [word for word in words if word != cue and word not in counts]
+                shown = [*counts, *rng.sample(others, min(len(others), max(0, MOST_RESPONSES - len(counts))))]
+                item, total = f"{cue}, age {age:g}", sum(counts.values())
+                wanted = tuple(counts.get(word, 0.0) / total for word in shown)
                 self._shares[item] = _measure("kl", f"{age:g}"), wanted
-                options = tuple(("", word.replace("_", " ")) for word in shown)
-                trials.append(Trial(item, "test", "", options, group=cue))
+                trials.append(Trial(item, "test", "", tuple(("", word) for word in shown), group=cue))
         if not trials:
             raise UserError(f"{path}: has no counts in the columns {', '.join(GRADES)}")
         return trials
@@ -280,12 +292,9 @@ class DevBenchWordAssociation(Benchmark):
 
         assert isinstance(model, TextEmbedder)
         trials = views[""]
-        cue_of = {trial.item: trial.group.replace("_", " ") for trial in trials}
-        texts = {text for trial in trials for _, text in trial.options} | set(cue_of.values())
+        texts = {text for trial in trials for text in (trial.group, *(text for _, text in trial.options))}
         found = embed_texts(model, texts, label=self.name)
-        scores = [
-            tuple(float(found[cue_of[trial.item]] @ found[text]) for _, text in trial.options) for trial in trials
-        ]
+        scores = [tuple(float(found[trial.group] @ found[text]) for _, text in trial.options) for trial in trials]
         return [
             TrialResult(trial.item, trial.split, "", "", measure, values, None, divergence, group=trial.group)
             for trial, values, measure, divergence in self._divergences(trials, scores)
@@ -326,44 +335,61 @@ def files_of(root: Path, task: str, manifest: str = "manifest.csv") -> tuple[Pat
 
 
 def _responses(file: Path, trials: Mapping[str, Trial]) -> dict[str, dict[str, tuple[float, ...]]]:
-    """Return age -> item -> share of each picture. A file without ages has the age ``""``."""
+    """Return age -> item -> share of each picture. A file without ages has the age ``""``.
+
+    A row without any response is left out.
+    """
     found: dict[str, dict[str, tuple[float, ...]]] = {}
-    rows = read_rows(file, ("trial",))
-    for row in rows:
+    for row in read_rows(file, ("trial",)):
         trial = trials.get(row["trial"])
         if trial is None:
             raise UserError(f"{file}, row {row.line}: trial {row['trial']!r} is not a row of the manifest")
-        if "prop" in row.cells:  # the share of time on the right one of two pictures
-            right = _number(row, "prop", file)
-            shares: tuple[float, ...] = (right, 1 - right)
-        else:
-            shares = tuple(_number(row, f"image{place + 1}", file) for place in range(len(trial.options)))
+        is_looking = "prop" in row.cells  # the share of time on the right one of two pictures
+        columns = ["prop"] if is_looking else [f"image{place + 1}" for place in range(len(trial.options))]
+        if missing := [column for column in columns if column not in row.cells]:
+            raise UserError(f"{file}: no column {missing[0]!r}")
+        if not any(row[column].strip() for column in columns):
+            continue
+        values = [_number(row, column, file) for column in columns]
+        shares = (values[0], 1 - values[0]) if is_looking else tuple(values)
         total = sum(shares)
         if len(shares) != len(trial.options) or min(shares) < 0 or not 0 < total < math.inf:
             raise UserError(f"{file}, row {row.line}: the shares of the pictures must be at least 0, and not all 0")
-        age = row.cells.get("age_bin", "")
-        found.setdefault(age and f"{_number(row, 'age_bin', file):g}", {})[trial.item] = tuple(
-            share / total for share in shares
-        )
+        age = f"{_number(row, 'age_bin', file):g}" if "age_bin" in row.cells else ""
+        if trial.item in found.setdefault(age, {}):
+            of_age = f" at age {age}" if age else ""
+            raise UserError(f"{file}, row {row.line}: trial {row['trial']}{of_age} occurs twice. Remove one row")
+        found[age][trial.item] = tuple(share / total for share in shares)
+    if not found:
+        raise UserError(f"{file}: has no responses")
     return found
 
 
 def _number(row: Row, column: str, file: Path) -> float:
-    """Return a cell as a number; 0 if it is empty.
+    """Return a cell as a number.
 
     Raises:
         UserError: it is not a finite number.
     """
-    text = row.cells.get(column, "").strip()
-    if text in ("", "NA"):
-        return 0.0
     try:
-        value = float(text)
+        value = float(row[column])
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"{file}, row {row.line}: {column} is {text!r}, must be a number")
+        raise UserError(f"{file}, row {row.line}: {column} is {row[column]!r}, must be a number")
     return value
+
+
+def _count(row: Row, column: str, file: Path) -> float:
+    """Return a cell as a number of children; 0 if it is empty.
+
+    Raises:
+        UserError: it is not a number of at least 0.
+    """
+    count = _number(row, column, file) if row[column].strip() else 0.0
+    if count < 0:
+        raise UserError(f"{file}, row {row.line}: {column} is {row[column]!r}, must be at least 0")
+    return count
 
 
 def _measure(kind: str, age: str) -> str:
@@ -447,7 +473,7 @@ def read_matrix(file: Path) -> Matrix:
     """Return a symmetric matrix: CSV without heading, ``.npy``, or the largest square matrix of a ``.mat`` file.
 
     Raises:
-        UserError: it cannot be read, or is not square.
+        UserError: it cannot be read, is not square, or has no numbers below its diagonal.
     """
     try:
         content = io.BytesIO(read_bounded(file, MAX_LIST_BYTES))
@@ -465,4 +491,6 @@ def read_matrix(file: Path) -> Matrix:
         raise UserError(f"{file}: cannot be read as a matrix ({first_line(error)})") from None
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise UserError(f"{file}: is not a square matrix (its shape is {matrix.shape})")
+    if not np.isfinite(matrix[np.tril_indices(len(matrix), -1)]).any():
+        raise UserError(f"{file}: has no finite number below its diagonal. Save it without heading and names")
     return matrix

@@ -40,11 +40,11 @@ def benchmark_facts(benchmark: Benchmark) -> dict[str, str]:
     """Return the metadata of a benchmark's results, from which a report builds its tables.
 
     Returns:
-        ``title``, ``suite``, ``order``, ``measures`` (JSON list of name, title, chance, main, and
-        correlation), ``category`` (what
-        categories stand for), ``trials`` and ``images`` (paths), ``world`` and ``licensed`` (see below), for Playroom
-        ``world_seed`` and ``world_parameters``, and ``Benchmark.facts``. An evaluation adds ``floors`` (JSON, what a
-        model that knows nothing reaches by each measure), ``prior``, and facts about the model.
+        ``title``, ``suite``, ``order``, ``measures`` (JSON list of the fields of ``Measure``, and its name),
+        ``category`` (what categories stand for), ``trials`` and ``images`` (paths), ``has_images`` (``False`` if items
+        show none), ``world`` and ``licensed`` (see below), for Playroom ``world_seed`` and ``world_parameters``, and
+        ``Benchmark.facts``. An evaluation adds ``floors`` (JSON, what a model that knows nothing reaches by each
+        measure), ``prior``, and facts about the model.
     """
     measures = [{"name": name, **asdict(measure)} for name, measure in benchmark.measures.items()]
     return {
@@ -55,6 +55,7 @@ def benchmark_facts(benchmark: Benchmark) -> dict[str, str]:
         "category": benchmark.category,
         "trials": str(benchmark.path),
         "images": str(benchmark.images),
+        "has_images": str(benchmark.has_images),
         "world": world_of(benchmark.path),
         "licensed": str(licensed(benchmark.path, benchmark.images)),
         **_world_facts(benchmark.path),

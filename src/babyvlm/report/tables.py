@@ -30,7 +30,7 @@ from babyvlm.report.findings import ALPHA, HYPOTHESES, MIN_TRAININGS, RULES, Fin
 from babyvlm.report.paper import MIXES, NUMBERS, mix_of, model_of, paper_order, paper_value
 from babyvlm.report.results import PRIOR
 from babyvlm.report.runs import Row, benchmarks_of, main_columns, tested_columns
-from babyvlm.report.trial_lists import images_of, knows_images, prior_credits
+from babyvlm.report.trial_lists import images_of, knows_images, prior_credits, shows_images
 
 WIDTH, NAME_WIDTH = 120, 40
 PLAYROOM = "Playroom: a synthetic stand-in for SAYCam; not comparable with the paper's numbers"
@@ -285,6 +285,8 @@ def count_items(rows: Sequence[Row], column: Column) -> tuple[str, str]:
     if not numbers:
         return "-", "-"
     largest = max(tested, key=lambda row: len(row.worlds(column)))
+    if not shows_images(largest, column.benchmark):
+        return range_text(numbers), "-"
     worlds = largest.worlds(column)
     shown = (images_of([largest], column.benchmark, world, largest.items(column, "", world)) for world in worlds)
     return range_text(numbers), count_text(sum(map(len, shown)))

@@ -96,8 +96,17 @@ def dependence_of(rows: Sequence[Row], column: Column, items: Sequence[str], wor
     return dependence([units.get(item) or {("item", item)} for item in items])
 
 
+def shows_images(row: Row, benchmark: str) -> bool:
+    """Return whether the items of a benchmark show images; results say so if they do not."""
+    return all(
+        run.results[benchmark].metadata.get("has_images") != "False" for run in row.runs if benchmark in run.results
+    )
+
+
 def knows_images(row: Row, benchmark: str) -> bool:
-    """Return whether it is known which images the items of a benchmark show, in all worlds."""
+    """Return whether it is known which images the items of a benchmark show, in all worlds, or that they show none."""
+    if not shows_images(row, benchmark):
+        return True
     worlds = dict.fromkeys(run.world for run in row.runs if benchmark in run.results)
     return all(
         any(kind == "image" for own in _units([row], benchmark, world).values() for kind, _ in own) for world in worlds
