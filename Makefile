@@ -12,7 +12,8 @@ CLEAN  := data/playroom-clean
 PACKS  := data/icons
 FIT    := $(RUN) fit --config configs/playroom/base.yaml
 SCORE  := --config configs/benchmarks/playroom.yaml
-HELD   := $(DATA)/held-out
+HELD   := $(DATA)/held-out-recordings
+STAMPS := $(wildcard /usr/share/tuxpaint/stamps)
 BUILD  := $(RUN) benchmark build
 MIXES  := filtered filtered-aug filtered-random aug-only
 
@@ -91,11 +92,13 @@ demo-babyllava: data ## train CVCL and BabyLLaVA on the filtered pairs, score CL
 	$(ABLATE) run --quick true --num_workers $(NUM_WORKERS) --rows '[CVCL-filtered,BabyLLaVA-GPT2-filtered,Playroom-CLIP]'
 	$(RUN) report lightning_logs/quick
 
-suites: data ## build the lists of configs/benchmarks/playroom-suites.yaml and score CLIP on them, and on the four
+suites: data ## build the lists of the further suites and score CLIP on them, on the four, and on photographs if installed
 	$(BUILD) stand-ins --category_folders data/playroom/world/trials/labeled_s --out data/playroom/suites \
 	    --exclude '[]' --licensed false
 	$(BUILD) frequency-pairs --store data/playroom/stores/filtered --out data/playroom/frequency-pairs
-	$(RUN) test --config configs/eval/playroom-clip.yaml $(SCORE) --config configs/benchmarks/playroom-suites.yaml
+	$(BUILD) held-out --store data/playroom/stores/frames --by child-and-age --out data/playroom/held-out
+	$(RUN) test --config configs/eval/playroom-clip.yaml $(SCORE) --config configs/benchmarks/playroom-suites.yaml \
+	    --config configs/benchmarks/held-out.yaml $(if $(STAMPS),--config configs/benchmarks/stamps.yaml)
 	$(RUN) report lightning_logs
 
 benchmark-demo: data ## build benchmarks from held-out recordings (with scripted reviewers) and score CLIP on them

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,8 +18,11 @@ from babyvlm.benchmarks import (
     TuxPaintStamps,
 )
 from babyvlm.benchmarks.evaluate import evaluate
+from babyvlm.benchmarks.intervals import effective_items, linearized, mean_interval
 from babyvlm.benchmarks.stamps import FOLDER, noun_of
 from babyvlm.errors import UserError
+from babyvlm.report.comparisons import score
+from babyvlm.report.runs import find_rows
 from support.scorers import THINGS, Adversary, Blind, Constant, Noise, Oracle
 
 
@@ -36,7 +40,10 @@ def lists(tmp_path_factory, things, stand_ins):
     for thing in THINGS:
         shutil.copy(things / thing / f"{thing}0.png", nouns / "realistic" / "x" / f"{thing}.png")
     (nouns / "manifest_nouns_realistic.json").write_text(json.dumps({"metadata": {}, "items": items}))
-    return {"stand-ins": stand_ins, "lexical": nouns.parent}
+    stamps = shutil.copytree(things, tmp_path_factory.mktemp("tuxpaint") / "stamps")
+    for picture in stamps.rglob("*.png"):
+        picture.with_suffix(".txt").write_text(f"A small {picture.parent.name}.\n")
+    return {"stand-ins": stand_ins, "lexical": nouns.parent, "stamps": stamps}
 
 
 def make(name, lists, things, **options):
@@ -46,6 +53,7 @@ def make(name, lists, things, **options):
         "objects": lambda: ObjectTrials(things, per_category=8, **options),
         "objects_of_two": lambda: ObjectTrials(things, options=2, per_category=8, **options),
         "one_image": lambda: ObjectTrials(things, choose="word", per_category=8, **options),
+        "stamps": lambda: TuxPaintStamps(lists["stamps"], per_category=8, **options),
         "picture_vocabulary": lambda: DevCV(devcv / "picture_vocabulary/data.json", "picture_vocabulary", **options),
         "localization": lambda: DevCV(devcv / "localize/data.json", "localization", **options),
         "counting": lambda: DevCV(devcv / "count/data.json", "counting", **options),
@@ -62,6 +70,7 @@ CHANCE = {
     "objects": 1 / 4,
     "objects_of_two": 1 / 2,
     "one_image": 1 / 4,
+    "stamps": 1 / 4,
     "picture_vocabulary": 1 / 4,
     "localization": 1 / 4,
     "counting": 1 / 6,  # stand-ins count to six
@@ -134,8 +143,45 @@ def test_devcv_reads_published_forms(tmp_path, things):
     assert [text for _, text in counted.load()[0][1].options] == ["one box", "two boxes", "three boxes"]
     assert (counted.name, counted.title) == ("devcv_counting_real", "Counting real")
     letters = "<image> Which of the following contains exactly this object? (A) <image> (B) <image> (C) <image>."
-    path = write_devcv(tmp_path / "d.json", [(letters, "B", images[:4])])
-    assert DevCVMatching(path, "spatial_details", images=things).load()[0][0].answer == 1
+    more = letters.replace(".", " (D) <image>.")
+    path = write_devcv(tmp_path / "d.json", [(letters, "B", images[:4]), (more, "D", [*images[:4], images[0]])])
+    matching = DevCVMatching(path, "spatial_details", images=things)
+    assert [trial.answer for trial in matching.load()[0]] == [1, 3]
+    assert matching.measures["accuracy"].chance == pytest.approx((1 / 3 + 1 / 4) / 2)
+    constant, oracle = (evaluate(one, matching, controls=False).mean for one in (Constant(), Oracle()))
+    assert (constant, oracle) == (pytest.approx(7 / 24), 0.5)  # no option of the first question shows the object
+
+
+@pytest.mark.parametrize(
+    ("asked", "word"),
+    [
+        ("'rubik's cube' (A) <image>", "rubik's cube"),
+        ("'the dogs' bowl'\n(A)<image> (B)<image>", "the dogs' bowl"),
+        ("'crane (bird)'. (A) the first image", "crane (bird)"),
+        ("'Cup'", "cup"),
+    ],
+)
+def test_devcv_reads_words_with_apostrophes(tmp_path, asked, word):
+    path = write_devcv(tmp_path / "a.json", [(f"<image> Touch the image of {asked}", "A", ["a.png"])])
+    assert DevCV(path, "picture_vocabulary").read(path)[0].options[0][1] == word
+
+
+@pytest.mark.parametrize(
+    ("task", "template", "message"),
+    [
+        ("counting", "{number}", r"must contain \{word\}"),
+        ("counting", "{word} {foo}", r"'foo' is not a field of counting; there is \{word\} and \{number\}"),
+        ("comparison", "{number} {word}", r"'number' is not a field of comparison; there is \{word\}$"),
+        ("localization", "{word} {", "Single '{' encountered|expected '}'"),
+        ("localization", "{word.__class__}", r"'word\.__class__' is not a field"),
+        ("localization", "{word!r} {place:>9}", "'word' is not a field"),
+        ("localization", "{word} {}", "'' is not a field"),
+    ],
+)
+def test_devcv_refuses_templates_that_cannot_be_filled_in(task, template, message):
+    with pytest.raises(UserError, match=message):
+        DevCV("a.json", task, template=template)
+    assert DevCV("a.json", task, template="a {word}{{}}").template
 
 
 def write_devcv(path, turns):
@@ -159,6 +205,8 @@ def write_devcv(path, turns):
     [
         ([("<image> What is this?", "A", ["ball/ball0.png"])], r"a\.json: 0:count_6: not a question of counting"),
         ([("<image> How many cups do you see?", "C", ["ball/ball0.png"])], "answer 'C' is not a number from 1 to"),
+        ([("<image> How many cups do you see?", "\u00b2", ["ball/ball0.png"])], "answer '\u00b2' is not a number"),
+        ([("<image> How many \ud800 do you see?", "2", ["ball/ball0.png"])], "surrogates not allowed"),
         ([("<image> How many cups do you see?", "2", ["a.png", "b.png"])], "has 2 images; counting needs 1"),
         ([("<image> How many cups do you see?", "2", [])], "entry 0 has no"),
     ],
@@ -185,6 +233,56 @@ def test_lexical_mean_over_bins_weighs_every_bin_the_same(lists, things):
     judged = benchmark.judge_view(trials, scores)
     means = [sum(judgement[place].credit for judgement in judged) / len(judged) for place in (0, 1)]
     assert means == pytest.approx([20 / 24, 2 / 3])
+
+
+def test_lexical_mean_over_bins_has_the_interval_of_a_weighted_share(lists, things, tmp_path):
+    """Between 0 and 1, also where all is right. The report shows the same."""
+    benchmark = make("lexical", lists, things)
+    low, high = evaluate(Oracle(), benchmark).interval("bin_mean")
+    assert 0 < low < high == 1
+    sizes = np.repeat([8, 12, 4], [8, 12, 4])
+    effective = (1 / sizes).sum() ** 2 / (1 / sizes**2).sum()
+    assert benchmark.measures["bin_mean"].effective == pytest.approx(effective)
+    for scorer in (Oracle(), Noise()):
+        found = evaluate(scorer, benchmark)
+        results = tmp_path / type(scorer).__name__ / "version_0" / "results"
+        found.save(results / "machine_devbench_lexical-test.parquet")
+        (row,) = (row for row in find_rows(tmp_path)[0] if row.name == type(scorer).__name__)
+        (column,) = (one for one in row.runs[0].results[benchmark.name].columns.main if one.measure == "bin_mean")
+        shown = score(row, column)
+        assert (shown.low, shown.high) == pytest.approx(found.interval("bin_mean"))
+        assert shown.mean == pytest.approx(found.means()["bin_mean"])
+        assert 0 <= shown.low < shown.high <= 1
+
+
+@pytest.mark.parametrize("share", [0.8, 0.95])
+def test_interval_of_a_weighted_share_covers_the_truth(share):
+    """Bins of 2 to 25 items. Each bound misses at most 2.5%, with a margin for 400 draws."""
+    sizes = np.array([2, 4, 10, 20, 25])
+    weights = np.repeat(sizes.sum() / (len(sizes) * sizes), sizes)
+    rng, below, above = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        credit = (rng.random(len(weights)) < share).astype(float)
+        low, high = mean_interval(linearized(credit, weights), effective=effective_items(weights))
+        below, above = below + (high < share), above + (low > share)
+    assert below <= 18
+    assert above <= 18
+
+
+def test_interval_of_a_weighted_share_in_which_all_is_right_is_as_wide_as_for_its_effective_items():
+    weights = np.repeat([2.5, 0.5], [10, 30])
+    effective, ones = effective_items(weights), np.ones(40)
+    assert effective == pytest.approx(40**2 / (10 * 2.5**2 + 30 * 0.5**2))
+    low, high = mean_interval(linearized(ones, weights), effective=effective)
+    quantile = 2.0739  # of t with 22 degrees of freedom
+    assert (low, high) == (pytest.approx(effective / (effective + quantile**2), abs=2e-4), 1)
+
+
+def test_interval_of_a_weighted_share_with_equal_weights_is_that_of_a_share():
+    for right in (0, 3, 17, 30):
+        credit = (np.arange(30) < right).astype(float)
+        same = mean_interval(linearized(credit, np.ones(30)), effective=effective_items(np.ones(30)))
+        assert same == pytest.approx(mean_interval(credit))
 
 
 def test_grammatical_sum_is_laxer_than_winoground(lists, things):
@@ -224,6 +322,11 @@ def test_objects_read_cvcl_json_of_any_width(tmp_path, things):
         ObjectTrials(path, images=things).load()
     with pytest.raises(UserError, match="has 5 categories with pictures; a trial of 6 pictures needs as many"):
         ObjectTrials(things, options=6).load()
+    for value in (None, float("nan"), "", 7):
+        trials[0]["foil_categories"] = [value]
+        path.write_text(json.dumps({"data": trials}))
+        with pytest.raises(UserError, match=r"trial 0: (null|NaN|\"\"|7) is no category or file name"):
+            ObjectTrials(path, images=things).load()
 
 
 def test_labeled_s_keeps_chosen_categories(things):
@@ -297,3 +400,9 @@ def test_manifests_report_what_is_missing(tmp_path, lists):
     (tmp_path / "manifest_nouns_realistic.json").write_text('{"items": [{"image_positive": "a.png"}]}')
     with pytest.raises(UserError, match="item 0 has no image_negative"):
         MachineDevBenchLexical(tmp_path).load()
+    (tmp_path / "other").mkdir()
+    for benchmark, name in ((MachineDevBenchLexical, "nouns"), (MachineDevBenchGrammatical, "grammatical_negation")):
+        for folder in (tmp_path, tmp_path / "other"):
+            (folder / f"manifest_{name}_realistic.json").write_text('{"items": [{}]}')
+        with pytest.raises(UserError, match=rf"other/manifest_{name}_realistic\.json are both about (nouns|negation)"):
+            benchmark(tmp_path).load()

@@ -105,6 +105,8 @@ def test_suites_overlay_parses_after_benchmarks(parse, world):
     assert len(callbacks) == 3
     names = [one.class_path.rpartition(".")[2] for one in callbacks[1].init_args.benchmarks]
     assert {"ObjectTrials", "DevCV", "DevCVMatching", "MachineDevBenchGrammatical"} <= set(names)
+    fifteen = [one.init_args for one in callbacks[1].init_args.benchmarks if one.class_path.endswith(".LabeledS")]
+    assert [len(set(one.categories)) for one in fifteen] == ([15] if world == "saycam" else [])
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "controls").glob("*.yaml")), ids=lambda path: path.stem)

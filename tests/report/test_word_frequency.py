@@ -1,5 +1,7 @@
 """Correlation of accuracy with word frequency and age of acquisition."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -76,9 +78,30 @@ def test_norms_correlate_every_row(logs, tmp_path, capsys):
     assert word_table(rows[:1]) is None  # no training store, no norms
 
 
+def test_cosines_are_no_accuracy(logs):
+    """Alignment has object categories too, but its first measure has no chance."""
+    measures = [{"name": "accuracy", "title": "cosine", "chance": None}]
+    facts = {"title": "Alignment", "category": "object category", "measures": json.dumps(measures)}
+    credit = [place / 10 for place in range(len(WORDS))]
+    make_run(logs, "CLIP-suites", 0, categories=WORDS, facts=facts, labeled_s=credit)
+    rows = [row for row in find_rows(logs)[0] if row.name == "CLIP-suites"]
+    norms = {word: float(place) for place, word in enumerate(WORDS)}
+    assert word_table(rows, norms) is None
+    measures[0]["chance"] = 0.25
+    make_run(
+        logs, "CLIP-objects", 0, categories=WORDS, facts=facts | {"measures": json.dumps(measures)}, labeled_s=credit
+    )
+    rows = [row for row in find_rows(logs)[0] if row.name == "CLIP-objects"]
+    assert [cells[2] for cells in word_table(rows, norms).rows] == ["Alignment"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("word\nball\n", "no column 'age'"), ("word,age\nball,soon\n", "row 2: age is 'soon', must be a number")],
+    [
+        ("word\nball\n", "no column 'age'"),
+        ("word,age\nball,soon\n", "row 2: age is 'soon', must be a number"),
+        ("word,age\ncup,3\nball,4\nCup ,9\n", "row 4: the word 'cup' occurs twice"),
+    ],
 )
 def test_malformed_norms_are_user_errors(tmp_path, text, message):
     (tmp_path / "norms.csv").write_text(text)

@@ -37,12 +37,14 @@ class Measure:
         chance: mean credit of a model that knows nothing; None if there is no such number.
         main: whether the main table shows it; other measures are shown in the detailed tables only.
         correlation: whether the mean credit is a correlation, from -1 to 1.
+        effective: effective number of items, if the mean credit is a weighted share (``intervals.linearized``).
     """
 
     title: str = ""
     chance: float | None = None
     main: bool = True
     correlation: bool = False
+    effective: float | None = None
 
 
 def with_compositions(measures: Mapping[str, Measure]) -> dict[str, Measure]:

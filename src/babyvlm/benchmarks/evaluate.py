@@ -237,8 +237,13 @@ class EvaluationResult:
         measure = measure or next(iter(self.benchmark.measures))
         chosen = [one for one in self.results if (one.measure, one.control) == (measure, control)]
         units = [units_of(one.item, one.group, one.images) for one in chosen]
-        correlation = self.benchmark.measures[measure].correlation
-        return mean_interval(self._credits(control)[measure], dependence(units), correlation=correlation)
+        known = self.benchmark.measures[measure]
+        return mean_interval(
+            self._credits(control)[measure],
+            dependence(units),
+            correlation=known.correlation,
+            effective=known.effective,
+        )
 
     def table(self) -> pa.Table:
         """Return one row for each trial, measure and control; ``.to_pandas()`` makes it a data frame."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -18,7 +18,13 @@ Credits = npt.NDArray[np.float64]
 Groups = npt.NDArray[np.int64]  # (N,) number of each item's group, from 0
 LEVEL = 0.95
 # Range of each kind of mean: its interval where the variance is unknown.
-BOUNDS = {"share": (0.0, 1.0), "correlation": (-1.0, 1.0), "difference": (-1.0, 1.0), "free": (-np.inf, np.inf)}
+BOUNDS = {
+    "share": (0.0, 1.0),
+    "weighted share": (0.0, 1.0),
+    "correlation": (-1.0, 1.0),
+    "difference": (-1.0, 1.0),
+    "free": (-np.inf, np.inf),
+}
 MAX_PAIRS = 30_000_000  # dependent pairs in memory, 360 MB; beyond it, items that are connected form a group
 
 
@@ -141,8 +147,40 @@ def independent(count: int) -> Dependence:
     return Dependence(np.arange(count), None, float(count), count - 1.0)
 
 
+def effective_items(weight_N: Credits) -> float:
+    """Return Kish's effective number of weighted items: (sum of weights)^2 / (sum of squared weights)."""
+    return float(weight_N.sum() ** 2 / (weight_N**2).sum())
+
+
+def linearized(credit_N: Credits, weight_N: Credits) -> Credits:
+    """Return values whose mean is the weighted mean of credits, and the variance of whose mean is that of it.
+
+    They are the mean plus the influence of each item on it (the delta method), and may lie outside of [0, 1].
+
+    >>> linearized(np.array([1.0, 0.0]), np.array([1.5, 0.5])).tolist()
+    [1.125, 0.375]
+
+    Args:
+        credit_N: credit of each item.
+        weight_N: its weight; their mean is 1.
+    """
+    mean = float((weight_N * credit_N).mean())
+    return np.asarray(mean + weight_N * (credit_N - mean))
+
+
+def weighted(related: Dependence, effective: float) -> Dependence:
+    """Return a dependence for the interval of a weighted share: of no more units than items are effective."""
+    freedom = max(1.0, min(related.freedom, effective - 1))
+    return replace(related, units=min(related.units, effective), freedom=freedom)
+
+
 def mean_interval(
-    credit_N: Credits, related: Dependence | None = None, level: float = LEVEL, *, correlation: bool = False
+    credit_N: Credits,
+    related: Dependence | None = None,
+    level: float = LEVEL,
+    *,
+    correlation: bool = False,
+    effective: float | None = None,
 ) -> tuple[float, float]:
     """Return the confidence interval of a mean: ``share_interval`` if all credits are from 0 to 1, else a t interval.
 
@@ -151,6 +189,9 @@ def mean_interval(
         related: which items depend on each other; none by default.
         level: coverage.
         correlation: the mean is a correlation, see ``correlation_interval``.
+        effective: the mean is a weighted share, the credits are ``linearized``; the effective number of items. Its
+            variance is not less than that of so many independent items, because the variance that is estimated from
+            few items with large weights is unreliable: in simulations, its intervals cover 80 to 90% alone.
 
     Raises:
         ValueError: there is no item.
@@ -158,12 +199,16 @@ def mean_interval(
     if not len(credit_N):
         raise ValueError("no item to average over")
     related, mean = related or independent(len(credit_N)), float(credit_N.mean())
-    is_share = bool(((credit_N >= 0) & (credit_N <= 1)).all())
+    is_share = effective is not None or bool(((credit_N >= 0) & (credit_N <= 1)).all())
     kind = "correlation" if correlation else "share" if is_share else "free"
     try:
         variance = float(related.variance_of_mean(credit_N[None])[0])
     except ValueError:  # the variance of one item or group is unknown
         return BOUNDS[kind]
+    if effective is not None:
+        related = weighted(related, effective)
+        relative = max(relative_variance(mean, variance, related.units), 1 / related.units)
+        return share_interval(mean, relative, related.freedom, level)
     if kind == "share":
         return share_interval(mean, relative_variance(mean, variance, related.units), related.freedom, level)
     from scipy.stats import t

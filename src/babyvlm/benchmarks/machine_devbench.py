@@ -8,14 +8,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from babyvlm.benchmarks.base import ForcedChoice, Judgement, Measure, ScoreBenchmark
+from babyvlm.benchmarks.intervals import Credits, effective_items, linearized
 from babyvlm.benchmarks.object_trials import read_json
 from babyvlm.benchmarks.trials import Row, Trial, split_of
 from babyvlm.benchmarks.winoground import BabyWinoground
 from babyvlm.errors import UserError
+from babyvlm.types import TrialResult
+
+if TYPE_CHECKING:
+    import torch
+
+    from babyvlm.benchmarks.controls import Views
 
 SUITE = "Machine-DevBench"
 LOWEST_BINS = ("[1,2)", "[2,4)")  # one bin in the published results (`metrics.py`)
@@ -58,7 +68,7 @@ class MachineDevBenchLexical(_Manifests, ForcedChoice):
     """Correct if the picture of the caption scores higher than that of a word of the same kind. Chance: 1/2.
 
     ``bin_mean`` is the published number: the mean over word classes of the mean over frequency bins of the accuracy.
-    Its credits are weighted, so that they may exceed 1.
+    It is a weighted mean, whose credits are ``linearized``.
 
     Args:
         trials: a manifest, ``manifest_nouns_realistic.json``, or a folder with manifests at any depth (``Lexical``).
@@ -82,13 +92,12 @@ class MachineDevBenchLexical(_Manifests, ForcedChoice):
             UserError: there is no manifest, or an item lacks a field.
         """
         trials = []
-        for manifest in manifests(path, f"manifest_*_{self.style}.json", grammatical=False):
-            word_class = manifest.stem.removeprefix("manifest_").rpartition("_")[0] or manifest.stem
+        for word_class, manifest in manifests(path, "manifest_", self.style).items():
             for number, entry in enumerate(items_of(manifest)):
                 fields = ("image_positive", "image_negative", "caption_positive")
                 right, wrong, caption = (field(entry, name, number, manifest) for name in fields)
                 item = f"{word_class}:{number}"
-                label = str(entry.get("frequency_bin", ""))
+                label = str(entry.get("frequency_bin") or "")
                 pair = tuple((self._image(one, manifest), caption) for one in (right, wrong))
                 split = split_of(Row(number, _half(entry)), item, self.dev_fraction, manifest)
                 trials.append(Trial(item, split, MERGED if label in LOWEST_BINS else label, pair))
@@ -96,16 +105,18 @@ class MachineDevBenchLexical(_Manifests, ForcedChoice):
 
     def judge_view(self, trials: Sequence[Trial], scores: Sequence[tuple[float, ...]]) -> list[list[Judgement]]:
         """Return the accuracy, and its credit weighted such that every bin of every word class counts the same."""
-        bin_of = {trial.item: (trial.item.partition(":")[0], trial.category) for trial in trials}
-        sizes = Counter(bin_of.values())
-        bins, classes = Counter(word_class for word_class, _ in sizes), len({one for one, _ in sizes})
-        judged = []
-        for trial, values in zip(trials, scores, strict=True):
-            (accuracy,) = self.judge(trial, values)
-            key = bin_of[trial.item]
-            weight = len(trials) / (classes * bins[key[0]] * sizes[key])
-            judged.append([accuracy, Judgement("bin_mean", accuracy.credit * weight, accuracy.choice)])
-        return judged
+        accuracies = [self.judge(trial, values)[0] for trial, values in zip(trials, scores, strict=True)]
+        credit_N = linearized(np.array([one.credit for one in accuracies]), bin_weights(trials))
+        return [
+            [one, Judgement("bin_mean", credit, one.choice)]
+            for one, credit in zip(accuracies, credit_N.tolist(), strict=True)
+        ]
+
+    def results(self, model: object, views: Views, *, device: torch.device, batch_size: int) -> list[TrialResult]:
+        """Judge each trial; how many items are effective depends on the split."""
+        bin_mean = replace(self.measures["bin_mean"], effective=effective_items(bin_weights(views[""])))
+        self.measures = {**self.measures, "bin_mean": bin_mean}
+        return super().results(model, views, device=device, batch_size=batch_size)
 
 
 class MachineDevBenchGrammatical(_Manifests, BabyWinoground):
@@ -142,8 +153,7 @@ class MachineDevBenchGrammatical(_Manifests, BabyWinoground):
             UserError: there is no manifest, or an item lacks a field.
         """
         trials = []
-        for manifest in manifests(path, f"manifest_grammatical_*_{self.style}.json", grammatical=True):
-            construction = manifest.stem.removeprefix("manifest_grammatical_").rpartition("_")[0] or manifest.stem
+        for construction, manifest in manifests(path, "manifest_grammatical_", self.style).items():
             for number, entry in enumerate(items_of(manifest)):
                 shown = [field(entry, name, number, manifest) for name in ("image_0", "image_1")]
                 captions = [field(entry, name, number, manifest) for name in ("caption_a", "caption_b")]
@@ -165,15 +175,29 @@ def folder_of(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def manifests(path: Path, pattern: str, *, grammatical: bool) -> list[Path]:
-    """Return a manifest, or those of a style in a folder.
+def bin_weights(trials: Sequence[Trial]) -> Credits:
+    """Return (N,) weights with mean 1, by which every bin of every word class counts the same."""
+    bin_of = [(trial.item.partition(":")[0], trial.category) for trial in trials]
+    sizes = Counter(bin_of)
+    bins, classes = Counter(word_class for word_class, _ in sizes), len({one for one, _ in sizes})
+    return np.array([len(trials) / (classes * bins[key[0]] * sizes[key]) for key in bin_of])
+
+
+def manifests(path: Path, prefix: str, style: str) -> dict[str, Path]:
+    """Return a manifest, or those of a style in a folder, by word class or construction.
 
     Raises:
-        UserError: the folder has no such manifest.
+        UserError: the folder has no such manifest, or two of the same class.
     """
-    if not path.is_dir():
-        return [path]
-    found = [file for file in sorted(path.rglob(pattern)) if ("manifest_grammatical_" in file.name) == grammatical]
+    found: dict[str, Path] = {}
+    pattern, grammatical = f"{prefix}*_{style}.json", "manifest_grammatical_"
+    for file in sorted(path.rglob(pattern)) if path.is_dir() else [path]:
+        if path.is_dir() and file.name.startswith(grammatical) != (prefix == grammatical):
+            continue
+        name = file.stem.removeprefix(prefix).rpartition("_")[0] or file.stem
+        if name in found:
+            raise UserError(f"{path}: {found[name]} and {file} are both about {name}. Pass one of their folders")
+        found[name] = file
     if not found:
         raise UserError(f"{path}: has no {pattern}. Check the style")
     return found

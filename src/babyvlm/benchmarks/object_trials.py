@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -239,10 +240,13 @@ def _json_rows(path: Path) -> list[Row]:
         target, image, foils, foil_images = (trial[field] for field in JSON_FIELDS)
         if not (isinstance(foils, list) and isinstance(foil_images, list) and len(foils) == len(foil_images)):
             raise UserError(f"{path}: trial {number}: its foil_categories and foil_img_filenames do not match")
+        texts = [target, image, *foils, *foil_images]
+        if wrong := [text for text in texts if not isinstance(text, str) or not text.strip()]:
+            raise UserError(f"{path}: trial {number}: {json.dumps(wrong[0])} is no category or file name")
         for category, name in zip([target, *foils], [image, *foil_images], strict=True):
-            place = PurePosixPath(str(name))
+            place = PurePosixPath(name)
             kept = PurePosixPath(*place.parts[-2:]) if place.is_absolute() else place
-            cells = {"trial_id": str(number), "target_category": str(target), "real_category": str(category)}
+            cells = {"trial_id": str(number), "target_category": target, "real_category": category}
             rows.append(Row(number, cells | {"image": str(kept)}))
     return rows
 
@@ -251,9 +255,11 @@ def read_json(path: Path) -> object:
     """Return the content of a JSON file.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or contains a lone surrogate (half of a character), which no result can hold.
     """
     try:
-        return load_json(read_bounded(path, MAX_LIST_BYTES), MAX_LIST_BYTES)
+        content = load_json(read_bounded(path, MAX_LIST_BYTES), MAX_LIST_BYTES)
+        json.dumps(content, ensure_ascii=False).encode()  # results are written in UTF-8, which has no lone surrogates
+        return content
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({first_line(error)})") from None

@@ -8,6 +8,7 @@ benchmarks are described below.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ class Column:
         category: restricts the mean to the items of this category; all items by default.
         level: coverage of the interval in tables and figures.
         correlation: whether it is a correlation, from -1 to 1.
+        effective: effective number of items of a weighted share; None for other means.
     """
 
     title: str
@@ -40,6 +42,7 @@ class Column:
     category: str | None = None
     level: float = LEVEL
     correlation: bool = False
+    effective: float | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,12 @@ def declared_columns(name: str, metadata: Mapping[str, str], measures: Iterable[
                 raise ValueError(f"chance {chance}")
             full_title = " ".join(filter(None, [title, own_title])) if is_main else own_title
             correlation = measure.get("correlation") is True
-            column = Column(full_title, name, str(measure["name"]), chance, correlation=correlation)
+            effective = None if measure.get("effective") is None else float(measure["effective"])
+            if effective is not None and not 1 <= effective < math.inf:
+                raise ValueError(f"effective {effective}")
+            column = Column(
+                full_title, name, str(measure["name"]), chance, correlation=correlation, effective=effective
+            )
             (main if is_main else details).append(column)
         if not main:
             raise ValueError("no measure of the main table")

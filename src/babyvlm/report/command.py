@@ -16,6 +16,7 @@ from babyvlm.report.comparisons import compare_rows, holm, p_text, pair_facts
 from babyvlm.report.examples import caption_examples, caption_table, changed_items
 from babyvlm.report.runs import Row, Run, SkippedRun, find_rows, has_test_results, newest_runs
 from babyvlm.report.tables import Table, control_table, count_text, detail_tables, main_table, suite_tables
+from babyvlm.report.trial_lists import shows_images
 from babyvlm.report.word_frequency import read_norms, word_table
 
 KIND = "report-of-runs"
@@ -165,7 +166,7 @@ def compare(run_a: Path, run_b: Path, out: Path | None = None) -> None:
             column.title,
             comparison.difference.text("+"),
             str(comparison.difference.items),
-            count_text(comparison.images),
+            count_text(comparison.images) if shows_images(row_a, column.benchmark) else "-",
             *pair_facts(row_a, row_b),
             p_text(comparison.p),
             p_text(corrected_p),

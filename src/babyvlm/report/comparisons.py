@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from babyvlm.benchmarks.intervals import BOUNDS, Credits, Dependence, group_sums
+from babyvlm.benchmarks.intervals import BOUNDS, Credits, Dependence, group_sums, weighted
 from babyvlm.report.columns import Column
 from babyvlm.report.estimates import Estimate, Kind, LinearCombination, Term, combine_means
 from babyvlm.report.runs import Row, benchmarks_of, shared
@@ -133,6 +133,8 @@ def _score(row: Row, column: Column, control: str) -> Estimate | None:
     if not worlds:
         return None
     terms = [_terms([(1.0, row)], column, control, world) for world in worlds]
+    if column.effective is not None:
+        terms = [[replace(term, related=weighted(term.related, column.effective))] for (term,) in terms]
     try:
         return combine_means(terms, _kind(terms, column)).interval(column.level)
     except ValueError:  # the variance of one item, or group of items, is unknown
@@ -146,6 +148,8 @@ def _kind(worlds: Sequence[Sequence[Term]], column: Column, *, is_difference: bo
         return "difference" if column.chance is not None else "free"
     if column.correlation:
         return "correlation"
+    if column.effective is not None:
+        return "weighted share"
     credits = [term.credit_SN for terms in worlds for term in terms]
     return "share" if all(((credit >= 0) & (credit <= 1)).all() for credit in credits) else "free"
 

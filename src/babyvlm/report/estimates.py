@@ -10,7 +10,7 @@ import numpy as np
 
 from babyvlm.benchmarks.intervals import LEVEL, Credits, Dependence, correlation_interval, relative_variance, wilson
 
-Kind = Literal["share", "difference", "correlation", "free"]
+Kind = Literal["share", "weighted share", "difference", "correlation", "free"]
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class LinearCombination:
         items: number of items, over all worlds.
         seeds: largest number of seeds of a row in a world.
         worlds: number of worlds.
-        kind: ``share``: a mean from 0 to 1, whose interval is Wilson's; ``difference``: of two such means, from -1 to
-            1; ``correlation``: from -1 to 1, whose interval is that of its Fisher transform; ``free``: any number.
+        kind: ``share``: a mean from 0 to 1, whose interval is Wilson's; ``weighted share``: the same with a variance
+            not less than that of ``units`` items; ``difference``: of two such means, from -1 to 1; ``correlation``:
+            from -1 to 1, whose interval is that of its Fisher transform; ``free``: any number.
         images: number of different images that the items show, over all worlds; 0 if it is not known.
     """
 
@@ -92,7 +93,7 @@ class LinearCombination:
 
         quantile = (1 + level) / 2
         squared = max((float(stdtrit(freedom, quantile)) ** 2 * part for part, freedom in self._parts), default=0.0)
-        if self.kind == "share":
+        if self._is_share:
             return Estimate(self.mean, *wilson(self.mean, squared), self.items)
         if self.kind == "correlation":
             return Estimate(self.mean, *correlation_interval(self.mean, squared**0.5), self.items)
@@ -102,13 +103,19 @@ class LinearCombination:
         return Estimate(self.mean, low, high, self.items)
 
     @property
+    def _is_share(self) -> bool:
+        return self.kind in ("share", "weighted share")
+
+    @property
     def _parts(self) -> list[tuple[float, float]]:
         """Variances with their degrees of freedom; of a share relative to ``share * (1 - share)``."""
         parts = [(self.variance, self.freedom)]
         if self.between:
             parts.append((self.between, self.between_freedom))
-        if self.kind == "share":
+        if self._is_share:
             parts = [(relative_variance(self.mean, part, self.units), freedom) for part, freedom in parts]
+        if self.kind == "weighted share":
+            parts.append((1 / self.units, self.freedom))
         return [(part, freedom) for part, freedom in parts if part]
 
     def p_above(self, threshold: float) -> float:
@@ -123,7 +130,7 @@ class LinearCombination:
         from scipy.special import stdtr  # the distribution function of t
 
         # Wilson's interval inverts the test whose variance is that of a share equal to the threshold.
-        scale = threshold * (1 - threshold) if self.kind == "share" else 1.0
+        scale = threshold * (1 - threshold) if self._is_share else 1.0
         parts = [(scale * part, freedom) for part, freedom in self._parts if scale * part > 0]
         if not parts:
             return 0.0 if gap > 0 else 1.0

@@ -38,7 +38,8 @@ def word_table(rows: Sequence[Row], norms: Mapping[str, float] | None = None) ->
     """
     body = []
     for benchmark in benchmarks_of(rows):
-        if benchmark.name != LABELED_S.benchmark and benchmark.category != OBJECTS:
+        is_accuracy = benchmark.main[0].chance is not None  # Alignment's first measure is a cosine
+        if not is_accuracy or (benchmark.name != LABELED_S.benchmark and benchmark.category != OBJECTS):
             continue
         for row in rows:
             accuracy = word_accuracy(row, benchmark)
@@ -133,9 +134,9 @@ def read_norms(path: Path) -> dict[str, float]:
     """Return the age of acquisition of each word from a CSV with the columns ``word`` and ``age``.
 
     Raises:
-        UserError: the file is not such a list, or an age is not a number.
+        UserError: the file is not such a list, an age is not a number, or a word occurs twice.
     """
-    norms = {}
+    norms: dict[str, float] = {}
     for row in read_complete_rows(path, ("word", "age")):
         try:
             age = float(row.cells["age"])
@@ -143,5 +144,8 @@ def read_norms(path: Path) -> dict[str, float]:
             age = math.nan
         if not math.isfinite(age):
             raise UserError(f"{path}, row {row.line}: age is {row.cells['age']!r}, must be a number")
-        norms[row.cells["word"].strip().lower()] = age
+        word = row.cells["word"].strip().lower()
+        if word in norms:
+            raise UserError(f"{path}, row {row.line}: the word {word!r} occurs twice. Keep one of its ages")
+        norms[word] = age
     return norms
