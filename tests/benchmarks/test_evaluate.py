@@ -164,7 +164,9 @@ def test_result_is_saved_with_what_a_report_needs(trials, tmp_path):
     }
     assert metadata["title"] == "VTWT"
     accuracy, *apart = json.loads(metadata["measures"])
-    assert accuracy == {"name": "accuracy", "title": "", "chance": 0.5, "main": True, "correlation": False}
+    facts = {"title": "", "chance": 0.5, "main": True, "correlation": False, "effective": None}
+    assert accuracy == {"name": "accuracy", **facts}
+    assert metadata["has_images"] == "True"
     assert [one["name"] for one in apart] == ["accuracy_seen", "accuracy_unseen"]
     assert (metadata["trials"], metadata["missing_items"]) == (str(trials), "0")
 

@@ -168,7 +168,7 @@ def linearized(credit_N: Credits, weight_N: Credits) -> Credits:
     return np.asarray(mean + weight_N * (credit_N - mean))
 
 
-def weighted(related: Dependence, effective: float) -> Dependence:
+def weighted_dependence(related: Dependence, effective: float) -> Dependence:
     """Return a dependence for the interval of a weighted share: of no more units than items are effective."""
     freedom = max(1.0, min(related.freedom, effective - 1))
     return replace(related, units=min(related.units, effective), freedom=freedom)
@@ -206,7 +206,7 @@ def mean_interval(
     except ValueError:  # the variance of one item or group is unknown
         return BOUNDS[kind]
     if effective is not None:
-        related = weighted(related, effective)
+        related = weighted_dependence(related, effective)
         relative = max(relative_variance(mean, variance, related.units), 1 / related.units)
         return share_interval(mean, relative, related.freedom, level)
     if kind == "share":

@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from babyvlm.benchmarks.intervals import BOUNDS, Credits, Dependence, group_sums, weighted
+from babyvlm.benchmarks.intervals import BOUNDS, Credits, Dependence, group_sums, weighted_dependence
 from babyvlm.report.columns import Column
 from babyvlm.report.estimates import Estimate, Kind, LinearCombination, Term, combine_means
 from babyvlm.report.runs import Row, benchmarks_of, shared
@@ -134,7 +134,7 @@ def _score(row: Row, column: Column, control: str) -> Estimate | None:
         return None
     terms = [_terms([(1.0, row)], column, control, world) for world in worlds]
     if column.effective is not None:
-        terms = [[replace(term, related=weighted(term.related, column.effective))] for (term,) in terms]
+        terms = [[replace(term, related=weighted_dependence(term.related, column.effective))] for (term,) in terms]
     try:
         return combine_means(terms, _kind(terms, column)).interval(column.level)
     except ValueError:  # the variance of one item, or group of items, is unknown
