@@ -111,7 +111,7 @@ class BabyVLM(lmms):  # type: ignore[misc] # lmms-eval is not typed
             for place, request in enumerate(batch, start=len(answers)):
                 context, options, visual, number, task, split = request.args
                 images = [one.convert("RGB") for one in visual(self.task_dict[task][split][number]) or ()]
-                question = question_of(context, [str(image) for image in range(len(images))])
+                question = question_of(str(context), [str(image) for image in range(len(images))])
                 if question is not None and self._can_answer(question):
                     answers.append(self._answer(question, images))
                     continue
