@@ -157,15 +157,15 @@ def test_report_has_table_with_ranks_and_figure(logs, tmp_path, capsys):
     main(["report", str(logs), "--details", "true", "--out", str(tmp_path / "report"), "--paper_figures", "true"])
     assert "rank" in capsys.readouterr().out
     text = (tmp_path / "report" / "report.md").read_text()
-    heading, _, *rows = text.partition("### Alignment things by object category")[2].strip().splitlines()[:7]
-    assert heading.split("|")[1:4] == [" object category ", " items ", " images "]
-    assert [row.split("|")[1:4] for row in rows] == [[f" {name} ", " 3 ", " 3 "] for name in sorted(THINGS)]
-    models = [place.strip() for place in heading.split("|")[4:]]
-    cells = {model: [row.split("|")[4 + number] for row in rows] for number, model in enumerate(models)}
-    assert all("rank 1 " in cell for cell in cells["CVCL-filtered"])
-    assert not any("rank 1 " in cell for cell in cells["CVCL-filtered-aug"])
+    lines = text.partition("### Alignment things by object category")[2].strip().splitlines()[:10]
+    heading, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    columns = dict(zip(heading, zip(*rows, strict=True), strict=True))
+    assert columns["object category"] == ("seeds", "worlds", "tested step", *sorted(THINGS))
+    assert columns["items"] == columns["images"] == ("-", "-", "-", *["3"] * len(THINGS))
+    assert all(cell.endswith("rank 1") for cell in columns["CVCL-filtered"][3:])
+    assert not any(cell.endswith("rank 1") for cell in columns["CVCL-filtered-aug"][3:])
     figures = tmp_path / "report" / "figures"
-    names = {f"alignment-alignment_things{part}" for part in (".svg", "-1-column.svg", "-1-column.pdf")}
+    names = {f"alignment-alignment_things{part}" for part in (".svg", "-1-column-2.svg", "-2-columns.pdf")}
     assert names < {file.name for file in figures.iterdir()}
     assert "figures/alignment-alignment_things.svg" in text
     assert "5 of 5 mean images are closest to their word" in (tmp_path / "report" / "report.html").read_text()

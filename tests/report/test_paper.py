@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from babyvlm.report.figures import DASHES
-from babyvlm.report.paper import MIXES, mix_of, model_of, paper_order
+from babyvlm.report.paper import MIXES, base_of, mix_of, model_of, paper_order
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -37,3 +37,11 @@ def test_each_mix_has_a_line_style_of_its_own():
 def test_paper_order_sorts_a_model_by_mix():
     rows = [f"CVCL-{mix}" for mix in MIXES]
     assert sorted(reversed(rows), key=paper_order) == rows
+
+
+def test_paper_order_puts_variants_after_their_model():
+    models = ["CVCL", "CVCL-epochs", "CVCL-frozen", "CVCL-lstm", "BabyLLaVA-GPT2", "BabyLLaVA-GPT2-x4"]
+    models += ["BabyLLaVA-GPT2-x16", "BabyLLaVA-Llama", "CVCLike"]
+    rows = [f"{model}-{mix}" for model in models for mix in ("filtered", "filtered-aug")]
+    assert sorted(reversed(rows), key=paper_order) == rows
+    assert base_of("CVCLike") is None

@@ -157,6 +157,6 @@ def test_report_shows_scaling_and_leaves_its_rows_out_of_other_tables(tmp_path):
     assert sum(is_partial(row) for row in rows) == 9
     chart = scaling_chart(scaling_fits(rows))
     assert chart.wide == scaling_chart(scaling_fits(rows)).wide
-    assert len(chart.draw(WIDE).axes) == len(chart.draw(NARROW).axes) == 1
+    assert [len(chart.draw(layout)[0].axes) for layout in (WIDE, NARROW)] == [1, 1]
     page = (tmp_path / "out" / "report.html").read_text()
     assert 'id="data-scaling-1"' in page

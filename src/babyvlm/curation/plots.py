@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # From the palette of Okabe and Ito (jfly.uni-koeln.de/color), which also differ in grayscale.
 KEPT, DROPPED = "#0072B2", "#E69F00"
-BAR_INCHES, TITLE_INCHES = 0.3, 0.4
+FUNNEL_INCHES, BAR_INCHES, TITLE_INCHES = 9, 0.3, 0.4
 MAX_LABEL_LENGTH = 60
 
 
@@ -60,20 +60,29 @@ def draw_funnels(path: Path, stages: Sequence[Manifest]) -> None:
     funnel_figure(stages).savefig(path, dpi=120)
 
 
-def funnel_figure(stages: Sequence[Manifest]) -> Figure:
+def funnel_figure(stages: Sequence[Manifest], width: float = FUNNEL_INCHES, font: float = 10) -> Figure:
     """Return a figure with a group of bars for each stage: what it kept, and what it dropped by reason.
 
     Args:
         stages: each with ``name`` and the fields of ``Funnel.as_dict``.
+        width: of the figure in inches.
+        font: size in points.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    heights = [TITLE_INCHES + BAR_INCHES * (1 + len(stage["dropped"])) for stage in stages]
-    figure = Figure(figsize=(9, sum(heights)), layout="constrained")
-    blocks = figure.subplots(len(stages), 1, squeeze=False, height_ratios=heights)
-    for axes, stage in zip(blocks[:, 0], stages, strict=True):
-        _draw_funnel(axes, stage)
+    with rc_context({"font.size": font}):
+        figure = Figure(figsize=(width, funnel_inches(stages)), layout="constrained")
+        ratios = [funnel_inches([stage]) for stage in stages]
+        blocks = figure.subplots(len(stages), 1, squeeze=False, height_ratios=ratios)
+        for axes, stage in zip(blocks[:, 0], stages, strict=True):
+            _draw_funnel(axes, stage)
     return figure
+
+
+def funnel_inches(stages: Sequence[Manifest]) -> float:
+    """Return the height of ``funnel_figure``."""
+    return sum(TITLE_INCHES + BAR_INCHES * (1 + len(stage["dropped"])) for stage in stages)
 
 
 def _draw_funnel(axes: Any, stage: Manifest) -> None:  # noqa: ANN401 - matplotlib is imported late

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from babyvlm.report.figures import COLORS, MARKERS, Chart, Layout, figure_with_panels, with_legend
+from babyvlm.report.figures import COLORS, MARKERS, Chart, Layout, figure_with_panels, on_pages, with_legend
 from babyvlm.report.results import Cosines
 from babyvlm.report.runs import Row, benchmarks_of
 from babyvlm.report.tables import row_name
@@ -73,11 +73,16 @@ def positions(found: Cosines) -> npt.NDArray[np.float64]:
     return place_K2
 
 
-def _draw(panels: dict[str, Cosines], layout: Layout) -> Figure:
+def _draw(panels: dict[str, Cosines], layout: Layout) -> list[Figure]:
     across = min(len(panels), layout.across, 2)
     width = layout.width or PANEL_INCHES * across
+    pages = on_pages(list(panels.items()), across, width / across, layout)
+    return [_draw_page(page, across, width, layout) for page in pages]
+
+
+def _draw_page(panels: Sequence[tuple[str, Cosines]], across: int, width: float, layout: Layout) -> Figure:
     figure, axes = figure_with_panels(len(panels), across, width, width / across, layout)
-    for ax, (name, found) in zip(axes, panels.items(), strict=True):
+    for ax, (name, found) in zip(axes, panels, strict=True):
         image_C2, word_C2 = np.split(positions(found), 2)
         for one, other in zip(image_C2, word_C2, strict=True):
             ax.plot(*zip(one, other, strict=True), color="#bbbbbb", linewidth=0.8, zorder=1)

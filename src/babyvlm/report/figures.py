@@ -6,17 +6,17 @@ On the page they are SVG, for a screen and for a phone. For a paper they are SVG
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from babyvlm.report.columns import CONTROLS, LABELED_S, PAPER, WINOGROUND, Column
 from babyvlm.report.comparisons import score
 from babyvlm.report.estimates import Estimate
-from babyvlm.report.paper import MIXES, MODELS, mix_of, model_of, paper_value
+from babyvlm.report.paper import MIXES, MODELS, base_of, mix_of, model_of, paper_value
 from babyvlm.report.runs import Row, Run, main_columns, tested_columns
-from babyvlm.report.tables import category_columns, row_name, row_title, word_class_columns
+from babyvlm.report.tables import category_columns, row_title, word_class_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +26,24 @@ if TYPE_CHECKING:
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", (0, (5, 1, 1, 1, 1, 1)), "-.", (0, (9, 2, 1, 2)), ":")  # of each mix
+FLOORS, UPPER_BOUNDS = "floors", "upper bounds"
+# Markers of models, so that variants of a model, which share its color, differ in gray print. Hollow: equal epochs.
+FAMILY_MARKERS = {
+    "CVCL": "o",
+    "CVCL-frozen": "s",
+    "BabyLLaVA-GPT2": "^",
+    "BabyLLaVA-GPT2-tuned": "D",
+    "BabyLLaVA-GPT2-x4": "<",
+    "BabyLLaVA-GPT2-x16": ">",
+    "BabyLLaVA-Llama": "v",
+    FLOORS: "X",
+    UPPER_BOUNDS: "P",
+}
+OTHER_MARKERS = ("h", "p", "d", "8", "H")
+PAPER_MARKER = "*"
 DOT_SPACING = 0.22  # between the dots of a label, as a share of its height, for up to four dots
-ROW_INCHES, PANEL_INCHES, LABEL_INCHES, CURVE_INCHES = 0.3, 2.1, 2.3, 2.8
+DOT_INCHES, PANEL_INCHES, LABEL_INCHES, CURVE_INCHES = 0.15, 2.1, 2.3, 2.8
+MARGIN_INCHES = 0.3  # around all panels
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -38,6 +54,7 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # TrueType: conferences refuse type 3 fonts
 }
 ACCURACY = "accuracy"
+RUN_DOTS = "small dots: each seed and world"
 CURVES = {
     "val_loss": "validation loss",
     "labeled_s_dev": "Labeled-S, dev split",
@@ -54,16 +71,18 @@ class Layout:
         across: maximum number of panels side by side.
         width: of the figure in inches; by default as wide as its panels need.
         font: size in points.
+        height: of a page in inches, over which panels and labels are divided; by default there is one.
     """
 
     across: int
     width: float | None = None
     font: float = 9
+    height: float | None = None
 
 
 WIDE, NARROW = Layout(5), Layout(1)  # on a screen, on a phone
-# In a paper: the widths of a column and of a page in the format of CVPR and ICCV.
-PAPER_LAYOUTS = {"1-column": Layout(1, 3.25, 6.5), "2-columns": Layout(2, 6.875, 7.5)}
+# In a paper: the widths of a column and of a page in the format of CVPR and ICCV, and the height of their text.
+PAPER_LAYOUTS = {"1-column": Layout(1, 3.25, 6.5, 8.875), "2-columns": Layout(2, 6.875, 7.5, 8.875)}
 
 
 @dataclass(frozen=True)
@@ -74,31 +93,35 @@ class Chart:
         name: file name without suffix.
         caption: what it shows.
         alt: its numbers as text.
-        draw: draws it.
+        draw: draws it, on one or several pages.
+        paper: layouts in which it is legible in a paper.
     """
 
     name: str
     caption: str
     alt: str
-    draw: Callable[[Layout], Figure]
+    draw: Callable[[Layout], Sequence[Figure]]
+    paper: Mapping[str, Layout] = field(default_factory=lambda: PAPER_LAYOUTS)
 
     @cached_property
     def wide(self) -> bytes:
         """For a screen."""
-        return saved(self.draw(WIDE), "svg")
+        return saved(self.draw(WIDE)[0], "svg")
 
     @cached_property
     def narrow(self) -> bytes:
         """For a phone."""
-        return saved(self.draw(NARROW), "svg")
+        return saved(self.draw(NARROW)[0], "svg")
 
     def for_paper(self) -> Iterator[tuple[str, bytes]]:
-        """Yield file names and contents, one and two columns wide."""
-        for name, layout in PAPER_LAYOUTS.items():
-            figure = self.draw(layout)
-            yield f"{self.name}-{name}.svg", saved(figure, "svg")
-            figure.set_layout_engine("none")  # it has been laid out
-            yield f"{self.name}-{name}.pdf", saved(figure, "pdf")
+        """Yield file names and contents, one and two columns wide; pages are numbered where there are several."""
+        for name, layout in self.paper.items():
+            figures = self.draw(layout)
+            for number, figure in enumerate(figures, 1):
+                stem = f"{self.name}-{name}" + (f"-{number}" if len(figures) > 1 else "")
+                yield f"{stem}.svg", saved(figure, "svg")
+                figure.set_layout_engine("none")  # it has been laid out
+                yield f"{stem}.pdf", saved(figure, "pdf")
 
 
 def charts(rows: Sequence[Row]) -> dict[str, Chart]:
@@ -113,22 +136,21 @@ def _scores(rows: Sequence[Row]) -> Iterator[Chart]:
         return
     panels = []
     for column in columns:
-        families = dict.fromkeys(map(_family, rows))
         series = {
             family: Series(
-                _color(family),
+                style,
                 [score(row, column) if _family(row) == family else None for row in rows],
-                runs=[_run_means(row, column) for row in rows],
+                [_run_means(row, column) for row in rows],
             )
-            for family in families
+            for family, style in family_styles(map(_family, rows)).items()
         }
         paper = [_exact(paper_value(row.name, column.benchmark, column.measure)) for row in rows]
         if any(paper) and not any(row.embedded for row in rows):  # Playroom's axes do not show what SAYCam's tests gave
-            series["paper, on SAYCam"] = Series(3, paper, hollow=True)
+            series["paper, on SAYCam"] = Series(Style(COLORS[3], PAPER_MARKER, hollow=True), paper)
         panels.append(Panel(column.title, _unit(column), column.chance, series))
     yield Chart(
         "scores",
-        "Scores of all rows on all benchmarks with 95% CIs; small dots: each seed and world; dashed line: chance.",
+        f"Scores of all rows on all benchmarks with 95% CIs; {RUN_DOTS}; dashed line: chance.",
         _alt(rows, columns, score),
         partial(draw_dots, [row_title(row) for row in rows], panels),
     )
@@ -145,7 +167,11 @@ def _controls(rows: Sequence[Row]) -> Iterator[Chart]:
             _unit(column),
             column.chance,
             {
-                condition: Series(place, [score(row, column, control) for row in rows], hollow=bool(control))
+                condition: Series(
+                    Style(COLORS[place], MARKERS[place], hollow=bool(control)),
+                    [score(row, column, control) for row in rows],
+                    [_run_means(row, column, control) for row in rows],
+                )
                 for place, (control, condition) in enumerate(conditions.items())
                 if any(row.tested(column, control) for row in rows)
             },
@@ -154,9 +180,9 @@ def _controls(rows: Sequence[Row]) -> Iterator[Chart]:
     ]
     yield Chart(
         "controls",
-        "Scores with a blank image, with images shuffled between items, and without an image; 95% CIs.",
+        f"Scores with a blank image, with images shuffled between items, and without an image; 95% CIs; {RUN_DOTS}.",
         "Blank image: " + _alt(rows, columns, lambda row, column: score(row, column, "blank")),
-        partial(draw_dots, [row_name(row) for row in rows], panels),
+        partial(draw_dots, [row_title(row) for row in rows], panels),
     )
 
 
@@ -177,11 +203,17 @@ def _contexts(rows: Sequence[Row]) -> Iterator[Chart]:
 def _one_series_per_column(rows: Sequence[Row], columns: Sequence[Column], name: str, caption: str) -> Iterator[Chart]:
     if columns:
         panels = [
-            Panel(column.title, ACCURACY, column.chance, {"": Series(0, [score(row, column) for row in rows])})
+            Panel(
+                column.title,
+                ACCURACY,
+                column.chance,
+                {"": Series(PLAIN, [score(row, column) for row in rows], [_run_means(row, column) for row in rows])},
+            )
             for column in columns
         ]
-        draw = partial(draw_dots, [row_name(row) for row in rows], panels)
-        yield Chart(name, f"{caption}; 95% CIs; dashed line: chance.", _alt(rows, columns, score), draw)
+        draw = partial(draw_dots, [row_title(row) for row in rows], panels)
+        text = f"{caption}; 95% CIs; {RUN_DOTS}; dashed line: chance."
+        yield Chart(name, text, _alt(rows, columns, score), draw)
 
 
 def _categories(rows: Sequence[Row]) -> Iterator[Chart]:
@@ -190,42 +222,44 @@ def _categories(rows: Sequence[Row]) -> Iterator[Chart]:
     if columns and shown:
         panels = [
             Panel(
-                "\n".join(filter(None, [model_of(row.name), mix_of(row.name)])),
+                _on_lines(row_title(row), NARROW),
                 ACCURACY,
                 LABELED_S.chance,
-                {"": Series(0, [score(row, column) for column in columns])},
+                {"": Series(PLAIN, [score(row, one) for one in columns], [_run_means(row, one) for one in columns])},
             )
             for row in shown
         ]
         yield Chart(
             "categories",
-            "Labeled-S by category; 95% CIs; dashed line: chance.",
+            f"Labeled-S by category; 95% CIs; {RUN_DOTS}; dashed line: chance.",
             _alt(shown, columns, score),
             partial(draw_dots, [column.title for column in columns], panels),
         )
 
 
 def _curves(rows: Sequence[Row]) -> Iterator[Chart]:
-    trained = [row for row in rows if row.trained]
+    by_family: dict[str, list[Row]] = {}
+    for row in (row for row in rows if row.trained):
+        by_family.setdefault(_family(row), []).append(row)
     panels: dict[str, dict[str, list[Line]]] = {}
-    for metric, title in CURVES.items():
-        for row in trained:
-            # Losses of different models are different quantities, so that each has its own axis.
-            panel = f"{title}, {_family(row)}" if metric == "val_loss" else title
-            lines = [line for run in row.runs if (line := _line(row, run, metric)).points]
-            if lines:
-                panels.setdefault(panel, {})[row.name] = lines
+    for family, own in by_family.items():  # losses of different models are different quantities
+        for metric, title in CURVES.items():
+            for row in own:
+                lines = [line for run in row.runs if (line := _line(row, run, metric)).points]
+                if lines:
+                    panels.setdefault(f"{family}\n{title}", {})[mix_of(row.name) or row.name] = lines
     if panels:
         last = [
-            f"{title}: " + ", ".join(f"{row} {lines[0].points[-1][1]:.3f}" for row, lines in by_row.items())
-            for title, by_row in panels.items()
+            f"{', '.join(title.splitlines())}: "
+            + ", ".join(f"{mix} {lines[0].points[-1][1]:.3f}" for mix, lines in by_mix.items())
+            for title, by_mix in panels.items()
         ]
         yield Chart(
             "curves",
             "Learning curves on validation data and dev splits, one line for each seed and world; star: the checkpoint "
             "that was tested.",
             "Final values of the first seed: " + "; ".join(last),
-            partial(draw_lines, panels, "samples seen"),
+            partial(draw_lines, panels, "samples seen", len(CURVES)),
         )
 
 
@@ -235,22 +269,44 @@ def _line(row: Row, run: Run, metric: str) -> Line:
     tested = None if step is None or not points else step * (run.samples_per_step or 1)
     # A checkpoint is saved at a validation; where it is not, the star is at the closest one.
     star = None if tested is None else min(points, key=lambda point: abs(point[0] - tested))
-    return Line(_color(_family(row)), MIXES.index(mix_of(row.name) or MIXES[0]), points, star)
+    return Line(MIXES.index(mix_of(row.name) or MIXES[0]), points, star)
 
 
-def _run_means(row: Row, column: Column) -> list[float]:
+def _run_means(row: Row, column: Column, control: str = "") -> list[float]:
     """Return the mean of each seed and world; empty for a single one, which is the score itself."""
-    means = [float(found.credit_N.mean()) for run in row.runs if (found := run.scores(column)) is not None]
+    means = [float(found.credit_N.mean()) for run in row.runs if (found := run.scores(column, control)) is not None]
     return means if len(means) > 1 else []
 
 
 def _family(row: Row) -> str:
-    return model_of(row.name) if row.trained else "floors" if row.is_floor else "upper bounds"
+    return model_of(row.name) if row.trained else FLOORS if row.is_floor else UPPER_BOUNDS
 
 
-def _color(family: str) -> int:
-    others = {"upper bounds": 6, "floors": 5}
-    return MODELS.index(family) if family in MODELS else others.get(family, 4)
+class Style(NamedTuple):
+    """How dots are drawn: in a color, with a marker, with or without fill."""
+
+    color: str
+    marker: str
+    hollow: bool = False
+
+
+PLAIN = Style(COLORS[0], MARKERS[0])
+
+
+def family_styles(families: Iterable[str]) -> dict[str, Style]:
+    """Return a style for each family: the color of the paper's model that it is a variant of, and a marker of its own.
+
+    Families that are not in ``FAMILY_MARKERS`` share its other markers, in alphabetical order.
+    """
+    found = list(dict.fromkeys(families))
+    shapes = {family: family.removesuffix("-epochs") for family in found}  # hollow: the same with equal epochs
+    others = sorted(set(shapes.values()) - FAMILY_MARKERS.keys())
+    markers = FAMILY_MARKERS | {shape: OTHER_MARKERS[place % len(OTHER_MARKERS)] for place, shape in enumerate(others)}
+    colors = {base: COLORS[place] for place, base in enumerate(MODELS)} | {FLOORS: COLORS[5], UPPER_BOUNDS: COLORS[6]}
+    return {
+        family: Style(colors.get(base_of(family) or family, COLORS[4]), markers[shape], hollow=shape != family)
+        for family, shape in shapes.items()
+    }
 
 
 def _unit(column: Column) -> str:
@@ -274,15 +330,13 @@ class Series:
     """Dots of one color and shape.
 
     Attributes:
-        color: index in ``COLORS`` and ``MARKERS``.
+        style: color and shape.
         values: one for each label, or None.
-        hollow: whether dots are drawn without fill.
         runs: for each label, the means of single runs; none by default.
     """
 
-    color: int
+    style: Style
     values: Sequence[Estimate | None]
-    hollow: bool = False
     runs: Sequence[Sequence[float]] = ()
 
 
@@ -306,39 +360,86 @@ class Panel:
         """Return the number of dots at a label."""
         return sum(series.values[place] is not None for series in self.series.values())
 
+    def part(self, places: slice) -> Panel:
+        """Return the panel with some of its labels."""
+        series = {
+            name: Series(one.style, one.values[places], one.runs[places])
+            for name, one in self.series.items()
+            if any(value is not None for value in one.values[places])
+        }
+        return replace(self, series=series)
+
 
 @dataclass(frozen=True)
 class Line:
     """A curve.
 
     Attributes:
-        color: index in ``COLORS``.
-        dash: index in ``DASHES``.
+        mix: index in ``COLORS`` and ``DASHES``.
         points: (x, y).
         star: a point that is marked; None for none.
     """
 
-    color: int
-    dash: int
+    mix: int
     points: Sequence[tuple[float, float]] = field(default_factory=list)
     star: tuple[float, float] | None = None
 
 
-def draw_dots(labels: Sequence[str], panels: Sequence[Panel], layout: Layout) -> Figure:
+def draw_dots(labels: Sequence[str], panels: Sequence[Panel], layout: Layout) -> list[Figure]:
     """Draw panels that share their labels: dots with intervals."""
-    count = max(panel.dots(place) for panel in panels for place in range(len(labels)))
+    dots = max(panel.dots(place) for panel in panels for place in range(len(labels)))
+    shown = [_on_lines(label, layout) for label in labels]
+    text = (1 + max(label.count("\n") for label in shown)) * layout.font * 1.35 / 72 + 0.05  # inches
+    row, frame = max(text, DOT_INCHES * dots), 0.9
     across = min(len(panels), layout.across)
-    height = 0.9 + ROW_INCHES * (1 if count <= 2 else 0.5 * count) * len(labels)
-    figure, axes = figure_with_panels(
-        len(panels), across, layout.width or LABEL_INCHES + PANEL_INCHES * across, height, layout
-    )
-    for number, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
-        _draw_panel(ax, panel, len(labels))
-        own = labels if layout.width is None else [label.replace(" (", "\n(") for label in labels]
-        shown = own if number % across == 0 else [""] * len(labels)
-        ax.set_yticks(range(len(labels)), shown, parse_math=False)
-        ax.set_ylim(len(labels) - 0.4, -0.6)
-    return with_legend(figure, axes, across, layout)
+    width = layout.width or LABEL_INCHES + PANEL_INCHES * across
+    figures = []
+    for places in _parts(len(labels), layout, row, frame):
+        own = [part for panel in panels if (part := panel.part(places)).series]
+        height = frame + row * len(shown[places])
+        for page in on_pages(own, across, height, layout):
+            figure, axes = figure_with_panels(len(page), across, width, height, layout)
+            for number, (ax, panel) in enumerate(zip(axes, page, strict=True)):
+                _draw_panel(ax, panel, len(shown[places]))
+                texts = shown[places] if number % across == 0 else [""] * len(shown[places])
+                ax.set_yticks(range(len(texts)), texts, parse_math=False)
+                ax.set_ylim(len(texts) - 0.4, -0.6)
+            figures.append(with_legend(figure, axes, across, layout))
+    return figures
+
+
+def _on_lines(label: str, layout: Layout) -> str:
+    """Return the label of a row on several lines: its facts below its name; in a narrow figure also its mix."""
+    name, _, facts = label.partition(" (")
+    mix = mix_of(name.rstrip("†"))
+    if mix and layout.across == 1:
+        model, _, end = name.rpartition(f"-{mix}")
+        name = f"{model}\n{mix}{end}"
+    return name + (f"\n({facts}" if facts else "")
+
+
+def _parts(labels: int, layout: Layout, row: float, frame: float) -> list[slice]:
+    """Return the labels of each page, as equal in number as possible; heights are in inches."""
+    most = labels if layout.height is None else max(1, int((layout.height - MARGIN_INCHES - frame) / row))
+    pages = -(-labels // most)
+    size = -(-labels // pages)
+    return [slice(start, start + size) for start in range(0, labels, size)]
+
+
+Drawn = TypeVar("Drawn")
+
+
+def on_pages(panels: Sequence[Drawn], across: int, height: float, layout: Layout) -> list[Sequence[Drawn]]:
+    """Return the panels of each page: all of them, unless the layout has a limited height.
+
+    Args:
+        panels: all panels.
+        across: panels side by side.
+        height: of a panel in inches.
+        layout: the layout.
+    """
+    down = len(panels) if layout.height is None else max(1, int((layout.height - MARGIN_INCHES) / height))
+    return [panels[start : start + across * down] for start in range(0, len(panels), across * down)]
 
 
 def _draw_panel(ax: Axes, panel: Panel, labels: int) -> None:
@@ -348,16 +449,18 @@ def _draw_panel(ax: Axes, panel: Panel, labels: int) -> None:
         ax.axvline(panel.chance, color="black", linestyle="--", linewidth=1, label="chance")
     drawn = [0] * labels  # dots drawn at each label so far
     for name, series in panel.series.items():
-        points = []
+        points: list[tuple[float, Estimate]] = []
+        runs: list[tuple[float, float]] = []
         for place, value in enumerate(series.values):
             if value is not None:
-                points.append((place + (drawn[place] - (panel.dots(place) - 1) / 2) * DOT_SPACING, value))
+                dots = panel.dots(place)
+                spot = place + (drawn[place] - (dots - 1) / 2) * DOT_SPACING
+                points.append((spot, value))
+                below = spot + (0.28 if dots == 1 else DOT_SPACING / 2)  # the mean
+                runs += [(mean, below) for means in series.runs[place : place + 1] for mean in means]
                 drawn[place] += 1
-        color, marker = COLORS[series.color % len(COLORS)], MARKERS[series.color % len(MARKERS)]
-        places = {place for place, value in enumerate(series.values) if value is not None}
-        runs = [(mean, place) for place, means in enumerate(series.runs) if place in places for mean in means]
-        below = [place + 0.28 for _, place in runs]  # below the mean
-        ax.plot([mean for mean, _ in runs], below, ".", color=color, alpha=0.6, markersize=3)
+        color, marker, hollow = series.style
+        ax.plot(*zip(*runs, strict=True) if runs else ([], []), ".", color=color, alpha=0.6, markersize=3)
         ax.errorbar(
             [value.mean for _, value in points],
             [place for place, _ in points],
@@ -368,7 +471,7 @@ def _draw_panel(ax: Axes, panel: Panel, labels: int) -> None:
             fmt=marker,
             color=color,
             markersize=5,
-            markerfacecolor="white" if series.hollow else color,
+            markerfacecolor="white" if hollow else color,
             elinewidth=1.3,
             label=name,
         )
@@ -381,30 +484,33 @@ def _draw_panel(ax: Axes, panel: Panel, labels: int) -> None:
     ax.grid(axis="x", color="#dddddd", linewidth=0.6)
 
 
-def draw_lines(panels: Mapping[str, Mapping[str, Sequence[Line]]], x_unit: str, layout: Layout) -> Figure:
-    """Draw panels with curves; lines of the same name share an entry in the legend."""
-    across = min(len(panels), layout.across)
+def draw_lines(
+    panels: Mapping[str, Mapping[str, Sequence[Line]]], x_unit: str, columns: int, layout: Layout
+) -> list[Figure]:
+    """Draw panels with curves, ``columns`` side by side if they fit; the same name shares an entry in the legend."""
+    across = min(len(panels), layout.across, columns)
     width = layout.width or max(CURVE_INCHES * across, LABEL_INCHES + PANEL_INCHES)
-    figure, axes = figure_with_panels(len(panels), across, width, 3.5 if layout.width is None else 2.2, layout)
-    for ax, (title, by_name) in zip(axes, panels.items(), strict=True):
-        for name, line in ((name, line) for name, lines in by_name.items() for line in lines):
-            x, y = zip(*line.points, strict=True)
-            ax.plot(
-                x,
-                y,
-                color=COLORS[line.color % len(COLORS)],
-                linestyle=DASHES[line.dash % len(DASHES)],
-                marker="o",
-                markersize=3,
-                linewidth=1.2,
-                label=name,
-            )
-            if line.star is not None:
-                ax.plot(*line.star, "*", color=COLORS[line.color % len(COLORS)], markersize=9, zorder=3)
-        ax.set_title(title, parse_math=False)
-        ax.set_xlabel(x_unit, parse_math=False)
-        ax.grid(color="#dddddd", linewidth=0.6)
-    return with_legend(figure, axes, across, layout)
+    height = 2.6 if layout.width is None else 2.1
+    figures = []
+    for page in on_pages(list(panels.items()), across, height, layout):
+        figure, axes = figure_with_panels(len(page), across, width, height, layout)
+        for ax, (title, by_name) in zip(axes, page, strict=True):
+            for name, lines in by_name.items():
+                for line in lines:
+                    _draw_line(ax, name, line)
+            ax.set_title(title, parse_math=False)
+            ax.set_xlabel(x_unit, parse_math=False)
+            ax.grid(color="#dddddd", linewidth=0.6)
+        figures.append(with_legend(figure, axes, across, layout))
+    return figures
+
+
+def _draw_line(ax: Axes, name: str, line: Line) -> None:
+    style: dict[str, Any] = {"color": COLORS[line.mix % len(COLORS)], "linestyle": DASHES[line.mix % len(DASHES)]}
+    x, y = zip(*line.points, strict=True)
+    ax.plot(x, y, marker="o", markersize=2, linewidth=1, label=name, **style)
+    if line.star is not None:
+        ax.plot(*line.star, "*", color=style["color"], markersize=7, zorder=3)
 
 
 def figure_with_panels(
@@ -416,7 +522,7 @@ def figure_with_panels(
 
     with rc_context(STYLE | {"font.size": layout.font, "axes.titlesize": layout.font + 1}):
         down = -(-panels // across)
-        figure = Figure(figsize=(width, 0.3 + height * down), layout="constrained")
+        figure = Figure(figsize=(width, MARGIN_INCHES + height * down), layout="constrained")
         axes = list(figure.subplots(down, across, squeeze=False).flat)
         for ax in axes[panels:]:
             ax.set_axis_off()

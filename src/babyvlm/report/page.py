@@ -6,15 +6,16 @@ import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-from babyvlm.curation.plots import funnel_figure
+from babyvlm.curation.plots import FUNNEL_INCHES, funnel_figure, funnel_inches
 from babyvlm.io.printing import printable
 from babyvlm.playroom.credit import CREDIT
 from babyvlm.report.alignment import PREFIX, alignment_charts
 from babyvlm.report.examples import CaptionExamples, ChangedItems, Example, caption_examples
-from babyvlm.report.figures import Chart, charts
+from babyvlm.report.figures import PAPER_LAYOUTS, Chart, Layout, charts
 from babyvlm.report.findings import Finding, Verdict, evaluate_findings
 from babyvlm.report.license import LEFT_OUT
 from babyvlm.report.paper import GENERATIVE, LARGER
@@ -45,6 +46,11 @@ from babyvlm.report.tables import (
 )
 from babyvlm.report.word_frequency import word_table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from babyvlm.io.artifacts import Manifest
+
 TITLE = "BabyVLM results"
 # Headings of the chapters, which are pages on a phone.
 PAGES = (
@@ -72,6 +78,7 @@ PAGE_BEGINNING = """<!doctype html>
 <meta charset="utf-8">
 <meta name="generator" content="babyvlm">
 """
+FUNNEL_LAYOUTS = {"2-columns": PAPER_LAYOUTS["2-columns"]}  # reasons are too long for one column
 IMAGE_CREDIT = f"Images drawn with {CREDIT}; they are under the same license."
 
 
@@ -148,7 +155,7 @@ def world_report(
     if stages:
         alt = "; ".join(f"{stage['name']}: {stage['kept']:,} of {stage['in']:,} kept" for stage in stages)
         caption = "What every curation stage took in, kept and dropped, with reasons."
-        figures["funnels"] = Chart("funnels", caption, alt, lambda _: funnel_figure(stages))
+        figures["funnels"] = Chart("funnels", caption, alt, partial(draw_funnels, stages), FUNNEL_LAYOUTS)
     return WorldReport(
         title=": ".join(filter(None, ["Playroom" if embedded else "Real data", rows[0].setting if several else ""])),
         embedded=embedded,
@@ -170,6 +177,16 @@ def world_report(
         runs=runs_table(every),
         packages=package_lines(every),
     )
+
+
+def draw_funnels(stages: Sequence[Manifest], layout: Layout) -> list[Figure]:
+    """Draw the funnels, on pages of the layout's height if it has one."""
+    pages: list[list[Manifest]] = [[]]
+    for stage in stages:
+        if layout.height is not None and funnel_inches([*pages[-1], stage]) > layout.height and pages[-1]:
+            pages.append([])
+        pages[-1].append(stage)
+    return [funnel_figure(page, layout.width or FUNNEL_INCHES, layout.font) for page in pages]
 
 
 def _validation_losses(rows: Sequence[Row]) -> str:

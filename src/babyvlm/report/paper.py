@@ -29,6 +29,9 @@ MIXES = (  # of the paper, and those that tell matching and rewriting apart
     "filtered-random-rewritten",
     "aug-only",
 )
+# Variants of a model in the study, as the end of its name: equal epochs, frozen or fine-tuned trunk, size of the
+# language model.
+VARIANTS = ("", "epochs", "frozen", "frozen-epochs", "tuned", "tuned-epochs", "x4", "x16")
 
 
 def paper_value(row: str, benchmark: str, measure: str) -> float | None:
@@ -50,7 +53,19 @@ def model_of(row: str) -> str:
     return row.removesuffix(f"-{mix}") if mix else row
 
 
-def paper_order(row: str) -> tuple[int, int]:
-    """Return a sort key for the paper's order of rows; others come last."""
+def base_of(model: str) -> str | None:
+    """Return the model of the paper that a model is a variant of: ``CVCL`` for ``CVCL-frozen``."""
+    return next((base for base in MODELS if f"{model}-".startswith(f"{base}-")), None)
+
+
+def paper_order(row: str) -> tuple[int, int, str, int]:
+    """Return a sort key for the paper's order of rows, in which variants follow their model; others come last."""
     mix, model = mix_of(row), model_of(row)
-    return MODELS.index(model) if model in MODELS else len(MODELS), MIXES.index(mix) if mix else len(MIXES)
+    base = base_of(model)
+    variant = "-" if base is None else model.removeprefix(base).removeprefix("-")
+    return (
+        len(MODELS) if base is None else MODELS.index(base),
+        VARIANTS.index(variant) if variant in VARIANTS else len(VARIANTS),
+        model,
+        MIXES.index(mix) if mix else len(MIXES),
+    )

@@ -12,7 +12,7 @@ Kept by hand: the curve is linear but for one parameter, so that a search over i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from babyvlm.benchmarks.intervals import LEVEL, Dependence
 from babyvlm.report.columns import Column
 from babyvlm.report.comparisons import score
 from babyvlm.report.estimates import Estimate
-from babyvlm.report.figures import CURVE_INCHES, Chart, Layout, figure_with_panels, with_legend
+from babyvlm.report.figures import CURVE_INCHES, Chart, Layout, figure_with_panels, on_pages, with_legend
 from babyvlm.report.runs import Row, main_columns, shared
 from babyvlm.report.tables import Table, count_items, range_text
 from babyvlm.report.trial_lists import dependence_of
@@ -375,12 +375,24 @@ COLORS = {"": "#000000", "aug": "#0072B2", "random": "#D55E00"}
 OTHER_COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
-def _draw(fits: Sequence[Fit], layout: Layout) -> Figure:
+def _draw(fits: Sequence[Fit], layout: Layout) -> list[Figure]:
     panels = list(dict.fromkeys((fit.model, fit.column) for fit in fits))
     kinds = [kind for kind in dict.fromkeys(fit.kind for fit in fits) if kind not in COLORS]
     colors = COLORS | {kind: OTHER_COLORS[number % len(OTHER_COLORS)] for number, kind in enumerate(kinds)}
-    across = min(len(panels), layout.across)
-    figure, axes = figure_with_panels(len(panels), across, layout.width or CURVE_INCHES * across, 3.0, layout)
+    across, height = min(len(panels), layout.across), 2.9
+    return [_draw_page(fits, page, colors, across, height, layout) for page in on_pages(panels, across, height, layout)]
+
+
+def _draw_page(
+    fits: Sequence[Fit],
+    panels: Sequence[tuple[str, Column]],
+    colors: Mapping[str, str],
+    across: int,
+    height: float,
+    layout: Layout,
+) -> Figure:
+    width = layout.width or CURVE_INCHES * across
+    figure, axes = figure_with_panels(len(panels), across, width, height, layout)
     for ax, (model, column) in zip(axes, panels, strict=True):
         own = [fit for fit in fits if (fit.model, fit.column) == (model, column)]
         for fit in own:
