@@ -1,7 +1,9 @@
 """Power of the tests of findings on simulated studies whose truth is the paper's table, for docs/how-to/report.md.
 
 The studies are as large as the authors' lists, and vary as the numbers below ``planning`` in ``report/findings.yaml``.
-For the rate of wrong verdicts, every effect is at its threshold. Prints a Markdown table.
+Their seeds are trained on one world, or on three as in the study on Playroom; then accuracies also vary between worlds,
+by ``--world_sd``. For the rate of wrong verdicts, every effect is at its threshold. Prints a Markdown table. It takes
+three minutes.
 """
 
 from __future__ import annotations
@@ -17,15 +19,20 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from babyvlm.report.columns import PAPER
-from babyvlm.report.findings import HYPOTHESES, MARGINS, RULES, evaluate_findings
+from babyvlm.report.findings import ALPHA, HYPOTHESES, MARGINS, RULES, evaluate_findings
 from babyvlm.report.paper import NUMBERS
 from babyvlm.report.runs import Results, Row, Run, Scores
 
 Array = npt.NDArray[np.float64]
 PLANNING: dict[str, Any] = RULES["planning"]
 WORD_CLASSES = ("noun", "verb", "adjective", "both")
-Rates = dict[tuple[str, str, str], float]  # (benchmark, measure, control) -> accuracy; VTWT's word classes as measures
+Rates = dict[tuple[str, str, str], float]  # (benchmark, measure, control) -> accuracy; VTWT has one of each word class
 LIMIT = 0.8
+# Standard deviation of a row's accuracy between worlds. Our choice: about as large as between seeds (``planning``).
+# What the rows of a world have in common, such as difficult exemplars, cancels in differences and is not simulated.
+WORLD_SD = 0.01
+SEEDS = (3, 5, 10, 20)  # in one world; from one seed, there is no verdict
+THREE_WORLDS = [(1, 3), (3, 3)]  # seeds x worlds
 
 
 def paper_rates(row: str) -> Rates:
@@ -65,80 +72,103 @@ class Study:
         rates: row -> its accuracies.
         items: number of items of each benchmark.
         draw: random numbers.
+        world_sd: standard deviation of a row's accuracy between worlds, if there are several.
     """
 
-    def __init__(self, rates: dict[str, Rates], items: dict[str, int], draw: np.random.Generator) -> None:
-        self.rates, self.items, self.draw = rates, items, draw
+    def __init__(
+        self, rates: dict[str, Rates], items: dict[str, int], draw: np.random.Generator, world_sd: float = WORLD_SD
+    ) -> None:
+        self.items, self.draw, self.world_sd = items, draw, world_sd
         self.names = {name: tuple(f"{name}{item}" for item in range(count)) for name, count in items.items()}
-        self.classes = np.resize(np.arange(len(WORD_CLASSES)), items["vtwt"])
-        self.category = {
-            "vtwt": dict(zip(self.names["vtwt"], np.array(WORD_CLASSES)[self.classes].tolist(), strict=True))
-        }
+        classes = np.resize(np.array(WORD_CLASSES), items["vtwt"]).tolist()
+        self.category = {name: dict.fromkeys(items, "") for name, items in self.names.items()}
+        self.category["vtwt"] = dict(zip(self.names["vtwt"], classes, strict=True))
         # Different phrases in each item, so that an image-blind model is not at chance by construction.
         self.texts = {item: (f"right {item}", f"wrong {item}") for item in self.names["vtwt"]}
-        self.shared: dict[tuple[str, str], Array] = {}
+        self.rates: dict[str, dict[tuple[str, str, str], Array]] = {}  # of one number, or one for each item
+        for row, own in rates.items():
+            self.rates[row] = {key: np.array([rate]) for key, rate in own.items() if key[1] not in WORD_CLASSES}
+            self.rates[row]["vtwt", "accuracy", ""] = np.array([own["vtwt", word_class, ""] for word_class in classes])
+        self.cache: dict[object, Any] = {}  # how items depend on each other, which is the same in all rows and studies
 
-    def rows(self, seeds: int) -> list[Row]:
-        """Return all rows, with new results of each seed; upper bounds have one."""
-        self.shared.clear()
-        return [self._row(name, seeds) for name in self.rates]
+    def rows(self, seeds: int, worlds: int = 1) -> list[Row]:
+        """Return all rows, with new results of each seed and world; upper bounds have one seed.
 
-    def _row(self, name: str, seeds: int) -> Row:
-        trained = NUMBERS[name].get("vtwt", 0) < 0.75
-        of_row = {key: self.draw.normal(size=self.items[key[0]]) for key in self.rates[name]}
-        runs = [self._run(name, seed, of_row, trained=trained) for seed in range(seeds if trained else 1)]
-        row = Row(runs)
-        row.trained = trained
-        return row
+        The seeds of different worlds are different, too.
+        """
+        runs: dict[str, list[Run]] = {name: [] for name in self.rates}
+        for world in range(worlds):
+            everywhere: dict[tuple[str, str], Array] = {}
+            for name in runs:
+                runs[name] += self._runs(name, seeds, world, worlds > 1, everywhere)
+        rows = []
+        for name, of_row in runs.items():
+            row = Row(of_row)
+            row.trained, row.cache = _is_trained(name), self.cache
+            rows.append(row)
+        return rows
 
-    def _run(self, name: str, seed: int, of_row: dict[tuple[str, str, str], Array], *, trained: bool) -> Run:
-        shift = self.draw.normal(0, PLANNING["seed_sd"]) if trained else 0.0
-        credit: dict[str, dict[tuple[str, str], Scores]] = {benchmark: {} for benchmark in self.items}
-        by_class = np.zeros((len(WORD_CLASSES), self.items["vtwt"]))
-        for (benchmark, measure, control), rate in self.rates[name].items():
-            drawn = self._credit((benchmark, measure, control), rate + shift, of_row)
-            if measure in WORD_CLASSES:
-                by_class[WORD_CLASSES.index(measure)] = drawn
-            else:
-                credit[benchmark][measure, control] = Scores(self.names[benchmark], drawn)
-        vtwt = by_class[self.classes, np.arange(len(self.classes))]
-        credit["vtwt"]["accuracy", ""] = Scores(self.names["vtwt"], vtwt)
-        run = Run(Path(name, f"seed_{seed}"))
-        run.__dict__["config"] = {"seed_everything": seed}
+    def _runs(
+        self, name: str, seeds: int, world: int, is_random: bool, everywhere: dict[tuple[str, str], Array]
+    ) -> list[Run]:
+        """Return a row's runs in one world."""
+        sd = PLANNING["seed_sd"] if _is_trained(name) else 0.0
+        count = seeds if _is_trained(name) else 1
+        shift_S1 = self.draw.normal(0, sd, (count, 1)) + (self.draw.normal(0, self.world_sd) if is_random else 0.0)
+        credit = {key: self._credit(key, rate + shift_S1, everywhere) for key, rate in self.rates[name].items()}
+        facts = {"world_seed": str(world)} if is_random else {}
+        return [self._run(name, world * seeds + seed, facts, seed, credit) for seed in range(count)]
+
+    def _run(
+        self, name: str, number: int, facts: dict[str, str], seed: int, credit: dict[tuple[str, str, str], Array]
+    ) -> Run:
+        run = Run(Path(name, f"seed_{number}"))
+        run.__dict__["config"] = {"seed_everything": number}
         run.__dict__["results"] = {
             benchmark: Results(
                 PAPER[benchmark],
-                {},
+                facts,
                 "",
-                scores,
-                self.category.get(benchmark, dict.fromkeys(self.names[benchmark], "")),
+                {key[1:]: Scores(items, found[seed]) for key, found in credit.items() if key[0] == benchmark},
+                self.category[benchmark],
                 {},
                 {},
                 self.texts if benchmark == "vtwt" else {},
                 {},
             )
-            for benchmark, scores in credit.items()
+            for benchmark, items in self.names.items()
         }
         return run
 
-    def _credit(self, key: tuple[str, str, str], rate: float, of_row: dict[tuple[str, str, str], Array]) -> Array:
-        """Return choices with the given mean, which rows and seeds share to the planned extent."""
+    def _credit(self, key: tuple[str, str, str], rate: Array, everywhere: dict[tuple[str, str], Array]) -> Array:
+        """Return (S, N) choices with the given means, which rows and seeds share to the planned extent."""
         rows, seeds = PLANNING["rows_correlation"], PLANNING["seeds_correlation"]
         count = self.items[key[0]]
-        everywhere = self.shared.setdefault(key[::2], self.draw.normal(size=count))
-        own = self.draw.normal(size=count)
-        latent = rows**0.5 * everywhere + (seeds - rows) ** 0.5 * of_row[key] + (1 - seeds) ** 0.5 * own
+        common = everywhere.setdefault(key[::2], self.draw.normal(size=count))
+        of_row = self.draw.normal(size=count)
+        own = self.draw.normal(size=(len(rate), count))
+        latent = rows**0.5 * common + (seeds - rows) ** 0.5 * of_row + (1 - seeds) ** 0.5 * own
         return (latent < ndtri(np.clip(rate, 0.001, 0.999))).astype(np.float64)
 
 
+def _is_trained(row: str) -> bool:
+    return NUMBERS[row].get("vtwt", 0) < 0.75
+
+
 def rates_of_verdicts(
-    rates: dict[str, Rates], seeds: int, times: int, draw: np.random.Generator, items: dict[str, int] | None = None
+    rates: dict[str, Rates],
+    seeds: int,
+    times: int,
+    draw: np.random.Generator,
+    items: dict[str, int] | None = None,
+    worlds: int = 1,
+    world_sd: float = WORLD_SD,
 ) -> dict[str, Counter[str]]:
     """Return how often each finding got each verdict."""
     counts = {hypothesis.name: Counter[str]() for hypothesis in HYPOTHESES}
-    study = Study(rates, items or PLANNING["items"], draw)
+    study = Study(rates, items or PLANNING["items"], draw, world_sd)
     for _ in range(times):
-        for finding in evaluate_findings(study.rows(seeds)):
+        for finding in evaluate_findings(study.rows(seeds, worlds)):
             counts[finding.hypothesis.name][finding.verdict] += 1
     return counts
 
@@ -146,23 +176,38 @@ def rates_of_verdicts(
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=200, help="simulated studies per number of seeds")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 3, 5, 10, 20])
+    parser.add_argument("--times", type=int, default=200, help="simulated studies per number of seeds and worlds")
+    parser.add_argument("--times_wrong", type=int, default=500, help="the same for the rate of wrong verdicts")
+    parser.add_argument("--world_sd", type=float, default=WORLD_SD, help="standard deviation between worlds")
     options = parser.parse_args()
-    draw, seeds = np.random.default_rng(0), options.seeds
-    power = {
-        count: rates_of_verdicts({row: paper_rates(row) for row in NUMBERS}, count, options.times, draw)
-        for count in seeds
-    }
-    wrong = rates_of_verdicts({row: threshold_rates(row) for row in NUMBERS}, 3, options.times, draw)
-    _print(["finding", *(f"{count} seeds" for count in seeds), "for 80%", "wrong verdicts, 3 seeds"])
+    truth, threshold = ({row: rates(row) for row in NUMBERS} for rates in (paper_rates, threshold_rates))
+
+    def simulate(
+        rates: dict[str, Rates], times: int, designs: Sequence[tuple[int, int]]
+    ) -> list[dict[str, Counter[str]]]:
+        found = []
+        for seeds, worlds in designs:
+            draw = np.random.default_rng((seeds, worlds))
+            found.append(rates_of_verdicts(rates, seeds, times, draw, worlds=worlds, world_sd=options.world_sd))
+        return found
+
+    one_world = [(seeds, 1) for seeds in SEEDS]
+    power = simulate(truth, options.times, one_world + THREE_WORLDS)
+    wrong = simulate(threshold, options.times_wrong, [(3, 1), *THREE_WORLDS])
+    headings = [f"{seeds} x {worlds}" for seeds, worlds in one_world + THREE_WORLDS]
+    tested = [f"wrong, {seeds} x {worlds}" for seeds, worlds in [(3, 1), *THREE_WORLDS]]
+    _print(["finding", *headings, "seeds for 80%", *tested])
     for hypothesis in HYPOTHESES:
         name = hypothesis.name
-        found = [power[count][name] for count in seeds]
+        found = [one[name] for one in power]
         cells = [f"{one['supported'] / options.times:.2f} / {one['contradicted'] / options.times:.2f}" for one in found]
-        enough = [count for count, one in zip(seeds, found, strict=True) if one["supported"] >= LIMIT * options.times]
-        decided = wrong[name]["supported"] + wrong[name]["contradicted"]
-        _print([name, *cells, str(enough[0]) if enough else f"more than {seeds[-1]}", f"{decided / options.times:.3f}"])
+        enough = [seeds for seeds, one in zip(SEEDS, found, strict=False) if one["supported"] >= LIMIT * options.times]
+        decided = [one[name]["supported"] + one[name]["contradicted"] for one in wrong]
+        errors = [f"{count / options.times_wrong:.3f}" for count in decided]
+        _print([name, *cells, str(enough[0]) if enough else f"more than {SEEDS[-1]}", *errors])
+    largest, at_rate = (p * (1 - p) for p in (0.5, ALPHA))
+    print(f"\nStandard errors: of power at most {(largest / options.times) ** 0.5:.3f}; ", end="")
+    print(f"of a rate of wrong verdicts, at {ALPHA}, {(at_rate / options.times_wrong) ** 0.5:.3f}")
 
 
 def _print(cells: Sequence[str]) -> None:
