@@ -389,7 +389,7 @@ def draw_dots(labels: Sequence[str], panels: Sequence[Panel], layout: Layout) ->
     """Draw panels that share their labels: dots with intervals."""
     dots = max(panel.dots(place) for panel in panels for place in range(len(labels)))
     shown = [_on_lines(label, layout) for label in labels]
-    text = (1 + max(label.count("\n") for label in shown)) * layout.font * 1.35 / 72 + 0.05  # inches
+    text = (1 + max(label.count("\n") for label in shown)) * (layout.font * 1.4 / 72 + 0.02)  # inches
     row, frame = max(text, DOT_INCHES * dots), 0.9
     across = min(len(panels), layout.across)
     width = layout.width or LABEL_INCHES + PANEL_INCHES * across
