@@ -79,7 +79,7 @@ def simulate_recording(rng: random.Random, household: Household, rows: int, in_v
         rng: source of randomness.
         household: the family.
         rows: number of turns.
-        in_view: share of the sentences that name a visible thing.
+        in_view: share of the sentences that name a visible thing, before ``lag`` is applied.
         lag: by how many turns a word may precede or follow its referent.
     """
     recording = Recording(Episode(random_place(rng), skin(rng)))

@@ -55,9 +55,9 @@ class WorldSize:
     objects: int
 
 
-# The benchmarks of `default` have at least the authors' number of items (2,200, 967, 365, and 294); `large`, for the
-# study, has 4,400, 4,000, 2,000, and 1,200. `clean` is what the shipped CLIP is trained on: five times as many images
-# as `default` has pairs after the CLIP filter.
+# The benchmarks of `default`, of which the study has three worlds, have at least the authors' number of items (2,200,
+# 967, 365, and 294); `large` has 4,400, 4,000, 2,000, and 1,200. `clean` is what the shipped CLIP is trained on: five
+# times as many images as `default` has pairs after the CLIP filter.
 SIZES = {
     "tiny": WorldSize(3, 48, 330, 90, 2, 8, 4, 8, 1),
     "default": WorldSize(120, 60, 12_000, 0, 100, 484, 183, 294, 10),
@@ -99,7 +99,8 @@ def playroom(
             (only scenes for training Playroom's CLIP).
         seed: random seed.
         num_workers: number of processes.
-        in_view: share of the parent's sentences that name a visible object, at most 0.6. Before `lag` is applied.
+        in_view: share of the parent's sentences that name a visible object before `lag` is applied, at most 0.6. With
+            the default lag, about three quarters of it.
         lag: by how many turns a sentence may precede or follow its object.
         style_gap: how much web images differ in style from home videos, from 0 to 1.
 
