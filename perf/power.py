@@ -3,7 +3,7 @@
 The studies are as large as the authors' lists, and vary as the numbers below ``planning`` in ``report/findings.yaml``.
 Their seeds are trained on one world, or on three as in the study on Playroom; then accuracies also vary between worlds,
 by ``--world_sd``. For the rate of wrong verdicts, every effect is at its threshold. Prints a Markdown table. It takes
-three minutes.
+four minutes.
 """
 
 from __future__ import annotations
