@@ -223,7 +223,7 @@ def test_test_of_a_run_never_uses_untrained_weights(place, capsys):
     tested = RUN.with_name("version_1")
     main([*again, "--ckpt_path", "best"])
     assert (tested / "results/vtwt-test.parquet").read_bytes() == results
-    assert [phase.path for phase in Run(tested).phases] == [RUN, tested]
+    assert [phase.path.resolve() for phase in Run(tested).phases] == [RUN.resolve(), tested.resolve()]
     assert Run(tested).trained
     main([*again, "--ckpt_path", "last"])
     file = yaml.safe_load((RUN.with_name("version_2") / "config.yaml").read_text())["ckpt_path"]

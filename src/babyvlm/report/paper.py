@@ -58,14 +58,18 @@ def base_of(model: str) -> str | None:
     return next((base for base in MODELS if f"{model}-".startswith(f"{base}-")), None)
 
 
-def paper_order(row: str) -> tuple[int, int, str, int]:
-    """Return a sort key for the paper's order of rows, in which variants follow their model; others come last."""
+def paper_order(row: str) -> tuple[int, int, bool, str, int]:
+    """Return a sort key for the paper's order of rows, in which variants follow their model.
+
+    Other models come last, those without a mix after those with one.
+    """
     mix, model = mix_of(row), model_of(row)
     base = base_of(model)
     variant = "-" if base is None else model.removeprefix(base).removeprefix("-")
     return (
         len(MODELS) if base is None else MODELS.index(base),
         VARIANTS.index(variant) if variant in VARIANTS else len(VARIANTS),
+        mix is None,
         model,
         MIXES.index(mix) if mix else len(MIXES),
     )
