@@ -68,7 +68,7 @@ curate-large: setup ## like data, on a world five times as large, with integrity
 	$(RUN) curate check-contamination --stores '[$(LARGE)/stores/filtered,$(LARGE)/stores/aug]' --out $(LARGE)/contamination \
 	    --trials $(subst $(WORLD),$(LARGE)/world,$(TRIALS))
 
-demo: setup ## complete pipeline on Playroom, from raw video to a benchmark table (7 to 8 minutes on two cores)
+demo: setup ## complete pipeline on Playroom, from raw video to a benchmark table (less than 6 minutes on two cores)
 	$(RUN) demo --size $(SIZE)
 
 mixes: data ## train CVCL on each of the four mixes and print the table

@@ -43,7 +43,7 @@ def demo(data: Path = DATA, size: Literal["tiny", "default", "large"] = "default
 
     Generates Playroom, curates pair stores from it, evaluates Playroom-CLIP, and trains and tests CVCL on two mixes.
     Each command is printed; those that do not need each other run at the same time. The configs are copied to
-    `configs` if they are not there. Takes 7 to 8 minutes on two CPU cores. After an interruption, run it again:
+    `configs` if they are not there. Takes less than 6 minutes on two CPU cores. After an interruption, run it again:
     completed curation stages are skipped, models are trained again.
 
     For example:
