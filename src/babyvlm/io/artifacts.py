@@ -261,6 +261,8 @@ def _partial(folder: Path) -> Path:
 
 def _rename(partial: Path, folder: Path) -> None:
     shutil.rmtree(partial / SCRATCH, ignore_errors=True)
+    for leftover in partial.rglob(".*.partial"):  # of `atomic_write` in a process that was killed
+        leftover.unlink(missing_ok=True)
     (partial / MARKER).unlink(missing_ok=True)
     partial.rename(folder)
 
