@@ -27,9 +27,9 @@ POLL_SECONDS = 0.05
 def run_jobs(jobs: Sequence[Job]) -> None:
     """Run each job when those that it needs are complete, as many at a time as there are cores; print their commands.
 
-    Jobs that run at the same time share the cores, unless ``OMP_NUM_THREADS`` is set. Each is printed with its output
-    when it has ended. A job that has nothing beside it is printed when it starts, and shows its progress. When a job
-    fails, those beside it are ended.
+    Jobs that run at the same time share the cores, unless ``OMP_NUM_THREADS`` is set, and each is printed with its
+    output when it finishes. A job that runs alone is printed when it starts and shows its own progress. If a job fails,
+    the others are stopped.
 
     Args:
         jobs: in the order in which they start if several can; their needs are among them.
